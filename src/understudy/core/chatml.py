@@ -1,0 +1,247 @@
+"""ChatML with Hermes-style tool calls: the format of the Qwen family, in the tiny model's dialect.
+
+The dialect differs from Qwen's published template in the tools block alone: one compact JSON line
+per tool (name, description where there is one, parameter -> type) and no instructions around it.
+The tokenizer's Jinja `chat_template` renders the same text; a test holds the two together.
+
+Text form, one turn after another, each ended by `<|im_end|>` and a newline:
+
+    <|im_start|>assistant
+    optional text
+    <tool_call>
+    {"name": "find", "arguments": {"id": 7}}
+    </tool_call><|im_end|>
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from understudy.core.types import Message, Tool, ToolCall, text_of
+
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+GENERATION_PROMPT = f"{IM_START}assistant\n"
+_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+
+
+def render_text(
+    messages: Sequence[Message], tools: Sequence[Tool] = (), add_generation_prompt: bool = False
+) -> str:
+    """The whole conversation as the model's text.
+
+    Raises ValueError for a role that the format cannot express.
+    """
+    return "".join(_turns(messages, tools)) + (GENERATION_PROMPT if add_generation_prompt else "")
+
+
+def render_following(messages: Sequence[Message]) -> str:
+    """Turns that follow a finished assistant turn, without a system turn of their own."""
+    return "".join(_body(messages))
+
+
+def _turns(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[str]:
+    first_is_system = bool(messages) and messages[0]["role"] in ("system", "developer")
+    system = text_of(messages[0].get("content")) if first_is_system else ""
+    if tools:
+        block = "\n".join(tool_line(t) for t in tools)
+        system += ("\n" if system else "") + f"<tools>\n{block}\n</tools>"
+    if first_is_system or tools:
+        yield f"{IM_START}system\n{system}{IM_END}\n"
+    yield from _body(messages[1:] if first_is_system else messages)
+
+
+def _body(messages: Sequence[Message]) -> Iterator[str]:
+    i = 0
+    while i < len(messages):
+        message = messages[i]
+        role = message["role"]
+        if role == "tool":
+            blocks = []
+            while i < len(messages) and messages[i]["role"] == "tool":
+                text = text_of(messages[i].get("content"))
+                blocks.append(f"<tool_response>\n{text}\n</tool_response>")
+                i += 1
+            body = "\n".join(blocks)
+            yield f"{IM_START}user\n{body}{IM_END}\n"
+            continue
+        if role == "assistant":
+            yield f"{GENERATION_PROMPT}{assistant_text(message)}{IM_END}\n"
+        elif role in ("system", "developer", "user"):
+            name = "system" if role == "developer" else role
+            yield f"{IM_START}{name}\n{text_of(message.get('content'))}{IM_END}\n"
+        else:
+            raise ValueError(f"the chat format has no role {role!r}")
+        i += 1
+
+
+def assistant_text(message: Message) -> str:
+    """What the model would have sampled for this message, without the stop token."""
+    parts = [text_of(message.get("content"))] if message.get("content") else []
+    for call in message.get("tool_calls") or []:
+        arguments = json.dumps(_arguments(call), ensure_ascii=False)
+        name = json.dumps(call["function"]["name"], ensure_ascii=False)
+        parts.append(f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>')
+    return "\n".join(parts)
+
+
+def _arguments(call: ToolCall) -> Any:
+    text = call["function"]["arguments"]
+    try:
+        return json.loads(text) if text else {}
+    except json.JSONDecodeError:
+        return text  # broken JSON from a model stays what it was, as a string
+
+
+def tool_line(tool: Tool) -> str:
+    """One tool of the tools block: compact JSON."""
+    function = tool["function"]
+    schema = function.get("parameters") or {}
+    required = set(schema.get("required") or ())
+    line: dict[str, Any] = {"name": function["name"]}
+    if function.get("description"):
+        line["description"] = function["description"]
+    line["parameters"] = {
+        name: type_name(spec) + ("" if name in required else "?")
+        for name, spec in (schema.get("properties") or {}).items()
+    }
+    return json.dumps(line, ensure_ascii=False)
+
+
+def type_name(spec: Mapping[str, Any]) -> str:
+    """A JSON Schema type in the block's shorthand: `string`, `T[]`, `a|b` for enums."""
+    if spec.get("enum"):
+        return "|".join(str(v) for v in spec["enum"])
+    kind = spec.get("type", "string")
+    if isinstance(kind, list):
+        return "|".join(str(k) for k in kind)
+    if kind == "array":
+        return type_name(spec.get("items") or {}) + "[]"
+    return str(kind)
+
+
+class ToolCallError(ValueError):
+    """A tool call that the model wrote but that cannot be read; the message says why."""
+
+
+def parse_assistant(text: str, new_call_id: Callable[[int], str] | None = None) -> Message:
+    """The assistant message in sampled text (stop token removed).
+
+    Tool calls that cannot be read stay in the message as calls whose `arguments` hold the raw
+    text, so that an agent loop can tell the model; `call_error` says what is wrong with one.
+    """
+    make_id = new_call_id or (lambda i: f"call_{i}")
+    text = text.removesuffix(IM_END)
+    calls: list[ToolCall] = []
+    for i, match in enumerate(_blocks(text)):
+        name, arguments = _read_call(match)
+        function = {"name": name, "arguments": arguments}
+        calls.append({"id": make_id(i), "type": "function", "function": function})  # type: ignore[typeddict-item]
+    content = text.split("<tool_call>", 1)[0].rstrip("\n") if calls else text
+    message: Message = {"role": "assistant", "content": content or (None if calls else "")}
+    if calls:
+        message["tool_calls"] = calls
+    return message
+
+
+def _blocks(text: str) -> Iterable[str]:
+    """The texts between call markers; a block that was never closed runs to the end."""
+    closed = _CALL.findall(text)
+    rest = _CALL.sub("", text)
+    return [*closed, rest.split("<tool_call>", 1)[1]] if "<tool_call>" in rest else closed
+
+
+def _read_call(block: str) -> tuple[str, str]:
+    try:
+        value = json.loads(block)
+    except json.JSONDecodeError:
+        found = re.search(r'"name"\s*:\s*"([^"]*)"', block)
+        return (found.group(1) if found else ""), block.strip()
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return "", block.strip()
+    arguments = value.get("arguments", {})
+    if isinstance(arguments, str):
+        return value["name"], arguments
+    return value["name"], json.dumps(arguments, ensure_ascii=False)
+
+
+def call_error(call: ToolCall, tools: Sequence[Tool]) -> str | None:
+    """Why this call cannot be carried out, in one line for the model; None if it can be."""
+    name, text = call["function"]["name"], call["function"]["arguments"]
+    known = {t["function"]["name"]: t["function"].get("parameters") or {} for t in tools}
+    if not name:
+        return "the tool call is not valid JSON with a name and arguments"
+    if name not in known:
+        return f"unknown tool {name!r}; the tools are: {', '.join(sorted(known)) or 'none'}"
+    try:
+        arguments = json.loads(text or "{}")
+    except json.JSONDecodeError as error:
+        return f"the arguments of {name} are not valid JSON: {error.msg} at {error.pos}"
+    if not isinstance(arguments, dict):
+        return f"the arguments of {name} must be a JSON object"
+    return _schema_error(name, arguments, known[name])
+
+
+def _schema_error(name: str, arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str | None:
+    properties: Mapping[str, Any] = schema.get("properties") or {}
+    missing = [p for p in schema.get("required") or () if p not in arguments]
+    if missing:
+        return f"{name} needs {', '.join(missing)}"
+    if properties or schema.get("additionalProperties") is False:
+        unknown = [p for p in arguments if p not in properties]
+        if unknown:
+            return f"{name} has no parameter {', '.join(unknown)}"
+    for parameter, value in arguments.items():
+        spec = properties.get(parameter) or {}
+        if spec.get("enum") and value not in spec["enum"]:
+            return f"{parameter} of {name} must be one of {', '.join(map(str, spec['enum']))}"
+        if not _has_type(value, spec.get("type")):
+            return f"{parameter} of {name} must be of type {spec['type']}"
+    return None
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    if kind is None:
+        return True
+    if isinstance(kind, list):
+        return any(_has_type(value, k) for k in kind)
+    if isinstance(value, bool):
+        return bool(kind == "boolean")
+    accepted: dict[str, type | tuple[type, ...]] = {
+        "string": str, "integer": int, "number": (int, float), "object": dict,
+        "array": list, "boolean": bool, "null": type(None),
+    }  # fmt: skip
+    return kind not in accepted or isinstance(value, accepted[kind])
+
+
+class ChatMLRenderer:
+    """Token ids of this format through a tokenizer's `encode` and `decode`.
+
+    `encode(text) -> ids` must map the special tokens to their ids and add none of its own;
+    `decode(ids) -> text` must keep every token. Turns after a sampled one are appended to the
+    ids that were fed and sampled, never re-tokenised.
+    """
+
+    name = "chatml"
+
+    def __init__(
+        self, encode: Callable[[str], list[int]], decode: Callable[[Sequence[int]], str]
+    ) -> None:
+        self.encode, self.decode = encode, decode
+        (stop,) = encode(IM_END)
+        self.stop_ids: tuple[int, ...] = (stop,)
+
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
+        return self.encode(render_text(messages, tools, add_generation_prompt=True))
+
+    def next_prompt_ids(
+        self, fed_ids: Sequence[int], new: Sequence[Message], finish_reason: str | None
+    ) -> list[int]:
+        """`fed_ids` (prompt and sample of the turn before) continued by the `new` messages."""
+        ended = bool(fed_ids) and fed_ids[-1] in self.stop_ids
+        glue = ("" if ended else IM_END) + "\n" + render_following(new) + GENERATION_PROMPT
+        return [*fed_ids, *self.encode(glue)]
+
+    def parse(self, output_ids: Sequence[int]) -> Message:
+        ids = output_ids[:-1] if output_ids and output_ids[-1] in self.stop_ids else output_ids
+        return parse_assistant(self.decode(ids))

@@ -1,0 +1,125 @@
+"""What the rooms promise to each other. Structural types: nothing inherits from them."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol
+
+from understudy.core.types import (
+    Completion,
+    Dataset,
+    Deployment,
+    Episode,
+    Feedback,
+    Group,
+    JudgeFailed,
+    Message,
+    ModelRef,
+    Policy,
+    Request,
+    Sample,
+    Sampling,
+    Scenario,
+    Scores,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+
+
+class Engine(Protocol):
+    """Tokens in, tokens out. What is in flight keeps the adapter version that it started with."""
+
+    async def sample(
+        self,
+        prompt_ids: Sequence[int],
+        model: ModelRef,
+        sampling: Sampling,
+        grammar: str | None = None,
+        on_chunk: Callable[[Sequence[int]], None] | None = None,
+    ) -> Sample: ...
+
+    async def score(self, ids: Sequence[int], model: ModelRef, top_k: int = 0) -> Scores: ...
+
+    async def load(self, model: ModelRef, path: str) -> None: ...
+
+    async def unload(self, model: ModelRef) -> None: ...
+
+
+class Chat(Protocol):
+    """Messages in, a completion out: what agents, judges, users and worlds call."""
+
+    async def complete(self, request: Request) -> Completion: ...
+
+
+class Session(Protocol):
+    """One single-use life of an environment."""
+
+    def tools(self, role: str = "agent") -> tuple[Tool, ...]: ...
+
+    async def call(self, role: str, tool_call: ToolCall) -> ToolResult: ...
+
+    async def snapshot(self) -> Any: ...
+
+    async def outcome(self) -> list[Feedback]: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Environment(Protocol):
+    """Starts sessions: real, replayed or learned. `snapshot` is another session's."""
+
+    async def start(
+        self, scenario: Scenario, seed: int, snapshot: Any | None = None
+    ) -> Session: ...
+
+
+class User(Protocol):
+    """The person on the other side. None: the user has left."""
+
+    async def reply(self, seen: Sequence[Message]) -> Message | None: ...
+
+
+class Judge(Protocol):
+    """Turns a group into feedback: one entry per episode, or why there is none."""
+
+    async def judge(self, group: Group) -> list[Feedback | JudgeFailed]: ...
+
+
+class Renderer(Protocol):
+    """Messages to token ids and back, for one model's chat format.
+
+    `close_turn_ids` is the template's glue between a sampled turn and the next prompt: what
+    follows the sampled stop token, with the stop token itself first when the sample was cut.
+    """
+
+    name: str
+    stop_ids: tuple[int, ...]
+
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]: ...
+
+    def next_prompt_ids(
+        self, fed_ids: Sequence[int], new: Sequence[Message], finish_reason: str | None
+    ) -> list[int]: ...
+
+    def parse(self, output_ids: Sequence[int]) -> Message: ...
+
+
+class Store(Protocol):
+    """Where everything that was seen is kept. Appending is idempotent by id."""
+
+    async def append(
+        self, records: Sequence[Completion | Feedback | Episode], durable: bool = False
+    ) -> None: ...
+
+    async def episode(self, episode_id: str) -> Episode | None: ...
+
+    def episodes(self, **query: Any) -> AsyncIterator[Episode]: ...
+
+    async def freeze(self, name: str, **query: Any) -> Dataset: ...
+
+    async def deploy(
+        self, alias: str, shares: Sequence[tuple[Policy, float]], expected: int | None = None
+    ) -> Deployment: ...
+
+    async def deployment(self, alias: str) -> Deployment | None: ...
+
+    async def erase(self, subject: str) -> int: ...
