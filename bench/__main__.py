@@ -1,0 +1,109 @@
+"""Runs the benchmarks and writes what they measured.
+
+    python -m bench                 all of them
+    python -m bench engine train    some
+    python -m bench --list
+
+Each `bench/bench_NAME.py` has `run() -> {figure: {value, unit, low, high}}`. The figures go to
+build/bench/NAME.json, and to docs/benchmarks.md with the machine and its load beside them. A
+benchmark that cannot run here raises `CannotRun` with the reason, which is written instead.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from understudy.runs.launch import describe_machine
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "build" / "bench"
+
+
+def names() -> list[str]:
+    return sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py"))
+
+
+def measure(name: str) -> dict[str, Any]:
+    load_before = os.getloadavg()[0]
+    started = time.time()
+    module = importlib.import_module(f"bench.bench_{name}")
+    try:
+        figures, cannot = module.run(), None
+    except Exception as error:
+        if type(error).__name__ != "CannotRun":
+            raise
+        figures, cannot = {}, str(error)
+    return {
+        "name": name,
+        "title": (module.__doc__ or name).strip().splitlines()[0],
+        "date": time.strftime("%Y-%m-%d", time.gmtime(started)),
+        "seconds": round(time.time() - started, 1),
+        "load_before": round(load_before, 2),
+        "load_after": round(os.getloadavg()[0], 2),
+        "machine": describe_machine(),
+        "figures": figures,
+        "cannot_run": cannot,
+    }
+
+
+def write_docs() -> None:
+    """docs/benchmarks.md, from every result under build/bench."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`; medians, with the lowest and highest of the repetitions. "
+        "Load is the one-minute load average before and after.",
+    ]
+    for path in sorted((OUT / "records").glob("*.json")):
+        record = json.loads(path.read_text())
+        machine = ", ".join(f"{k} {v}" for k, v in record["machine"].items() if k != "load")
+        how = f"`python -m bench {record['name']}`, {record['date']}, {record['seconds']} s; {machine}"
+        how += f"; load {record['load_before']} to {record['load_after']}."
+        lines += ["", f"## {record['title']}", "", how]
+        if record["cannot_run"]:
+            lines += ["", f"Could not run here: {record['cannot_run']}"]
+            continue
+        lines += ["", "| figure | value | unit | low | high |", "|---|---|---|---|---|"]
+        for figure, entry in record["figures"].items():
+            cells = [_number(entry.get(k)) for k in ("value", "low", "high")]
+            lines.append(f"| {figure} | {cells[0]} | {entry['unit']} | {cells[1]} | {cells[2]} |")
+    (ROOT / "docs").mkdir(exist_ok=True)
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
+
+
+def _number(value: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return "" if value is None else str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*names(), []], metavar="NAME")
+    parser.add_argument("--list", action="store_true", help="name the benchmarks and stop")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(names()))
+        return 0
+    OUT.mkdir(parents=True, exist_ok=True)
+    for name in arguments.names or names():
+        print(f"bench {name} ...", flush=True)
+        record = measure(name)
+        (OUT / f"{name}.json").write_text(json.dumps(record["figures"], indent=1) + "\n")
+        (OUT / "records").mkdir(exist_ok=True)
+        (OUT / "records" / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        for figure, entry in record["figures"].items():
+            print(f"  {figure:42s} {_number(entry['value']):>12s} {entry['unit']}")
+        if record["cannot_run"]:
+            print(f"  cannot run here: {record['cannot_run']}")
+    write_docs()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Pretraining of the shipped tiny model: tokenizer, initialisation, training net, data, evaluation."""

@@ -1,0 +1,186 @@
+"""Packed training batches, made by a process of its own from the corpus generator."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing as mp
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Full
+from random import Random
+from typing import Any
+
+import numpy as np
+
+DECISIVE = ("choice", "rule", "correction", "compare")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is packed, and how much each token counts."""
+
+    tokens: int = 4096  # positions in one packed batch
+    chunk: int = 192  # documents packed together
+    longest: int = 2048  # longer documents are left out, and counted
+    context: float = 0.2  # share of the tokens outside assistant turns that carry loss
+    decisive: float = 1.0  # weight of assistant turns that hold a probe of a DECISIVE kind
+    mixture: dict[str, float] = field(default_factory=dict)  # family weights; empty: the corpus's
+    drills: float = 1.0  # how much of `early` is left: 1 at the start, 0 later
+    early: tuple[str, ...] = ()
+
+
+@dataclass
+class Batch:
+    """`tokens` positions of whole documents; `pick` are the positions whose next token counts."""
+
+    ids: np.ndarray
+    position: np.ndarray
+    lengths: list[int]
+    pick: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    family: np.ndarray
+    chunk: int
+    index: int
+    skipped: int
+    final: bool = False
+
+
+def _seed(*parts: object) -> int:
+    text = ":".join(map(str, parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+class Encoder:
+    """Dialogues to ids and loss weights."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.start = self.tok.token_to_id("<|im_start|>")
+        self.end = self.tok.token_to_id("<|im_end|>")
+        self.head = self.tok.encode("<|im_start|>assistant\n").ids
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.tok.encode(text).ids)
+
+    def document(self, dialogue: Any, rng: Random, options: DataOptions) -> tuple[Any, Any]:
+        """ids (L,) and the weight of each as a target (L,)."""
+        from understudy.core.chatml import render_text
+
+        ids = np.array(self.encode(render_text(dialogue.messages, dialogue.tools)), dtype=np.int64)
+        draw = np.random.default_rng(rng.getrandbits(64)).random(len(ids))
+        weight = (draw < options.context).astype(np.float32)
+        assistants = [i for i, m in enumerate(dialogue.messages) if m["role"] == "assistant"]
+        decisive = {p.message for p in dialogue.probes if p.kind in DECISIVE}
+        h = len(self.head)
+        begins = [
+            i for i in np.flatnonzero(ids == self.start) if list(ids[i : i + h]) == self.head
+        ]
+        ends = np.flatnonzero(ids == self.end)
+        assert len(begins) == len(assistants), "assistant turns and messages differ"
+        for begin, message in zip(begins, assistants, strict=True):
+            end = ends[np.searchsorted(ends, begin)]
+            value = options.decisive if message in decisive else 1.0
+            weight[begin + h : end + 1] = 0.0 if message in dialogue.skip else value
+        weight[0] = 0.0
+        return ids, weight
+
+
+def chunk_batches(
+    encoder: Encoder, options: DataOptions, seed: int, rank: int, chunk: int
+) -> list[Batch]:
+    """The batches of one chunk of documents: a pure function of its arguments."""
+    from tiny_corpus import FAMILIES, generate
+
+    weights = dict(options.mixture) or dict(FAMILIES)
+    if options.early and Random(_seed(seed, rank, chunk)).random() < options.drills:
+        weights = {k: v for k, v in weights.items() if k in options.early}
+    names = sorted(weights)
+    index = {n: i for i, n in enumerate(sorted(FAMILIES))}
+    documents, skipped = [], 0
+    for i in range(options.chunk):
+        rng = Random(_seed(seed, rank, chunk, i))
+        family = rng.choices(names, [weights[n] for n in names])[0]
+        dialogue = generate(rng.getrandbits(60), "train", family)
+        ids, weight = encoder.document(dialogue, rng, options)
+        if len(ids) > options.longest:
+            skipped += 1
+            continue
+        documents.append((ids, weight, index[family]))
+    bins: list[list[tuple[Any, Any, int]]] = []
+    room: list[int] = []
+    for doc in documents:
+        size = len(doc[0])
+        at = next((b for b, r in enumerate(room) if r >= size), None)
+        if at is None:
+            bins.append([])
+            room.append(options.tokens)
+            at = len(bins) - 1
+        bins[at].append(doc)
+        room[at] -= size
+    order = list(range(len(bins)))
+    Random(_seed(seed, rank, chunk, "order")).shuffle(order)
+    out = [_pack(bins[b], options.tokens, chunk, i, skipped) for i, b in enumerate(order)]
+    out[-1].final = True
+    return out
+
+
+def _pack(docs: list[tuple[Any, Any, int]], tokens: int, chunk: int, i: int, skip: int) -> Batch:
+    ids = np.zeros(tokens, np.int64)
+    position = np.zeros(tokens, np.int64)
+    weight = np.zeros(tokens, np.float32)
+    family = np.zeros(tokens, np.int64)
+    lengths, at = [], 0
+    for doc_ids, doc_weight, name in docs:
+        n = len(doc_ids)
+        ids[at : at + n] = doc_ids
+        position[at : at + n] = np.arange(n)
+        weight[at : at + n - 1] = doc_weight[1:]
+        family[at : at + n] = name
+        lengths.append(n)
+        at += n
+    pick = np.flatnonzero(weight)
+    pad = -len(pick) % 512
+    target = np.concatenate([ids[pick + 1], np.zeros(pad, np.int64)])
+    picked = np.concatenate([weight[pick], np.zeros(pad, np.float32)])
+    names = np.concatenate([family[pick], np.full(pad, -1)])
+    pick = np.concatenate([pick, np.zeros(pad, np.int64)])
+    return Batch(ids, position, lengths, pick, target, picked, names, chunk, i, skip)
+
+
+def _produce(
+    queue: Any, folder: str, options: DataOptions, seed: int, rank: int, chunk: int, parent: int
+) -> None:
+    os.nice(2)
+    encoder = Encoder(Path(folder))
+    while True:
+        batches = chunk_batches(encoder, options, seed, rank, chunk)
+        while os.getppid() == parent:
+            try:
+                queue.put(batches, timeout=5)
+                break
+            except Full:
+                continue
+        else:
+            return
+        chunk += 1
+
+
+def stream(
+    folder: Path, options: DataOptions, seed: int, rank: int, chunk: int, index: int
+) -> Iterator[Batch]:
+    """Batches from position (chunk, index) on, for ever, made in the background."""
+    context = mp.get_context("spawn")
+    queue = context.Queue(maxsize=3)
+    arguments = (queue, str(folder), options, seed, rank, chunk, os.getpid())
+    process = context.Process(target=_produce, args=arguments, daemon=True)
+    process.start()
+    first = True
+    while True:
+        batches = queue.get(timeout=600)
+        yield from (batches[index:] if first else batches)
+        first = False

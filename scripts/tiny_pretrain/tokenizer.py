@@ -1,0 +1,163 @@
+"""The tiny model's tokenizer: byte-level BPE whose words, numbers and JSON glue never mix.
+
+Pre-tokens are runs of letters, groups of up to three digits aligned to the right of their run, and
+runs of everything else, spaces, quotes and underscores included. So a word is the same token in
+prose and in JSON, `{"` or `": "` become single tokens, and every number below 1,000 is one token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+SPECIAL = (END_OF_TEXT, IM_START, IM_END)
+MARKERS = (
+    "<tools>", "</tools>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
+)  # fmt: skip
+LETTERS = r"[\p{L}\p{M}]+"
+DIGITS = r"\d{1,3}(?=(?:\d{3})*(?!\d))"
+OTHER = r"[^\p{L}\p{M}\d]+"
+
+TEMPLATE = """
+{%- macro text(content) -%}
+{%- if content is string -%}{{- content -}}
+{%- elif content -%}
+{%- for part in content -%}
+{{- (part.text or '') if part.type == 'text' else '[' ~ part.type ~ ']' -}}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- macro kind(spec) -%}
+{%- if spec.enum -%}{{- spec.enum | join('|') -}}
+{%- elif spec.type is not defined -%}string
+{%- elif spec.type is not string -%}{{- spec.type | join('|') -}}
+{%- elif spec.type == 'array' -%}{{- kind(spec['items'] if spec['items'] is mapping else {}) -}}[]
+{%- else -%}{{- spec.type -}}
+{%- endif -%}
+{%- endmacro -%}
+{%- macro line(function) -%}
+{%- set schema = function.parameters or {} -%}
+{{- '{"name": ' + (function.name | tojson) -}}
+{%- if function.description -%}{{- ', "description": ' + (function.description | tojson) -}}{%- endif -%}
+{{- ', "parameters": {' -}}
+{%- for name, spec in (schema.properties or {}).items() -%}
+{{- ', ' if not loop.first -}}{{- name | tojson -}}: {{ (kind(spec) + ('' if name in (schema.required or []) else '?')) | tojson -}}
+{%- endfor -%}
+{{- '}}' -}}
+{%- endmacro -%}
+{%- set ns = namespace(rest=messages, open=false) -%}
+{%- set first = messages and messages[0].role in ['system', 'developer'] -%}
+{%- if first or tools -%}
+{{- '<|im_start|>system\\n' -}}
+{%- set system = text(messages[0].content) if first else '' -%}
+{{- system -}}
+{%- if tools -%}
+{{- '\\n' if system -}}{{- '<tools>\\n' -}}
+{%- for tool in tools -%}{{- '\\n' if not loop.first -}}{{- line(tool.function) -}}{%- endfor -%}
+{{- '\\n</tools>' -}}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endif -%}
+{%- if first -%}{%- set ns.rest = messages[1:] -%}{%- endif -%}
+{%- for message in ns.rest -%}
+{%- if message.role == 'tool' -%}
+{%- if loop.first or loop.previtem.role != 'tool' -%}{{- '<|im_start|>user' -}}{%- endif -%}
+{{- '\\n<tool_response>\\n' -}}{{- text(message.content) -}}{{- '\\n</tool_response>' -}}
+{%- if loop.last or loop.nextitem.role != 'tool' -%}{{- '<|im_end|>\\n' -}}{%- endif -%}
+{%- elif message.role == 'assistant' -%}
+{{- '<|im_start|>assistant\\n' -}}
+{%- if message.content -%}{{- text(message.content) -}}{%- endif -%}
+{%- for call in message.tool_calls or [] -%}
+{{- '\\n' if message.content or not loop.first -}}
+{{- '<tool_call>\\n{"name": ' + (call.function.name | tojson) + ', "arguments": ' -}}
+{{- (call.function.arguments or '{}') if call.function.arguments is string else call.function.arguments | tojson -}}
+{{- '}\\n</tool_call>' -}}
+{%- endfor -%}
+{{- '<|im_end|>\\n' -}}
+{%- elif message.role in ['system', 'developer', 'user'] -%}
+{{- '<|im_start|>' + ('system' if message.role == 'developer' else message.role) + '\\n' -}}
+{{- text(message.content) -}}{{- '<|im_end|>\\n' -}}
+{%- else -%}{{- raise_exception('the chat format has no role ' + message.role) -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+""".strip()
+
+
+def _pre_tokenizer() -> Any:
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(f"{LETTERS}|{DIGITS}|{OTHER}"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def _number_merges() -> tuple[list[str], list[list[str]]]:
+    """All strings of two and three digits as tokens, with merges that reach each of them."""
+    two = [f"{i:02d}" for i in range(100)]
+    three = [f"{i:03d}" for i in range(1000)]
+    merges = [[t[0], t[1]] for t in two]
+    for t in three:  # the pair of lower rank, that is the smaller one, merges first
+        merges.append([t[:2], t[2]] if t[:2] <= t[1:] else [t[0], t[1:]])
+    return two + three, merges
+
+
+def train(texts: Iterable[str], vocab: int) -> Tokenizer:
+    """A tokenizer of exactly `vocab` tokens; digits and special tokens in `texts` are ignored."""
+    added = len(SPECIAL) + len(MARKERS)
+    numbers, number_merges = _number_merges()
+    base = Tokenizer(models.BPE())
+    base.pre_tokenizer = _pre_tokenizer()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab - added - len(numbers),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+        max_token_length=16,
+    )
+    skip = re.compile("|".join([r"\d+", *map(re.escape, SPECIAL + MARKERS)]))
+    base.train_from_iterator(([p for p in skip.split(t) if p] for t in texts), trainer)
+    learned = json.loads(base.to_str())["model"]
+    names = list(SPECIAL) + list(MARKERS)
+    words = [w for w, _ in sorted(learned["vocab"].items(), key=lambda kv: int(kv[1]))]
+    pieces = words + numbers
+    table = {t: i + len(names) for i, t in enumerate(pieces)}
+    merges = [tuple(m) for m in [*learned["merges"], *number_merges]]
+    placed = {**{n: i for i, n in enumerate(names)}, **table}
+    final = Tokenizer(models.BPE(vocab=placed, merges=merges))
+    final.pre_tokenizer = _pre_tokenizer()
+    final.decoder = decoders.ByteLevel()
+    final.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
+    final.add_tokens([AddedToken(t, special=False, normalized=False) for t in MARKERS])
+    assert final.get_vocab_size() == vocab, (final.get_vocab_size(), vocab)
+    return final
+
+
+def save(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+    """Write tokenizer.json, tokenizer_config.json and the chat template."""
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=IM_END,
+        pad_token=END_OF_TEXT,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(str(folder))
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name every version knows
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def token_texts(tokenizer: Tokenizer) -> list[str]:
+    """The vocabulary's strings by id."""
+    table = tokenizer.get_vocab()
+    return [t for t, _ in sorted(table.items(), key=lambda kv: int(kv[1]))]

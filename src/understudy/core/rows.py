@@ -1,0 +1,295 @@
+"""Rows: token sequences with weighted targets, what every algorithm hands to the trainer.
+
+A row is cut from what was fed and sampled, never from re-tokenised text. A turn joins the row of
+the turn before only if its prompt ids begin with exactly that row's ids; otherwise a new row
+begins, and is counted. Whatever the number of rows, each sampled token is in exactly one `rl`
+entry, so an episode's weight does not depend on how often its history broke.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal, NamedTuple, Protocol
+
+from understudy.core.chatml import assistant_text
+from understudy.core.protocols import Renderer
+from understudy.core.types import Completion, Episode, Message, Tool
+
+Stream = Literal["rl", "ce", "kl"]
+TooLong = Literal["refuse", "cut"]
+
+
+class Entry(NamedTuple):
+    """One trained prediction.
+
+    `position` indexes the token whose hidden state predicts `target`: the target is normally the
+    row's id at position + 1. `weight` multiplies the loss term (`rl`: the advantage, signed).
+    `anchor` is a recorded natural-log probability of the target: the sampler's for `rl` (the
+    denominator of the importance ratio), the teacher's for `kl`, None for `ce`.
+    """
+
+    position: int
+    target: int
+    stream: Stream
+    weight: float
+    anchor: float | None = None
+    sample_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Token ids and what is trained on them."""
+
+    ids: tuple[int, ...]
+    entries: tuple[Entry, ...] = ()
+
+    def __post_init__(self) -> None:
+        for entry in self.entries:
+            if not 0 <= entry.position < len(self.ids):
+                raise ValueError(
+                    f"entry at position {entry.position} of a row of {len(self.ids)} tokens"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """ids[start:end] of a row were sampled by one completion, with these logprobs."""
+
+    start: int
+    end: int
+    logprobs: tuple[float, ...]
+    completion_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRow:
+    """Consecutive turns that continue each other exactly, and which of their tokens were sampled."""
+
+    ids: tuple[int, ...]
+    spans: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RowStats:
+    """What became of the turns. Nothing is left out without being counted here."""
+
+    turns: int = 0  # completions with ids
+    rows: int = 0
+    joined: int = 0  # turns that continued an earlier row
+    broken: int = 0  # turns after an episode's first that had to begin a new row
+    tokens: int = 0
+    trained: int = 0  # entries
+    without_ids: int = 0  # completions that another engine answered, or that failed
+    refused_rows: int = 0  # longer than max_tokens, left out
+    refused_entries: int = 0
+    cut_rows: int = 0  # longer than max_tokens, their ends cut off
+    cut_entries: int = 0
+    untrainable: int = 0  # conversations or rows with nothing to train
+
+    def __add__(self, other: "RowStats") -> "RowStats":
+        return RowStats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def rows_of(completions: Iterable[Completion]) -> tuple[list[SampledRow], RowStats]:
+    """The rows of one episode's completions, in the order in which they began.
+
+    A turn joins the longest open row whose ids its prompt begins with, so that agents which
+    interleave in one episode keep a row each. Raises ValueError where ids and logprobs differ
+    in number.
+    """
+    open_rows: list[tuple[list[int], list[Span]]] = []
+    turns = joined = broken = without_ids = 0
+    for completion in completions:
+        if completion.prompt_ids is None or not completion.output_ids:
+            without_ids += 1
+            continue
+        turns += 1
+        prompt, output = completion.prompt_ids, completion.output_ids
+        fitting = [row for row in open_rows if _begins_with(prompt, row[0])]
+        if fitting:
+            ids, spans = max(fitting, key=lambda row: len(row[0]))
+            joined += 1
+        else:
+            broken += bool(open_rows)
+            ids, spans = [], []
+            open_rows.append((ids, spans))
+        ids.extend(prompt[len(ids) :])
+        spans.append(_span(completion, len(ids)))
+        ids.extend(output)
+    rows = [SampledRow(tuple(ids), tuple(spans)) for ids, spans in open_rows]
+    stats = RowStats(
+        turns=turns,
+        rows=len(rows),
+        joined=joined,
+        broken=broken,
+        tokens=sum(len(r.ids) for r in rows),
+        without_ids=without_ids,
+    )
+    return rows, stats
+
+
+def policy_rows(
+    episode: Episode,
+    advantage: float,
+    *,
+    purpose: str = "agent",
+    max_tokens: int | None = None,
+    too_long: TooLong = "refuse",
+) -> tuple[list[Row], RowStats]:
+    """One `rl` entry for each token that the episode's agent sampled, weighted by `advantage`.
+
+    The weight is per token and the trainer divides by the whole batch's count, so an episode
+    weighs the same in one row or in ten. For a mean per rollout instead, scale the advantage by
+    the batch's mean of sampled tokens over this episode's. Completions of another purpose (the
+    simulated user's, a judge's) are not the policy's and are left aside. Raises ValueError where
+    a completion has no logprobs.
+    """
+    mine = [c for c in episode.completions if c.request.purpose == purpose]
+    sampled, stats = rows_of(mine)
+    rows = [_policy_row(row, advantage, episode.id) for row in sampled]
+    rows, limits = limit_rows(rows, max_tokens, too_long)
+    kept = RowStats(trained=sum(len(r.entries) for r in rows), untrainable=int(not rows))
+    return rows, replace(stats, rows=0, tokens=0) + limits + kept
+
+
+def limit_rows(
+    rows: Iterable[Row], max_tokens: int | None, too_long: TooLong = "refuse"
+) -> tuple[list[Row], RowStats]:
+    """Rows of at most `max_tokens` ids. Longer ones are left out (`refuse`) or lose their end
+    and the entries whose targets lie in it (`cut`); both are counted."""
+    kept: list[Row] = []
+    stats = RowStats()
+    for row in rows:
+        if max_tokens is None or len(row.ids) <= max_tokens:
+            kept.append(row)
+        elif too_long == "refuse":
+            stats += RowStats(refused_rows=1, refused_entries=len(row.entries))
+        else:
+            entries = tuple(e for e in row.entries if e.position + 1 < max_tokens)
+            stats += RowStats(cut_rows=1, cut_entries=len(row.entries) - len(entries))
+            if entries:
+                kept.append(Row(row.ids[:max_tokens], entries))
+            else:
+                stats += RowStats(untrainable=1)
+    return kept, stats + RowStats(rows=len(kept), tokens=sum(len(r.ids) for r in kept))
+
+
+def trim(row: Row) -> Row:
+    """The row without entries of weight zero and without the tokens that no entry looks at."""
+    entries = tuple(e for e in row.entries if e.weight != 0.0)
+    end = max((e.position for e in entries), default=-1) + 1
+    if end == len(row.ids) and len(entries) == len(row.entries):
+        return row
+    return Row(row.ids[:end], entries)
+
+
+def _begins_with(prompt: Sequence[int], ids: list[int]) -> bool:
+    return len(ids) <= len(prompt) and list(prompt[: len(ids)]) == ids
+
+
+def _span(completion: Completion, start: int) -> Span:
+    output, logprobs = completion.output_ids or (), completion.logprobs or ()
+    if logprobs and len(logprobs) != len(output):
+        raise ValueError(
+            f"completion {completion.id} has {len(output)} ids and {len(logprobs)} logprobs"
+        )
+    return Span(start, start + len(output), logprobs, completion.id)
+
+
+def _policy_row(row: SampledRow, advantage: float, sample_id: str) -> Row:
+    entries: list[Entry] = []
+    for span in row.spans:
+        if not span.logprobs:
+            raise ValueError(
+                f"completion {span.completion_id} has no recorded logprobs; "
+                "policy gradients need an engine that records them"
+            )
+        for t, logprob in zip(range(span.start, span.end), span.logprobs, strict=True):
+            entries.append(Entry(t - 1, row.ids[t], "rl", advantage, logprob, sample_id))
+    return Row(row.ids, tuple(entries))
+
+
+class TeachingRenderer(Renderer, Protocol):
+    """A renderer that can also write what the model should have said."""
+
+    @property
+    def encode(self) -> Callable[[str], list[int]]: ...
+
+
+def supervised_rows(
+    messages: Sequence[Message],
+    tools: Sequence[Tool],
+    renderer: TeachingRenderer,
+    *,
+    train_roles: Collection[str] = ("assistant",),
+    stream: Stream = "ce",
+    weight: float = 1.0,
+    sample_id: str = "",
+    max_tokens: int | None = None,
+    too_long: TooLong = "refuse",
+) -> tuple[list[Row], RowStats]:
+    """The conversation as one row, rendered turn by turn as it would be at inference.
+
+    Trained are the tokens of the messages in `train_roles`: of an assistant message its text and
+    calls with the stop token, not the generation prompt before them nor the glue after; of any
+    other message the tokens that it adds to the prompt. What follows the last trained token is
+    left off. No row, but a count, where nothing is to be trained.
+    """
+    ids: list[int] = []
+    trained: list[tuple[int, int]] = []
+    given: list[Message] = []
+    for message in messages:
+        if message["role"] != "assistant":
+            given.append(message)
+            continue
+        ids = _take_given(ids, given, tools, renderer, train_roles, trained)
+        given = []
+        output = [*renderer.encode(assistant_text(message)), renderer.stop_ids[0]]
+        if "assistant" in train_roles:
+            trained.append((len(ids), len(ids) + len(output)))
+        ids.extend(output)
+    if given and any(m["role"] in train_roles for m in given):
+        ids = _take_given(ids, given, tools, renderer, train_roles, trained)
+    targets = [t for start, end in trained for t in range(start, end) if t > 0]
+    if not targets:
+        return [], RowStats(untrainable=1)
+    entries = tuple(Entry(t - 1, ids[t], stream, weight, None, sample_id) for t in targets)
+    rows, stats = limit_rows([Row(tuple(ids[: targets[-1] + 1]), entries)], max_tokens, too_long)
+    return rows, stats + RowStats(trained=sum(len(r.entries) for r in rows))
+
+
+def _take_given(
+    ids: list[int],
+    given: list[Message],
+    tools: Sequence[Tool],
+    renderer: Renderer,
+    train_roles: Collection[str],
+    trained: list[tuple[int, int]],
+) -> list[int]:
+    """`ids` continued to the next generation prompt; spans of trained messages are noted."""
+
+    def prompt(new: list[Message]) -> list[int]:
+        if ids:
+            return renderer.next_prompt_ids(ids, new, "stop")
+        return renderer.prompt_ids(new, tools)
+
+    whole = prompt(given)
+    if not any(m["role"] in train_roles for m in given):
+        return whole
+    before = prompt([])
+    opening = len(renderer.prompt_ids([], ()))  # the generation prompt, which no message owns
+    before = before[: len(before) - opening]
+    for i, message in enumerate(given):
+        after = prompt(given[: i + 1])
+        after = after[: len(after) - opening]
+        start = _common(before, after)
+        if message["role"] in train_roles:
+            trained.append((start, len(after)))
+        before = after
+    return whole
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """The length of the longest common beginning."""
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )

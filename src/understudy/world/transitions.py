@@ -1,0 +1,215 @@
+"""Transitions in captured episodes: which call got which result, and which results are failures."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.core.types import Episode, Message, Transition, canonical_json, text_of
+from understudy.world.values import parse
+
+# Words of failure in any API's style; what a given system says is learned on top of them.
+_ERROR_KEYS = {"error", "errors", "error_code", "errorcode", "error_message", "exception", "fault"}
+_GOOD_KEYS = {"ok", "success", "succeeded"}
+_BAD_STATUS = {"error", "failed", "failure", "fail", "err", "exception"}
+_ERROR_TEXT = re.compile(
+    r"^\W*(error|exception|traceback|fail(ed|ure)?|invalid|unknown|cannot|can't|could not|unable|"
+    r"denied|forbidden|unauthori[sz]ed|timed? ?out|not found|[a-z_ ]*(error|exception)\b)"
+    r"|\b(not found|not valid|timed out|rate limit(ed)?|too many requests|try again)\b",
+    re.IGNORECASE,
+)
+
+
+def transitions(episode: Episode) -> list[Transition]:
+    """Every tool call of an episode with its result, in order.
+
+    Results are looked for after the call in any later request of the episode and in its tail;
+    sub-agents and branches are followed, a call that several requests repeat counts once, and
+    tool call ids may recur in later turns. A call without a result is left out.
+    """
+    ids = Counter(
+        call["id"]
+        for c in episode.completions
+        if c.message
+        for call in c.message.get("tool_calls") or []
+    )
+    found: list[Transition] = []
+    seen: set[tuple[int, int]] = set()
+    for thread in _threads(episode):
+        chain = 0
+        for i, message in enumerate(thread):
+            chain = hash((chain, _fingerprint(message)))
+            calls = message.get("tool_calls") or []
+            if not calls:
+                continue
+            answers = _answers(thread, i)
+            for n, call in enumerate(calls):
+                if (chain, n) in seen:
+                    continue
+                answer = _pick(answers, call["id"], n, len(calls))
+                recorded = episode.results.get(call["id"]) if ids[call["id"]] <= 1 else None
+                if answer is None and recorded is None:
+                    continue
+                seen.add((chain, n))
+                is_error: bool | None = None
+                if answer is not None and isinstance(answer.get("is_error"), bool):
+                    is_error = bool(answer.get("is_error"))
+                if recorded is not None:
+                    is_error = recorded.is_error
+                content = recorded.content if recorded and not answer else ""
+                found.append(
+                    Transition(
+                        episode_id=episode.id,
+                        step=len(found),
+                        history=tuple(thread[:i]),
+                        name=call["function"]["name"],
+                        arguments=call["function"]["arguments"],
+                        content=text_of(answer.get("content")) if answer else content,
+                        is_error=is_error,
+                        latency_s=recorded.latency_s if recorded else None,
+                    )
+                )
+    return found
+
+
+def _threads(episode: Episode) -> list[list[Message]]:
+    """The episode's conversations, none a beginning of another."""
+    chains: list[tuple[list[Message], list[int]]] = []
+    last = len(episode.completions) - 1
+    for n, completion in enumerate(episode.completions):
+        messages = list(completion.request.messages)
+        if completion.message is not None:
+            messages.append(completion.message)
+        if n == last:
+            messages.extend(episode.tail)
+        chain, hashes = 0, []
+        for message in messages:
+            chain = hash((chain, _fingerprint(message)))
+            hashes.append(chain)
+        chains.append((messages, hashes))
+    inner = {h for _, hashes in chains for h in hashes[:-1]}
+    kept: list[list[Message]] = []
+    ends: set[int] = set()
+    for messages, hashes in chains:
+        if hashes and hashes[-1] not in inner and hashes[-1] not in ends:
+            ends.add(hashes[-1])
+            kept.append(messages)
+    return kept
+
+
+def _fingerprint(message: Message) -> tuple[Any, ...]:
+    calls = tuple(
+        (c["id"], c["function"]["name"], c["function"]["arguments"])
+        for c in message.get("tool_calls") or []
+    )
+    text = text_of(message.get("content"))
+    return message["role"], text, calls, message.get("tool_call_id")
+
+
+def _answers(thread: Sequence[Message], i: int) -> list[Message]:
+    answers = []
+    for message in thread[i + 1 :]:
+        if message["role"] != "tool":
+            break
+        answers.append(message)
+    return answers
+
+
+def _pick(answers: list[Message], call_id: str, n: int, calls: int) -> dict[str, Any] | None:
+    by_id = [a for a in answers if a.get("tool_call_id") == call_id]
+    if len(by_id) == 1:
+        return dict(by_id[0])
+    return dict(answers[n]) if len(answers) == calls else None
+
+
+@dataclass(slots=True)
+class Step:
+    """A transition as the learner reads it."""
+
+    episode: int  # position among the episodes learned from
+    index: int  # position in the episode
+    name: str
+    args: dict[str, Any]
+    content: str
+    value: Any  # parsed content
+    flag: bool  # the error flag that the agent's client saw
+    failed: bool  # whether the result says that the call failed, whatever the flag
+    bad_json: bool = False
+    latency_s: float | None = None
+
+
+@dataclass(slots=True)
+class Failures:
+    """What failure looks like in this traffic, learned from flags where there are some."""
+
+    keysets: dict[str, float] = field(default_factory=dict)  # key set -> share of failures
+    labelled: bool = False
+
+    @classmethod
+    def learn(cls, seen: Sequence[Transition]) -> "Failures":
+        said: dict[str, list[bool]] = defaultdict(list)
+        labelled = sum(t.is_error is not None for t in seen)
+        flagged = any(t.is_error for t in seen)
+        for t in seen:
+            value = parse(t.content)
+            if isinstance(value, dict):
+                guess = looks_failed(value)
+                said[_keyset(value)].append(bool(t.is_error) or guess)
+        shares = {k: sum(v) / len(v) for k, v in said.items()}
+        return cls(shares, flagged and labelled > 0.9 * len(seen))
+
+    def failed(self, transition: Transition, value: Any) -> bool:
+        """Whether a result says that its call failed."""
+        if transition.is_error:
+            return True
+        if isinstance(value, dict):
+            share = self.keysets.get(_keyset(value), 0.0)
+            return looks_failed(value) or (share > 0.9 and transition.is_error is None)
+        if self.labelled and transition.is_error is False:
+            return False
+        return looks_failed(value)
+
+
+def _keyset(value: dict[str, Any]) -> str:
+    return canonical_json(sorted(value))
+
+
+def looks_failed(value: Any) -> bool:
+    """Whether a result reads as a failure by its form alone, in no domain's words."""
+    if isinstance(value, str):
+        return len(value) < 400 and _ERROR_TEXT.search(value[:200]) is not None
+    if not isinstance(value, dict):
+        return False
+    for key, item in value.items():
+        low = key.lower()
+        if low in _ERROR_KEYS and item not in (None, False, "", 0, [], {}):
+            return True
+        if low in _GOOD_KEYS and item is False:
+            return True
+        if low in ("status", "result", "type", "code") and str(item).lower() in _BAD_STATUS:
+            return True
+        if low in ("status", "code", "status_code") and isinstance(item, int) and item >= 400:
+            return len(value) <= 4
+    return False
+
+
+def steps(transitions_: Sequence[Transition], episode: int, failures: Failures) -> list[Step]:
+    """Transitions of one episode, read."""
+    out = []
+    for i, t in enumerate(transitions_):
+        args: Any
+        try:
+            args, bad = json.loads(t.arguments or "{}"), False
+        except ValueError:
+            args, bad = {}, True
+        if not isinstance(args, dict):
+            args, bad = {}, True
+        value = parse(t.content)
+        failed = failures.failed(t, value)
+        flag = t.is_error if t.is_error is not None else failed
+        out.append(
+            Step(episode, i, t.name, args, t.content, value, flag, failed, bad, t.latency_s)
+        )
+    return out
