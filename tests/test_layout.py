@@ -76,16 +76,12 @@ def imports(path: Path, source: str | None = None) -> Iterator[tuple[int, str]]:
             yield node.lineno, base
             # `from understudy import world` and `from understudy.core import types`
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__"):
-            if node.args and isinstance(node.args[0], ast.Constant):
-                yield node.lineno, str(node.args[0].value)
+        elif isinstance(node, ast.Call) and node.args and _imports_by_name(node):
+            yield node.lineno, str(getattr(node.args[0], "value", ""))
 
 
-def _called(node: ast.Call) -> str:
-    function = node.func
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""
+def _imports_by_name(node: ast.Call) -> bool:
+    return ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__")
 
 
 def wall_breaks(path: Path, source: str | None = None) -> list[str]:

@@ -16,6 +16,7 @@ __all__ = ["EARLY", "FAMILIES", "Dialogue", "Probe", "ProbeKind", "Split", "gene
 _MAKERS = {
     "induction": drills.induction,
     "choice_drill": drills.choice_drill,
+    "number_drill": drills.number_drill,
     **families.MAKERS,
 }
 
@@ -23,7 +24,8 @@ _MAKERS = {
 FAMILIES: dict[str, float] = {
     "induction": 0.09,
     "copy": 0.08,
-    "choice_drill": 0.28,
+    "choice_drill": 0.22,
+    "number_drill": 0.10,
     "choice_flow": 0.08,
     "flow": 0.09,
     "errors": 0.13,
@@ -34,9 +36,10 @@ FAMILIES: dict[str, float] = {
     "plain": 0.02,
 }
 EARLY: dict[str, float] = {
-    "induction": 0.40,
+    "induction": 0.30,
     "copy": 0.20,
-    "choice_drill": 0.30,
+    "number_drill": 0.20,
+    "choice_drill": 0.20,
     "flow": 0.10,
 }
 

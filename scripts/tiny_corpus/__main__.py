@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import cast
 
 from understudy.core.chatml import render_text
+from understudy.core.types import Message, Tool
 
-from . import FAMILIES, generate
+from . import FAMILIES, Dialogue, generate
+
+
+def text_of(dialogue: Dialogue) -> str:
+    """The dialogue as the model reads it."""
+    return render_text(cast(list[Message], dialogue.messages), cast(list[Tool], dialogue.tools))
 
 
 def main() -> None:
@@ -28,7 +35,7 @@ def main() -> None:
         for i in range(args.show):
             dialogue = generate(args.seed + i, args.split, name)
             print(f"=== {name} {args.seed + i}")
-            print(render_text(dialogue.messages, dialogue.tools), end="")
+            print(text_of(dialogue), end="")
             for probe in dialogue.probes:
                 print(f"  [{probe.message}] {probe.kind}: {probe.expected}")
             print(f"  skip {dialogue.skip}" if dialogue.skip else "")
@@ -38,7 +45,7 @@ def _stats(name: str, seed: int, split: str) -> None:
     start = time.perf_counter()
     dialogues = [generate(seed + i, split, name) for i in range(1000)]  # type: ignore[arg-type]
     ms = time.perf_counter() - start
-    lengths = sorted(len(render_text(d.messages, d.tools)) for d in dialogues)
+    lengths = sorted(len(text_of(d)) for d in dialogues)
     probes = sum(len(d.probes) for d in dialogues) / 1000
     print(
         f"{name:14} {ms:5.2f} ms  characters mean {sum(lengths) / 1000:6.0f}  p99 {lengths[990]:5}"

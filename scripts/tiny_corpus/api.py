@@ -47,7 +47,7 @@ ERRORS: dict[str, list[tuple[str, str, int]]] = {
         ("access denied", "access_denied", 403),
         ("account suspended", "suspended", 403),
         ("not permitted for this agent", "not_permitted", 403),
-        ("closed for maintenance until tomorrow", "closed", 503),
+        ("this action is blocked", "blocked", 403),
     ],
     "validation": [("{msg}", "invalid_argument", 400), ("{msg}", "validation_error", 422)],
 }
@@ -206,7 +206,7 @@ def make_api(rng: Random, split: Split, **want: bool | None) -> Api:
     arg_style = "camel" if style in ("camel", "pascal") and rng.random() < 0.7 else "snake"
     roles = ("search", "act", "confirm", "details", "escalate")
     verbs = {role: pick(w.VERBS[role]) for role in roles}
-    hold = pick(w.HOLD)
+    hold = pick([h for h in w.HOLD if h != "hold" or verbs["confirm"] != "pay"])
 
     def name(role: str, thing: str) -> str:
         if style == "reversed":
@@ -271,7 +271,9 @@ def _sort_values(rng: Random, api: Api) -> dict[tuple[str, bool], str]:
             values[(api.good, False)] = api.good
         return values
     ends = rng.choice((("asc", "desc"), ("up", "down"), ("low", "high")))
-    return {(f, low): f"{f}_{ends[0] if low else ends[1]}" for f in api.numeric for low in (True, False)}
+    return {
+        (f, low): f"{f}_{ends[0] if low else ends[1]}" for f in api.numeric for low in (True, False)
+    }
 
 
 def _schemas(rng: Random, split: Split, api: Api, hold: str) -> list[Json]:
@@ -280,8 +282,12 @@ def _schemas(rng: Random, split: Split, api: Api, hold: str) -> list[Json]:
     text = {
         "search": rng.choice((f"Find {many}", f"Search {many} by {api.place}", f"List {many}")),
         "details": rng.choice((f"Facts about one {api.noun}", f"One {api.noun} in full")),
-        "act": rng.choice((f"{api.verbs['act'].capitalize()} {w.article(api.noun)}", f"Gives a {hold}")),
-        "confirm": rng.choice((f"Make the {hold} final", f"{api.verbs['confirm'].capitalize()} a {hold}")),
+        "act": rng.choice(
+            (f"{api.verbs['act'].capitalize()} {w.article(api.noun)}", f"Gives a {hold}")
+        ),
+        "confirm": rng.choice(
+            (f"Make the {hold} final", f"{api.verbs['confirm'].capitalize()} a {hold}")
+        ),
         "escalate": "Ask a person for help",
     }
     text = {key: value if describe else "" for key, value in text.items()}

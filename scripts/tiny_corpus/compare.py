@@ -13,7 +13,8 @@ from .script import Json, Script
 from .types import Dialogue, Split
 
 FLAWS = (
-    "gave_up", "wrong_item", "over_cap", "errors", "wrong_id", "no_result", "wrong_place", "invented",
+    "gave_up", "wrong_item", "over_cap", "errors", "wrong_id", "no_result", "wrong_place",
+    "invented",
 )  # fmt: skip
 
 
@@ -21,8 +22,9 @@ def _line(name: str, arguments: Json, result: str) -> str:
     return f"{name}({', '.join(f'{k}={v}' for k, v in arguments.items())}) -> {result}"
 
 
-def _attempt(rng: Random, api: Api, goal: Goal, flaw: str) -> list[str]:
+def _attempt(s: Script, api: Api, goal: Goal, flaw: str) -> list[str]:
     """The lines of one attempt: without a flaw ("") it reaches the goal."""
+    rng = s.rng
     order = goal.order or (api.price, True)
     fitting = [i for i in goal.items if goal.cap is None or i[api.price] <= goal.cap]
     fitting.sort(key=lambda i: i[order[0]], reverse=not order[1])
@@ -33,14 +35,16 @@ def _attempt(rng: Random, api: Api, goal: Goal, flaw: str) -> list[str]:
     if flaw == "over_cap":
         item = rng.choice([i for i in goal.items if i[api.price] > (goal.cap or 0)])
     if flaw == "wrong_place":
-        place = w.place_name(rng, "train")
+        place = w.place_name(rng, s.split)
     shown = "; ".join(
-        f"{i[api.id_field]} {' '.join(str(i[f]) for f in api.numeric)}" for i in goal.items
+        f"{i[api.id_field]} {' '.join(f'{f} {i[f]}' for f in api.numeric)}" for i in goal.items
     )
     lines = [_line(api.search, {api.place: place}, shown)]
     if flaw == "gave_up":
         ends = ["Sorry, I could not do it.", "Please try again later.", "I can't help with that."]
-        return [*lines, f'"{rng.choice(ends)}"'] if rng.random() < 0.6 else [f'"{rng.choice(ends)}"']
+        return (
+            [*lines, f'"{rng.choice(ends)}"'] if rng.random() < 0.6 else [f'"{rng.choice(ends)}"']
+        )
     chosen = item[api.id_field]
     final: Any = api.finals.new()
     if flaw == "errors":
@@ -66,28 +70,34 @@ def compare(rng: Random, split: Split) -> Dialogue:
     names = rng.choice((("A", "B"), ("A", "B"), ("1", "2"), ("X", "Y")))
     form = rng.choice(("{w}", "{w}", "{w}", "Better: {w}", "Answer: {w}", "{w}."))
     asks = {
-        "{w}": (f"Which is better? Answer {names[0]} or {names[1]}.", "Better one? Only its name.", f"{names[0]} or {names[1]}?"),
+        "{w}": (
+            f"Which is better? Answer {names[0]} or {names[1]}.",
+            "Better one? Only its name.",
+            f"{names[0]} or {names[1]}?",
+        ),
         "Better: {w}": ('Answer "Better: ..."',),
         "Answer: {w}": ('Which is better? Write "Answer: ..."',),
         "{w}.": ("Which attempt is better?", "Who did better?"),
-    }[form]  # fmt: skip
+    }[form]
     ask = rng.choice(asks)
     rule_text, criterion = _criterion(rng)
-    intro = rng.choice(("You judge attempts.", "Compare two attempts at a task.", "You are a judge.", ""))
+    intro = rng.choice(
+        ("You judge attempts.", "Compare two attempts at a task.", "You are a judge.", "")
+    )
     s.system(" ".join(part for part in (intro, rule_text) if part))
     mark = rng.choice(("Attempt {n}:", "{n}:", "[{n}]", "Agent {n}:"))
     for _ in range(rng.choice((1, 2, 2))):
         flaw = criterion or rng.choice(FLAWS)
         goal = _goal(rng, s, api, flaw)
         task = phrases.request(rng, api, goal)
-        good = _attempt(rng, api, goal, "")
+        good = _attempt(s, api, goal, "")
         if criterion == "longer":
-            bad = _attempt(rng, api, goal, "")
+            bad = _attempt(s, api, goal, "")
             good = [good[0], _line(api.search, {api.place: goal.place}, "same"), *good[1:]]
             if rule_text in _SHORTER:
                 good, bad = bad, good
         else:
-            bad = _attempt(rng, api, goal, flaw)
+            bad = _attempt(s, api, goal, flaw)
         winner = rng.randrange(2)
         texts = [good, bad] if winner == 0 else [bad, good]
         shown = "\n".join(
@@ -115,7 +125,7 @@ def _goal(rng: Random, s: Script, api: Api, flaw: str) -> Goal:
     while True:
         goal = make_goal(
             rng, s, api, missing=False, count=rng.choice((2, 3, 3)), order=True, methods=1,
-            cap=True if flaw == "over_cap" else False,
+            cap=flaw == "over_cap",
         )  # fmt: skip
         prices = [i[api.price] for i in goal.items]
         if flaw == "wrong_item" and len(prices) < 2:

@@ -41,7 +41,13 @@ def _draw(rng: Random, split: Split, kind: str, style: Any, enum: list[str] | No
         case "integer":
             return rng.randrange(1, 10 ** rng.choice((1, 2, 2, 3)))
         case "number":
-            return rng.choice((rng.randrange(1, 5000), rng.randrange(10, 99999) / 10, rng.randrange(1, 9999) / 100))
+            return rng.choice(
+                (
+                    rng.randrange(1, 5000),
+                    rng.randrange(10, 99999) / 10,
+                    rng.randrange(1, 9999) / 100,
+                )
+            )
         case "enum":
             return rng.choice(enum or ["on"])
     return " ".join(w.word(rng, w.NOUNS, split) for _ in range(rng.choice((2, 3, 4))))
@@ -65,7 +71,9 @@ def copy(rng: Random, split: Split) -> Dialogue:
         params: Json = {}
         for name, kind, style, enum in fields.values():
             types = {"id": "", "integer": "integer", "number": "number"}
-            params[name] = param(style.json_type if kind == "id" else types.get(kind, "string"), enum)
+            params[name] = param(
+                style.json_type if kind == "id" else types.get(kind, "string"), enum
+            )
         required = [n for n in params if rng.random() < 0.8] or list(params)[:1]
         function = join(case, verb, thing)
         if function in (x[0] for x in specs):
@@ -74,7 +82,9 @@ def copy(rng: Random, split: Split) -> Dialogue:
         about = f"{verb.capitalize()} {w.article(thing)}" if rng.random() < 0.25 else ""
         s.tools.append(tool(function, params, required, about))
     if rng.random() < 0.5:
-        s.system(rng.choice(("Use the tools.", "You are a clerk.", f"You keep the {w.plural(thing)}.")))
+        s.system(
+            rng.choice(("Use the tools.", "You are a clerk.", f"You keep the {w.plural(thing)}."))
+        )
     results = w.IdStyle(rng)
     out = w.word(rng, w.FINAL, split)
     for _ in range(rng.choice((2, 3, 3, 4))):
@@ -92,7 +102,9 @@ def copy(rng: Random, split: Split) -> Dialogue:
         if rng.random() < 0.4:
             record[extra] = rng.randrange(1, 10000)
         s.result(rng.choice((record, {"ok": True, **record}, {"data": record})))
-        text = rng.choice(("Done: {r}.", "{o} {r}", "Done, the {o} is {r}.", "{r}")).format(r=reference, o=out)
+        text = rng.choice(("Done: {r}.", "{o} {r}", "Done, the {o} is {r}.", "{r}")).format(
+            r=reference, o=out
+        )
         if extra in record and rng.random() < 0.6:
             s.say(f"{text.rstrip('.')}, {extra} {record[extra]}.", "copy", str(record[extra]))
         else:
@@ -102,7 +114,14 @@ def copy(rng: Random, split: Split) -> Dialogue:
 
 def _ask(rng: Random, verb: str, thing: str, values: Json) -> str:
     head = rng.choice(
-        ("{v} a {t}", "{V} {t}", "please {v} {t}", "can you {v} the {t}", "{v} the {t}", "I want to {v} a {t}")
+        (
+            "{v} a {t}",
+            "{V} {t}",
+            "please {v} {t}",
+            "can you {v} the {t}",
+            "{v} the {t}",
+            "I want to {v} a {t}",
+        )
     ).format(v=verb, V=verb.capitalize(), t=thing)
     style = rng.choice((" {k} {v}", " {k}: {v}", " {k} is {v}", " {k}={v}", " with {k} {v}"))
     parts = [style.format(k=k, v=v) for k, v in values.items()]
@@ -110,4 +129,8 @@ def _ask(rng: Random, verb: str, thing: str, values: Json) -> str:
         parts = [f" {v}" for v in values.values()]
     elif rng.random() < 0.3:
         rng.shuffle(parts)
-    return head + rng.choice((",", ":")) * (len(parts) > 1) + rng.choice((",", " and", ";")).join(parts)
+    return (
+        head
+        + rng.choice((",", ":")) * (len(parts) > 1)
+        + rng.choice((",", " and", ";")).join(parts)
+    )

@@ -43,13 +43,13 @@ def numbers(rng: Random, count: int, kind: str = "num") -> list[int | float]:
         top = rng.choice((50, 50, 100))
         return [v / 10 for v in rng.sample(range(10 if top == 50 else 20, top), count)]
     roll = rng.random()
-    if roll < 0.12 and count <= 8:
+    if roll < 0.10 and count <= 8:
         return list(rng.sample(range(1, 10), count))
-    if roll < 0.50:
+    if roll < 0.44:
         return list(rng.sample(range(10, 100), count))
-    if roll < 0.60:
-        return list(rng.sample(range(5, 160), count))
-    if roll < 0.78:
+    if roll < 0.68:  # two and three digits mixed
+        return list(rng.sample(range(rng.choice((5, 20, 40)), rng.choice((160, 300, 450))), count))
+    if roll < 0.80:
         return list(rng.sample(range(100, 1000), count))
     if roll < 0.85:  # close together: the first digits agree
         low = rng.randrange(100, 900)
@@ -114,7 +114,11 @@ def induction(rng: Random, split: Split) -> Dialogue:
     else:
         listing = f"{verb}_{w.plural(value_name)}"
         s.tools.append(tool(listing, {}, []))
-        s.user(rng.choice(("Load the {n}.", "get the {n}", "Show me all {n}")).format(n=w.plural(value_name)))
+        s.user(
+            rng.choice(("Load the {n}.", "get the {n}", "Show me all {n}")).format(
+                n=w.plural(value_name)
+            )
+        )
         s.call(listing, {})
         records = [{key_name: k, value_name: v} for k, v in table.items()]
         s.result(table if form == 3 else records)
@@ -122,8 +126,9 @@ def induction(rng: Random, split: Split) -> Dialogue:
     ask = rng.choice(("{k}?", "{k}", "What is {k}?", f"{value_name} of {{k}}?", "value for {k}"))
     back = rng.choice((f"{key_name} of {{v}}?", "which one has {v}?", "who has {v}?"))
     unique = len({str(v) for v in values}) == len(values)
-    for _ in range(rng.randrange(4, 10)):
-        key = rng.choice(keys)
+    rounds = rng.randrange(min(4, len(keys)), max(5, min(10, 2 * len(keys))))
+    asked = [*rng.sample(keys, len(keys)), *rng.sample(keys, len(keys))]
+    for key in asked[:rounds]:
         value = table[key]
         roll = rng.random()
         if acts and roll < 0.4:
@@ -176,8 +181,24 @@ def make_table(rng: Random, split: Split, short_ids: bool) -> Table:
     return Table(key, fields, attribute, records)
 
 
-def _question(rng: Random, t: Table, left: list[Json]) -> tuple[str, list[Json], str] | None:
-    """A question over `left`, the records that answer it (best first), and the field."""
+def _question(
+    rng: Random, t: Table, left: list[Json], seen: set[Any]
+) -> tuple[str, list[Json], str] | None:
+    """A question over `left`, the records that answer it (best first), and the field.
+
+    None if the draw makes no sense or was asked before (its answer would be a copy).
+    """
+    asked = _draw_question(rng, t, left)
+    if asked is None or not asked[1]:
+        return None
+    key = (asked[2], tuple(str(r[t.key]) for r in asked[1]))
+    if key in seen:
+        return None
+    seen.add(key)
+    return asked
+
+
+def _draw_question(rng: Random, t: Table, left: list[Json]) -> tuple[str, list[Json], str] | None:
     roll = rng.random()
     field = rng.choice(t.fields)
     low = rng.random() < 0.5
@@ -187,7 +208,7 @@ def _question(rng: Random, t: Table, left: list[Json]) -> tuple[str, list[Json],
     if roll < 0.76 and len(ranked) > 1:
         form = rng.choice(("second {s}", "next after the {s}"))
         return form.format(s=superlative(rng, field, low)), ranked[1:], field
-    if roll < 0.90 and len(t.fields) > 1 or roll < 0.84 and len(ranked) > 2:
+    if (roll < 0.90 and len(t.fields) > 1) or (roll < 0.84 and len(ranked) > 2):
         cut = sorted(r[field] for r in left)[rng.randrange(1, len(left))] if len(left) > 1 else None
         if cut is None:
             return None
@@ -239,22 +260,31 @@ def choice_drill(rng: Random, split: Split) -> Dialogue:
     else:
         search = f"{w.word(rng, w.VERBS['search'], split)}_{w.plural(thing)}"
         s.tools.append(tool(search, {}, []))
-        s.user(rng.choice(("show the {n}", "List the {n}.", "{n}?", "Get me all {n}")).format(n=w.plural(thing)))
+        s.user(
+            rng.choice(("show the {n}", "List the {n}.", "{n}?", "Get me all {n}")).format(
+                n=w.plural(thing)
+            )
+        )
         s.call(search, {})
         listed: Any = t.records
         if rng.random() < 0.6:
             listed = {rng.choice((w.word(rng, w.LIST, split), w.plural(thing))): t.records}
         s.result(listed)
         s.say(rng.choice((f"{len(t.records)} {w.plural(thing)}.", "Here they are.", "OK.")))
-    frame = rng.choice(("{q}?", "{q}", "Which has the {q}?", "take: {q}", "The {q}, please.", "{q}!"))
+    frame = rng.choice(
+        ("{q}?", "{q}", "Which has the {q}?", "take: {q}", "The {q}, please.", "{q}!")
+    )
     left = list(t.records)
+    seen: set[Any] = set()
     rounds = rng.randrange(4, 9)
     for turn in range(rounds):
         if len(left) > 1 and rng.random() < 0.08:  # sort all of them
             field, low = rng.choice(t.fields), rng.random() < 0.5
             order = sorted(left, key=lambda r: r[field], reverse=not low)
-            way = rng.choice((f"lowest {field} first", f"by {field}, ascending")) if low else rng.choice(
-                (f"highest {field} first", f"by {field}, descending")
+            way = (
+                rng.choice((f"lowest {field} first", f"by {field}, ascending"))
+                if low
+                else rng.choice((f"highest {field} first", f"by {field}, descending"))
             )
             s.user(f"sort: {way}")
             s.say(", ".join(str(r[t.key]) for r in order), "choice")
@@ -266,9 +296,9 @@ def choice_drill(rng: Random, split: Split) -> Dialogue:
             s.user(f"{a[t.key]} or {b[t.key]}: {'lower' if low else 'higher'} {field}?")
             s.say(str(better[t.key]), "choice")
             continue
-        asked = _question(rng, t, left)
-        if asked is None or not asked[1]:
-            continue
+        asked = next((q for q in (_question(rng, t, left, seen) for _ in range(6)) if q), None)
+        if asked is None:
+            break
         text, best, field = asked
         winner = best[0]
         s.user(frame.format(q=text))
@@ -276,7 +306,9 @@ def choice_drill(rng: Random, split: Split) -> Dialogue:
             s.call(pick, {arg: winner[t.key]}, "choice")
             gone = len(left) > 2 and turn + 1 < rounds and rng.random() < 0.2
             if gone and len(best) > 1:
-                s.result({"error": rng.choice(("taken", "gone", "no longer available", "sold out"))})
+                s.result(
+                    {"error": rng.choice(("taken", "gone", "no longer available", "sold out"))}
+                )
                 s.call(pick, {arg: best[1][t.key]}, "choice")
                 left.remove(winner)
                 winner = best[1]
@@ -297,9 +329,44 @@ def _drop(s: Script, t: Table, left: list[Json], winner: Json, best: list[Json])
     """The winner is gone: the user asks for the next best, and it stays gone."""
     remaining = [r for r in left if r is not winner]
     if len(best) > 1:
-        s.user(s.rng.choice(("{k} is gone, next?", "{k} is taken. Next best?", "not {k}, the next")).format(k=winner[t.key]))
+        s.user(
+            s.rng.choice(
+                ("{k} is gone, next?", "{k} is taken. Next best?", "not {k}, the next")
+            ).format(k=winner[t.key])
+        )
         s.say(str(best[1][t.key]), "choice")
     else:
         s.user(f"{winner[t.key]} is gone")
         s.say("OK.")
     return remaining
+
+
+def number_drill(rng: Random, split: Split) -> Dialogue:
+    """Many tiny lists, one a turn: the smallest or largest number, or its key."""
+    s = Script(rng, split, "number_drill")
+    keyed = rng.random() < 0.6
+    length = rng.choice((2, 2, 3, 3, 4, 5))
+    if rng.random() < 0.4:
+        s.system(rng.choice(("Answer with the number alone.", "Be brief.", "Pick the right one.")))
+        if keyed:
+            s.messages[0]["content"] = rng.choice(("Answer with the key alone.", "Be brief."))
+    form = rng.choice(("{k} {v}", "{k}: {v}", "{k}={v}", '{{"id": "{k}", "FIELD": {v}}}'))
+    form = form.replace("FIELD", rng.choice(w.pool(w.PRICE + w.NUMERIC, split)))
+    glue = rng.choice((", ", " ", "; ", "\n")) if not keyed else rng.choice((", ", "; ", "\n"))
+    after = rng.random() < 0.5
+    for _ in range(rng.randrange(6, 12)):
+        values = numbers(rng, length)
+        low = rng.random() < 0.5
+        ask = rng.choice(
+            ("lowest", "smallest", "min", "least") if low else ("highest", "largest", "max", "most")
+        )
+        best = min(values) if low else max(values)
+        ids = w.IdStyle(rng, short=True)
+        keys = [ids.new() for _ in values]
+        if keyed:
+            shown = glue.join(form.format(k=k, v=v) for k, v in zip(keys, values, strict=True))
+        else:
+            shown = glue.join(str(v) for v in values)
+        s.user(f"{shown}\n{ask}?" if after else f"{ask}: {shown}")
+        s.say(str(keys[values.index(best)] if keyed else best), "choice")
+    return s.done()

@@ -30,7 +30,22 @@ def flow(rng: Random, split: Split) -> Dialogue:
     api = make_api(rng, split)
     s.tools = api.tools
     s.system(system_text(rng, api.noun))
-    Expert(s, api, make_goal(rng, s, api), Policy()).run()
+    goal, policy = make_goal(rng, s, api), Policy()
+    if api.details and rng.random() < 0.5:
+        policy = Policy(details_first=True)
+        forms = (
+            "Check the details first.",
+            "Look at it before.",
+            "First {d} it.",
+            "See its details before.",
+        )
+        goal.note = rng.choice(forms).format(d=api.verbs["details"])
+    elif rng.random() < 0.08:
+        policy = Policy(confirm_first=True)
+        goal.note = rng.choice(
+            ("Ask me first.", "Tell me before you do it.", "I want to confirm it.")
+        )
+    Expert(s, api, goal, policy).run()
     return s.done()
 
 

@@ -26,6 +26,7 @@ class Goal:
     match: str  # wanted value of the api's attribute, or ""
     items: list[Json]
     missing: list[str] = field(default_factory=list)  # facts that the first message leaves out
+    note: str = ""  # one more sentence of the first message
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Policy:
     default_order: tuple[str, bool] | None = None  # where the user has none
     skip_flag: bool = False
     cap_argument: bool = True  # pass the user's limit to the search
+    search_tool: str = ""  # instead of the service's usual search
     extra: tuple[str, str] | None = None  # parameter of act, always this value
     confirm_first: bool = False
     details_first: bool = False
@@ -183,6 +185,7 @@ class Expert:
         arguments: Json = {api.place: self.place}
         if api.size:
             arguments[api.size] = goal.size
+        name = self.policy.search_tool or api.search
         listed = list(goal.items)
         if api.cap and goal.cap is not None and self.policy.cap_argument:
             integer = self._type(api.search, api.cap) == "integer"
@@ -195,18 +198,20 @@ class Expert:
             self.sorted_by_service = True
         if self.faults.validation == "place":
             code = f"{goal.place[:2].upper()}{self.rng.randrange(1, 90)}"
-            s.call(api.search, arguments, self.mark("search", "copy"))
+            s.call(name, arguments, self.mark("search", "copy"))
             s.result(self._invalid(phrases.wrong_value(self.rng, api.place, goal.place, code)))
             self.place = code
             arguments = {**arguments, api.place: code}
         if self.faults.validation == "cap" and api.cap in arguments:
-            s.call(api.search, arguments, self.mark("search", "copy"))
+            s.call(name, arguments, self.mark("search", "copy"))
             s.result(self._invalid(phrases.unsupported(self.rng, api.cap)))
             del arguments[api.cap]
-            listed = [i for i in goal.items] if not self.sorted_by_service else sorted(
-                goal.items, key=lambda i: i[order[0]], reverse=not order[1]
+            listed = (
+                list(goal.items)
+                if not (order and self.sorted_by_service)
+                else sorted(goal.items, key=lambda i: i[order[0]], reverse=not order[1])
             )
-        self.attempt("search", api.search, arguments, self.mark("search", "copy"))
+        self.attempt("search", name, arguments, self.mark("search", "copy"))
         if self.faults.empty:
             listed = []
         self.shown = [i for i in listed if i[api.id_field] not in self.dead]
@@ -239,6 +244,12 @@ class Expert:
             fitting.sort(key=lambda i: i[order[0]], reverse=not order[1])
         return fitting
 
+    def pick_from(self, items: list[Json]) -> Json | None:
+        """The item that the policy would choose among `items`."""
+        self.shown = list(items)
+        fitting = self.candidates()
+        return fitting[min(self.policy.rank, len(fitting) - 1)] if fitting else None
+
     def choose_and_act(self) -> None:
         s, api, policy = self.s, self.api, self.policy
         gone_left = self.faults.gone
@@ -247,7 +258,8 @@ class Expert:
             fitting = self.candidates()
             if not fitting:
                 step = "gone" if self.dead else "nothing"
-                s.say(*phrases.gave_up(self.rng, "nothing"), **self._text_mark(step))
+                why = "all_gone" if self.dead else "nothing"
+                s.say(*phrases.gave_up(self.rng, why), **self._text_mark(step))
                 raise Stop
             item = fitting[min(policy.rank, len(fitting) - 1)]
             easy = len(self.shown) == 1 or (self.sorted_by_service and item is self.shown[0])
@@ -286,7 +298,7 @@ class Expert:
         item_id = item[api.id_field]
         if policy.details_first:
             s.call(api.details, {api.item_arg: item_id}, self.mark("details", kind))
-            s.result(api.ok({k: v for k, v in item.items()}))
+            s.result(api.ok(dict(item)))
             kind = "copy"
         if policy.confirm_first:
             text = phrases.propose(self.rng, api, item)
@@ -329,7 +341,9 @@ class Expert:
             if faults.validation == "method" and api.method:
                 s.call(api.confirm, arguments, kind)
                 better = f"{methods[0]}_{self.rng.randrange(1, 10)}"
-                s.result(self._invalid(phrases.wrong_value(self.rng, api.method, methods[0], better)))
+                s.result(
+                    self._invalid(phrases.wrong_value(self.rng, api.method, methods[0], better))
+                )
                 faults.validation = ""
                 methods[0] = better
                 arguments = {**arguments, api.method: better}

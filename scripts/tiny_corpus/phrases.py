@@ -41,9 +41,9 @@ def request(rng: Random, api: Api, goal: Goal) -> str:
     verb = api.verbs["act"]
     head = opener.format(a=w.article(api.noun), n=api.noun, v=verb, V=verb.capitalize())
     if "place" not in goal.missing:
-        head += rng.choice((" in {p}", " in {p}", " at {p}", ", {f} {p}", " ({p})", ", {p}")).format(
-            p=goal.place, f=api.place
-        )
+        head += rng.choice(
+            (" in {p}", " in {p}", " at {p}", ", {f} {p}", " ({p})", ", {p}")
+        ).format(p=goal.place, f=api.place)
     parts: list[str] = []
     if api.size and "size" not in goal.missing:
         parts.append(
@@ -65,11 +65,14 @@ def request(rng: Random, api: Api, goal: Goal) -> str:
     if api.method:
         parts.append(_methods(rng, api, goal))
     text = head
+    values = (*goal.methods, goal.match or "\n")  # written as they are, also after a full stop
     for part in parts:
-        if rng.random() < 0.6:
-            text += ", " + part
+        if rng.random() < 0.6 or part.startswith(values):
+            text += rng.choice((", ", ", ", ". ")) + part
         else:
             text += ". " + part[0].upper() + part[1:]
+    if goal.note:
+        text += f". {goal.note}"
     if rng.random() < 0.5 and text[-1].isalnum():
         text += "."
     if rng.random() < 0.15:
@@ -112,7 +115,13 @@ def _methods(rng: Random, api: Api, goal: Goal) -> str:
 
 def ask(rng: Random, name: str) -> str:
     name = name.replace("_", " ")
-    forms = ("Which {n}?", "What {n}, please?", "I need the {n}.", "Please tell me the {n}.", "{n}?")
+    forms = (
+        "Which {n}?",
+        "What {n}, please?",
+        "I need the {n}.",
+        "Please tell me the {n}.",
+        "{n}?",
+    )
     return rng.choice(forms).format(n=name)
 
 
@@ -149,6 +158,7 @@ _GAVE_UP = {
         "there is none that fits",
         "no result fits what you asked for",
     ],
+    "all_gone": ["all that fit are gone", "none is left", "no other one fits"],
     "gone": [
         "it is no longer available, so I stopped",
         "that one is gone",
@@ -182,7 +192,7 @@ def final(rng: Random, api: Api, goal: Goal, item: Json, reference: Any) -> str:
     forms = [
         "Done. {F}: {r}.", "All set: {i}, {f} {p}, {F} {r}.", "{i} is yours. {F} {r}.",
         "Done: {r}", "I took {i} ({f} {p}). {F}: {r}", "Your {F} is {r}.", "{F} {r}, {f} {p}.",
-        "It is done, {F} {r}. {n} {i} costs {p}." if api.price in ("price", "cost") else "{F}: {r}.",
+        "It is done, {F} {r}. {n} {i} costs {p}.", "{F}: {r}.",
         "Finished. {n} {i} in {l}, {F} {r}.",
     ]  # fmt: skip
     name = api.final_field.replace("_", " ")
@@ -202,10 +212,20 @@ def wrong_value(rng: Random, name: str, wrong: str, right: str) -> str:
 
 
 def unsupported(rng: Random, name: str) -> str:
-    forms = ("{n} is not supported here", "unknown argument {n}", "leave out {n}", "{n} not allowed")
+    forms = (
+        "{n} is not supported here",
+        "unknown argument {n}",
+        "leave out {n}",
+        "{n} not allowed",
+    )
     return rng.choice(forms).format(n=name)
 
 
 def required(rng: Random, name: str, value: str) -> str:
-    forms = ("{n} is required, pass {v}", "missing {n}: use {v}", "{n} must be {v}", "set {n} to {v}")
+    forms = (
+        "{n} is required, pass {v}",
+        "missing {n}: use {v}",
+        "{n} must be {v}",
+        "set {n} to {v}",
+    )
     return rng.choice(forms).format(n=name, v=value)

@@ -10,18 +10,27 @@ from .script import Json, Script, param, tool
 from .types import Dialogue, Split
 
 _HELLO = ["hi", "Hello", "hey there", "Good morning", "Hello!", "good evening", "Hi, anyone there?"]
-_HELLO_BACK = ["Hello, how can I help?", "Hi! What can I do for you?", "Good day. What do you need?"]
+_HELLO_BACK = [
+    "Hello, how can I help?",
+    "Hi! What can I do for you?",
+    "Good day. What do you need?",
+]
 _THANKS = ["thanks", "Thank you!", "great, thanks", "thx", "Perfect, thank you", "ok thanks, bye"]
 _WELCOME = ["You are welcome.", "Gladly.", "Any time.", "You're welcome!", "Good bye."]
 _OFF = [
     "what is the weather", "tell me a joke", "who won the game", "write a poem", "fix my car",
-    "call my mother", "What time is it?", "translate this letter", "play some music", "order a pizza",
+    "call my mother", "What time is it?", "translate this letter", "play some music",
+    "order a pizza",
 ]  # fmt: skip
-_REFUSE = ["Sorry, I can't do that here.", "Sorry, I have no tool for that.", "Sorry, that is not something I can do."]
+_REFUSE = [
+    "Sorry, I can't do that here.",
+    "Sorry, I have no tool for that.",
+    "Sorry, that is not something I can do.",
+]
 
 
 def records(rng: Random, split: Split) -> Dialogue:
-    """Look a record up, then cancel or change it, then perhaps make a new one; small talk around."""
+    """Look a record up, cancel or change it, then perhaps make a new one; small talk around."""
     s = Script(rng, split, "records")
     thing = w.noun(rng, split)
     case = rng.choice(("snake", "snake", "camel", "kebab"))
@@ -37,11 +46,17 @@ def records(rng: Random, split: Split) -> Dialogue:
     s.tools = [
         tool(names["lookup"], {by: param("string")}, [by]),
         tool(names["cancel"], {key: param(ids.json_type)}, [key]),
-        tool(names["update"], {key: param(ids.json_type), amount: param("integer"), place: param("string")}, [key]),
-    ]  # fmt: skip
+        tool(
+            names["update"],
+            {key: param(ids.json_type), amount: param("integer"), place: param("string")},
+            [key],
+        ),
+    ]
     makes = rng.random() < 0.5
     if makes:
-        s.tools.append(tool(names["create"], {by: param("string"), amount: param("integer")}, [by, amount]))
+        s.tools.append(
+            tool(names["create"], {by: param("string"), amount: param("integer")}, [by, amount])
+        )
     if rng.random() < 0.3:
         rng.shuffle(s.tools)
     if rng.random() < 0.5:
@@ -53,7 +68,9 @@ def records(rng: Random, split: Split) -> Dialogue:
     for turn in range(rng.choice((1, 2, 2))):
         person, new = w.person_name(rng, split), rng.randrange(1, 40)
         town = w.place_name(rng, split)
-        do = rng.choice(("cancel", "update_amount", "update_place", "replace" if makes else "cancel"))
+        do = rng.choice(
+            ("cancel", "update_amount", "update_place", "replace" if makes else "cancel")
+        )
         change = {
             "cancel": "{v} the {t} of {p}", "update_amount": "{u} the {t} of {p}: {a} {n}",
             "update_place": "{u} the {t} of {p} to {f} {l}",
@@ -61,14 +78,18 @@ def records(rng: Random, split: Split) -> Dialogue:
         }[do]  # fmt: skip
         s.user(
             rng.choice(("", "please ", "Can you ", "I want you to ")) + change.format(
-                v=verbs["cancel"], u=verbs["update"], c=verbs["create"], t=thing, p=person, a=amount,
-                n=new, f=place, l=town,
+                v=verbs["cancel"], u=verbs["update"], c=verbs["create"], t=thing, p=person,
+                a=amount, n=new, f=place, l=town,
             )
         )  # fmt: skip
         s.call(names["lookup"], {by: person}, "copy")
         found = rng.choice((1, 1, 1, 0)) if turn == 0 else 1
         if not found:
-            s.result(render_error(style, f"no {thing} for {person}", "not_found", 404) if rng.random() < 0.5 else [])
+            s.result(
+                render_error(style, f"no {thing} for {person}", "not_found", 404)
+                if rng.random() < 0.5
+                else []
+            )
             s.say(f"Sorry, I found no {thing} of {person}.", "valid", "Sorry")
             continue
         record: Json = {record_key: ids.new(), by: person, amount: rng.randrange(1, 40)}
@@ -88,7 +109,13 @@ def records(rng: Random, split: Split) -> Dialogue:
             s.call(names["create"], {by: person, amount: new}, "copy")
             reference = refs.new()
             s.result({out: reference})
-        s.say(rng.choice(("Done: {r}.", "{t} {i}: {o} {r}.", "Done, {o} {r}.")).format(r=reference, t=thing, i=target, o=out), "copy", str(reference))
+        s.say(
+            rng.choice(("Done: {r}.", "{t} {i}: {o} {r}.", "Done, {o} {r}.")).format(
+                r=reference, t=thing, i=target, o=out
+            ),
+            "copy",
+            str(reference),
+        )
     if rng.random() < 0.2:
         s.user(rng.choice(_THANKS))
         s.say(rng.choice(_WELCOME))
@@ -125,7 +152,11 @@ def plain(rng: Random, split: Split) -> Dialogue:
             _look(s, name, key, value)
         else:
             value = ids.new()
-            s.user(rng.choice(("{v} {t} {i}", "what about {t} {i}", "{t} {i}?")).format(v=verb, t=thing, i=value))
+            s.user(
+                rng.choice(("{v} {t} {i}", "what about {t} {i}", "{t} {i}?")).format(
+                    v=verb, t=thing, i=value
+                )
+            )
             _look(s, name, key, value)
     return s.done()
 

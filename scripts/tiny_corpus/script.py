@@ -74,7 +74,7 @@ class Script:
             }
         )
         self._pending.append(call_id)
-        self._mark(kind, {"name": name, "arguments": arguments})
+        self._mark(kind, {"name": name, "arguments": dict(arguments)})
 
     def result(self, value: Any) -> None:
         content = value if isinstance(value, str) else dumps(value)

@@ -1,3 +1,4 @@
+# ruff: noqa: SIM905  (word lists read better as text)
 """Word pools, and the split of every pool into words of train and of heldout dialogues.
 
 A word belongs to `heldout` by its hash alone, whatever pool it is in, so that no tool name, field
@@ -14,20 +15,24 @@ from .types import Split
 
 HELDOUT_PERCENT = 16
 
-NOUNS = """depot ledger ticket parcel berth plot slot license batch lesson crate pallet permit locker
-wagon tractor kiln loom boat kayak bike scooter van truck drone camera lens tent stall booth desk
-studio court field garage shed barn silo tank pump valve engine motor panel sensor router server
-cable domain voucher coupon policy claim invoice order shipment cargo container seat table class
-course tutor coach nurse clinic vaccine sample recipe meal basket crop seed vine tree garden meadow
-quarry mine ingot alloy gear bolt spring plank beam brick tile carpet curtain lamp chair sofa mirror
-violin piano drum flute record film print poster map atlas globe stamp coin medal ring watch clock
-coat boot glove scarf helmet saddle horse pony hive pond dock pier ferry barge raft sail anchor buoy
-lane ramp crane lift forklift press lathe drill saw laser printer scanner tablet phone badge key pass
-plan shift crew team task job case bug issue patch release build model dataset cluster node disk queue
-topic channel stream feed event session match race tour hike route shuttle taxi loan bond share fund
-account card wallet contract lease deed title auction lot bid offer quote sale grant award survey form
-poll exam quiz paper journal volume shelf visit repair delivery haircut workshop mentor spot bay trip
-ride cabin charter bundle package kit device unit asset""".split()
+NOUNS = """
+    depot ledger ticket parcel berth plot slot license batch lesson crate pallet permit
+    locker wagon tractor kiln loom boat kayak bike scooter van truck drone camera lens tent
+    stall booth desk studio court field garage shed barn silo tank pump valve engine motor
+    panel sensor router server cable domain voucher coupon policy claim invoice order
+    shipment cargo container seat table class course tutor coach nurse clinic vaccine sample
+    recipe meal basket crop seed vine tree garden meadow quarry mine ingot alloy gear bolt
+    spring plank beam brick tile carpet curtain lamp chair sofa mirror violin piano drum
+    flute record film print poster map atlas globe stamp coin medal ring watch clock coat
+    boot glove scarf helmet saddle horse pony hive pond dock pier ferry barge raft sail
+    anchor buoy lane ramp crane lift forklift press lathe drill saw laser printer scanner
+    tablet phone badge key pass plan shift crew team task job case bug issue patch release
+    build model dataset cluster node disk queue topic channel stream feed event session
+    match race tour hike route shuttle taxi loan bond share fund account card wallet
+    contract lease deed title auction lot bid offer quote sale grant award survey form poll
+    exam quiz paper journal volume shelf visit repair delivery haircut workshop mentor spot
+    bay trip ride cabin charter bundle package kit device unit asset
+""".split()
 
 VERBS = {
     "search": """search find list query browse lookup scan fetch explore discover show pull match
@@ -49,8 +54,10 @@ VERBS = {
 
 PRICE = "price cost fee rate charge amount tariff total rent toll premium expense value".split()
 GOOD = "rating score grade quality stars points merit review rank trust".split()
-NUMERIC = """weight length distance size age capacity height speed level width load depth range power
-stock delay duration mileage wear battery volume pressure output reach""".split()
+NUMERIC = """
+    weight length distance size age capacity height speed level width load depth range power
+    stock delay duration mileage wear battery volume pressure output reach
+""".split()
 ATTRIBUTES = {
     "color": "red blue green black white yellow grey orange purple brown".split(),
     "material": "oak steel glass wool cotton clay brass pine linen rubber".split(),
@@ -65,23 +72,39 @@ ATTRIBUTES = {
     "topic": "math music art law sport history chess cooking".split(),
     "style": "plain modern rustic antique formal casual".split(),
 }
-FLAGS = """damaged blocked shared remote private smoking noisy restricted trial refurbished locked
-archived disputed sponsored fragile outdoor""".split()
-PLACE = """town zone area site region district city harbor location sector place port valley campus
-quarter parish county hub""".split()
-SIZE = "people persons seats quantity count units qty crew members pieces places heads copies".split()
-SIZE_TEXT = {"qty": "pieces", "quantity": "pieces", "count": "pieces", "crew": "crew", "heads": "heads"}
-PERSON = """name customer owner client holder contact applicant member user recipient buyer tenant
-person pilot rider""".split()
+FLAGS = """
+    damaged blocked shared remote private smoking noisy restricted trial refurbished locked
+    archived disputed sponsored fragile outdoor
+""".split()
+PLACE = """
+    town zone area site region district city harbor location sector place port valley campus
+    quarter parish county hub
+""".split()
+SIZE = (
+    "people persons seats quantity count units qty crew members pieces places heads copies".split()
+)
+SIZE_TEXT = {
+    "qty": "pieces",
+    "quantity": "pieces",
+    "count": "pieces",
+    "crew": "crew",
+    "heads": "heads",
+}
+PERSON = """
+    name customer owner client holder contact applicant member user recipient buyer tenant
+    person pilot rider
+""".split()
 METHOD = "method payment pay_with account source channel wallet via tender means".split()
-METHODS = """card voucher wallet invoice credit transfer cash points debit bank token check giro
-cheque""".split()
+METHODS = """
+    card voucher wallet invoice credit transfer cash points debit bank token check giro
+    cheque
+""".split()
 CAP = "max_{f} {f}_max cap limit budget up_to ceiling max {f}_limit upper".split()
 SORT = "sort sort_by order order_by rank_by sorting by".split()
 ID = "id code ref key number uid no tag handle".split()
 LIST = "items results data matches list found entries rows hits records".split()
 HOLD = "hold reservation draft request claim lock session case slip order".split()
-FINAL = "confirmation receipt reference booking_ref ticket voucher proof contract entry code".split()
+FINAL = "confirmation receipt reference ticket voucher proof contract entry code".split()
 OFFICE = "supervisor office manager support operator team lead helpdesk".split()
 NOTE = "note comment remark memo label reason text subject message".split()
 OPTION = {
@@ -99,8 +122,8 @@ OPTION = {
 
 # Very common words stay in train, so that what users of the model are likely to need is seen.
 ALWAYS_TRAIN = frozenset(
-    """search find get list reserve hold confirm pay cancel update create escalate price rating score
-    id code name town city method sort order limit people items results""".split()
+    """search find get list reserve hold confirm pay cancel update create escalate price rating
+    score id code name town city method sort order limit people items results""".split()
 )
 
 _ONSET = "b d f g h k l m n p r s t v z br dr gr kr tr sk st th".split()
@@ -137,7 +160,9 @@ def invented(rng: Random, split: Split, syllables: int) -> str:
     """A pronounceable capitalised word that belongs to the split."""
     while True:
         text = "".join(
-            rng.choice(_ONSET) + rng.choice(_VOWEL) + (rng.choice(_CODA) if i + 1 == syllables else "")
+            rng.choice(_ONSET)
+            + rng.choice(_VOWEL)
+            + (rng.choice(_CODA) if i + 1 == syllables else "")
             for i in range(syllables)
         ).capitalize()
         if split_of(text) == split and text.lower() not in FORBIDDEN_NAMES:

@@ -27,8 +27,8 @@ class DataOptions:
     context: float = 0.2  # share of the tokens outside assistant turns that carry loss
     decisive: float = 1.0  # weight of assistant turns that hold a probe of a DECISIVE kind
     mixture: dict[str, float] = field(default_factory=dict)  # family weights; empty: the corpus's
-    drills: float = 1.0  # how much of `early` is left: 1 at the start, 0 later
-    early: tuple[str, ...] = ()
+    early: dict[str, float] = field(default_factory=dict)  # mixture at the start; may be empty
+    early_chunks: int = 0  # over which `early` fades linearly into the mixture
 
 
 @dataclass
@@ -97,14 +97,14 @@ def chunk_batches(
     from tiny_corpus import FAMILIES, generate
 
     weights = dict(options.mixture) or dict(FAMILIES)
-    if options.early and Random(_seed(seed, rank, chunk)).random() < options.drills:
-        weights = {k: v for k, v in weights.items() if k in options.early}
-    names = sorted(weights)
+    left = 1 - chunk / options.early_chunks if options.early and options.early_chunks else 0.0
     index = {n: i for i, n in enumerate(sorted(FAMILIES))}
     documents, skipped = [], 0
     for i in range(options.chunk):
         rng = Random(_seed(seed, rank, chunk, i))
-        family = rng.choices(names, [weights[n] for n in names])[0]
+        mixture = options.early if rng.random() < left else weights
+        names = sorted(mixture)
+        family = rng.choices(names, [mixture[n] for n in names])[0]
         dialogue = generate(rng.getrandbits(60), "train", family)
         ids, weight = encoder.document(dialogue, rng, options)
         if len(ids) > options.longest:

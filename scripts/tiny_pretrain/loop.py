@@ -41,7 +41,6 @@ class Options:
     compile: bool = True
     save_minutes: float = 2.5
     eval_minutes: float = 0.0
-    drill_tokens: float = 0.0  # the early families' extra share fades to 0 by this many tokens
     shape: Shape = field(default_factory=Shape)
     data: DataOptions = field(default_factory=DataOptions)
 
@@ -113,6 +112,7 @@ def _accumulate(net: TinyNet, batches: list[Batch], sums: Tensor) -> None:
 def run_worker(rank: int, o: Options, shared: Shared, resume: bool) -> None:
     """One process of the run; rank 0 also keeps the schedule, the log and the checkpoints."""
     torch.set_num_threads(o.threads)
+    torch.set_flush_denormal(True)
     folder = Path(o.folder)
     net = TinyNet(o.shape, o.compile)
     vocabulary = json.loads((folder / "tokens.json").read_text())
@@ -137,20 +137,20 @@ def run_worker(rank: int, o: Options, shared: Shared, resume: bool) -> None:
             p.grad = None
         _accumulate(net, taken, shared.sums[rank])
         grads = [net.weights[n].grad for n in names]
-        torch.cat([g.flatten() for g in grads if g is not None], out=shared.grads[rank])
+        shared.grads[rank].copy_(torch.cat([g.flatten() for g in grads if g is not None]))
         shared.position.after(rank, taken[-1])
         if keeper:
             keeper.order()
         shared.barrier.wait(900)
         rate, stop = (float(v) for v in shared.orders)
-        total = shared.grads.sum(0) / shared.sums[:, 0].sum()
+        total = shared.grads.detach().sum(0) / shared.sums[:, 0].sum()
         at = 0
         for n in names:
             p = net.weights[n]
             p.grad = total[at : at + p.numel()].view_as(p)
             at += p.numel()
         if keeper:
-            keeper.count(shared.sums.sum(0), float(total.norm()))
+            keeper.count(shared.sums.sum(0), float(total.detach().norm()))
         shared.barrier.wait(900)
         optimiser.step(o.muon_lr * rate, o.adam_lr * rate)
         if keeper:
@@ -316,6 +316,10 @@ def train(o: Options, resume: bool) -> None:
         if len(state["position"]) != o.workers:
             raise SystemExit(f"resume with --workers {len(state['position'])}, as it began")
         shared.position.at.copy_(torch.tensor(state["position"]))
+        before = json.loads((folder / "options.json").read_text())["data"]
+        if before != asdict(o.data):  # other packing or mixture: begin with fresh chunks
+            shared.position.at[:, 0] += 1
+            shared.position.at[:, 1] = 0
     (folder / "options.json").write_text(json.dumps(asdict(o), indent=2) + "\n")
     others = [
         context.Process(target=run_worker, args=(r, o, shared, resume), daemon=False)

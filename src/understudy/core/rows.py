@@ -62,7 +62,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class SampledRow:
-    """Consecutive turns that continue each other exactly, and which of their tokens were sampled."""
+    """Turns that continue each other exactly, and which of their tokens were sampled."""
 
     ids: tuple[int, ...]
     spans: tuple[Span, ...]

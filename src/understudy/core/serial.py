@@ -64,7 +64,9 @@ def _decode(kind: type[Any], data: Mapping[str, Any], nested: Mapping[str, Decod
     )
     if missing:
         raise ValueError(f"a {kind.__name__} needs {', '.join(missing)}")
-    return kind(**{k: nested[k](v) if k in nested and v is not None else v for k, v in data.items()})
+    return kind(
+        **{k: nested[k](v) if k in nested and v is not None else v for k, v in data.items()}
+    )
 
 
 def _each(decode: Decode) -> Decode:

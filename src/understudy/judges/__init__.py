@@ -1,0 +1,1 @@
+"""Judges turn groups of episodes into feedback: checks, RULER."""

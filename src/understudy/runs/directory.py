@@ -1,12 +1,12 @@
 """A run is a directory: everything that is needed to read it, to continue it and to repeat it.
 
-    RUN/
-      run.json         resolved configuration, seed, state, versions of what made it
-      metrics.jsonl    one line a step
-      store.sqlite     the run's own store: the completions of its rehearsals, judges and users
-      checkpoints/     what resuming needs
-      artefacts/       what the run is for: adapters, worlds, reports, tables
-      lock             held by the one process that writes
+RUN/
+  run.json         resolved configuration, seed, state, versions of what made it
+  metrics.jsonl    one line a step
+  store.sqlite     the run's own store: the completions of its rehearsals, judges and users
+  checkpoints/     what resuming needs
+  artefacts/       what the run is for: adapters, worlds, reports, tables
+  lock             held by the one process that writes
 """
 
 import asyncio

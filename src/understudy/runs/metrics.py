@@ -29,7 +29,7 @@ class Metrics:
     torn: bool = False
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Steps and values of the rows that have `name`, in the order in which they were written."""
+        """Steps and values of the rows that have `name`, in the order of writing."""
         found = [(r["step"], r[name]) for r in self.rows if name in r and r[name] is not None]
         return [float(step) for step, _ in found], [float(value) for _, value in found]
 

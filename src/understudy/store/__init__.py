@@ -1,0 +1,7 @@
+"""Where everything that was seen is kept: one SQLite file."""
+
+from understudy.store.query import CompletionSummary, EpisodeQuery, EpisodeSummary
+from understudy.store.schema import StoreError
+from understudy.store.sqlite import SQLiteStore
+
+__all__ = ["CompletionSummary", "EpisodeQuery", "EpisodeSummary", "SQLiteStore", "StoreError"]

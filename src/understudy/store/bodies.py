@@ -9,7 +9,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import zstandard
 
@@ -76,6 +76,7 @@ class BodyWriter:
         return self._ids.get(key) or self._add(key, parent, message), key
 
     def _add(self, key: bytes, parent: int | None, body: Any) -> int:
+        node: int | None
         found = self._connection.execute("SELECT id FROM nodes WHERE key = ?", (key,)).fetchone()
         if found is None:
             blob = self._blob(_utf8(_EXACT(body)))
@@ -86,6 +87,7 @@ class BodyWriter:
             node = found[0]
         if len(self._ids) >= _CACHE:
             self._ids.clear()
+        assert node is not None
         self._ids[key] = node
         return node
 
@@ -95,7 +97,7 @@ class BodyWriter:
             "SELECT id FROM blobs WHERE hash = ?", (digest,)
         ).fetchone()
         if found is not None:
-            return found[0]
+            return int(found[0])
         added = self._connection.execute(
             "INSERT INTO blobs (hash, data) VALUES (?, ?)", (digest, pack(data, self.compressor))
         ).lastrowid
@@ -153,7 +155,7 @@ class BodyReader:
         return self._chains[node]
 
     def message(self, node: int) -> Message:
-        return self._nodes[node][1]
+        return cast(Message, self._nodes[node][1])
 
     def unpack(self, data: bytes) -> bytes:
         return unpack(data, self._decompressor)

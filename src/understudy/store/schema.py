@@ -1,12 +1,12 @@
 """The file's tables and how an older file becomes a current one.
 
-    nodes        the message forest: each message once, under the message before it; roots hold
-                 the tools. key = hash(parent key, canonical message), root = hash(tools)
-    blobs        bodies by the hash of their content, compressed
-    completions  one row per model call: inserted as started, finalised once, then never changed
-    feedback     append-only; may come before what it is about
-    episodes     one row per episode id; what its completions do not say is in the row
-    datasets, deployments (append-only, one row per version), keys (hashes), drops (lost, and why)
+nodes        the message forest: each message once, under the message before it; roots hold
+             the tools. key = hash(parent key, canonical message), root = hash(tools)
+blobs        bodies by the hash of their content, compressed
+completions  one row per model call: inserted as started, finalised once, then never changed
+feedback     append-only; may come before what it is about
+episodes     one row per episode id; what its completions do not say is in the row
+datasets, deployments (append-only, one row per version), keys (hashes), drops (lost, and why)
 """
 
 import sqlite3
@@ -116,8 +116,9 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     Raises StoreError for a file of a newer version or of another application.
     """
     try:
-        version, application = _pragma(connection, "user_version"), _pragma(
-            connection, "application_id"
+        version, application = (
+            _pragma(connection, "user_version"),
+            _pragma(connection, "application_id"),
         )
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     except sqlite3.DatabaseError as error:

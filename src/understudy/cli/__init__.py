@@ -1,0 +1,68 @@
+"""The command line. Every command is a thin layer over a documented Python call.
+
+Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage, 130 interrupted.
+"""
+
+import sys
+
+import click
+import typer
+
+from understudy.cli import data, demo, serve, train, world
+
+app = typer.Typer(
+    name="understudy",
+    help="Make a deployed agent better out of its own production traffic.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(data.episodes, name="episodes")
+app.command("import")(data.import_)
+app.command("export")(data.export)
+app.command("feedback")(data.feedback)
+app.add_typer(world.app, name="world")
+app.add_typer(train.app, name="train")
+app.command("eval")(train.eval_)
+app.command("up")(serve.up)
+app.add_typer(serve.engine, name="engine")
+app.command("deploy")(serve.deploy)
+app.command("rollback")(serve.rollback)
+app.command("demo")(demo.demo)
+
+# what a command may raise for a reason that its user can mend; anything else is a bug and shown
+EXPECTED = (ValueError, OSError, RuntimeError, PermissionError, ModuleNotFoundError)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(argv, prog_name="understudy", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.UsageError as error:
+        error.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        print("understudy: interrupted", file=sys.stderr)
+        return 130
+    except EXPECTED as error:
+        print(f"understudy: {_one_line(error)}", file=sys.stderr)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        need = "training and engines need it: pip install 'understudy[train]'"
+        return f"{error.name} is not installed; {need}"
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"there is no {error.filename}"
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

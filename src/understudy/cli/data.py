@@ -1,0 +1,245 @@
+"""Look at what was captured, correct it, bring files in and out."""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+DEFAULT_STORE = Path("understudy.db")
+StoreOption = Annotated[Path, typer.Option(help="The store's file.", envvar="UNDERSTUDY_STORE")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+episodes = typer.Typer(
+    help="List and show episodes.\n\nExample: understudy episodes --feedback outcome --at-most 0",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+
+
+def open_store(path: Path, create: bool = False) -> Any:
+    """The store at `path`. Raises FileNotFoundError where there is none and none is wanted."""
+    from understudy.store import SQLiteStore
+
+    if not create and not path.exists():
+        raise ValueError(f"there is no store at {path}; capture or import something first")
+    return SQLiteStore.open(path)
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="OpenAI chat JSONL, gzip by its suffix.")],
+    store: StoreOption = DEFAULT_STORE,
+    outcome: Annotated[str, typer.Option(help="The column of outcomes, kept as feedback.")] = (
+        "reward"
+    ),
+    workload: Annotated[str, typer.Option(help="Whose traffic it is.")] = "default",
+    scenario: Annotated[str, typer.Option(help="The column that names scenarios.")] = "scenario",
+    tools: Annotated[
+        Path | None, typer.Option(help="A JSON file of tool schemas, for rows without any.")
+    ] = None,
+) -> None:
+    """Import conversations; broken lines are counted and listed, the rest is imported.
+
+    Example: understudy import conversations.jsonl.gz --outcome reward --workload support
+    """
+    from understudy.core.chat_files import ImportOptions, ImportReport, import_file
+    from understudy.runs.progress import Progress
+
+    if not file.exists():
+        raise ValueError(f"there is no file {file}")
+    options = ImportOptions(
+        workload=workload,
+        scenario=scenario,
+        feedback={outcome: "outcome"},
+        tools=tuple(json.loads(tools.read_text())) if tools else (),
+        created_at=file.stat().st_mtime,
+    )
+    report = ImportReport()
+    with open_store(store, create=True) as db, Progress("import", unit="episodes") as progress:
+        batch: list[Any] = []
+        for episode in import_file(file, options, report):
+            batch.append(episode)
+            if len(batch) == 100:
+                db.write(batch)
+                progress.advance(len(batch))
+                batch = []
+        db.write(batch)
+        progress.advance(len(batch))
+    print(
+        f"{report.episodes} episodes, {report.completions} completions, {report.feedback} outcomes "
+        f"into {store}; {len(report.broken)} broken lines"
+    )
+    for broken in report.broken[:20]:
+        print(f"  line {broken.line}: {broken.reason}")
+    if len(report.broken) > 20:
+        print(f"  and {len(report.broken) - 20} more")
+    if not report.episodes:
+        raise typer.Exit(1)
+
+
+def export(
+    file: Annotated[Path, typer.Argument(help="Where to write (.jsonl or .jsonl.gz).")],
+    store: StoreOption = DEFAULT_STORE,
+    workload: Annotated[str | None, typer.Option(help="Only this workload.")] = None,
+    feedback: Annotated[
+        str | None, typer.Option(help="NAME=VALUE: only episodes with at least this value.")
+    ] = None,
+) -> None:
+    """Export episodes as training rows (`messages` and `tools`, as TRL's SFTTrainer takes them).
+
+    Example: understudy export good.jsonl --feedback outcome=1
+    """
+    from understudy.core.chat_files import training_rows, write_rows
+
+    query = _query(workload, feedback)
+    with open_store(store) as db:
+        written = write_rows(file, training_rows(db.read_episodes(**query)))
+    print(f"{written} conversations to {file}")
+
+
+def feedback(
+    episode: Annotated[str, typer.Argument(help="The episode's id, or its unique beginning.")],
+    name: Annotated[str, typer.Argument(help="What is said, e.g. thumb.")],
+    value: Annotated[str, typer.Argument(help="true, false, a number or a label.")],
+    store: StoreOption = DEFAULT_STORE,
+    comment: Annotated[str | None, typer.Option(help="In your own words.")] = None,
+) -> None:
+    """Say something of an episode. Nothing is overwritten; the latest word counts.
+
+    Example: understudy feedback 0199a3 thumb false --comment "took the dearer one"
+    """
+    from understudy.core.ids import uuid7
+    from understudy.core.types import Feedback
+
+    with open_store(store) as db:
+        found = _one(db, episode)
+        said = Feedback(
+            id=uuid7(),
+            episode_id=found.id,
+            name=name,
+            value=_value(value),
+            source="reviewer",
+            comment=comment,
+            created_at=time.time(),
+        )
+        db.write([said])
+    print(f"{name}={value} said of {found.id}")
+
+
+@episodes.callback()
+def list_(
+    context: typer.Context,
+    store: StoreOption = DEFAULT_STORE,
+    workload: Annotated[str | None, typer.Option(help="Only this workload.")] = None,
+    feedback: Annotated[str | None, typer.Option(help="NAME or NAME=VALUE (at least).")] = None,
+    at_most: Annotated[float | None, typer.Option(help="With --feedback: at most this.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    after: Annotated[str | None, typer.Option(help="The last id of the page before.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    if context.invoked_subcommand:
+        return
+    query = _query(workload, feedback) | ({"at_most": at_most} if at_most is not None else {})
+    with open_store(store) as db:
+        found = db.find(limit=limit, after=after, **query)
+        counts = db.counts()
+    if as_json:
+        from dataclasses import asdict
+
+        print(json.dumps([asdict(s) for s in found]))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("episode", "when", "workload", "model", "calls", "tokens", "feedback"):
+        table.add_column(column, justify="right" if column in ("calls", "tokens") else "left")
+    for s in found:
+        when = datetime.fromtimestamp(s.started_at, UTC).strftime("%Y-%m-%d %H:%M")
+        said = " ".join(f"{k}={_shown(v)}" for k, v in s.feedback.items())
+        calls = f"{s.completions}" + (f" ({s.failed + s.unfinished}!)" if s.failed else "")
+        tokens = f"{s.prompt_tokens + s.completion_tokens:,}"
+        table.add_row(s.id, when, s.workload, ", ".join(s.models), calls, tokens, said)
+    Console().print(table)
+    dropped = sum(counts["dropped"].values())
+    print(f"{counts['episodes']} episodes in {store}" + (f", {dropped} dropped" if dropped else ""))
+
+
+@episodes.command("show")
+def show(
+    episode: Annotated[str, typer.Argument(help="The episode's id, or its unique beginning.")],
+    store: StoreOption = DEFAULT_STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Show one episode: its conversation, its feedback.
+
+    Example: understudy episodes show 0199a3
+    """
+    with open_store(store) as db:
+        found = _one(db, episode)
+    if as_json:
+        from understudy.core.serial import episode_to_json
+
+        print(json.dumps(episode_to_json(found)))
+        return
+    console = Console()
+    console.print(f"[bold]{found.id}[/bold] {found.workload} {found.scenario_id or ''}")
+    if found.metadata:
+        console.print(Text(json.dumps(dict(found.metadata), ensure_ascii=False), style="dim"))
+    from understudy.core.types import text_of
+
+    colours = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}
+    for message in found.messages:
+        text = text_of(message.get("content"))
+        if text:
+            console.print(Text(f"{message['role']:>9}  {text}", colours.get(message["role"], "")))
+        for call in message.get("tool_calls") or []:
+            function = call["function"]
+            console.print(
+                Text(f"     call  {function['name']}({function['arguments']})", "magenta")
+            )
+    for said in found.feedback:
+        comment = f"  {said.comment}" if said.comment else ""
+        console.print(Text(f" feedback  {said.source} {said.name}={_shown(said.value)}{comment}"))
+
+
+def _one(db: Any, prefix: str) -> Any:
+    """The episode with this id or unique beginning of one."""
+    exact = db.read_episode(prefix)
+    if exact is not None:
+        return exact
+    page = db.find(limit=10_000)
+    found = [s.id for s in page if s.id.startswith(prefix)]
+    if len(found) != 1:
+        raise ValueError(f"{len(found) or 'no'} episodes have an id that begins with {prefix!r}")
+    return db.read_episode(found[0])
+
+
+def _query(workload: str | None, feedback: str | None) -> dict[str, Any]:
+    query: dict[str, Any] = {}
+    if workload:
+        query["workload"] = workload
+    if feedback:
+        name, equals, value = feedback.partition("=")
+        query["feedback"] = name
+        if equals:
+            number = _value(value)
+            if not isinstance(number, int | float):
+                raise ValueError(f"--feedback {feedback}: {value!r} is not a number")
+            query["at_least"] = float(number)
+    return query
+
+
+def _value(text: str) -> bool | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,110 @@
+"""Serve: the gateway, the engine, and which policy an alias stands for."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+
+engine = typer.Typer(help="The inference engine.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def up(
+    store: StoreOption = DEFAULT_STORE,
+    config: Annotated[
+        Path | None, typer.Option(help="A JSON or TOML file with upstreams and models.")
+    ] = None,
+    upstream: Annotated[
+        str | None, typer.Option(help="One OpenAI-compatible endpoint, instead of a file.")
+    ] = None,
+    key_env: Annotated[
+        str | None, typer.Option(help="The environment variable that holds the upstream's key.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model that the upstream serves (repeatable).")
+    ] = None,
+    engine_url: Annotated[
+        str | None, typer.Option(help="An engine that serves adapters, beside the upstream.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8400,
+) -> None:
+    """Start the gateway: a drop-in OpenAI endpoint that captures what passes.
+
+    Example: understudy up --upstream https://api.openai.com/v1 --key-env OPENAI_API_KEY
+             --model gpt-4o
+    """
+    from understudy.gateway.__main__ import main as gateway_main
+    from understudy.runs.directory import write_json
+
+    if (config is None) == (upstream is None):
+        raise ValueError("name either --config FILE or --upstream URL")
+    if config is None:
+        upstreams: dict[str, Any] = {"default": {"base_url": upstream, "api_key_env": key_env}}
+        if engine_url:
+            upstreams["engine"] = {"base_url": engine_url, "kind": "engine"}
+        config = store.with_suffix(".gateway.json")
+        models = dict.fromkeys(model or [], "default")
+        write_json(config, {"store": str(store), "upstreams": upstreams, "models": models})
+    code = gateway_main(["--config", str(config), "--store", str(store), "--port", str(port)])
+    raise typer.Exit(code)
+
+
+@engine.command("serve")
+def engine_serve(
+    base: Annotated[str, typer.Argument(help="A base model: a folder, a hub name, or 'tiny'.")],
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER, repeatable; a run's folder will do.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8401,
+) -> None:
+    """Serve a base with adapters on vLLM's routes.
+
+    Example: understudy engine serve tiny --adapter rehearsed=runs/rehearsed
+    """
+    from understudy.cli.train import _adapter
+    from understudy.engine.server import main as server_main
+
+    arguments = ["--base", base, "--port", str(port)]
+    for item in adapter or []:
+        name, equals, folder = item.partition("=")
+        if not equals:
+            raise ValueError(f"--adapter {item!r} is not of the form NAME=FOLDER")
+        arguments += ["--adapter", f"{name}={_adapter(Path(folder))}"]
+    raise typer.Exit(server_main(arguments))
+
+
+def deploy(
+    alias: Annotated[str, typer.Argument(help="The name that clients ask for, e.g. prod.")],
+    models: Annotated[list[str], typer.Argument(help="MODEL or MODEL=SHARE; shares sum to 1.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Put a model behind an alias; the gateway follows within a second.
+
+    Example: understudy deploy prod incumbent=0.95 rehearsed=0.05
+    """
+    from understudy.core.types import ModelRef, Policy
+
+    shares = []
+    for item in models:
+        name, equals, share = item.partition("=")
+        shares.append((Policy(name, ModelRef(name)), float(share) if equals else 1.0 / len(models)))
+    with open_store(store, create=True) as db:
+        done = asyncio.run(db.deploy(alias, shares))
+    print(json.dumps({"alias": done.alias, "version": done.version, "policies": models}))
+
+
+def rollback(
+    alias: Annotated[str, typer.Argument(help="The alias to set back.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Set an alias back to what it stood for before.
+
+    Example: understudy rollback prod
+    """
+    with open_store(store) as db:
+        done = db.rollback_now(alias)
+    names = ", ".join(policy.name for policy, _ in done.shares)
+    print(f"{alias} is {names} again (version {done.version})")

@@ -1,0 +1,176 @@
+"""Train: distil, rehearse, compare."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+
+app = typer.Typer(help="Recipes.", no_args_is_help=True, rich_markup_mode=None)
+
+RunArgument = Annotated[Path, typer.Argument(help="The run's folder; an interrupted one resumes.")]
+CheckOption = Annotated[
+    Path | None, typer.Option(help="A Python file with check(messages, metadata) -> reward.")
+]
+ConfigOption = Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value, e.g. --set steps=10.")
+]
+IsolatedOption = Annotated[
+    bool, typer.Option(help="Refuse everything but the store, for the process's life.")
+]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="Torch threads; 0: fit to the load.")]
+QuietOption = Annotated[bool, typer.Option(help="No progress display.")]
+
+
+@app.command()
+def sft(
+    run: RunArgument,
+    store: StoreOption = DEFAULT_STORE,
+    workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
+    check: CheckOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    isolated: IsolatedOption = False,
+    threads: ThreadsOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Distil captured episodes into an adapter. With --check, only those that pass it.
+
+    Example: understudy train sft runs/distilled --check check.py --set epochs=3
+    """
+    from understudy.judges.check import Check
+    from understudy.recipes.isolation import only_the_store
+    from understudy.recipes.sft import SftConfig, sft
+    from understudy.runs.config import load_config
+
+    values = {"keep": "check"} if check else {}
+    settings = load_config(SftConfig, config, overrides or [], values)
+    judge = Check.from_file(check) if check else None
+    _prepare(threads)
+    if isolated:
+        only_the_store([store])
+    with open_store(store) as db:
+        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    with _run(run, settings) as opened:
+        result = sft(opened, found, settings, judge, quiet)
+    print(f"{result.steps} steps on {result.kept} episodes; adapter in {result.adapter}")
+    for reason, count in result.left_out.items():
+        print(f"  left out: {count} episodes, {reason}")
+
+
+@app.command()
+def grpo(
+    run: RunArgument,
+    world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],
+    check: Annotated[
+        Path, typer.Option(help="A Python file: check(messages, metadata) -> reward.")
+    ],
+    start: Annotated[
+        Path | None, typer.Option(help="A run or adapter folder to go on from.")
+    ] = None,
+    workload: Annotated[str, typer.Option(help="What the episodes are filed under.")] = "default",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    isolated: IsolatedOption = False,
+    threads: ThreadsOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Train by reinforcement learning (GRPO) in a learned world, and only there.
+
+    Example: understudy train grpo runs/rehearsed --world build/world --check check.py
+             --start runs/distilled
+    """
+    from understudy.judges.check import Check
+    from understudy.recipes.grpo import GrpoConfig, grpo
+    from understudy.recipes.isolation import only_the_store
+    from understudy.runs.config import load_config
+    from understudy.world import World
+
+    values = {"start": str(_adapter(start))} if start else {}
+    settings = load_config(GrpoConfig, config, overrides or [], values)
+    judge = Check.from_file(check)
+    fitted = _prepare(threads)
+    if isolated:
+        only_the_store([])
+    learned = World.load(world)
+    with _run(run, settings) as opened:
+        result = asyncio.run(
+            grpo(opened, learned, judge, settings, workload, threads=fitted, quiet=quiet)
+        )
+    print(
+        f"{result.steps} steps; in the world now: reward {result.reward:.3f}, "
+        f"success {result.success:.0%}; adapter in {result.adapter}"
+    )
+
+
+def eval_(
+    adapter: Annotated[Path, typer.Argument(help="A run or adapter folder.")],
+    world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],
+    check: Annotated[
+        Path, typer.Option(help="A Python file: check(messages, metadata) -> reward.")
+    ],
+    scenarios: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    temperature: Annotated[float, typer.Option(min=0, help="0: greedy.")] = 0.0,
+    seed: int = 1,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Success of a policy in a learned world, with its interval.
+
+    Example: understudy eval runs/rehearsed --world build/world --check check.py --temperature 1
+    """
+    from understudy.judges.check import Check
+    from understudy.recipes.evaluate import evaluate_in_world
+    from understudy.world import World
+
+    judge = Check.from_file(check)
+    fitted = _prepare(threads)
+    result = asyncio.run(
+        evaluate_in_world(
+            _adapter(adapter), World.load(world), judge, scenarios, temperature, seed, fitted
+        )
+    )
+    print(json.dumps(result.as_dict()))
+
+
+def _adapter(path: Path) -> Path:
+    """The adapter folder that a run's folder or an adapter's folder stands for."""
+    for folder in (path, path / "adapter"):
+        if (folder / "adapter_config.json").exists():
+            return folder
+    raise ValueError(f"{path} holds no adapter; is the run finished?")
+
+
+def _prepare(threads: int) -> int:
+    """Sets torch's threads, fitted to the load where none are named; how many."""
+    import torch
+
+    from understudy.runs.machine import threads_for_load
+
+    count = threads or threads_for_load()
+    torch.set_num_threads(count)
+    return count
+
+
+@contextlib.contextmanager
+def _run(path: Path, config: Any) -> Iterator[Any]:
+    """The run at `path`: new, or resumed where it was interrupted with the same configuration."""
+    from understudy.runs.directory import Run, RunError
+
+    if (path / "run.json").exists():
+        opened = Run.open(path, read_only=True)
+        if opened.config != config.model_dump(mode="json"):
+            raise RunError(f"{path} was begun with another configuration; choose another path")
+        if opened.state == "done":
+            raise RunError(f"{path} is done; choose another path, or delete it to train again")
+        run = Run.open(path)
+        print(f"resuming {path}")
+    else:
+        run = Run.create(path, config, config.seed)
+    with run:
+        yield run

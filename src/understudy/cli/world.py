@@ -1,0 +1,57 @@
+"""Learn a world from captured episodes, and look at how faithful it is."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from understudy.cli.data import DEFAULT_STORE, JsonOption, StoreOption, open_store
+
+app = typer.Typer(help="A world learned from traffic.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command()
+def learn(
+    out: Annotated[Path, typer.Argument(help="The folder that the world is written to.")],
+    store: StoreOption = DEFAULT_STORE,
+    workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
+    heldout: Annotated[
+        float, typer.Option(min=0, max=0.9, help="The share kept aside to measure fidelity on.")
+    ] = 0.15,
+    isolated: Annotated[
+        bool, typer.Option(help="Refuse everything but the store, for the process's life.")
+    ] = False,
+) -> None:
+    """Learn a world model from the store's episodes, and measure it on those kept aside.
+
+    Example: understudy world learn build/world --store understudy.db --workload support
+    """
+    from understudy.recipes.isolation import only_the_store
+    from understudy.recipes.world import learn_world
+
+    if isolated:
+        only_the_store([store])
+    with open_store(store) as db:
+        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    report = learn_world(found, out, heldout)
+    print(report.table())
+    print(f"world in {out}")
+
+
+@app.command()
+def report(
+    world: Annotated[Path, typer.Argument(help="A folder that `world learn` wrote.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show the fidelity that was measured when the world was learned.
+
+    Example: understudy world report build/world
+    """
+    from understudy.world import FidelityReport
+
+    file = world / "fidelity.json"
+    if not file.exists():
+        raise ValueError(f"{world} has no fidelity.json; learn the world with `world learn`")
+    data = json.loads(file.read_text())
+    print(json.dumps(data) if as_json else FidelityReport.from_json(data).table())

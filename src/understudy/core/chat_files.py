@@ -1,0 +1,296 @@
+"""OpenAI chat JSONL in and out. Files ending in .gz are gzip.
+
+A row in: `messages` (OpenAI chat), optionally `tools` (a list, or the list as JSON text),
+`metadata`, a scenario column and columns of outcomes; every other column becomes metadata. An
+assistant turn becomes a completion whose request is what came before it.
+A row out: `messages` and `tools`, the conversational format that trl's SFTTrainer reads, with
+`tools` as JSON text because Arrow cannot hold schemas of different shapes in one column.
+"""
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from understudy.core.openai_wire import message_problem, tools_problem
+from understudy.core.types import (
+    Completion,
+    Episode,
+    Feedback,
+    Message,
+    ModelRef,
+    Request,
+    Tool,
+    ToolResult,
+    canonical_json,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportOptions:
+    """How columns are read. `feedback` maps a column of outcomes (boolean or number) to the
+    name of the feedback that it becomes; rows may lack it."""
+
+    workload: str = "default"
+    model: str = "unknown"
+    scenario: str = "scenario"
+    feedback: Mapping[str, str] = field(default_factory=lambda: {"reward": "outcome"})
+    tools: tuple[Tool, ...] = ()  # for rows that carry none
+    created_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenLine:
+    """A line that was left out, and why. Lines count from 1."""
+
+    line: int
+    reason: str
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What an import has read so far."""
+
+    episodes: int = 0
+    completions: int = 0
+    feedback: int = 0
+    broken: list[BrokenLine] = field(default_factory=list)
+
+
+@contextmanager
+def open_lines(path: str | Path) -> Iterator[Iterator[bytes]]:
+    """The lines of a file, unpacked where its name ends in .gz."""
+    with _open(path, "rb") as file:
+        yield iter(file)
+
+
+def _open(path: str | Path, mode: Literal["rb", "wb"]) -> IO[bytes]:
+    if str(path).endswith(".gz"):
+        return cast(IO[bytes], gzip.open(path, mode))
+    return Path(path).open(mode)
+
+
+def import_file(
+    path: str | Path, options: ImportOptions | None = None, report: ImportReport | None = None
+) -> Iterator[Episode]:
+    """The episodes of a chat JSONL file. Broken lines go to `report`, the rest is read on."""
+    with open_lines(path) as lines:
+        yield from import_lines(lines, options or ImportOptions(), report or ImportReport())
+
+
+def import_lines(
+    lines: Iterable[bytes | str], options: ImportOptions, report: ImportReport
+) -> Iterator[Episode]:
+    """An episode for each row. Ids derive from the row, so that importing again adds nothing."""
+    seen: Counter[str] = Counter()
+    number = 0
+    iterator = iter(lines)
+    while True:
+        number += 1
+        try:
+            line = next(iterator)
+        except StopIteration:
+            return
+        except (OSError, EOFError, zlib.error) as error:  # a cut or damaged gzip file
+            report.broken.append(BrokenLine(number, f"the file cannot be read on: {error}"))
+            return
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("not a JSON object")
+            text = canonical_json([options.workload, row])
+            seen[text] += 1
+            episode = episode_from_row(row, options, f"{seen[text]}:{text}")
+        except (ValueError, RecursionError) as error:
+            report.broken.append(BrokenLine(number, _reason(error)))
+            continue
+        report.episodes += 1
+        report.completions += len(episode.completions)
+        report.feedback += len(episode.feedback)
+        yield episode
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON: {error.msg} at column {error.colno}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def episode_from_row(row: Mapping[str, Any], options: ImportOptions, origin: str) -> Episode:
+    """Raises ValueError that says what is wrong with the row."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("no messages")
+    for i, message in enumerate(messages):
+        problem = message_problem(message)
+        if problem is not None:
+            raise ValueError(f"message {i} {problem}")
+    if not any(m["role"] == "assistant" for m in messages):
+        raise ValueError("no assistant message")
+    tools = _tools_of(row, options)
+    metadata = _metadata_of(row, options)
+    scenario = row.get(options.scenario)
+    scenario_id = None if scenario is None else str(scenario)
+    ids = _Ids(origin, options.created_at)
+    episode_id = ids.new()
+    said, results = _split_results(messages)
+    completions = tuple(
+        Completion(
+            id=ids.new(),
+            request=Request(
+                messages=tuple(said[:i]),
+                model=ModelRef(str(row.get("model") or options.model)),
+                tools=tools,
+                workload=options.workload,
+                episode_id=episode_id,
+                scenario_id=scenario_id,
+            ),
+            status="ok",
+            message=message,
+            finish_reason="tool_calls" if message.get("tool_calls") else "stop",
+            started_at=options.created_at,
+        )
+        for i, message in enumerate(said)
+        if message["role"] == "assistant"
+    )
+    last = max(i for i, m in enumerate(said) if m["role"] == "assistant")
+    feedback = tuple(
+        Feedback(
+            id=ids.new(),
+            episode_id=episode_id,
+            name=name,
+            value=_outcome(column, row[column]),
+            source="outcome",
+            source_version="import",
+            created_at=options.created_at,
+        )
+        for column, name in options.feedback.items()
+        if row.get(column) is not None
+    )
+    return Episode(
+        id=episode_id,
+        completions=completions,
+        scenario_id=scenario_id,
+        workload=options.workload,
+        metadata=metadata,
+        feedback=feedback,
+        results=results,
+        tail=tuple(said[last + 1 :]),
+    )
+
+
+def _tools_of(row: Mapping[str, Any], options: ImportOptions) -> tuple[Tool, ...]:
+    tools = row.get("tools")
+    if tools is None:
+        return options.tools
+    if isinstance(tools, str):
+        tools = json.loads(tools)
+    problem = tools_problem(tools)
+    if problem is not None:
+        raise ValueError(f"tools {problem}")
+    return tuple(tools)
+
+
+def _metadata_of(row: Mapping[str, Any], options: ImportOptions) -> dict[str, Any]:
+    given = row.get("metadata")
+    if given is not None and not isinstance(given, dict):
+        raise ValueError("metadata is not an object")
+    read = {"messages", "tools", "metadata", "model", options.scenario, *options.feedback}
+    return {**{k: v for k, v in row.items() if k not in read}, **(given or {})}
+
+
+def _outcome(column: str, value: Any) -> bool | float:
+    if not isinstance(value, (bool, int, float)):
+        raise ValueError(f"{column} is {value!r}, not a boolean or a number")
+    return value
+
+
+def _split_results(
+    messages: Sequence[dict[str, Any]],
+) -> tuple[list[Message], dict[str, ToolResult]]:
+    """Messages without the fields that no chat message has, and what those said of results.
+
+    A result is known beyond its message only where the row flags errors or times the call; and
+    only under an id that the conversation uses once.
+    """
+    uses = Counter(m["tool_call_id"] for m in messages if m["role"] == "tool")
+    said: list[Message] = []
+    results: dict[str, ToolResult] = {}
+    for message in messages:
+        extra = {"is_error", "latency_s"} & message.keys() if message["role"] == "tool" else set()
+        if extra and uses[message["tool_call_id"]] == 1:
+            content = message.get("content")
+            results[message["tool_call_id"]] = ToolResult(
+                content=content if isinstance(content, str) else json.dumps(content),
+                is_error=bool(message.get("is_error")),
+                latency_s=message.get("latency_s"),
+            )
+        said.append(cast(Message, {k: v for k, v in message.items() if k not in extra}))
+    return said, results
+
+
+class _Ids:
+    """UUIDv7s that derive from where they came from: the same row, the same ids, in order."""
+
+    def __init__(self, origin: str, created_at: float) -> None:
+        self._digest = hashlib.sha256(origin.encode("utf-8", "surrogatepass")).digest()
+        self._ms = int(created_at * 1000)
+        self._n = 0
+
+    def new(self) -> str:
+        # the 12 bits after the timestamp count, further ones carry into the timestamp
+        ms, counter = self._ms + (self._n >> 12), self._n & 0xFFF
+        self._n += 1
+        random = int.from_bytes(self._digest[:8]) & ((1 << 62) - 1)
+        h = f"{ms << 80 | 0x7 << 76 | counter << 64 | 0b10 << 62 | random:032x}"
+        return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def training_rows(episodes: Iterable[Episode]) -> Iterator[dict[str, Any]]:
+    """`messages` and `tools` of each episode, up to its last assistant message. Episodes in
+    which no assistant spoke have no row."""
+    for episode in episodes:
+        messages = [dict(m) for m in episode.messages]
+        while messages and messages[-1]["role"] != "assistant":
+            messages.pop()
+        if not messages:
+            continue
+        row: dict[str, Any] = {"messages": messages}
+        if episode.tools:
+            row["tools"] = json.dumps(list(episode.tools), ensure_ascii=False)
+        yield row
+
+
+def episode_rows(episodes: Iterable[Episode]) -> Iterator[dict[str, Any]]:
+    """Whole conversations as `import_lines` reads them: messages with their tail, tools,
+    scenario, metadata and the latest value of each boolean or numeric feedback."""
+    for episode in episodes:
+        row: dict[str, Any] = {"messages": list(episode.messages)}
+        if episode.tools:
+            row["tools"] = list(episode.tools)
+        if episode.scenario_id is not None:
+            row["scenario"] = episode.scenario_id
+        if episode.metadata:
+            row["metadata"] = dict(episode.metadata)
+        for f in sorted(episode.feedback, key=lambda f: (f.created_at, f.id)):
+            if isinstance(f.value, (bool, int, float)):
+                row[f.name] = f.value
+        yield row
+
+
+def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write JSON lines (gzip by suffix); returns how many."""
+    n = 0
+    with _open(path, "wb") as file:
+        for row in rows:
+            file.write(json.dumps(row).encode() + b"\n")
+            n += 1
+    return n

@@ -1,0 +1,362 @@
+"""OpenAI's Chat Completions on the wire: requests in, responses and stream chunks out and in.
+
+Bodies are validated as far as this package reads them and otherwise left as they are, so that
+what a newer client or upstream adds passes through. Token ids go by vLLM's names:
+`return_token_ids` in the request, `prompt_token_ids` and the choice's `token_ids` in the answer.
+Specification: https://platform.openai.com/docs/api-reference/chat
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
+
+from understudy.core.types import (
+    Completion,
+    FinishReason,
+    Message,
+    ModelRef,
+    Request,
+    Sampling,
+    Tool,
+    Usage,
+)
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_FINISH = ("stop", "length", "tool_calls", "content_filter", "abort")
+# what core.Request holds; the other fields of a body are kept beside it
+_MODELLED = {
+    "messages", "model", "tools", "tool_choice", "temperature", "top_p", "top_k", "max_tokens",
+    "max_completion_tokens", "seed", "stop", "stream", "stream_options", "metadata",
+}  # fmt: skip
+
+
+class WireError(ValueError):
+    """A request that cannot be served, or an answer that cannot be read: one clear line."""
+
+    def __init__(
+        self, message: str, *, param: str | None = None, status: int = 400, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message, self.param, self.status, self.code = message, param, status, code
+
+    def body(self) -> dict[str, Any]:
+        """The error in OpenAI's shape."""
+        kind = "invalid_request_error" if self.status < 500 else "api_error"
+        return {
+            "error": {
+                "message": self.message, "type": kind, "param": self.param, "code": self.code
+            }
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A validated request body. `other` holds the fields that `request` does not."""
+
+    request: Request
+    body: dict[str, Any]
+    stream: bool
+    other: dict[str, Any]
+
+
+def parse_json(data: bytes | str) -> Any:
+    """JSON as the specification has it (no NaN). Raises WireError."""
+    try:
+        return json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"the body is not valid JSON: {error}") from error
+
+
+def parse_chat_request(data: bytes | str) -> ChatRequest:
+    """Raises WireError (400) that says which field is wrong and why."""
+    body = parse_json(data)
+    if not isinstance(body, dict):
+        raise WireError("the body must be a JSON object")
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        _wrong("model", "must be a model's name")
+    metadata = body.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        _wrong("metadata", "must be an object")
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        _wrong("stream", "must be true or false")
+    tool_choice = body.get("tool_choice")
+    if tool_choice is not None and not isinstance(tool_choice, (str, dict)):
+        _wrong("tool_choice", "must be a string or an object")
+    request = Request(
+        messages=_messages(body.get("messages")),
+        model=ModelRef(model),
+        tools=_tools(body.get("tools")),
+        sampling=_sampling(body),
+        tool_choice=tool_choice,
+        metadata=metadata or {},
+    )
+    other = {k: v for k, v in body.items() if k not in _MODELLED}
+    return ChatRequest(request, body, bool(stream), other)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _wrong(param: str, why: str) -> NoReturn:
+    raise WireError(f"'{param}' {why}", param=param)
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    if not isinstance(value, list) or not value:
+        _wrong("messages", "must be a non-empty list of messages")
+    for i, message in enumerate(value):
+        problem = message_problem(message)
+        if problem is not None:
+            _wrong(f"messages[{i}]", problem)
+    return tuple(value)
+
+
+def message_problem(message: Any) -> str | None:
+    """Why this is no chat message, in a few words; None if it is one."""
+    if not isinstance(message, dict):
+        return "must be an object"
+    role = message.get("role")
+    if role not in ROLES:
+        return f"has the role {role!r}; roles are {', '.join(ROLES[:-1])}"
+    content = message.get("content")
+    if content is not None and not isinstance(content, (str, list)):
+        return "has content that is neither text nor a list of parts"
+    if isinstance(content, list) and not all(
+        isinstance(p, dict) and isinstance(p.get("type"), str) for p in content
+    ):
+        return "has a content part without a type"
+    if role == "tool" and not isinstance(message.get("tool_call_id"), str):
+        return "is a tool message without a tool_call_id"
+    calls = message.get("tool_calls")
+    if calls is not None and not isinstance(calls, list):
+        return "has tool_calls that are not a list"
+    for call in calls or ():
+        if not isinstance(call, dict) or not isinstance(call.get("id"), str):
+            return "has a tool call without an id"
+        function = call.get("function")
+        if call.get("type", "function") == "function" and not (
+            isinstance(function, dict)
+            and isinstance(function.get("name"), str)
+            and isinstance(function.get("arguments"), str)
+        ):
+            return "has a tool call without a function name and arguments as text"
+    if role in ("system", "developer", "user") and content is None:
+        return f"is a {role} message without content"
+    return None
+
+
+def _tools(value: Any) -> tuple[Tool, ...]:
+    if value is None:
+        return ()
+    problem = tools_problem(value)
+    if problem is not None:
+        _wrong("tools", problem)
+    return tuple(value)
+
+
+def tools_problem(value: Any) -> str | None:
+    """Why this is no list of tools; None if it is one."""
+    if not isinstance(value, list):
+        return "must be a list"
+    for i, tool in enumerate(value):
+        if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
+            return f"has an entry {i} without a type"
+        function = tool.get("function")
+        if tool["type"] == "function" and not (
+            isinstance(function, dict) and isinstance(function.get("name"), str)
+        ):
+            return f"has a function {i} without a name"
+    return None
+
+
+def _sampling(body: Mapping[str, Any]) -> Sampling:
+    longest = body.get("max_completion_tokens")
+    name = "max_tokens" if longest is None else "max_completion_tokens"
+    default = Sampling()
+    stop = body.get("stop")
+    if isinstance(stop, str):
+        stop = [stop]
+    if stop is not None and not (isinstance(stop, list) and all(isinstance(s, str) for s in stop)):
+        _wrong("stop", "must be a string or a list of strings")
+    seed = body.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+        _wrong("seed", "must be a whole number")
+    return Sampling(
+        temperature=_number(body, "temperature", default.temperature, 0.0, 2.0),
+        top_p=_number(body, "top_p", default.top_p, 0.0, 1.0),
+        top_k=int(_number(body, "top_k", default.top_k, -1, None, whole=True)),
+        max_tokens=int(_number(body, name, default.max_tokens, 1, None, whole=True)),
+        seed=seed,
+        stop=tuple(stop or ()),
+    )
+
+
+def _number(
+    body: Mapping[str, Any],
+    name: str,
+    default: float,
+    low: float,
+    high: float | None,
+    whole: bool = False,
+) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    kinds: tuple[type, ...] = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        _wrong(name, f"must be a {'whole ' if whole else ''}number")
+    value = cast(float, value)
+    if value < low or (high is not None and value > high):
+        _wrong(name, f"must be at least {low}" if high is None else f"must be in [{low}, {high}]")
+    return value
+
+
+def request_body(request: Request, *, stream: bool = False) -> dict[str, Any]:
+    """The body that asks an OpenAI-compatible endpoint for this request."""
+    body: dict[str, Any] = {"model": str(request.model), "messages": list(request.messages)}
+    if request.tools:
+        body["tools"] = list(request.tools)
+    if request.tool_choice is not None:
+        body["tool_choice"] = request.tool_choice
+    body.update(sampling_fields(request.sampling))
+    if stream:
+        body["stream"] = True
+    return body
+
+
+def sampling_fields(sampling: Sampling) -> dict[str, Any]:
+    """The body's fields for this sampling; what is switched off is left out."""
+    fields: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "max_tokens": sampling.max_tokens,
+    }
+    if sampling.top_k > 0:
+        fields["top_k"] = sampling.top_k
+    if sampling.seed is not None:
+        fields["seed"] = sampling.seed
+    if sampling.stop:
+        fields["stop"] = list(sampling.stop)
+    return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an endpoint answered, whole or as far as it came."""
+
+    message: Message | None
+    finish_reason: FinishReason | None
+    usage: Usage
+    model: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    output_ids: tuple[int, ...] | None = None
+    logprobs: tuple[float, ...] | None = None
+    others: tuple[Message, ...] = ()  # further choices, where n > 1
+
+
+def parse_answer(data: bytes | str) -> Any:
+    """An upstream's JSON. Raises WireError (502)."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"the upstream's answer is not valid JSON: {error}", status=502) from error
+
+
+def parse_response(body: Any) -> Answer:
+    """A whole (not streamed) response as JSON. Raises WireError (502) when it is none."""
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    if not isinstance(choices, list) or not choices:
+        raise WireError("the upstream's answer holds no choices", status=502)
+    if not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices):
+        raise WireError("the upstream's answer holds a choice without a message", status=502)
+    first = choices[0]
+    ids = body.get("prompt_token_ids") or first.get("prompt_token_ids")
+    output, logprobs = token_columns(first.get("token_ids"), logprobs_of(first))
+    return Answer(
+        message=clean_message(first["message"]),
+        finish_reason=finish_reason(first.get("finish_reason")),
+        usage=usage_from(body.get("usage")),
+        model=body.get("model"),
+        prompt_ids=tuple(ids) if ids and output is not None else None,
+        output_ids=output,
+        logprobs=logprobs,
+        others=tuple(clean_message(c["message"]) for c in choices[1:]),
+    )
+
+
+def clean_message(message: Mapping[str, Any]) -> Message:
+    """An assistant message without fields that say nothing (null or an empty list)."""
+    kept = {k: v for k, v in message.items() if v is not None and v != []}
+    return cast(Message, {"role": "assistant", "content": message.get("content"), **kept})
+
+
+def finish_reason(value: Any) -> FinishReason | None:
+    """An upstream's own reasons count as `stop`; `function_call` is the old `tool_calls`."""
+    if value is None:
+        return None
+    if value == "function_call":
+        return "tool_calls"
+    return cast(FinishReason, value) if value in _FINISH else "stop"
+
+
+def usage_from(value: Any) -> Usage:
+    if not isinstance(value, Mapping):
+        return Usage()
+    details = value.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    return Usage(value.get("prompt_tokens"), cached, value.get("completion_tokens"))
+
+
+def logprobs_of(choice: Mapping[str, Any]) -> list[float]:
+    content = (choice.get("logprobs") or {}).get("content") or ()
+    return [float(entry["logprob"]) for entry in content]
+
+
+def token_columns(
+    ids: Sequence[int] | None, logprobs: Sequence[float]
+) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
+    """(output ids, logprobs): both, one of each per token, or neither."""
+    if not ids or len(ids) != len(logprobs):
+        return None, None
+    return tuple(ids), tuple(logprobs)
+
+
+def estimate_usage(request: Request, message: Message | None) -> Usage:
+    """About four bytes a token, for upstreams that report nothing; marked as estimated."""
+    asked = sum(len(json.dumps(m, ensure_ascii=False)) for m in request.messages)
+    asked += sum(len(json.dumps(t, ensure_ascii=False)) for t in request.tools)
+    answered = 0 if message is None else len(json.dumps(message, ensure_ascii=False))
+    return Usage(asked // 4, None, answered // 4, estimated=True)
+
+
+def usage_body(usage: Usage) -> dict[str, Any]:
+    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens or 0},
+    }
+
+
+def response_body(completion: Completion) -> dict[str, Any]:
+    """A `chat.completion` object of a finished completion."""
+    return {
+        "id": f"chatcmpl-{completion.id}",
+        "object": "chat.completion",
+        "created": int(completion.started_at),
+        "model": str(completion.served or completion.request.model),
+        "choices": [
+            {
+                "index": 0,
+                "message": completion.message,
+                "finish_reason": completion.finish_reason or "stop",
+                "logprobs": None,
+            }
+        ],
+        "usage": usage_body(completion.usage),
+    }

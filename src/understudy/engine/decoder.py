@@ -1,0 +1,298 @@
+"""The forward pass over a batch whose sequences have their keys and values in a `Cache`.
+
+Sequences of one batch may be at any position. A decode batch has one new token a row, a prefill
+batch has a run of new tokens for each of a few rows, packed. Attention splits into the shared
+prefix entries, one product for all rows that lean on one, and the slots' own rows; the two are
+joined by their log-sum-exps (cascade attention; the arithmetic of FlashAttention's blocks).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from understudy.engine.adapters import LoraBatch
+from understudy.engine.cache import Cache, Entry, Slot
+from understudy.engine.kernel import Kernel
+from understudy.engine.weights import Block, Weights
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+class Shared(NamedTuple):
+    """Tokens of a batch (a slice, or their indices) that lean on an entry's first `length`."""
+
+    tokens: slice | Tensor
+    entry: Entry
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """New tokens of a batch: ids, slots, positions and rows in the slot, all (N,) int64."""
+
+    ids_N: Tensor
+    slots_N: Tensor
+    positions_N: Tensor
+    at_N: Tensor
+    shared: Sequence[Shared]
+
+
+class Batch(Protocol):
+    tokens: Tokens
+
+    def own(self, q_NHD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention to the slots' own rows: out (N, H, D) and log-sum-exp (N, H)."""
+        ...
+
+
+class Decoder:
+    """Runs batches over one cache with any set of weights of the same shape."""
+
+    def __init__(self, cache: Cache, rope: tuple[Tensor, Tensor], kernel: Kernel | None) -> None:
+        self.cache, self.rope, self.kernel = cache, rope, kernel
+        self.scale = cache.shape.head_dim**-0.5
+
+    def forward(self, weights: Weights, batch: Batch, lora: LoraBatch | None = None) -> Tensor:
+        """Hidden states (N, width) before the final norm; keys and values go into the cache."""
+        hidden = F.embedding(batch.tokens.ids_N, weights.embed)
+        for i, block in enumerate(weights.blocks):
+            x = self._norm(hidden, block.norm_in)
+            qkv = F.linear(x, block.qkv, block.qkv_bias)
+            if lora:
+                lora.add(i, "qkv", x, qkv)
+            x = self._attention(i, block, batch, qkv)
+            hidden = self._join(hidden, x, block.o, block.o_bias)
+            if lora:
+                lora.add(i, "o", x, hidden)
+            x = self._norm(hidden, block.norm_mlp)
+            gate_up = F.linear(x, block.gate_up, block.gate_up_bias)
+            if lora:
+                lora.add(i, "gate_up", x, gate_up)
+            x = self._silu_mul(gate_up)
+            hidden = self._join(hidden, x, block.down, block.down_bias)
+            if lora:
+                lora.add(i, "down", x, hidden)
+        return hidden
+
+    def logits(self, weights: Weights, hidden: Tensor) -> Tensor:
+        """(N, padded vocabulary), minus infinity in the padding."""
+        x = self._norm(hidden, weights.norm)
+        return torch.addmm(weights.head_bias, x, weights.head.T)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        eps = self.cache.shape.eps
+        if self.kernel:
+            return self.kernel.rms_norm(x, weight, eps)
+        return F.rms_norm(x, (x.shape[1],), weight, eps)
+
+    def _silu_mul(self, gate_up: Tensor) -> Tensor:
+        if self.kernel:
+            return self.kernel.silu_mul(gate_up)
+        gate, up = gate_up.chunk(2, -1)
+        return F.silu(gate) * up
+
+    @staticmethod
+    def _join(hidden: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        hidden = torch.addmm(hidden, x, weight.T)
+        return hidden if bias is None else hidden.add_(bias)
+
+    def _attention(self, layer: int, block: Block, batch: Batch, qkv: Tensor) -> Tensor:
+        tokens, kv = batch.tokens, self.cache.kv[layer]
+        q_NHD = self._post(block, tokens, qkv, kv)
+        out_NHD, lse_NH = batch.own(q_NHD, kv)
+        for tokens_of, entry, length in tokens.shared:
+            q = q_NHD[tokens_of]
+            before, lse = shared_attention(q, entry.kv[layer, :, :, :length], self.scale)
+            share = torch.sigmoid(lse - lse_NH[tokens_of])[:, :, None]
+            if isinstance(tokens_of, slice):
+                out_NHD[tokens_of].lerp_(before, share)
+            else:
+                out_NHD[tokens_of] = out_NHD[tokens_of].lerp(before, share)
+        return out_NHD.reshape(len(qkv), -1)
+
+    def _post(self, block: Block, tokens: Tokens, qkv: Tensor, kv: Tensor) -> Tensor:
+        """q/k norm, RoPE, keys and values into the cache; returns q (N, H, D)."""
+        s = self.cache.shape
+        if self.kernel:
+            q = qkv.new_empty(len(qkv), s.heads, s.head_dim)
+            self.kernel.qkv_post(
+                qkv, tokens.slots_N, tokens.at_N, tokens.positions_N, self.rope,
+                block.q_norm, block.k_norm, s.eps, kv, q,
+            )  # fmt: skip
+            return q
+        q, k, v = qkv.view(len(qkv), -1, s.head_dim).split([s.heads, s.kv_heads, s.kv_heads], 1)
+        if block.q_norm is not None and block.k_norm is not None:
+            q = F.rms_norm(q, (s.head_dim,), block.q_norm, s.eps)
+            k = F.rms_norm(k, (s.head_dim,), block.k_norm, s.eps)
+        cosine, sine = (t[tokens.positions_N][:, None] for t in self.rope)
+        q, k = (rotate(x, cosine, sine) for x in (q, k))
+        kv[tokens.slots_N, :, :, tokens.at_N] = torch.stack([k, v], 1).to(kv.dtype)
+        return q
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """RoPE in the half-split layout: x (N, H, D), cosine and sine (N, 1, D / 2)."""
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * cosine - b * sine, b * cosine + a * sine], -1).to(x.dtype)
+
+
+def attention(
+    q_BHTD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, scale: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention with its log-sum-exp (B, H, T). `mask` is additive."""
+    if q_BHTD.device.type == "cpu":
+        out, lse = _flash(q_BHTD, k_BHLD, v_BHLD, attn_mask=mask, scale=scale)
+        return out, lse
+    scores = torch.matmul(q_BHTD, k_BHLD.transpose(-1, -2)).float() * scale
+    if mask is not None:
+        scores = scores + mask
+    lse = scores.logsumexp(-1)
+    return torch.matmul((scores - lse[..., None]).exp().to(v_BHLD.dtype), v_BHLD), lse
+
+
+def shared_attention(q_NHD: Tensor, kv: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """All N tokens against the same keys and values (2, kv_heads, L, D)."""
+    n, heads, dim = q_NHD.shape
+    kv_heads = kv.shape[1]
+    # (kv_heads, group, N, D): a key/value head is a batch entry, broadcast over its group
+    q = q_NHD.view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3).to(kv.dtype)
+    k, v = (t[:, None].expand(-1, heads // kv_heads, -1, -1) for t in kv)
+    out, lse = attention(q, k, v, scale)
+    return out.permute(2, 0, 1, 3).reshape(n, heads, dim).to(q_NHD.dtype), lse.permute(
+        2, 0, 1
+    ).reshape(n, heads).to(q_NHD.dtype)
+
+
+class DecodeBatch:
+    """One new token a row. `next_ids` (R,), rows in the order of `slots`."""
+
+    def __init__(self, decoder: Decoder, slots: npt.NDArray[np.int64], next_ids: npt.NDArray):
+        cache = decoder.cache
+        self.decoder = decoder
+        at = cache.lengths[slots] - cache.plens[slots]
+        to = decoder.cache.device
+        self.lens_R = torch.from_numpy(at + 1).to(to)
+        self.longest = int(at.max()) + 1
+        self.tokens = Tokens(
+            torch.from_numpy(next_ids.astype(np.int64)).to(to),
+            torch.from_numpy(slots).to(to),
+            torch.from_numpy(cache.lengths[slots]).to(to),
+            torch.from_numpy(at).to(to),
+            shared_rows(cache, slots),
+        )
+        if decoder.kernel:
+            self.scratch = torch.empty(cache.shape.group, self.longest)
+        else:
+            beyond = torch.arange(self.longest, device=to) >= self.lens_R[:, None]
+            zeros = torch.zeros(beyond.shape, dtype=cache.dtype, device=to)
+            self.mask = zeros.masked_fill(beyond, -torch.inf)[:, None, None]
+
+    def own(self, q_NHD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+        n, heads, dim = q_NHD.shape
+        if self.decoder.kernel:
+            out, lse = torch.empty_like(q_NHD), q_NHD.new_empty(n, heads)
+            self.decoder.kernel.attend(
+                q_NHD, kv, self.tokens.slots_N, self.lens_R, out, lse, self.scratch,
+                self.decoder.scale,
+            )  # fmt: skip
+            return out, lse
+        rows = kv[self.tokens.slots_N, :, :, : self.longest]
+        # masked rows may hold anything, a NaN included: 0 * NaN would spread
+        rows = rows.masked_fill((self.mask[:, :, 0] == -torch.inf)[:, :, None, :, None][:, 0], 0.0)
+        q = q_NHD.view(n, kv.shape[2], -1, dim).to(kv.dtype)
+        out, lse = attention(q, rows[:, 0], rows[:, 1], self.decoder.scale, self.mask)
+        return (
+            out.reshape(n, heads, dim).to(q_NHD.dtype),
+            lse.reshape(n, heads).to(q_NHD.dtype),
+        )
+
+
+def shared_rows(cache: Cache, slots: npt.NDArray[np.int64]) -> list[Shared]:
+    """Which rows lean on which entry, and how far."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    entries: dict[int, Entry] = {}
+    for row, (slot, plen) in enumerate(zip(slots.tolist(), cache.plens[slots].tolist())):  # noqa: B905
+        if plen:
+            entry = cache.slots[slot].entry
+            assert entry is not None
+            entries[id(entry)] = entry
+            groups.setdefault((id(entry), plen), []).append(row)
+    shared = []
+    for (key, plen), rows in groups.items():
+        whole = rows[-1] - rows[0] + 1 == len(rows)
+        tokens = slice(rows[0], rows[-1] + 1) if whole else torch.tensor(rows, device=cache.device)
+        shared.append(Shared(tokens, entries[key], plen))
+    return shared
+
+
+class PrefillBatch:
+    """A run of new tokens for each of a few slots, packed one after the other."""
+
+    def __init__(self, decoder: Decoder, slots: Sequence[Slot], runs: Sequence[npt.NDArray]):
+        cache, to = decoder.cache, decoder.cache.device
+        self.decoder = decoder
+        starts = [int(cache.lengths[s.index]) for s in slots]
+        firsts = [n - int(cache.plens[s.index]) for n, s in zip(starts, slots, strict=True)]
+        sizes = [len(r) for r in runs]
+        offsets = np.cumsum([0, *sizes])
+        self.ends = offsets[1:] - 1
+
+        def packed(values: Sequence[int]) -> Tensor:
+            return torch.from_numpy(
+                np.concatenate([np.arange(v, v + n) for v, n in zip(values, sizes, strict=True)])
+            ).to(to)
+
+        shared: list[Shared] = []
+        for i, slot in enumerate(slots):
+            length = int(cache.plens[slot.index])
+            if slot.entry is None:
+                continue
+            last = shared[-1] if shared else None
+            if last and last[1:] == (slot.entry, length) and last.tokens.stop == offsets[i]:
+                shared.pop()
+                shared.append(Shared(slice(last.tokens.start, int(offsets[i + 1])), *last[1:]))
+            else:
+                tokens = slice(int(offsets[i]), int(offsets[i + 1]))
+                shared.append(Shared(tokens, slot.entry, length))
+        self.tokens = Tokens(
+            torch.from_numpy(np.concatenate(runs).astype(np.int64)).to(to),
+            torch.from_numpy(np.repeat([s.index for s in slots], sizes)).to(to),
+            packed(starts),
+            packed(firsts),
+            shared,
+        )
+        self.rows = [
+            (slice(int(offsets[i]), int(offsets[i + 1])), slots[i].index, firsts[i] + sizes[i],
+             _causal(sizes[i], firsts[i] + sizes[i], cache.dtype, to))
+            for i in range(len(slots))
+        ]  # fmt: skip
+
+    def own(self, q_NHD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+        n, heads, dim = q_NHD.shape
+        kv_heads = kv.shape[2]
+        q = q_NHD.view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3).to(kv.dtype)
+        out, lse = torch.empty_like(q_NHD), q_NHD.new_empty(n, heads)
+        out_view = out.view(n, kv_heads, -1, dim)
+        lse_view = lse.view(n, kv_heads, -1)
+        for tokens, slot, length, mask in self.rows:
+            k, v = (
+                t[:, None].expand(-1, heads // kv_heads, -1, -1) for t in kv[slot, :, :, :length]
+            )
+            o, e = attention(q[:, :, tokens], k, v, self.decoder.scale, mask)
+            out_view[tokens] = o.permute(2, 0, 1, 3)
+            lse_view[tokens] = e.permute(2, 0, 1)
+        return out, lse
+
+
+def _causal(new: int, total: int, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """Additive mask (new, total): the last `new` of `total` tokens see what is not after them."""
+    if new == 1:
+        return None
+    mask = torch.full((new, total), -torch.inf, dtype=dtype, device=device)
+    return mask.triu_(total - new + 1)

@@ -1,0 +1,123 @@
+/* Decode-side attention over ragged slots, for one model shape (HEAD_DIM, GROUP given by -D).
+ *
+ * kv is one layer's cache: (slots, 2, kv_heads, capacity, HEAD_DIM), float32, keys at index 0 and
+ * values at index 1. Everything is single-threaded: the engine runs one thread per shard. */
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+
+#define D HEAD_DIM
+#define G GROUP
+
+static inline float fast_exp(float x) { /* Cephes' expf: within 2 ulp, and it vectorises */
+    x = x < -87.0f ? -87.0f : x;
+    float n = __builtin_rintf(x * 1.44269504088896341f);
+    float f = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * f + 1.3981999507e-3f;
+    p = p * f + 8.3334519073e-3f;
+    p = p * f + 4.1665795894e-2f;
+    p = p * f + 1.6666665459e-1f;
+    p = p * f + 5.0000001201e-1f;
+    p = p * f * f + f + 1.0f;
+    union { int32_t i; float f; } two_n;
+    two_n.i = ((int32_t)n + 127) << 23;
+    return p * two_n.f;
+}
+
+static void norm_rope(const float *x, float *y, const float *weight, float eps, const float *cosine,
+                      const float *sine) {
+    float t[D];
+    for (int d = 0; d < D; d++) t[d] = x[d];
+    if (weight) {
+        float ss = 0;
+        for (int d = 0; d < D; d++) ss += t[d] * t[d];
+        float inv = 1.0f / sqrtf(ss / D + eps);
+        for (int d = 0; d < D; d++) t[d] = t[d] * inv * weight[d];
+    }
+    for (int d = 0; d < D / 2; d++) {
+        y[d] = t[d] * cosine[d] - t[d + D / 2] * sine[d];
+        y[d + D / 2] = t[d + D / 2] * cosine[d] + t[d] * sine[d];
+    }
+}
+
+/* q/k norm (null weights: none), RoPE, keys and values into the cache; q comes out as (n, H, D). */
+void qkv_post(const float *qkv, const int64_t *slots, const int64_t *at, const int64_t *positions,
+              const float *cosine, const float *sine, const float *q_weight, const float *k_weight,
+              float eps, float *kv, float *q, int64_t n, int64_t kv_heads, int64_t capacity) {
+    int64_t heads = kv_heads * G, width = (heads + 2 * kv_heads) * D;
+    for (int64_t i = 0; i < n; i++) {
+        const float *row = qkv + i * width;
+        const float *c = cosine + positions[i] * (D / 2), *s = sine + positions[i] * (D / 2);
+        for (int64_t h = 0; h < heads; h++)
+            norm_rope(row + h * D, q + (i * heads + h) * D, q_weight, eps, c, s);
+        for (int64_t h = 0; h < kv_heads; h++) {
+            float *key = kv + ((slots[i] * 2 * kv_heads + h) * capacity + at[i]) * D;
+            float *value = key + kv_heads * capacity * D;
+            norm_rope(row + (heads + h) * D, key, k_weight, eps, c, s);
+            const float *v = row + (heads + kv_heads + h) * D;
+            for (int d = 0; d < D; d++) value[d] = v[d];
+        }
+    }
+}
+
+/* One query per row over its slot's first lens[r] positions: out (n, H, D) and lse (n, H). */
+void attend(const float *q, const float *kv, const int64_t *slots, const int64_t *lens, float *out,
+            float *lse, float *scratch, int64_t n, int64_t kv_heads, int64_t capacity,
+            int64_t longest, float scale) {
+    for (int64_t r = 0; r < n; r++)
+        for (int64_t h = 0; h < kv_heads; h++) {
+            const float *K = kv + (slots[r] * 2 * kv_heads + h) * capacity * D;
+            const float *V = K + kv_heads * capacity * D;
+            int64_t len = lens[r], first = (r * kv_heads + h) * G;
+            float Q[G][D], O[G][D], inverse[G];
+            for (int g = 0; g < G; g++)
+                for (int d = 0; d < D; d++) {
+                    Q[g][d] = q[(first + g) * D + d] * scale;
+                    O[g][d] = 0;
+                }
+            for (int64_t t = 0; t < len; t++)
+                for (int g = 0; g < G; g++) {
+                    float dot = 0;
+                    for (int d = 0; d < D; d++) dot += Q[g][d] * K[t * D + d];
+                    scratch[g * longest + t] = dot;
+                }
+            for (int g = 0; g < G; g++) {
+                float *s = scratch + g * longest, top = -FLT_MAX, sum = 0;
+#pragma omp simd reduction(max : top)
+                for (int64_t t = 0; t < len; t++) top = s[t] > top ? s[t] : top;
+#pragma omp simd reduction(+ : sum)
+                for (int64_t t = 0; t < len; t++) {
+                    s[t] = fast_exp(s[t] - top);
+                    sum += s[t];
+                }
+                lse[first + g] = top + logf(sum);
+                inverse[g] = 1.0f / sum;
+            }
+            for (int64_t t = 0; t < len; t++)
+                for (int g = 0; g < G; g++) {
+                    float p = scratch[g * longest + t];
+                    for (int d = 0; d < D; d++) O[g][d] += p * V[t * D + d];
+                }
+            for (int g = 0; g < G; g++)
+                for (int d = 0; d < D; d++) out[(first + g) * D + d] = O[g][d] * inverse[g];
+        }
+}
+
+void rms_norm(const float *x, const float *weight, float eps, float *y, int64_t n, int64_t width) {
+    for (int64_t i = 0; i < n; i++, x += width, y += width) {
+        float ss = 0;
+#pragma omp simd reduction(+ : ss)
+        for (int64_t d = 0; d < width; d++) ss += x[d] * x[d];
+        float inv = 1.0f / sqrtf(ss / width + eps);
+        for (int64_t d = 0; d < width; d++) y[d] = x[d] * inv * weight[d];
+    }
+}
+
+/* SwiGLU: gate_up (n, 2 * width) -> silu(gate) * up (n, width). */
+void silu_mul(const float *gate_up, float *y, int64_t n, int64_t width) {
+    for (int64_t i = 0; i < n; i++, gate_up += 2 * width, y += width)
+        for (int64_t d = 0; d < width; d++)
+            y[d] = gate_up[d] / (1.0f + fast_exp(-gate_up[d] > 87.0f ? 87.0f : -gate_up[d])) *
+                   gate_up[width + d];
+}

@@ -1,0 +1,120 @@
+"""The optional C kernel for decoding on a CPU: compiled once per model shape with the machine's
+own compiler, cached by the hash of source and flags. Without a compiler the torch operations of
+`decoder` do the same, more slowly (batched attention has to gather and pad the cache there)."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_FLAGS = (
+    "-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
+    "-fassociative-math", "-ffp-contract=fast", "-fopenmp-simd",
+)  # fmt: skip
+_P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Calls into the compiled library. All tensors are contiguous float32 (int64 for indices)."""
+
+    library: ctypes.CDLL
+    kv_heads: int
+
+    def qkv_post(
+        self, qkv: Tensor, slots: Tensor, at: Tensor, positions: Tensor,
+        rope: tuple[Tensor, Tensor], q_weight: Tensor | None, k_weight: Tensor | None, eps: float, kv: Tensor, q: Tensor,
+    ) -> None:  # fmt: skip
+        self.library.qkv_post(
+            qkv.data_ptr(), slots.data_ptr(), at.data_ptr(), positions.data_ptr(),
+            rope[0].data_ptr(), rope[1].data_ptr(),
+            None if q_weight is None else q_weight.data_ptr(),
+            None if k_weight is None else k_weight.data_ptr(),
+            eps, kv.data_ptr(), q.data_ptr(), len(qkv), self.kv_heads, kv.shape[3],
+        )  # fmt: skip
+
+    def attend(
+        self, q: Tensor, kv: Tensor, slots: Tensor, lens: Tensor, out: Tensor, lse: Tensor,
+        scratch: Tensor, scale: float,
+    ) -> None:  # fmt: skip
+        self.library.attend(
+            q.data_ptr(), kv.data_ptr(), slots.data_ptr(), lens.data_ptr(), out.data_ptr(),
+            lse.data_ptr(), scratch.data_ptr(), len(slots), self.kv_heads, kv.shape[3],
+            scratch.shape[1], scale,
+        )  # fmt: skip
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y = torch.empty_like(x)
+        self.library.rms_norm(
+            x.data_ptr(), weight.data_ptr(), eps, y.data_ptr(), x.shape[0], x.shape[1]
+        )
+        return y
+
+    def silu_mul(self, gate_up: Tensor) -> Tensor:
+        n, width = gate_up.shape
+        y = gate_up.new_empty(n, width // 2)
+        self.library.silu_mul(gate_up.data_ptr(), y.data_ptr(), n, width // 2)
+        return y
+
+
+def build_kernel(head_dim: int, kv_heads: int, group: int) -> Kernel | None:
+    """The kernel for this shape, or None where there is no working C compiler."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None or head_dim % 2:
+        return None
+    source = Path(__file__).with_name("kernel.c")
+    arch = ["-mcpu=native"] if platform.machine() in ("arm64", "aarch64") else ["-march=native"]
+    command = [compiler, *_FLAGS, *arch, f"-DHEAD_DIM={head_dim}", f"-DGROUP={group}"]
+    identity = "\0".join([*command, source.read_text(), platform.node(), _cpu()])
+    name = f"decode-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.so"
+    for folder in _cache_folders():
+        target = folder / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not target.exists():
+                handle, temporary = tempfile.mkstemp(suffix=".so", dir=folder)
+                os.close(handle)
+                subprocess.run(
+                    [*command, str(source), "-o", temporary, "-lm"],
+                    check=True, capture_output=True, timeout=120,
+                )  # fmt: skip
+                os.replace(temporary, target)
+            return Kernel(_declare(ctypes.CDLL(str(target))), kv_heads)
+        except (OSError, subprocess.SubprocessError):
+            continue
+    return None
+
+
+def _cache_folders() -> list[Path]:
+    base = os.environ.get("XDG_CACHE_HOME")
+    home = Path(base) if base else Path.home() / ".cache"
+    user = os.getuid() if hasattr(os, "getuid") else os.getpid()
+    return [home / "understudy" / "kernels", Path(tempfile.gettempdir()) / f"understudy-{user}"]
+
+
+def _cpu() -> str:
+    """Names the processor, so that a cache shared between machines keeps them apart."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    named = {x for x in text.splitlines() if x.startswith(("model name", "flags", "Features"))}
+    return "\n".join(sorted(named))
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    library.qkv_post.argtypes = [_P, _P, _P, _P, _P, _P, _P, _P, _F, _P, _P, _I, _I, _I]
+    library.attend.argtypes = [_P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _F]
+    library.rms_norm.argtypes = [_P, _P, _F, _P, _I, _I]
+    library.silu_mul.argtypes = [_P, _P, _I, _I]
+    for function in (library.qkv_post, library.attend, library.rms_norm, library.silu_mul):
+        function.restype = None
+    return library

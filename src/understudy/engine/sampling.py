@@ -1,0 +1,93 @@
+"""Drawing one token for every row of a batch in a handful of tensor operations.
+
+A row's randomness is a hash of (seed, number of tokens drawn before), so that a seeded request
+gets the same tokens whatever else is in the batch. The draw inverts the cumulative distribution
+in two stages, blocks of the vocabulary and then tokens of one block, in float64.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from understudy.engine.weights import VOCAB_BLOCK
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def uniforms(seeds: npt.NDArray[np.uint64], counts: npt.NDArray[np.int64]) -> npt.NDArray:
+    """One number in [0, 1) a row: SplitMix64 (Steele et al., OOPSLA 2014) of seed and count."""
+    with np.errstate(over="ignore"):
+        x = seeds + _GOLDEN * (counts.astype(np.uint64) + np.uint64(1))
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def draw(
+    logits_RV: Tensor,
+    temperature: npt.NDArray,
+    top_p: npt.NDArray,
+    top_k: npt.NDArray,
+    uniform: npt.NDArray,
+) -> tuple[Tensor, Tensor]:
+    """One id and its logprob for each row: (R,) int64 and (R,) float32.
+
+    The logprob is of the distribution that was sampled: after temperature, top-k and top-p.
+    Temperature 0 takes the most likely token, with its logprob at temperature 1. V is a multiple
+    of VOCAB_BLOCK, padded with minus infinity. A row with a NaN gets a NaN logprob.
+    """
+    device = logits_RV.device
+    logits_RV = logits_RV.float()
+    greedy = temperature == 0
+    if ((temperature != 1) & ~greedy).any():
+        scale = torch.from_numpy(np.where(greedy, 1.0, temperature).astype(np.float32))
+        logits_RV = logits_RV / scale.to(device)[:, None]
+    narrowed = np.flatnonzero(((top_p < 1) | (top_k > 0)) & ~greedy)
+    if len(narrowed):
+        rows = torch.from_numpy(narrowed).to(device)
+        logits_RV = logits_RV.index_copy(
+            0, rows, _narrow(logits_RV[rows], top_p[narrowed], top_k[narrowed])
+        )
+    probs_RV = torch.softmax(logits_RV, -1)
+    if greedy.all():
+        ids_R = logits_RV.argmax(-1)
+    else:
+        ids_R = _invert(probs_RV, torch.from_numpy(uniform).to(device))
+        if greedy.any():
+            rows = torch.from_numpy(np.flatnonzero(greedy)).to(device)
+            ids_R[rows] = logits_RV[rows].argmax(-1)
+    return ids_R, probs_RV.gather(1, ids_R[:, None])[:, 0].log()
+
+
+def _invert(probs_RV: Tensor, uniform_R: Tensor) -> Tensor:
+    rows, vocab = probs_RV.shape
+    blocks_RBK = probs_RV.view(rows, vocab // VOCAB_BLOCK, VOCAB_BLOCK)
+    sums_RB = blocks_RBK.sum(-1, dtype=torch.float64).cumsum(-1)
+    target_R1 = (uniform_R * sums_RB[:, -1])[:, None]
+    block_R1 = torch.searchsorted(sums_RB, target_R1, right=True).clamp_(max=sums_RB.shape[1] - 1)
+    before_R1 = torch.where(block_R1 > 0, sums_RB.gather(1, (block_R1 - 1).clamp(min=0)), 0.0)
+    arange = torch.arange(rows, device=probs_RV.device)
+    inner_RK = blocks_RBK[arange, block_R1[:, 0]].double().cumsum(-1)
+    token_R1 = torch.searchsorted(inner_RK, target_R1 - before_R1, right=True)
+    ids_R1 = block_R1 * VOCAB_BLOCK + token_R1.clamp_(max=VOCAB_BLOCK - 1)
+    impossible = probs_RV.gather(1, ids_R1) == 0  # rounding at the very end of a block
+    if impossible.any():
+        ids_R1 = torch.where(impossible, probs_RV.argmax(-1, keepdim=True), ids_R1)
+    return ids_R1[:, 0]
+
+
+def _narrow(logits_RV: Tensor, top_p: npt.NDArray, top_k: npt.NDArray) -> Tensor:
+    """Minus infinity outside the top k tokens, then outside the smallest set with mass top_p."""
+    vocab = logits_RV.shape[1]
+    ordered_RV, order_RV = logits_RV.sort(-1, descending=True, stable=True)
+    k_R = torch.from_numpy(np.where(top_k > 0, top_k, vocab)).to(logits_RV.device)
+    rank_V = torch.arange(vocab, device=logits_RV.device)
+    ordered_RV = ordered_RV.masked_fill(rank_V >= k_R[:, None], -torch.inf)
+    probs_RV = torch.softmax(ordered_RV, -1)
+    before_RV = probs_RV.double().cumsum(-1) - probs_RV
+    p_R = torch.from_numpy(top_p.astype(np.float64)).to(logits_RV.device)
+    beyond_RV = (before_RV >= p_R[:, None]) & (rank_V > 0) & (p_R[:, None] < 1)
+    ordered_RV = ordered_RV.masked_fill(beyond_RV, -torch.inf)
+    return torch.full_like(logits_RV, -torch.inf).scatter(1, order_RV, ordered_RV)

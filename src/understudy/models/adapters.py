@@ -1,0 +1,130 @@
+"""Adapter directories in PEFT's format: `adapter_model.safetensors`, `adapter_config.json`.
+
+PEFT and vLLM load them as they are. `understudy.json` beside them carries what those have no
+field for: the version, and the hash of the prompt and tool schemas that were trained with.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from understudy.core.types import Tool, canonical_json
+from understudy.models.lora import PEFT_PREFIX, LoraConfig
+
+WEIGHTS, CONFIG, METADATA = "adapter_model.safetensors", "adapter_config.json", "understudy.json"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """What a directory holds: tensors under PEFT's names, the LoRA configuration, metadata."""
+
+    tensors: dict[str, Tensor]
+    config: LoraConfig
+    base: str
+    metadata: dict[str, Any]
+
+
+def prompt_hash(system_prompt: str, tools: Sequence[Tool] = ()) -> str:
+    """What an adapter is bound to: SHA-256 of its system prompt and tool schemas."""
+    text = canonical_json({"system": system_prompt, "tools": list(tools)})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save_adapter(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    config: LoraConfig,
+    base: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write an adapter directory. It appears whole or not at all; an old one is replaced."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(contiguous, temporary / WEIGHTS, metadata={"format": "pt"})
+        (temporary / CONFIG).write_text(json.dumps(_peft_config(config, base), indent=2) + "\n")
+        (temporary / METADATA).write_text(json.dumps(dict(metadata or {}), indent=2) + "\n")
+        os.chmod(temporary, 0o755)
+        _replace_directory(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def load_adapter(path: str | Path) -> AdapterFile:
+    """Read an adapter directory of ours or of PEFT's.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that is corrupt or not LoRA.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder} is not an adapter directory ({CONFIG} and {WEIGHTS})")
+    try:
+        raw = json.loads((folder / CONFIG).read_text())
+        tensors = load_file(folder / WEIGHTS)
+        extra = folder / METADATA
+        metadata = json.loads(extra.read_text()) if extra.is_file() else {}
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the adapter in {folder} is corrupt: {error}") from error
+    if raw.get("peft_type") != "LORA" or raw.get("use_dora") or raw.get("use_rslora"):
+        raise ValueError(f"the adapter in {folder} is not plain LoRA")
+    if raw.get("rank_pattern") or raw.get("alpha_pattern"):
+        raise ValueError(f"the adapter in {folder} has a rank per layer, which is not supported")
+    if not tensors or not all(k.startswith(PEFT_PREFIX) for k in tensors):
+        raise ValueError(f"the adapter in {folder} has no tensors named {PEFT_PREFIX}*")
+    config = LoraConfig(
+        rank=int(raw["r"]),
+        alpha=float(raw["lora_alpha"]),
+        dropout=float(raw.get("lora_dropout") or 0.0),
+        targets=tuple(sorted(_leaf(k) for k in {k.split(".lora_")[0] for k in tensors})),
+    )
+    return AdapterFile(tensors, config, str(raw.get("base_model_name_or_path") or ""), metadata)
+
+
+def _leaf(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
+    alpha = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": sorted(config.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "use_dora": False,
+        "use_rslora": False,
+        "modules_to_save": None,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "init_lora_weights": True,
+    }
+
+
+def _replace_directory(new: Path, target: Path) -> None:
+    """Rename `new` to `target`; an old target is moved aside first, then removed."""
+    if not target.exists():
+        os.replace(new, target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
+    os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,214 @@
+"""GRPO in a learned world: sample groups, judge them, push up what beat its group's mean.
+
+Group relative policy optimisation (arXiv 2402.03300) with what the field has settled on since:
+mean-centred advantages without the standard deviation (Dr. GRPO, arXiv 2503.20783), token-level
+aggregation over the whole batch (DAPO, arXiv 2503.14476), no KL term and no reference model, the
+sampler's recorded logprobs as the only anchor, groups with equal rewards left out before any
+forward pass. One step: draw scenarios, play `group_size` episodes of each, judge, one optimiser
+step, hand the adapter to the engine.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from understudy.core.rows import Row, RowStats, policy_rows
+from understudy.core.types import ModelRef, Policy, Sampling
+from understudy.engine.chat import LocalChat
+from understudy.engine.engine import TorchEngine
+from understudy.judges.check import Check
+from understudy.recipes.curriculum import Curriculum
+from understudy.recipes.learner import Learner, Lora, make_learner, prompt_of
+from understudy.recipes.rehearsal import Played, gather, play_group
+from understudy.runs.config import Config
+from understudy.runs.directory import Run
+from understudy.runs.progress import Progress
+from understudy.train.advantages import group_advantages
+from understudy.train.checkpoint import load_checkpoint, save_checkpoint
+from understudy.train.losses import LossConfig
+from understudy.train.optimiser import TrainerConfig
+from understudy.train.trainer import StepMetrics, Trainer
+from understudy.world import World
+
+
+class GrpoConfig(Config):
+    base: str = "tiny"
+    start: str | None = None  # an adapter folder to go on from; usually a distilled one
+    lora: Lora = Lora()
+    steps: PositiveInt = 40
+    scenarios_per_step: PositiveInt = 16
+    group_size: int = Field(default=8, ge=2)
+    lr: PositiveFloat = 7e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
+    warmup_steps: int = Field(default=2, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    min_lr_share: float = Field(default=0.3, ge=0, le=1)
+    loss: LossConfig = LossConfig()
+    precision: Literal["fp32", "bf16"] = "bf16"
+    max_tokens_per_microbatch: PositiveInt = 8192
+    temperature: PositiveFloat = 1.0  # recorded logprobs are those of the sampled distribution
+    max_tokens: PositiveInt = 128  # a turn
+    max_turns: PositiveInt = 16
+    pool: PositiveInt = 2000  # scenarios recombined from the traffic
+    again: float = Field(default=0.25, ge=0, lt=1)  # see recipes.curriculum
+    checkpoint_every: PositiveInt = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GrpoResult:
+    adapter: Path
+    steps: int
+    reward: float  # of the last step
+    success: float
+
+
+async def grpo(
+    run: Run,
+    world: World,
+    check: Check,
+    config: GrpoConfig,
+    workload: str = "default",
+    threads: int | None = None,
+    quiet: bool = False,
+) -> GrpoResult:
+    """Train an adapter in `world` with `check` as the reward; resumes from the last checkpoint."""
+    learner = make_learner(
+        config.base, config.lora, config.seed, Path(config.start) if config.start else None
+    )
+    trainer = Trainer(learner.base.model, _trainer_config(config))
+    scenarios = world.scenarios(config.pool, config.seed)
+    curriculum = Curriculum(len(scenarios), config.again, config.seed)
+    begin = _resume(run, trainer, curriculum)
+    engine = TorchEngine(learner.base, threads=threads)
+    chat = LocalChat(engine, learner.base.renderer, learner.base.name)
+    sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
+    reward = success = 0.0
+    try:
+        with Progress("rehearse", total=config.steps, unit="steps", quiet=quiet) as progress:
+            for step in range(begin, config.steps):
+                model = ModelRef(config.base, "rehearsed", step)
+                engine.load_weights(model, learner.tensors(), learner.lora)
+                policy = Policy("rehearsed", model, sampling=sampling)
+                numbers = curriculum.draw(config.scenarios_per_step, step)
+                played: list[Played] = await gather(
+                    [
+                        play_group(
+                            chat,
+                            policy,
+                            world,
+                            world.user,
+                            scenarios[n],
+                            config.group_size,
+                            seed=config.seed * 1_000_003 + step * 4099 + n,
+                            check=check,
+                            max_turns=config.max_turns,
+                            workload=workload,
+                        )
+                        for n in numbers
+                    ]
+                )
+                await engine.unload(model)
+                for n, group in zip(numbers, played, strict=True):
+                    curriculum.saw(n, group.rate)
+                rows, counted = training_rows(played)
+                metrics = trainer.step(rows)
+                reward, success = _means(played)
+                _log(run, step, played, metrics, counted)
+                progress.advance(
+                    reward=round(reward, 3),
+                    success=f"{success:.0%}",
+                    entropy=metrics.entropy,
+                    flat=counted["flat groups"],
+                )
+                if metrics.skipped:
+                    progress.note(f"step {step}: no update, {metrics.skipped}")
+                if (step + 1) % config.checkpoint_every == 0:
+                    state = {"step": step + 1, "curriculum": curriculum.state()}
+                    save_checkpoint(run.checkpoints / "last", trainer, state)
+    finally:
+        await engine.aclose()
+    first = scenarios[0]
+    metadata = {"recipe": "grpo", "prompt": prompt_of(first.messages, first.tools)}
+    adapter = learner.save(run.path / "adapter", metadata | {"success": success})
+    return GrpoResult(adapter, config.steps, reward, success)
+
+
+def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
+    """Rows of every group whose rewards differ, and what was left out, counted."""
+    rows: list[Row] = []
+    counted: Counter[str] = Counter()
+    stats = RowStats()
+    for item in played:
+        counted.update({f"unjudged: {reason}": n for reason, n in item.failed.items()})
+        episodes = item.group.episodes
+        trainable = [any(c.output_ids for c in e.completions) for e in episodes]
+        advantages = group_advantages(item.group.rewards or (), trainable)
+        if advantages.flat:
+            counted["flat groups"] += 1
+            continue
+        for episode, advantage in zip(episodes, advantages.values, strict=True):
+            if advantage is None:
+                counted["episodes without a sampled token"] += 1
+                continue
+            more, seen = policy_rows(episode, advantage)
+            rows.extend(more)
+            stats += seen
+    counted["rows"], counted["broken rows"] = stats.rows, stats.broken
+    return rows, counted
+
+
+def _means(played: list[Played]) -> tuple[float, float]:
+    rewards = [r for item in played for r in item.group.rewards or ()]
+    n = max(1, len(rewards))
+    return sum(rewards) / n, sum(r >= 1.0 for r in rewards) / n
+
+
+def _log(
+    run: Run, step: int, played: list[Played], metrics: StepMetrics, counted: Counter[str]
+) -> None:
+    reward, success = _means(played)
+    episodes = [e for item in played for e in item.group.episodes]
+    turns = [len(e.completions) for e in episodes]
+    ended = Counter(e.ended or "?" for e in episodes)
+    sampled = sum(len(c.output_ids or ()) for e in episodes for c in e.completions)
+    values: dict[str, Any] = metrics.as_dict() | {
+        "step": step,
+        "reward": reward,
+        "success": success,
+        "turns": sum(turns) / max(1, len(turns)),
+        "sampled_tokens": sampled,
+        "ended": dict(ended),
+        "counted": dict(counted),
+    }
+    values.pop("step")
+    run.log(step, **values)
+
+
+def _trainer_config(config: GrpoConfig) -> TrainerConfig:
+    return TrainerConfig(
+        lr=config.lr,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        total_steps=config.steps,
+        min_lr_share=config.min_lr_share,
+        precision=config.precision,
+        max_tokens_per_microbatch=config.max_tokens_per_microbatch,
+        temperature=config.temperature,
+        loss=config.loss,
+    )
+
+
+def _resume(run: Run, trainer: Trainer, curriculum: Curriculum) -> int:
+    folder = run.checkpoints / "last"
+    if not folder.exists():
+        return 0
+    state: dict[str, Any] = load_checkpoint(folder, trainer)
+    curriculum.restore(state["curriculum"])
+    run.rewind(state["step"] - 1)
+    return int(state["step"])
+
+
+__all__ = ["GrpoConfig", "GrpoResult", "Learner", "grpo", "training_rows"]

@@ -1,0 +1,61 @@
+"""What every training recipe begins and ends with: a base with an adapter to train, and the
+adapter written where engines can load it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from understudy.core.types import Message, Tool, text_of
+from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
+from understudy.models.loading import LoadedBase, load_base
+from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora, set_adapter_tensors
+from understudy.runs.config import Config
+
+
+class Lora(Config):
+    """Every linear layer of the blocks; rank 16, alpha 2r ("LoRA Without Regret", 2025)."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """A base whose adapter is trained."""
+
+    base: LoadedBase
+    lora: LoraConfig
+
+    def tensors(self) -> dict[str, Any]:
+        """The adapter as it is now, under PEFT's names; copies, safe to hand to an engine."""
+        return {k: v.clone() for k, v in adapter_tensors(self.base.model).items()}
+
+    def save(self, path: Path, metadata: Mapping[str, Any]) -> Path:
+        return save_adapter(path, self.tensors(), self.lora, self.base.name, metadata)
+
+
+def make_learner(base: str, lora: Lora, seed: int, start: Path | None = None) -> Learner:
+    """The base with a fresh adapter, or with the adapter in the folder `start` to go on from.
+
+    Raises FileNotFoundError or ValueError where `start` holds no adapter that fits the base.
+    """
+    loaded = load_base(base)
+    config = LoraConfig(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
+    if start is not None:
+        file = load_adapter(start)
+        config = LoraConfig(rank=file.config.rank, alpha=file.config.alpha, seed=seed)
+        inject_lora(loaded.model, config)
+        set_adapter_tensors(loaded.model, file.tensors)
+    else:
+        inject_lora(loaded.model, config)
+    return Learner(loaded, config)
+
+
+def prompt_of(messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+    """The hash of the system prompt and tools that an adapter is trained with."""
+    system = text_of(messages[0].get("content")) if messages else ""
+    return prompt_hash(system if messages and messages[0]["role"] == "system" else "", tools)

@@ -1,0 +1,151 @@
+"""Datasets, deployments, keys, erasure: rare writes, run inside the writer's transaction, and
+their reads."""
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+
+from understudy.core.serial import deployment_from_json, deployment_to_json
+from understudy.core.types import Dataset, Deployment, Policy
+from understudy.store.schema import StoreError
+
+SCOPES = ("infer", "feedback", "read", "admin")
+
+_UNREACHABLE = """
+WITH RECURSIVE kept (id) AS (
+    SELECT node FROM completions UNION SELECT reply FROM completions WHERE reply IS NOT NULL
+    UNION SELECT n.parent FROM nodes n JOIN kept ON n.id = kept.id WHERE n.parent IS NOT NULL
+)
+DELETE FROM nodes WHERE id NOT IN (SELECT id FROM kept)
+"""
+
+
+def dataset(connection: sqlite3.Connection, name: str) -> Dataset | None:
+    row = connection.execute(
+        "SELECT name, query, episode_ids, content_hash, created_at FROM datasets WHERE name = ?",
+        (name,),
+    ).fetchone()
+    if row is None:
+        return None
+    return Dataset(row[0], json.loads(row[1]), tuple(json.loads(row[2])), row[3], row[4])
+
+
+def add_dataset(connection: sqlite3.Connection, new: Dataset) -> Dataset:
+    """The dataset as it is kept. Raises StoreError when the name holds other content."""
+    old = dataset(connection, new.name)
+    if old is not None:
+        if old.content_hash != new.content_hash:
+            raise StoreError(f"dataset {new.name!r} exists with other content: take another name")
+        return old
+    query, ids = json.dumps(dict(new.query)), json.dumps(new.episode_ids)
+    connection.execute(
+        "INSERT INTO datasets VALUES (?, ?, ?, ?, ?)",
+        (new.name, query, ids, new.content_hash, new.created_at),
+    )
+    return new
+
+
+def check_shares(shares: Sequence[tuple[Policy, float]]) -> None:
+    """Raises ValueError for shares that no deployment can have."""
+    if not shares or abs(sum(s for _, s in shares) - 1) > 1e-6 or any(s < 0 for _, s in shares):
+        raise ValueError("the shares of a deployment must not be negative and must sum to 1")
+    if len({p.name for p, _ in shares}) < len(shares):
+        raise ValueError("the policies of a deployment need names of their own")
+
+
+def deploy(
+    connection: sqlite3.Connection,
+    alias: str,
+    shares: Sequence[tuple[Policy, float]],
+    expected: int | None,
+) -> Deployment:
+    """The next version of an alias. Raises StoreError when another than `expected` is there."""
+    row = connection.execute(
+        "SELECT coalesce(max(version), 0) FROM deployments WHERE alias = ?", (alias,)
+    ).fetchone()
+    version = int(row[0])
+    if expected is not None and expected != version:
+        raise StoreError(f"alias {alias!r} is at version {version}, not {expected}: look again")
+    new = Deployment(alias, tuple((p, float(s)) for p, s in shares), version + 1)
+    connection.execute(
+        "INSERT INTO deployments (alias, version, deployment, created_at) VALUES (?, ?, ?, ?)",
+        (alias, new.version, json.dumps(deployment_to_json(new)), time.time()),
+    )
+    return new
+
+
+def deployments(connection: sqlite3.Connection) -> dict[str, Deployment]:
+    rows = connection.execute("SELECT deployment, max(version) FROM deployments GROUP BY alias")
+    found = (deployment_from_json(json.loads(row[0])) for row in rows)
+    return {d.alias: d for d in found}
+
+
+def key_hash(key: str) -> bytes:
+    """What is kept of a key. Keys are 256 random bits, so one round of SHA-256 is enough."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+def add_key(connection: sqlite3.Connection, name: str, key: str, scopes: Iterable[str]) -> None:
+    """Raises ValueError for a scope that does not exist or a name that does."""
+    wanted = sorted(set(scopes))
+    unknown = [s for s in wanted if s not in SCOPES]
+    if unknown or not wanted:
+        raise ValueError(f"scopes are {', '.join(SCOPES)}, not {', '.join(unknown) or 'none'}")
+    if connection.execute("SELECT 1 FROM keys WHERE name = ?", (name,)).fetchone():
+        raise ValueError(f"there is a key {name!r} already: take another name")
+    connection.execute(
+        "INSERT INTO keys VALUES (?, ?, ?, ?, NULL)",
+        (key_hash(key), name, json.dumps(wanted), time.time()),
+    )
+
+
+def revoke_key(connection: sqlite3.Connection, name: str) -> int:
+    return connection.execute(
+        "UPDATE keys SET revoked_at = ? WHERE name = ? AND revoked_at IS NULL",
+        (time.time(), name),
+    ).rowcount
+
+
+def keys(connection: sqlite3.Connection) -> dict[bytes, frozenset[str]]:
+    rows = connection.execute("SELECT hash, scopes FROM keys WHERE revoked_at IS NULL")
+    return {row[0]: frozenset(json.loads(row[1])) for row in rows}
+
+
+def erase(connection: sqlite3.Connection, subject: str) -> int:
+    """Delete the subject's episodes and every body that nobody else shares."""
+    named = (
+        "EXISTS (SELECT 1 FROM json_each({0}.metadata) j WHERE CAST(j.value AS TEXT) = :subject)"
+    )
+    whose = {"subject": subject}
+    found = connection.execute(
+        f"SELECT id FROM episodes WHERE id = :subject OR {named.format('episodes')} "
+        "UNION SELECT episode_id FROM completions "
+        f"WHERE episode_id IS NOT NULL AND {named.format('completions')}",
+        whose,
+    ).fetchall()
+    ids = {row[0] for row in found}
+    connection.execute(
+        f"DELETE FROM completions WHERE episode_id IS NULL AND {named.format('completions')}", whose
+    )
+    for episode_id in ids:
+        connection.execute(
+            "DELETE FROM feedback WHERE episode_id = '' AND completion_id IN "
+            "(SELECT id FROM completions WHERE episode_id = ?)",
+            (episode_id,),
+        )
+        connection.execute("DELETE FROM completions WHERE episode_id = ?", (episode_id,))
+        connection.execute("DELETE FROM feedback WHERE episode_id = ?", (episode_id,))
+        connection.execute("DELETE FROM episodes WHERE id = ?", (episode_id,))
+    for name, text in connection.execute("SELECT name, episode_ids FROM datasets").fetchall():
+        members = json.loads(text)
+        kept = [m for m in members if m not in ids]
+        if len(kept) < len(members):
+            connection.execute(
+                "UPDATE datasets SET episode_ids = ? WHERE name = ?", (json.dumps(kept), name)
+            )
+    connection.execute(_UNREACHABLE)
+    connection.execute("DELETE FROM blobs WHERE id NOT IN (SELECT blob FROM nodes)")
+    connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
+    return len(ids)

@@ -1,0 +1,191 @@
+"""Exact attention over a token tree, inside any Hugging Face causal LM.
+
+Nodes lie on one axis in depth-first order, so whatever a chain of nodes may look at is a few
+slices of that axis: the part of each ancestor chain above the branching point, then the chain
+itself, causally. Each chain is a small dense problem; nothing is computed for pairs of nodes that
+do not see each other, but for the triangle of one query block. Probabilities are kept for the
+backward pass while they fit in `KEEP_BYTES` a layer, else computed again.
+
+The model is not patched: the function is registered with transformers' attention interface and
+chosen by the configuration while a tree runs; the plan travels as a keyword argument.
+Dimensions: N nodes, H query heads, G key/value heads, D head width.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from understudy.core.token_tree import TokenTree
+
+NAME = "understudy_tree"
+QUERY_BLOCK = 256
+KEEP_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Queries start..stop of one chain; they see `above` (slices of nodes) and their own chain
+    from `own` on, causally."""
+
+    start: int
+    stop: int
+    own: int
+    above: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What each part of a tree looks at."""
+
+    blocks: tuple[Block, ...]
+    nodes: int
+
+    @property
+    def pairs(self) -> int:
+        """Query-key products that the plan computes."""
+        return sum(
+            (b.stop - b.start) * (b.stop - b.own + sum(k1 - k0 for k0, k1 in b.above))
+            for b in self.blocks
+        )
+
+
+def plan_of(tree: TokenTree, query_block: int = QUERY_BLOCK) -> Plan:
+    """The blocks of a tree: one for each chain and `query_block` queries, of equal sizes."""
+    above: dict[int, tuple[tuple[int, int], ...]] = {}
+    starts = tree.chains_C2[:, 0]
+    chain_of_node = starts.searchsorted(tree.parent_N[starts], side="right") - 1
+    blocks: list[Block] = []
+    for c, (start, stop) in enumerate(tree.chains_C2.tolist()):
+        parent = int(tree.parent_N[start])
+        if parent < 0:
+            above[c] = ()
+        else:
+            up = int(chain_of_node[c])
+            above[c] = (*above[up], (int(starts[up]), parent + 1))
+        count = -(-(stop - start) // query_block)
+        edges = [start + (stop - start) * i // count for i in range(count + 1)]
+        blocks += [Block(a, b, start, above[c]) for a, b in pairwise(edges)]
+    return Plan(tuple(blocks), len(tree))
+
+
+class TreeAttention(torch.autograd.Function):
+    """softmax(q k^T * scale) v over a plan: q (H, N, D), k and v (G, N, D) -> (N, H, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Tensor:
+        heads, n, width = q.shape
+        out = q.new_empty(n, heads, width)
+        keep = plan.pairs * heads * q.element_size() <= KEEP_BYTES
+        kept: list[Tensor] = []
+        for block in plan.blocks:
+            keys, values = _gather(k, block), _gather(v, block)
+            probs = _probs(_queries(q, block, k.shape[0]), keys, block, scale)
+            rows = torch.bmm(probs, values).view(heads, block.stop - block.start, width)
+            out[block.start : block.stop] = rows.transpose(0, 1)
+            if keep:
+                kept.append(probs)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.plan, ctx.scale = plan, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        q, k, v, *kept = ctx.saved_tensors
+        plan: Plan = ctx.plan
+        heads, _, width = q.shape
+        groups = k.shape[0]
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        grad_HND = grad.transpose(0, 1)
+        for i, block in enumerate(plan.blocks):
+            queries, keys, values = (
+                _queries(q, block, groups),
+                _gather(k, block),
+                _gather(v, block),
+            )
+            probs = kept[i] if kept else _probs(queries, keys, block, ctx.scale)
+            g = _queries(grad_HND, block, groups)
+            _scatter(grad_v, torch.bmm(probs.transpose(1, 2), g), block)
+            grad_probs = torch.bmm(g, values.transpose(1, 2))
+            grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
+            own = torch.bmm(grad_scores, keys).mul_(ctx.scale)
+            grad_q[:, block.start : block.stop] = own.view(heads, -1, width)
+            _scatter(grad_k, torch.bmm(grad_scores.transpose(1, 2), queries).mul_(ctx.scale), block)
+        return grad_q, grad_k, grad_v, None, None
+
+
+def _queries(q: Tensor, block: Block, groups: int) -> Tensor:
+    """(H, N, D) -> (G, H/G * block, D): the query heads of a key head side by side."""
+    return q[:, block.start : block.stop].reshape(groups, -1, q.shape[-1])
+
+
+def _gather(k: Tensor, block: Block) -> Tensor:
+    """What the block may look at, in the order of depth: (G, K, D)."""
+    own = k[:, block.own : block.stop]
+    if not block.above:
+        return own
+    return torch.cat([*(k[:, a:b] for a, b in block.above), own], dim=1)
+
+
+def _scatter(into: Tensor, grad: Tensor, block: Block) -> None:
+    at = 0
+    for a, b in (*block.above, (block.own, block.stop)):
+        into[:, a:b] += grad[:, at : at + b - a]
+        at += b - a
+
+
+def _probs(queries: Tensor, keys: Tensor, block: Block, scale: float) -> Tensor:
+    """Attention probabilities (G, H/G * block, K) of a block."""
+    scores = torch.bmm(queries * scale, keys.transpose(1, 2))
+    n = block.stop - block.start
+    corner = scores.view(scores.shape[0], -1, n, scores.shape[-1])[..., -n:]
+    corner += _triangle(n, scores.dtype, scores.device)
+    return torch.softmax(scores, dim=-1)
+
+
+def _triangle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.full((n, n), float("-inf"), dtype=dtype, device=device).triu_(1)
+
+
+def tree_attention_forward(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    understudy_plan: Plan | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: (1, heads, N, D) in, (1, N, heads, D) out."""
+    if understudy_plan is None:
+        raise ValueError(f"{NAME} attention was called without a plan; use train.tree_batch")
+    if dropout or (sliding_window is not None and sliding_window < understudy_plan.nodes):
+        raise ValueError("tree attention knows neither dropout nor sliding windows")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    # under autocast norms and rotations leave float32 behind: attention runs in the values' type
+    out = TreeAttention.apply(  # type: ignore[no-untyped-call]
+        query[0].to(value.dtype), key[0].to(value.dtype), value[0], understudy_plan, scale
+    )
+    return out.unsqueeze(0), None
+
+
+@contextmanager
+def tree_attention(model: Any) -> Iterator[None]:
+    """The model attends by plan while this is open."""
+    ALL_ATTENTION_FUNCTIONS.register(NAME, tree_attention_forward)
+    config = model.config
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

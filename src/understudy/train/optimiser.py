@@ -1,0 +1,67 @@
+"""AdamW over whatever requires a gradient, and the learning rate as a function of the step."""
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
+
+from understudy.train.losses import LossConfig
+from understudy.train.tree_batch import Layout
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+class TrainerConfig(BaseModel):
+    """How rows become a step. Defaults: LoRA policy gradients (LoRA Without Regret; prime-rl)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lr: PositiveFloat = 1e-4
+    schedule: Schedule = "constant"
+    warmup_steps: NonNegativeInt = 0
+    total_steps: PositiveInt | None = None  # needed by schedules that decay
+    min_lr_share: float = Field(default=0.0, ge=0.0, le=1.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    grad_clip: PositiveFloat | None = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; parameters and head stay
+    max_tokens_per_microbatch: PositiveInt = 4096
+    layout: Layout = "tree"
+    temperature: PositiveFloat = 1.0  # of the sampled distribution that anchors belong to
+    loss: LossConfig = LossConfig()
+    max_skipped: PositiveInt = 3  # consecutive steps with a non-finite loss or gradient
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of the step with this 0-based number."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        if self.schedule == "constant":
+            return self.lr
+        if self.total_steps is None:
+            raise ValueError(f"schedule {self.schedule!r} needs total_steps")
+        span = max(1, self.total_steps - self.warmup_steps)
+        done = min(1.0, (step - self.warmup_steps) / span)
+        share = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.lr * (self.min_lr_share + (1 - self.min_lr_share) * share)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that require a gradient, by name. Raises ValueError where there are none."""
+    found = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not found:
+        raise ValueError("no parameter requires a gradient; add an adapter or unfreeze the model")
+    return found
+
+
+def make_optimiser(parameters: list[nn.Parameter], config: TrainerConfig) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )

@@ -1,0 +1,158 @@
+"""Micro-batches: rows arranged for one forward pass of a Hugging Face causal LM.
+
+`tree`    shared beginnings once, attention by plan (see attention.py)
+`packed`  rows end to end, nothing shared, attention by plan
+`padded`  a right-padded batch under the model's own causal attention: what any trainer would do
+
+All three compute the same numbers. Rows are put in lexicographic order of ids and cut into
+micro-batches where neighbours share least, so the caller's order does not matter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from understudy.core.rows import Row
+from understudy.core.token_tree import TokenTree, build, build_apart, sorted_rows
+from understudy.train.attention import plan_of, tree_attention
+from understudy.train.head import HeadOutput, head_logprobs
+
+Layout = Literal["tree", "packed", "padded"]
+# A micro-batch costs about as much as this many tokens beside its tokens: where cutting at a
+# shared beginning is cheaper than one more micro-batch.
+MICROBATCH_COST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Rows that go through the model together; `rows` indexes the caller's list."""
+
+    tree: TokenTree
+    rows: tuple[int, ...]
+    layout: Layout
+
+    @property
+    def tokens_computed(self) -> int:
+        """Positions that the model runs on, padding included."""
+        if self.layout == "padded":
+            return len(self.tree.chains_C2) * int((self.tree.depth_N.max()) + 1)
+        return len(self.tree)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Logprobs of the tree's entries in their order, entropies of each entry's distribution."""
+
+    logprobs_E: Tensor
+    entropy_E: Tensor
+
+
+def micro_batches(rows: Sequence[Row], max_tokens: int, layout: Layout) -> list[MicroBatch]:
+    """All rows with tokens, in micro-batches of at most `max_tokens` computed tokens each. A row
+    that is longer by itself gets a micro-batch of its own."""
+    kept = [i for i, row in enumerate(rows) if row.ids]
+    order, shared = sorted_rows([rows[i] for i in kept])
+    lengths = [len(rows[kept[k]].ids) for k in order]
+    if layout == "padded":
+        order = sorted(order, key=lambda k: len(rows[kept[k]].ids))  # stable: still canonical
+        lengths = [len(rows[kept[k]].ids) for k in order]
+    if layout != "tree":
+        shared = np.zeros_like(shared)
+    cuts = _cuts(lengths, shared.tolist(), max_tokens, padded=layout == "padded")
+    batches = []
+    for start, stop in pairwise(cuts):
+        members = tuple(kept[k] for k in order[start:stop])
+        chosen = [rows[i] for i in members]
+        tree = build(chosen) if layout == "tree" else build_apart(chosen)
+        batches.append(MicroBatch(tree, members, layout))
+    return batches
+
+
+def _cuts(lengths: list[int], shared: list[int], max_tokens: int, padded: bool) -> list[int]:
+    """Where to cut the ordered rows: least total work (dynamic programme over the last cut)."""
+    n = len(lengths)
+    best = [0.0] + [float("inf")] * n
+    last = [0] * (n + 1)
+    for start in range(n):
+        size, longest = 0, 0
+        for stop in range(start + 1, n + 1):
+            longest = max(longest, lengths[stop - 1])
+            first = stop == start + 1
+            size += lengths[stop - 1] - (0 if first else shared[stop - 1])
+            tokens = longest * (stop - start) if padded else size
+            if tokens > max_tokens and not first:
+                break
+            cost = best[start] + tokens + MICROBATCH_COST
+            if cost < best[stop]:
+                best[stop], last[stop] = cost, start
+    cuts = [n]
+    while cuts[-1] > 0:
+        cuts.append(last[cuts[-1]])
+    return cuts[::-1]
+
+
+def forward(model: Any, batch: MicroBatch, temperature: float = 1.0) -> Forward:
+    """The batch through decoder and head. Gradients flow into the logprobs only.
+
+    Raises ValueError for a model whose logits are changed after the head (soft-capping, scaling).
+    """
+    _check(model)
+    tree = batch.tree
+    device = next(model.parameters()).device
+    hidden_ND = _hidden(model, batch, device)
+    order = np.argsort(tree.node_E, kind="stable")
+    nodes, owner = np.unique(tree.node_E[order], return_inverse=True)
+    used = torch.from_numpy(nodes).to(device)
+    owner_E = torch.from_numpy(owner.reshape(-1)).to(device)
+    head: HeadOutput = head_logprobs(
+        hidden_ND.index_select(0, used),
+        model.get_output_embeddings(),
+        owner_E,
+        torch.from_numpy(tree.target_E[order]).to(device),
+        temperature,
+    )
+    back = torch.from_numpy(np.argsort(order, kind="stable")).to(device)
+    return Forward(head.logprobs_E[back], head.entropy_U[owner_E][back])
+
+
+def _hidden(model: Any, batch: MicroBatch, device: torch.device) -> Tensor:
+    """Hidden states after the last norm, one per node."""
+    tree = batch.tree
+    decoder = model.get_decoder()
+    if batch.layout == "padded":
+        ids, rows_N = _padded(tree)
+        out = decoder(input_ids=torch.from_numpy(ids).to(device), use_cache=False)
+        hidden: Tensor = out.last_hidden_state.flatten(0, 1)
+        return hidden.index_select(0, torch.from_numpy(rows_N).to(device))
+    with tree_attention(decoder):
+        out = decoder(
+            input_ids=torch.from_numpy(tree.tokens_N).to(device).unsqueeze(0),
+            position_ids=torch.from_numpy(tree.depth_N).to(device).unsqueeze(0),
+            use_cache=False,
+            understudy_plan=plan_of(tree),
+        )
+    return out.last_hidden_state[0]
+
+
+def _padded(tree: TokenTree) -> tuple[Any, Any]:
+    """(rows, longest) ids padded on the right, and each node's place in it, flattened. Causal
+    attention never looks right, so padding needs no mask."""
+    chains = tree.chains_C2
+    longest = int((chains[:, 1] - chains[:, 0]).max())
+    row_N = np.repeat(np.arange(len(chains)), chains[:, 1] - chains[:, 0])
+    place_N = row_N * longest + tree.depth_N
+    ids = np.zeros(len(chains) * longest, dtype=np.int64)
+    ids[place_N] = tree.tokens_N
+    return ids.reshape(len(chains), longest), place_N
+
+
+def _check(model: nn.Module) -> None:
+    config: Any = model.config
+    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(config, name, None) not in (None, 1.0):
+            raise ValueError(f"models with {name} are not supported by the trainer's head")

@@ -1,0 +1,294 @@
+"""What is known when a call arrives: named sources of values, and features of the situation."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.core.types import ProvenanceKind
+from understudy.world.state import Key, Past, State
+from understudy.world.values import call_key, columns, escape, is_number, kind_of, leaves, pattern, same
+
+Source = tuple[Any, ...]
+Found = tuple[Any, ProvenanceKind, str]
+
+
+@dataclass(slots=True)
+class ToolFacts:
+    """What every part of the world needs to know of a tool's arguments."""
+
+    name: str
+    known: list[str] = field(default_factory=list)  # arguments of successful calls
+    required: list[str] = field(default_factory=list)
+    categorical: dict[str, list[Any]] = field(default_factory=dict)  # few-valued arguments
+    numeric: list[str] = field(default_factory=list)
+    patterns: dict[str, list[str]] = field(default_factory=dict)  # formats of good arguments
+    tools: list[str] = field(default_factory=list)  # the other tools of the traffic
+
+    def missing(self, args: dict[str, Any]) -> list[str]:
+        return [p for p in self.required if p not in args]
+
+    def extra(self, args: dict[str, Any]) -> list[str]:
+        return [p for p in args if p not in self.known] if self.known else []
+
+
+@dataclass(slots=True)
+class Context:
+    """One call in its state."""
+
+    state: State
+    tool: ToolFacts
+    args: dict[str, Any]
+    hits: int | None = None  # how many remembered records match, for tools that list
+    recall: Any = None  # what the traffic (other episodes) answered to this very call
+    ids: list[tuple[str, str, Any]] = field(default_factory=list)
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        self.ids = self.state.ids.of_args(self.tool.name, self.args)
+        self.key = call_key(self.tool.name, self.args)
+
+    def id_of(self, argument: str) -> Key | None:
+        for p, domain, value in self.ids:
+            if p == argument:
+                return domain, value
+        return None
+
+
+def resolve(source: Source, c: Context) -> Found | None:
+    """The value of a source in a context, with where it comes from; None where it has none."""
+    head = source[0]
+    if head == "const":
+        return source[1], "inferred", "constant"
+    if head == "arg":
+        value = _at(c.args, source[1])
+        return None if value is None else (value[0], "observed", f"argument {source[1]}")
+    if head == "ref":
+        key = c.id_of(source[1])
+        return c.state.field(key, source[2]) if key else None
+    if head == "ref2":
+        key = _hop(c, source[1], source[2])
+        return c.state.field(key, source[3]) if key else None
+    if head == "last":
+        n = c.state.last.get(source[1])
+        if n is None:
+            return None
+        past = c.state.calls[n]
+        value = _at(past.value, source[2])
+        if value is None:
+            return None
+        return value[0], _kind_at(past, source[2]), f"call {n}"
+    if head == "repeat":
+        n = c.state.same.get(c.key)
+        if n is None or not c.state.calls[n].ok:
+            return None
+        past = c.state.calls[n]
+        value = _at(past.value, source[1])
+        if value is None:
+            return None
+        return value[0], _kind_at(past, source[1]), f"call {n}"
+    if head == "recall":
+        value = _at(c.recall, source[1]) if c.recall is not None else None
+        return None if value is None else (value[0], "remembered", "same call in the traffic")
+    if head == "tool":
+        return c.tool.name, "observed", "tool"
+    if head in ("missing", "extra"):
+        names = c.tool.missing(c.args) if head == "missing" else c.tool.extra(c.args)
+        return (names[source[1]], "inferred", head) if source[1] < len(names) else None
+    if head == "op":
+        return _operate(source, c)
+    return None
+
+
+def _kind_at(past: Past, path: str) -> ProvenanceKind:
+    """Where a leaf of an earlier result came from; what was really seen was observed."""
+    if not past.kinds:
+        return "observed"
+    return past.kinds.get(path) or past.kinds.get("", "remembered")
+
+
+def _operate(source: Source, c: Context) -> Found | None:
+    a, b = resolve(source[2], c), resolve(source[3], c)
+    if a is None or b is None or not is_number(a[0]) or not is_number(b[0]):
+        return None
+    kind: ProvenanceKind = "invented" if "invented" in (a[1], b[1]) else "inferred"
+    return apply(source[1], a[0], b[0]), kind, f"{source[2]} {source[1]} {source[3]}"
+
+
+def apply(op: str, a: float, b: float) -> float:
+    """Arithmetic rounded to cents, an integer where it is one of integers."""
+    value = a * b if op == "*" else a + b if op == "+" else a - b
+    return value if isinstance(value, int) else round(value, 2)
+
+
+def _at(value: Any, path: str) -> tuple[Any] | None:
+    parts = path.split("/")[1:]
+    for part in parts:
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return (value,)
+
+
+def _hop(c: Context, argument: str, name: str) -> Key | None:
+    """The thing that a field of an argument's thing refers to."""
+    key = c.id_of(argument)
+    found = c.state.field(key, name) if key else None
+    if found is None or not isinstance(found[0], (str, int)):
+        return None
+    for domain in c.state.memory.versions:
+        if found[0] in c.state.memory.versions[domain] or (domain, found[0]) in c.state.things:
+            return domain, found[0]
+    return None
+
+
+def sources(c: Context) -> Iterator[tuple[Source, Any]]:
+    """Every source of values in a context, simplest first."""
+    for path, value in leaves(c.args):
+        yield ("arg", path), value
+    for p, value in c.args.items():
+        if isinstance(value, (list, dict)):
+            yield ("arg", f"/{p}"), value
+    for p, domain, item in c.ids:
+        own = c.state.fields((domain, item))
+        for name, value in own.items():
+            yield ("ref", p, name), value
+        for name, value in own.items():
+            if isinstance(value, (str, int)) and value != item:
+                hop = _hop(c, p, name)
+                if hop is not None and hop != (domain, item):
+                    for far, v in c.state.fields(hop).items():
+                        yield ("ref2", p, name, far), v
+    for tool, n in c.state.last.items():
+        past = c.state.calls[n]
+        if isinstance(past.value, dict):
+            for path, value in leaves(past.value):
+                yield ("last", tool, path), value
+    n_same = c.state.same.get(c.key)
+    if n_same is not None and c.state.calls[n_same].ok:
+        for path, value in branches(c.state.calls[n_same].value):
+            yield ("repeat", path), value
+    if c.recall is not None:
+        for path, value in branches(c.recall):
+            yield ("recall", path), value
+
+
+def branches(value: Any) -> Iterator[tuple[str, Any]]:
+    """A value's leaves, with lists also as wholes."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            for path, leaf in branches(item):
+                yield f"/{escape(key)}{path}", leaf
+            if isinstance(item, dict):
+                yield f"/{escape(key)}", item
+    else:
+        yield "", value
+
+
+def tuplify(value: Any) -> Any:
+    """Lists of a source read from JSON as tuples again."""
+    return tuple(tuplify(v) for v in value) if isinstance(value, list) else value
+
+
+Feature = tuple[Any, ...]
+
+
+def feature(f: Feature, c: Context) -> Any:
+    """One feature of the situation: a bool, a number, a short text or None."""
+    head, args, state = f[0], c.args, c.state
+    if head == "has":
+        return f[1] in args
+    if head == "kind":
+        return kind_of(args[f[1]]) if f[1] in args else None
+    if head == "val":
+        value = args.get(f[1])
+        return value if not isinstance(value, (dict, list)) else None
+    if head == "num":
+        value = args.get(f[1])
+        return value if is_number(value) else None
+    if head == "fmt":
+        value = args.get(f[1])
+        return pattern(value) in c.tool.patterns.get(f[1], ()) if isinstance(value, str) else None
+    if head == "hits":
+        return None if c.hits is None else c.hits > 0
+    if head == "miss":
+        return bool(c.tool.missing(args))
+    if head == "extra":
+        return bool(c.tool.extra(args))
+    if head == "done":
+        return f[1] in state.last
+    if head == "rep":
+        n = state.same.get(c.key)
+        return None if n is None else state.calls[n].outcome
+    if head == "n":
+        return len(state.calls)
+    return _feature_of_thing(f, c)
+
+
+def _feature_of_thing(f: Feature, c: Context) -> Any:
+    """Features of the thing that argument f[1] names."""
+    head, key = f[0], c.id_of(f[1])
+    if key is None:
+        return None
+    if head == "known":
+        return c.state.standing(key)
+    thing = c.state.things.get(key)
+    if head == "prev":
+        return thing is not None and f[2] in thing.touched
+    if head == "by":
+        touched = thing.touched if thing else {}
+        return max(touched, key=touched.__getitem__) if touched else None
+    if head == "since":
+        return None if thing is None else len(c.state.calls) - thing.first
+    if head == "idfail":
+        if thing is None:
+            return None
+        return next((v for t, v in thing.failed.items() if t != c.tool.name), None)
+    if head == "field":
+        found = c.state.field(key, f[2])
+        return found[0] if found and not isinstance(found[0], (dict, list)) else None
+    if head == "cmp":
+        found, value = c.state.field(key, f[3]), c.args.get(f[2])
+        if found is None or value is None:
+            return None
+        if is_number(found[0]) and is_number(value):
+            return "<" if value < found[0] else ">" if value > found[0] else "="
+        return same(found[0], value)
+    if head == "in":
+        value = c.args.get(f[2])
+        if not isinstance(value, str):
+            return None
+        own = c.state.fields(key)
+        return any(v == value for _, v in columns(own)) or any(
+            isinstance(v, dict) and value in v for v in own.values()
+        )
+    return None
+
+
+def feature_names(
+    tool: ToolFacts, ids: dict[str, str], fields: dict[str, dict[str, str]]
+) -> list[Feature]:
+    """The features that may explain a tool's outcomes; `fields` has the kind of each field of
+    each id argument's things."""
+    names: list[Feature] = [("miss",), ("extra",), ("hits",), ("rep",), ("n",)]
+    for p in tool.known:
+        names += [("has", p), ("kind", p)]
+        if p in tool.categorical:
+            names.append(("val", p))
+        if p in tool.patterns:
+            names.append(("fmt", p))
+        if p in tool.numeric:
+            names.append(("num", p))
+    names += [("done", t) for t in tool.tools]
+    for p in ids:
+        names += [("known", p), ("by", p), ("since", p), ("idfail", p)]
+        names += [("prev", p, t) for t in tool.tools]
+        for name, kind in fields.get(p, {}).items():
+            names.append(("field", p, name))
+            for q in tool.known:
+                if q != p and (kind == "number") == (q in tool.numeric):
+                    names.append(("cmp", p, q, name))
+        names += [("in", p, q) for q in tool.known if q != p and q not in tool.numeric]
+    return names

@@ -1,0 +1,157 @@
+"""Identifiers mined from traffic: which fields and arguments name the same kind of thing, and
+which field is the key of a record."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.world.transitions import Step
+from understudy.world.values import columns, escape, is_date, records
+
+_ID_NAME = re.compile(r"(^|_|-)(id|no|nr|number|key|code|ref|uuid)$|Id$|ID$", re.IGNORECASE)
+Column = tuple[str, str, str]  # "a" or "r", tool, collapsed path
+
+
+@dataclass(slots=True)
+class Ids:
+    """Identifier domains of a traffic.
+
+    `args` maps tool -> argument path -> domain; `keys` maps tool -> record path -> the record's
+    fields that identify it, each with its domain; `refs` maps tool -> column path -> domain for
+    every result column of a domain.
+    """
+
+    args: dict[str, dict[str, str]] = field(default_factory=dict)
+    keys: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    refs: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def of_args(self, tool: str, args: dict[str, Any]) -> list[tuple[str, str, Any]]:
+        """(argument, domain, value) of a call's scalar identifiers."""
+        known = self.args.get(tool)
+        if not known:
+            return []
+        return [
+            (p, d, args[p])
+            for p, d in known.items()
+            if p in args and isinstance(args[p], (str, int))
+        ]
+
+    def of_result(self, tool: str, value: Any) -> Iterable[tuple[str, Any, dict[str, Any]]]:
+        """(domain, id, record) of every identified record in a result."""
+        known = self.keys.get(tool)
+        if known:
+            for path, record in records(value):
+                for name, domain in known.get(path, {}).items():
+                    key = record.get(name)
+                    if isinstance(key, (str, int)):
+                        yield domain, key, record
+
+
+def mine(all_steps: Sequence[Step]) -> Ids:
+    """Identifiers of a traffic, from successful calls."""
+    values: dict[Column, Counter[Any]] = defaultdict(Counter)
+    good = [s for s in all_steps if not s.failed]
+    for s in good:
+        for name, item in s.args.items():
+            if isinstance(item, (str, int)):
+                values["a", s.name, name][item] += 1
+        if isinstance(s.value, (dict, list)):
+            for path, item in columns(s.value):
+                values["r", s.name, path][item] += 1
+    listed = _unique_in_lists(good)
+    idish = {c for c, seen in values.items() if _idish(c, seen, listed)}
+    domains = _components(idish, values)
+    ids = Ids()
+    for (side, tool, path), domain in domains.items():
+        (ids.args if side == "a" else ids.refs).setdefault(tool, {})[path] = domain
+    _find_keys(ids, good)
+    return ids
+
+
+def _unique_in_lists(good: Sequence[Step]) -> dict[Column, float]:
+    """Share of lists (of two records and more) whose values in a column differ."""
+    unique: dict[Column, list[bool]] = defaultdict(list)
+    for s in good:
+        if not isinstance(s.value, (dict, list)):
+            continue
+        lists: dict[str, list[Any]] = defaultdict(list)
+        for path, item in columns(s.value):
+            if path.rpartition("/")[0].endswith("/#"):
+                lists[path].append(item)
+        for path, items in lists.items():
+            if len(items) > 1:
+                unique["r", s.name, path].append(len(set(map(repr, items))) == len(items))
+    return {c: sum(u) / len(u) for c, u in unique.items()}
+
+
+def _idish(column: Column, seen: Counter[Any], listed: dict[Column, float]) -> bool:
+    values = [v for v in seen if v is not None]
+    if len(values) < 3:
+        return False
+    named = _ID_NAME.search(column[2]) is not None
+    if all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        return named or (listed.get(column, 0) > 0.98 and min(values) > 999)
+    texts = [v for v in values if isinstance(v, str) and v]
+    if len(texts) < 0.9 * len(values) or any(len(t) > 48 for t in texts[:200]):
+        return False
+    if sum(map(is_date, texts)) > 0.2 * len(texts):
+        return False
+    digits = sum(any(c.isdigit() for c in t) and " " not in t for t in texts)
+    if digits > 0.7 * len(texts) and "@" not in texts[0]:
+        return True
+    return listed.get(column, 0) > 0.98 and len(texts) >= 8
+
+
+def _components(idish: set[Column], values: dict[Column, Counter[Any]]) -> dict[Column, str]:
+    """Columns joined by shared values; those with an argument or a partner are a domain."""
+    parent = {c: c for c in idish}
+
+    def find(c: Column) -> Column:
+        while parent[c] != c:
+            parent[c] = parent[parent[c]]
+            c = parent[c]
+        return c
+
+    ordered = sorted(idish)
+    sets = {c: set(values[c]) for c in ordered}
+    for i, a in enumerate(ordered):
+        for b in ordered[i + 1 :]:
+            shared = len(sets[a] & sets[b])
+            if shared >= 3 and shared >= 0.25 * min(len(sets[a]), len(sets[b])):
+                parent[find(a)] = find(b)
+    groups: dict[Column, list[Column]] = defaultdict(list)
+    for c in ordered:
+        groups[find(c)].append(c)
+    used = [g for g in groups.values() if any(c[0] == "a" for c in g) or len(g) > 1]
+    return {c: f"d{n}" for n, g in enumerate(sorted(used)) for c in g}
+
+
+def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
+    """Per tool and record path, the fields that tell records apart."""
+    distinct: dict[tuple[str, str], dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
+    total: dict[tuple[str, str], set[str]] = defaultdict(set)
+    clash: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for s in good:
+        refs = ids.refs.get(s.name)
+        if not refs or not isinstance(s.value, (dict, list)):
+            continue
+        here: dict[tuple[str, str], Counter[Any]] = defaultdict(Counter)
+        for path, record in records(s.value):
+            total[s.name, path].add(repr(record))
+            for name, item in record.items():
+                if f"{path}/{escape(name)}" in refs and isinstance(item, (str, int)):
+                    distinct[s.name, path][name].add(item)
+                    here[path, name][item] += 1
+        for (path, name), counts in here.items():
+            clash[s.name, path][name] += max(counts.values()) > 1
+    for (tool, path), fields in distinct.items():
+        most = max(len(v) for v in fields.values())
+        named = [
+            n for n, v in fields.items() if len(v) >= 0.9 * most and clash[tool, path][n] == 0
+        ]
+        prefix = ids.refs[tool]
+        found = {n: prefix[f"{path}/{escape(n)}"] for n in named}
+        if found:
+            ids.keys.setdefault(tool, {})[path] = found

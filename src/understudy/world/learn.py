@@ -1,0 +1,269 @@
+"""Learning a world from episodes: one pass over the traffic in order, tool by tool after it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from understudy.core.types import Episode, Tool, Transition, text_of
+from understudy.world import ids as ids_module
+from understudy.world import query as query_module
+from understudy.world.context import Context, ToolFacts, feature, feature_names
+from understudy.world.hard import mine_hard
+from understudy.world.ids import Ids
+from understudy.world.model import World
+from understudy.world.query import Query, list_in
+from understudy.world.scenarios import mine_book
+from understudy.world.shapes import Seen, Shape, see
+from understudy.world.state import Memory, State, remember
+from understudy.world.templates import Template, abstract
+from understudy.world.tools import ToolModel, conditions, count_conditions
+from understudy.world.transitions import Failures, Step, steps, transitions
+from understudy.world.tree import grow
+from understudy.world.values import is_number, kind_of, pattern
+
+
+class WorldConfig(BaseModel):
+    """How a world is learned. The defaults are the recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    precision: float = Field(default=0.9, gt=0.5, le=1.0, description="of a rule that overrides")
+    versions: int = Field(default=8, ge=1, description="remembered versions of a thing")
+    max_forms: int = Field(default=24, ge=1, description="text forms of a tool kept apart")
+    max_rows: int = Field(default=1500, ge=50, description="results of a tool compared in full")
+
+
+def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> World:
+    """A world learned from episodes alone. Raises ValueError where no call has a result."""
+    config = config or WorldConfig()
+    found = [transitions(e) for e in episodes]
+    flat = [t for ts in found for t in ts]
+    if not flat:
+        raise ValueError("no tool call with a result in these episodes: nothing to learn from")
+    failures = Failures.learn(flat)
+    by_episode = [steps(ts, n, failures) for n, ts in enumerate(found)]
+    all_steps = [s for ss in by_episode for s in ss]
+    ids = ids_module.mine(all_steps)
+    told = {n: _told(ts) for n, ts in enumerate(found)}
+    memory = remember(all_steps, ids, told, config.versions)
+    declared = {t["function"]["name"]: t for e in episodes for t in e.tools}
+    learner = _Learner(config, ids, memory, declared, all_steps)
+    for episode in by_episode:
+        learner.follow(episode)
+    models = learner.models()
+    pooled, unknown = learner.pooled()
+    book = mine_book(episodes, found)
+    return World(
+        ids, memory, models, list(declared.values()), pooled, unknown, book, failures, len(episodes)
+    )
+
+
+def _told(found: Sequence[Transition]) -> str:
+    """What users said in an episode, as one text."""
+    longest = max((t.history for t in found), key=len, default=())
+    return "\n".join(text_of(m.get("content")) for m in longest if m["role"] == "user")
+
+
+class _Learner:
+    """Collects what each tool's calls show, in the order of the traffic."""
+
+    def __init__(
+        self,
+        config: WorldConfig,
+        ids: Ids,
+        memory: Memory,
+        declared: dict[str, Tool],
+        all_steps: Sequence[Step],
+    ) -> None:
+        self.config, self.ids, self.memory, self.declared = config, ids, memory, declared
+        self.by_tool: dict[str, list[Step]] = defaultdict(list)
+        for s in all_steps:
+            self.by_tool[s.name].append(s)
+        self.real = {
+            t for t, ss in self.by_tool.items() if t in declared or any(not s.failed for s in ss)
+        }
+        self.facts = {t: self._facts(t, ss) for t, ss in self.by_tool.items()}
+        self.queries: dict[str, Query | None] = {
+            t: query_module.mine(self.by_tool[t], ids) for t in self.real
+        }
+        fields = _field_kinds(all_steps, ids)
+        self.features = {
+            t: feature_names(
+                self.facts[t],
+                ids.args.get(t, {}),
+                {p: fields[d] for p, d in ids.args.get(t, {}).items()},
+            )
+            for t in self.real
+        }
+        self.recall: dict[str, dict[str, list[tuple[int, Any]]]] = defaultdict(dict)
+        self.rows: dict[str, list[tuple[dict[Any, Any], str, list[str]]]] = defaultdict(list)
+        self.seen: dict[str, dict[str, list[Seen]]] = defaultdict(lambda: defaultdict(list))
+        self.texts: dict[str, dict[str, list[tuple[Any, bool]]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        self.flags: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+        self.trail: list[list[tuple[Step, str]]] = []
+
+    def _facts(self, tool: str, found: list[Step]) -> ToolFacts:
+        good = [s for s in found if not s.failed] or []
+        spec = (self.declared.get(tool) or {"function": {}})["function"].get("parameters") or {}  # type: ignore[typeddict-item]
+        properties = list(spec.get("properties") or {})
+        counts = Counter(p for s in good for p in s.args)
+        known = properties or [p for p, n in counts.items() if n >= 0.01 * len(good)]
+        required = list(spec.get("required") or ())
+        required += [
+            p for p, n in counts.items() if n == len(good) >= 5 and p not in required and p in known
+        ] if not spec else []  # fmt: skip
+        facts = ToolFacts(tool, known, required, tools=sorted(self._successful()))
+        for p in known:
+            values = [s.args[p] for s in found if p in s.args]
+            scalars = [v for v in values if not isinstance(v, (dict, list))]
+            distinct = Counter(map(repr, scalars))
+            if values and len(scalars) == len(values) and len(distinct) <= 24:
+                facts.categorical[p] = list({repr(v): v for v in scalars}.values())
+            if scalars and sum(map(is_number, scalars)) > 0.8 * len(scalars):
+                facts.numeric.append(p)
+            forms = Counter(pattern(s.args[p]) for s in good if isinstance(s.args.get(p), str))
+            if forms and len(forms) <= max(3, 0.1 * sum(forms.values())):
+                facts.patterns[p] = list(forms)
+        return facts
+
+    def _successful(self) -> set[str]:
+        return {t for t, ss in self.by_tool.items() if any(not s.failed for s in ss)}
+
+    def follow(self, episode: list[Step]) -> None:
+        """One episode: every call in the state that preceded it."""
+        if not episode:
+            return
+        state = State(self.ids, self.memory, episode[0].episode, without=episode[0].episode)
+        trail = []
+        for s in episode:
+            if s.name not in self.real or s.bad_json:
+                self.texts["", ][_unknown_form(s)].append(([], s.flag)) if False else None
+                self._follow_unknown(s, state)
+                continue
+            c = self._context(s, state)
+            row = {f: feature(f, c) for f in self.features[s.name]}
+            label = self._label(s, c, row)
+            self.rows[s.name].append((row, label, conditions(c)))
+            self.flags[s.name][label].append(s.flag)
+            if not s.failed:
+                held = self.recall[s.name].setdefault(c.key, [])
+                if len(held) < 3 or held[-1][0] != s.episode:
+                    held.append((s.episode, s.value))
+                    del held[:-4]
+            state.observe(s.name, s.args, label, s.value)
+            trail.append((s, label))
+        self.trail.append(trail)
+
+    def _follow_unknown(self, s: Step, state: State) -> None:
+        c = Context(state, ToolFacts(s.name), s.args)
+        form, slots = abstract(s.content, c)
+        self.texts[""][("bad:" if s.bad_json else "unknown:") + form].append((slots, s.flag))
+
+    def _context(self, s: Step, state: State) -> Context:
+        c = Context(state, self.facts[s.name], s.args)
+        query = self.queries[s.name]
+        if query is not None:
+            c.hits = len(query.matches(s.args, state.without))
+        held = self.recall[s.name].get(c.key)
+        if held:
+            c.recall = next((v for e, v in reversed(held) if e != s.episode), None)
+        return c
+
+    def _label(self, s: Step, c: Context, row: dict[Any, Any]) -> str:
+        if s.failed or isinstance(s.value, str):
+            form, slots = abstract(s.content, c)
+            label = ("err:" if s.failed else "ok:text:") + form
+            forms = self.texts[s.name]
+            if label not in forms and len(forms) >= self.config.max_forms:
+                label = "err:other" if s.failed else "ok:prose"
+            if label not in ("err:other", "ok:prose"):
+                forms[label].append((slots, s.flag))
+                return label
+        elif isinstance(s.value, dict):
+            label = "ok:{" + ",".join(sorted(s.value)) + "}"
+            if label not in self.seen[s.name] and len(self.seen[s.name]) >= self.config.max_forms:
+                label = "ok:{...}"
+        else:
+            label = f"ok:{kind_of(s.value)}"
+        seen = self.seen[s.name][label]
+        if len(seen) < self.config.max_rows:
+            seen.append(see(c, s.value, row))
+        return label
+
+    def models(self) -> dict[str, ToolModel]:
+        """The tools, learned."""
+        found = {}
+        for tool in sorted(self.real):
+            rows = self.rows[tool]
+            query = self.queries[tool]
+            hard = mine_hard(tool, self.trail, self.facts[tool], self.ids, self.memory)
+            kept = [r for r in rows if r[0].get(("rep",)) not in hard or r[0][("rep",)] != r[1]]
+            kept = kept or rows
+            model = ToolModel(
+                self.facts[tool],
+                grow([r[0] for r in kept], [r[1] for r in kept]),
+                query=query,
+                hard=hard,
+                conditions=count_conditions([(r[2], r[1]) for r in rows]),
+                recall=self.recall[tool],
+                calls=len(rows),
+            )
+            for label, texts in self.texts[tool].items():
+                model.texts[label] = Template.learn(label.removeprefix("err:").removeprefix("ok:text:"), texts)  # noqa: E501
+            for label, seen in self.seen[tool].items():
+                listing = None
+                if query is not None and any(list_in(s.whole) for s in seen[:20]):
+                    inside = list_in(seen[0].whole)
+                    listing = query.where if inside and inside[0] == query.where else None
+                model.shapes[label] = Shape.learn(seen, listing, self.config.precision)
+                flags = self.flags[tool][label]
+                model.flags[label] = sum(flags) / len(flags)
+            own = self.by_tool[tool]
+            jsons = [s.content for s in own if isinstance(s.value, (dict, list)) and s.value]
+            model.compact = sum('": ' not in t and ', "' not in t for t in jsons) > len(jsons) / 2
+            model.latencies = sorted(s.latency_s for s in own if s.latency_s is not None)[::7][:100]
+            found[tool] = model
+        return found
+
+    def pooled(self) -> tuple[dict[str, dict[str, int]], dict[str, Template]]:
+        """What any tool answers to calls that are wrong in themselves, and to unknown names."""
+        table = count_conditions([(r[2], r[1]) for rows in self.rows.values() for r in rows])
+        unknown: dict[str, Template] = {}
+        for label, texts in sorted(self.texts[""].items(), key=lambda t: len(t[1])):
+            kind, _, form = label.partition(":")
+            unknown[kind] = Template.learn(form, texts)
+        return table, unknown
+
+
+def _unknown_form(s: Step) -> str:
+    return s.content
+
+
+def _field_kinds(all_steps: Sequence[Step], ids: Ids) -> dict[str, dict[str, str]]:
+    """Scalar fields of each domain's records: few-valued texts, and numbers."""
+    values: dict[str, dict[str, Counter[Any]]] = defaultdict(lambda: defaultdict(Counter))
+    for s in all_steps:
+        if s.failed:
+            continue
+        named = list(ids.of_result(s.name, s.value))
+        if not named and isinstance(s.value, dict):
+            held = ids.of_args(s.name, s.args)
+            named = [(held[0][1], held[0][2], s.value)] if len(held) == 1 else []
+        for domain, _, record in named:
+            for name, item in record.items():
+                if not isinstance(item, (dict, list)):
+                    values[domain][name][item] += 1
+    kinds: dict[str, dict[str, str]] = defaultdict(dict)
+    for domain, fields in values.items():
+        for name, seen in fields.items():
+            if all(is_number(v) or v is None for v in seen):
+                kinds[domain][name] = "number"
+            elif len(seen) <= 12 or len(seen) > 0.2 * sum(seen.values()):
+                kinds[domain][name] = "text"
+    return {d: dict(list(f.items())[:14]) for d, f in kinds.items()} | {
+        d: {} for t in ids.args.values() for d in t.values() if d not in kinds
+    }

@@ -1,0 +1,237 @@
+"""What a session knows: the calls so far, things by type and id with where each value comes
+from, and under them the memory of what the traffic showed in other episodes."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.core.types import ProvenanceKind
+from understudy.world.ids import Ids
+from understudy.world.transitions import Step
+from understudy.world.values import call_key, chance, leaves
+
+Key = tuple[str, Any]  # domain, id
+Value = tuple[Any, ProvenanceKind, str]
+
+
+@dataclass(slots=True)
+class Past:
+    """One call of the session and what became of it."""
+
+    name: str
+    key: str
+    args: dict[str, Any]
+    outcome: str  # class, "ok:..." or "err:..."
+    value: Any
+    ids: tuple[Key, ...]
+    kinds: dict[str, ProvenanceKind] = field(default_factory=dict)  # leaf path -> kind
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome.startswith("ok")
+
+
+@dataclass(slots=True)
+class Thing:
+    """A record of the session: its fields, and who touched it when."""
+
+    fields: dict[str, Value] = field(default_factory=dict)
+    first: int = 0  # call at which the session first saw it
+    touched: dict[str, int] = field(default_factory=dict)  # tool -> last successful call
+    failed: dict[str, str] = field(default_factory=dict)  # tool -> class of its last failure
+
+
+@dataclass(slots=True)
+class Memory:
+    """Versions of every thing in the traffic: fields as an episode first showed them."""
+
+    versions: dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]] = field(default_factory=dict)
+    limit: int = 8
+
+    def add(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
+        held = self.versions.setdefault(key[0], {}).setdefault(key[1], [])
+        if held and held[-1][0] == episode:
+            for name, item in fields.items():
+                held[-1][1].setdefault(name, item)
+            return
+        held.append((episode, dict(fields)))
+        if len(held) > self.limit:
+            del held[0]
+
+    def pick(self, key: Key, seed: int, without: int | None) -> tuple[int, dict[str, Any]] | None:
+        """One episode's version of a thing, completed by the others' fields; fixed by the seed."""
+        held = self.versions.get(key[0], {}).get(key[1])
+        if not held:
+            return None
+        if without is not None:
+            held = [h for h in held if h[0] != without]
+            if not held:
+                return None
+        chosen = held[int(chance(seed, key) * len(held))] if len(held) > 1 else held[0]
+        fields = chosen[1]
+        for _, other in reversed(held):
+            if other is not fields and len(other.keys() - fields.keys()):
+                fields = {**other, **fields}
+        return chosen[0], fields
+
+
+@dataclass(slots=True)
+class State:
+    """The knowledge of one session. `without` is the episode that memory must not use."""
+
+    ids: Ids
+    memory: Memory
+    seed: int = 0
+    without: int | None = None
+    calls: list[Past] = field(default_factory=list)
+    things: dict[Key, Thing] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)  # tool -> last successful call
+    same: dict[str, int] = field(default_factory=dict)  # call key -> its last call
+    facts: dict[str, str] = field(default_factory=dict)  # tool+scope -> class that stays
+    immune: dict[str, bool] = field(default_factory=dict)  # tool+scope that went well
+    picked: dict[Key, tuple[int, dict[str, Any]] | None] = field(default_factory=dict)
+
+    def copy(self) -> "State":
+        """An independent copy: results are shared, they are never edited."""
+        return State(
+            self.ids, self.memory, self.seed, self.without, list(self.calls),
+            {
+                k: Thing(dict(t.fields), t.first, dict(t.touched), dict(t.failed))
+                for k, t in self.things.items()
+            },
+            dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
+            dict(self.picked),
+        )  # fmt: skip
+
+    def remembered(self, key: Key) -> tuple[int, dict[str, Any]] | None:
+        if key not in self.picked:
+            self.picked[key] = self.memory.pick(key, self.seed, self.without)
+        return self.picked[key]
+
+    def standing(self, key: Key) -> str:
+        """`session`: seen in a result of this session; `memory`: in the traffic only; `new`."""
+        if key in self.things and self.things[key].fields:
+            return "session"
+        return "memory" if self.remembered(key) is not None else "new"
+
+    def field(self, key: Key, name: str) -> Value | None:
+        """A field of a thing: the session's value first, the traffic's else."""
+        thing = self.things.get(key)
+        if thing is not None and name in thing.fields:
+            return thing.fields[name]
+        held = self.remembered(key)
+        if held is not None and name in held[1]:
+            return held[1][name], "remembered", f"episode {held[0]}"
+        return None
+
+    def fields(self, key: Key) -> dict[str, Any]:
+        held = self.remembered(key)
+        found = dict(held[1]) if held else {}
+        thing = self.things.get(key)
+        if thing is not None:
+            found.update((n, v[0]) for n, v in thing.fields.items())
+        return found
+
+    def observe(
+        self,
+        name: str,
+        args: dict[str, Any],
+        outcome: str,
+        value: Any,
+        kinds: dict[str, ProvenanceKind] | None = None,
+    ) -> None:
+        """Take a call and its result into the state. Without `kinds` all of it was observed."""
+        n = len(self.calls)
+        key = call_key(name, args)
+        named: list[Key] = [(d, v) for _, d, v in self.ids.of_args(name, args)]
+        ok = outcome.startswith("ok")
+        own: list[Key] = []
+        if ok:
+            own = self._take_records(name, named, value, n, kinds)
+            self.last[name] = n
+        for k in {*named, *own}:
+            thing = self.things.setdefault(k, Thing(first=n))
+            if ok:
+                thing.touched[name] = n
+                thing.failed.pop(name, None)
+            else:
+                thing.failed[name] = outcome
+        self.same[key] = n
+        self.calls.append(Past(name, key, args, outcome, value, tuple(named), kinds or {}))
+
+    def _take_records(
+        self, name: str, named: list[Key], value: Any, n: int, kinds: Any
+    ) -> list[Key]:
+        if not isinstance(value, (dict, list)):
+            return []
+        own: list[Key] = []
+        found = False
+        for domain, item, record in self.ids.of_result(name, value):
+            found = True
+            if record is value:
+                own.append((domain, item))
+            self._merge((domain, item), record, n, kinds, name, record is value)
+        if not found and isinstance(value, dict) and len(named) == 1:
+            self._merge(named[0], value, n, kinds, name, True)
+        return own
+
+    def _merge(
+        self, key: Key, record: dict[str, Any], n: int, kinds: Any, name: str, top: bool
+    ) -> None:
+        thing = self.things.get(key)
+        if thing is None:
+            thing = self.things[key] = Thing(first=n)
+        source = f"call {n}"
+        for field_name, item in record.items():
+            if kinds is None:
+                kind: ProvenanceKind = "observed"
+            else:
+                kind = _kind(kinds, field_name, item, top)
+            thing.fields[field_name] = (item, kind, source)
+
+
+def _kind(kinds: dict[str, Any], name: str, item: Any, top: bool) -> ProvenanceKind:
+    if top and f"/{name}" in kinds:
+        return kinds[f"/{name}"]
+    if not top:
+        return kinds.get("", "remembered")
+    return worst(k for p, k in kinds.items() if p.startswith(f"/{name}/"))
+
+
+_RANK: dict[ProvenanceKind, int] = {"observed": 0, "remembered": 1, "inferred": 2, "invented": 3}
+
+
+def worst(kinds: Iterable[ProvenanceKind]) -> ProvenanceKind:
+    """The least certain of several kinds."""
+    return max(kinds, key=_RANK.__getitem__, default="remembered")
+
+
+def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: int = 8) -> Memory:
+    """The memory of a traffic: each episode's first sight of every thing.
+
+    Things that a call of the episode brought into being are left out: their ids appear first
+    in the result of a call, neither listed nor named before by the user or an argument.
+    """
+    memory = Memory(limit=limit)
+    mentioned: dict[int, set[Any]] = defaultdict(set)
+    made: dict[int, set[Key]] = defaultdict(set)
+    for s in all_steps:
+        known = mentioned[s.episode]
+        known.update(v for _, v in leaves(s.args))
+        if s.failed or not isinstance(s.value, (dict, list)):
+            continue
+        named = [(d, v) for _, d, v in ids.of_args(s.name, s.args)]
+        found = False
+        for domain, item, record in ids.of_result(s.name, s.value):
+            found = True
+            key = (domain, item)
+            if record is s.value and item not in known and str(item) not in told[s.episode]:
+                made[s.episode].add(key)
+            known.add(item)
+            if key not in made[s.episode]:
+                memory.add(key, s.episode, record)
+        if not found and isinstance(s.value, dict) and len(named) == 1:
+            if named[0] not in made[s.episode]:
+                memory.add(named[0], s.episode, s.value)
+    return memory

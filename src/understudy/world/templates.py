@@ -1,0 +1,108 @@
+"""Texts with slots: how a tool words its failures and its prose."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.world.context import Context, Source, resolve, tuplify
+from understudy.world.values import WORD, leaves, text_form
+
+Span = tuple[int, int, list[Source]]
+
+
+def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]]:
+    """A text's form with `{}` for what varies, and each slot's value with its possible sources.
+
+    Words that hold a digit, the tool's name, and values of the call's arguments are slots.
+    """
+    named: dict[str, list[Source]] = {}
+    for path, value in leaves(c.args):
+        if value is not None and not isinstance(value, bool):
+            named.setdefault(text_form(value), []).append(("arg", path))
+    for i, p in enumerate(c.tool.missing(c.args)):
+        named.setdefault(p, []).append(("missing", i))
+    for i, p in enumerate(c.tool.extra(c.args)):
+        named.setdefault(p, []).append(("extra", i))
+    named.setdefault(c.tool.name, []).insert(0, ("tool",))
+    spans = _spans(text, named)
+    out, slots, end = [], [], 0
+    for start, stop, found in spans:
+        out.append(text[end:start].replace("{", "{{").replace("}", "}}"))
+        out.append("{}")
+        slots.append((text[start:stop], found))
+        end = stop
+    out.append(text[end:].replace("{", "{{").replace("}", "}}"))
+    return "".join(out), slots
+
+
+def _spans(text: str, named: dict[str, list[Source]]) -> list[Span]:
+    taken: list[Span] = []
+    long = [v for v in named if len(v) >= 3 and v in text]
+    for value in sorted(long, key=len, reverse=True):
+        for m in re.finditer(rf"(?<![A-Za-z0-9_]){re.escape(value)}(?![A-Za-z0-9_])", text):
+            if all(m.end() <= s or m.start() >= e for s, e, _ in taken):
+                taken.append((m.start(), m.end(), named[value]))
+    for m in WORD.finditer(text):
+        if any(ch.isdigit() for ch in m.group()):
+            if all(m.end() <= s or m.start() >= e for s, e, _ in taken):
+                taken.append((m.start(), m.end(), named.get(m.group(), [])))
+    return sorted(taken, key=lambda s: s[:2])
+
+
+@dataclass(slots=True)
+class Template:
+    """One form of text. `slots`: per slot its sources, most often right first, each with its
+    precision; `samples`: what the slot held. `flag`: the error flag that went with it."""
+
+    form: str
+    slots: list[list[tuple[Source, float]]] = field(default_factory=list)
+    samples: list[list[str]] = field(default_factory=list)
+    flag: float = 1.0
+    count: int = 0
+
+    @classmethod
+    def learn(
+        cls, form: str, seen: Sequence[tuple[list[tuple[str, list[Source]]], bool]]
+    ) -> "Template":
+        template = cls(form, count=len(seen))
+        template.flag = sum(f for _, f in seen) / len(seen)
+        for i in range(len(seen[0][0])):
+            hits: Counter[Source] = Counter()
+            texts: Counter[str] = Counter()
+            for slots, _ in seen:
+                texts[slots[i][0]] += 1
+                hits.update(slots[i][1])
+            n = len(seen)
+            (common, times) = texts.most_common(1)[0]
+            if times == n and n > 2 or (times > 0.95 * n and n > 20):
+                hits[("const", common)] = times
+            ranked = sorted(hits.items(), key=lambda h: (-h[1], h[0][0] != "const", str(h[0])))
+            template.slots.append([(s, k / n) for s, k in ranked if k >= 0.3 * n][:4])
+            template.samples.append([t for t, _ in texts.most_common(20)])
+        return template
+
+    def render(self, c: Context, draw: float) -> tuple[str, float]:
+        """The text in a context, and the share of slots that nothing but a sample could fill."""
+        texts, guessed = [], 0
+        for sources, samples in zip(self.slots, self.samples, strict=True):
+            for source, _ in sources:
+                found = resolve(source, c)
+                if found is not None:
+                    texts.append(text_form(found[0]))
+                    break
+            else:
+                texts.append(samples[int(draw * len(samples))] if samples else "")
+                guessed += 1
+        out = self.form.format(*texts)
+        return out, guessed / max(1, len(self.slots))
+
+    def to_json(self) -> list[Any]:
+        return [self.form, self.slots, self.samples, self.flag, self.count]
+
+    @classmethod
+    def from_json(cls, data: list[Any]) -> "Template":
+        form, slots, samples, flag, count = data
+        read = [[(tuplify(s), p) for s, p in slot] for slot in slots]
+        return cls(form, read, samples, flag, count)

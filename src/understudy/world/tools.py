@@ -1,0 +1,209 @@
+"""One tool of the world: which outcome a call has, and what the outcome looks like."""
+
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.core.types import ProvenanceKind
+from understudy.world.context import Context, ToolFacts, feature
+from understudy.world.query import Query
+from understudy.world.shapes import Shape, weighted
+from understudy.world.templates import Template
+from understudy.world.tree import Node, decide
+from understudy.world.values import call_key
+
+TRANSIENT = re.compile(
+    r"rate.?limit|too many|time.?d? ?out|timeout|temporar|try again|unavailable right|busy|retry|"
+    r"overload|slow down|\b(429|500|502|503|504)\b|internal (server )?error|connection",
+    re.IGNORECASE,
+)
+
+
+@dataclass(slots=True)
+class Hard:
+    """A failure that stays: the arguments it hangs on, how surely it stays, and how often it
+    struck each thing (shrunk towards the tool's rate with `strength` pseudo-counts)."""
+
+    scope: list[str]
+    persist: float
+    by_id: dict[str, list[int]] = field(default_factory=dict)
+    strength: float = 1e9
+
+
+@dataclass(slots=True)
+class Prediction:
+    """A call's result before it is worded as a ToolResult."""
+
+    outcome: str
+    value: Any  # parsed
+    text: str | None  # the exact text, where the class is one of texts
+    flag: bool
+    kinds: dict[str, ProvenanceKind]
+    doubt: float
+    failure: float  # probability of failure in this situation
+    chances: dict[str, float]
+
+
+@dataclass(slots=True)
+class ToolModel:
+    """What was learned of one tool."""
+
+    facts: ToolFacts
+    tree: Node
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    texts: dict[str, Template] = field(default_factory=dict)
+    flags: dict[str, float] = field(default_factory=dict)  # class of values -> error flag's rate
+    query: Query | None = None
+    hard: dict[str, Hard] = field(default_factory=dict)
+    conditions: dict[str, dict[str, int]] = field(default_factory=dict)
+    recall: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
+    latencies: list[float] = field(default_factory=list)
+    compact: bool = False
+    calls: int = 0
+
+    def context(self, state: Any, args: dict[str, Any]) -> Context:
+        c = Context(state, self.facts, args)
+        if self.query is not None:
+            c.hits = len(self.query.matches(args, state.without))
+        held = self.recall.get(c.key)
+        if held:
+            c.recall = next((v for e, v in reversed(held) if e != state.without), None)
+        return c
+
+    def chances(self, c: Context, pooled: dict[str, dict[str, int]]) -> dict[str, float]:
+        """The probability of each outcome class, session facts aside."""
+        for condition in conditions(c):
+            own = self.conditions.get(condition, {})
+            n = sum(own.values())
+            if n >= 8:
+                continue
+            use = own if n else pooled.get(condition, {})
+            total = sum(use.values())
+            failed = sum(v for k, v in use.items() if k.startswith("err"))
+            if (n or total >= 2) and failed >= 0.8 * total > 0:
+                return {k: v / total for k, v in use.items()}
+        counts = decide(self.tree, lambda f: feature(f, c))
+        total = sum(counts.values())
+        return {k: v / total for k, v in counts.items()}
+
+    def outcome(
+        self, c: Context, pooled: dict[str, dict[str, int]], rng: random.Random, greedy: bool
+    ) -> tuple[str, dict[str, float], bool]:
+        """The outcome class of a call, the chances, and whether a fact of the session set it.
+
+        A hard failure that chance brought stays for the session; what went well once is not
+        struck by it later; what the situation alone decides is left to the situation.
+        """
+        chances = self.chances(c, pooled)
+        facts, immune = c.state.facts, c.state.immune
+        for label, hard in self.hard.items():
+            if label not in facts.values() and not immune and not hard.by_id:
+                continue
+            scope = scope_key(self.facts.name, label, hard.scope, c.args)
+            if scope in facts:
+                if greedy or rng.random() < hard.persist:
+                    return label, {label: 1.0}, True
+            if 0 < chances.get(label, 0) < 0.9:
+                if scope in immune:
+                    chances = _without(chances, label)
+                elif hard.by_id and len(hard.scope) == 1:
+                    k, n = hard.by_id.get(repr(c.args.get(hard.scope[0])), (0, 0))
+                    p = (k + hard.strength * chances[label]) / (n + hard.strength)
+                    chances = _rescaled(chances, label, p)
+        label = max(chances, key=chances.__getitem__) if greedy else weighted(chances, rng)
+        return label, chances, False
+
+    def settle(self, c: Context, label: str, chances: dict[str, float]) -> None:
+        """Write what an outcome fixed for the rest of the session."""
+        name, state = self.facts.name, c.state
+        if label in self.hard:
+            if chances.get(label, 0) < 0.9:
+                state.facts[scope_key(name, label, self.hard[label].scope, c.args)] = label
+        elif label.startswith("ok"):
+            for other, hard in self.hard.items():
+                scope = scope_key(name, other, hard.scope, c.args)
+                state.immune[scope] = True
+                state.facts.pop(scope, None)
+
+    def render(
+        self, label: str, c: Context, rng: random.Random, greedy: bool
+    ) -> tuple[Any, str | None, bool, dict[str, ProvenanceKind], float]:
+        """(value, text, flag, provenance, doubt) of an outcome class."""
+        flag = label.startswith("err")
+        if label in self.texts:
+            template = self.texts[label]
+            text, guessed = template.render(c, 0.0 if greedy else rng.random())
+            kind: ProvenanceKind = "inferred" if not guessed else "invented"
+            return text, text, template.flag > 0.5, {"": kind}, guessed
+        shape = self.shapes.get(label)
+        if shape is None:
+            return None, None, flag, {}, 1.0
+        value, kinds, doubt = shape.render(c, rng, greedy)
+        if shape.listing is not None and self.query is not None:
+            listed = self.query.answer(c.args, c.state)
+            kinds["/" + shape.listing if shape.listing else ""] = "remembered"
+            doubt = max(doubt, 0.1 if listed else 0.3)
+            value = listed if shape.listing == "" else _insert(value, shape, listed)
+        return value, None, self.flags.get(label, float(flag)) > 0.5, kinds, doubt
+
+
+def _insert(value: Any, shape: Shape, listed: list[Any]) -> Any:
+    """The listing at its place among the other keys, a count of it kept true."""
+    assert shape.listing is not None
+    donor = shape.donors[-1]
+    own = value if isinstance(value, dict) else {}
+    out = {}
+    for key, old in donor.items():
+        if key == shape.listing:
+            out[key] = listed
+        elif key in own:
+            counted = all(
+                d.get(key) == len(d.get(shape.listing, ()))
+                and isinstance(d.get(key), int)
+                for d in shape.donors
+            )
+            out[key] = len(listed) if counted else own[key]
+        else:
+            del old
+    return out
+
+
+def conditions(c: Context) -> list[str]:
+    """What is wrong with a call in itself, for tools that saw little of it."""
+    found = []
+    if c.tool.extra(c.args):
+        found.append("extra")
+    if c.tool.missing(c.args):
+        found.append("missing")
+    for _, domain, value in c.ids:
+        if value == "":
+            found.append(f"empty:{domain}")
+        elif c.state.standing((domain, value)) == "new":
+            found.append(f"new:{domain}")
+    return found
+
+
+def scope_key(tool: str, label: str, scope: list[str], args: dict[str, Any]) -> str:
+    return f"{label}|" + call_key(tool, {p: args.get(p) for p in scope} if scope else args)
+
+
+def _without(chances: dict[str, float], label: str) -> dict[str, float]:
+    rest = {k: v for k, v in chances.items() if k != label}
+    total = sum(rest.values())
+    return {k: v / total for k, v in rest.items()} if total > 0 else chances
+
+
+def _rescaled(chances: dict[str, float], label: str, p: float) -> dict[str, float]:
+    rest = 1 - chances[label]
+    return {k: p if k == label else v * (1 - p) / rest for k, v in chances.items()}
+
+
+def count_conditions(rows: list[tuple[list[str], str]]) -> dict[str, dict[str, int]]:
+    """How often each condition went with each outcome class."""
+    table: dict[str, Counter[str]] = {}
+    for found, label in rows:
+        for condition in found:
+            table.setdefault(condition, Counter())[label] += 1
+    return {k: dict(v) for k, v in table.items()}

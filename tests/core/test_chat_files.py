@@ -1,0 +1,157 @@
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from understudy.core.chat_files import (
+    ImportOptions,
+    ImportReport,
+    episode_rows,
+    import_file,
+    import_lines,
+    training_rows,
+    write_rows,
+)
+from understudy.core.ids import uuid7_time
+from understudy.core.types import ToolResult
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+SYSTEM = {"role": "system", "content": "be kind"}
+MESSAGES: list[dict[str, Any]] = [
+    SYSTEM,
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "42", "is_error": True, "latency_s": 0.5},
+    {"role": "assistant", "content": "it is 42"},
+    {"role": "user", "content": "bye"},
+]
+TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+
+
+def row(**fields: Any) -> str:
+    return json.dumps({"messages": MESSAGES, **fields})
+
+
+def read(*lines: str, **options: Any) -> tuple[list[Any], ImportReport]:
+    report = ImportReport()
+    return list(import_lines(lines, ImportOptions(**options), report)), report
+
+
+def test_a_row_becomes_an_episode() -> None:
+    (episode,), report = read(
+        row(scenario=7, trial=2, reward=1.0, tools=[TOOL], metadata={"ticket": 3}), workload="w"
+    )
+    clean = [{k: v for k, v in m.items() if k not in ("is_error", "latency_s")} for m in MESSAGES]
+    first, second = episode.completions
+    assert list(first.request.messages) == clean[:2]
+    assert first.message == clean[2]
+    assert first.finish_reason == "tool_calls"
+    assert list(second.request.messages) == clean[:4]
+    assert second.message == clean[4]
+    assert list(episode.tail) == clean[5:]
+    assert list(episode.messages) == clean
+    assert episode.tools == (TOOL,)
+    assert (episode.scenario_id, episode.workload) == ("7", "w")
+    assert episode.metadata == {"trial": 2, "ticket": 3}
+    assert episode.results == {"c1": ToolResult("42", True, 0.5)}
+    (said,) = episode.feedback
+    assert (said.name, said.value, said.source) == ("outcome", 1.0, "outcome")
+    assert (report.episodes, report.completions, report.feedback) == (1, 2, 1)
+
+
+def test_a_repeated_tool_call_id_says_nothing_of_results() -> None:
+    twice = [*MESSAGES[:4], *MESSAGES[2:]]
+    (episode,), _ = read(json.dumps({"messages": twice}))
+    assert episode.results == {}
+
+
+def test_other_outcome_columns() -> None:
+    (episode,), _ = read(row(solved=True), feedback={"solved": "outcome", "stars": "stars"})
+    assert [(f.name, f.value) for f in episode.feedback] == [("outcome", True)]
+
+
+BROKEN = [
+    ("{", "not valid JSON"),
+    ("[]", "not a JSON object"),
+    ("{}", "no messages"),
+    (json.dumps({"messages": [{"role": "robot", "content": ""}]}), "robot"),
+    (json.dumps({"messages": [SYSTEM]}), "no assistant message"),
+    (row(reward="good"), "reward is 'good'"),
+    (row(tools="{"), "not valid JSON"),
+    (row(tools=[{}]), "tools"),
+    (row(metadata=3), "metadata is not an object"),
+]
+
+
+def test_broken_lines_are_counted_and_listed_and_the_rest_is_imported() -> None:
+    lines = [row(n=0), "", *(line for line, _ in BROKEN), row(n=1)]
+    episodes, report = read(*lines)
+    assert [e.metadata["n"] for e in episodes] == [0, 1]
+    assert [b.line for b in report.broken] == list(range(3, 3 + len(BROKEN)))
+    for broken, (_, why) in zip(report.broken, BROKEN, strict=True):
+        assert why in broken.reason
+
+
+def test_importing_again_gives_the_same_ids_and_equal_rows_stay_apart() -> None:
+    lines = [row(n=0), row(n=0), row(n=1)]
+    once, _ = read(*lines)
+    again, _ = read(*lines)
+    assert once == again
+    assert len({e.id for e in once}) == 3
+    assert len({c.id for e in once for c in e.completions}) == 6
+    other, _ = read(*lines, workload="other")
+    assert not {e.id for e in once} & {e.id for e in other}
+
+
+def test_derived_ids_are_in_order_and_carry_the_time() -> None:
+    (episode,), _ = read(row(), created_at=1_700_000_000.0)
+    made = [episode.id, *(c.id for c in episode.completions)]
+    assert made == sorted(made)
+    assert uuid7_time(episode.id) == pytest.approx(1_700_000_000.0, abs=0.001)
+
+
+@pytest.mark.parametrize("name", ["chats.jsonl", "chats.jsonl.gz"])
+def test_files(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    assert write_rows(path, [json.loads(row(n=i)) for i in range(3)]) == 3
+    assert (path.read_bytes()[:2] == b"\x1f\x8b") == name.endswith(".gz")
+    assert len(list(import_file(path))) == 3
+
+
+def test_a_cut_gzip_file_gives_what_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jsonl.gz"
+    with gzip.open(path, "wb", compresslevel=0) as file:
+        file.write("".join(row(n=i) + "\n" for i in range(400)).encode())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    report = ImportReport()
+    episodes = list(import_file(path, report=report))
+    assert 0 < len(episodes) < 400
+    assert "cannot be read" in report.broken[-1].reason
+
+
+def test_training_rows_end_with_the_assistant_and_hold_tools_as_text() -> None:
+    episodes, _ = read(row(tools=[TOOL]), row())
+    with_tools, without = training_rows(episodes)
+    assert with_tools["messages"][-1] == {"role": "assistant", "content": "it is 42"}
+    assert json.loads(with_tools["tools"]) == [TOOL]
+    assert "tools" not in without
+
+
+@given(st.lists(st.sampled_from(["user", "assistant", "tool"]), min_size=1), st.booleans())
+def test_export_and_import_keep_conversations(roles: list[str], solved: bool) -> None:
+    messages = [
+        {"role": r, "content": f"say {i}", **({"tool_call_id": "x"} if r == "tool" else {})}
+        for i, r in enumerate([*roles, "assistant"])
+    ]
+    first = {"messages": messages, "scenario": "s", "metadata": {"a": 1}, "outcome": solved}
+    feedback = {"outcome": "outcome"}
+    (episode,), _ = read(json.dumps(first), feedback=feedback)
+    (out,) = episode_rows([episode])
+    assert out == first
+    (back,), _ = read(json.dumps(out), feedback=feedback)
+    assert back == episode
