@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from understudy.runs.launch import describe_machine
+from understudy.runs.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "bench"
@@ -45,7 +45,7 @@ def measure(name: str) -> dict[str, Any]:
         "seconds": round(time.time() - started, 1),
         "load_before": round(load_before, 2),
         "load_after": round(os.getloadavg()[0], 2),
-        "machine": describe_machine(),
+        "machine": machine().as_dict(),
         "figures": figures,
         "cannot_run": cannot,
     }

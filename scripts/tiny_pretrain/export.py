@@ -62,6 +62,7 @@ def export(run: Path, package: Path, raw: bool = False) -> None:
     with tempfile.TemporaryDirectory(dir=package.parent) as folder:
         write_model(run, Path(folder), raw)
         for path in sorted(Path(folder).iterdir()):
+            path.chmod(0o644)
             os.replace(path, package / path.name)
     size = sum(p.stat().st_size for p in package.iterdir() if p.is_file())
     print(f"{package}: {size / 1e6:.2f} MB")

@@ -40,7 +40,6 @@ class Model:
     ref: ModelRef
     weights: Weights | None = None  # of its own: the bare base, or a full fine-tune
     lora: tuple[dict[Site, tuple[Tensor, Tensor]], ...] = ()  # per layer
-    merged: Weights | None = None
     path: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
 

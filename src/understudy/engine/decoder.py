@@ -8,7 +8,7 @@ joined by their log-sum-exps (cascade attention; the arithmetic of FlashAttentio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 class Shared(NamedTuple):
     """Tokens of a batch (a slice, or their indices) that lean on an entry's first `length`."""
 
-    tokens: slice | Tensor
+    tokens: Any  # slice or Tensor
     entry: Entry
     length: int
 
@@ -189,9 +189,9 @@ class DecodeBatch:
         if decoder.kernel:
             self.scratch = torch.empty(cache.shape.group, self.longest)
         else:
-            beyond = torch.arange(self.longest, device=to) >= self.lens_R[:, None]
-            zeros = torch.zeros(beyond.shape, dtype=cache.dtype, device=to)
-            self.mask = zeros.masked_fill(beyond, -torch.inf)[:, None, None]
+            self.beyond_RL = torch.arange(self.longest, device=to) >= self.lens_R[:, None]
+            zeros = torch.zeros(self.beyond_RL.shape, dtype=cache.dtype, device=to)
+            self.mask = zeros.masked_fill(self.beyond_RL, -torch.inf)[:, None, None]
 
     def own(self, q_NHD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
         n, heads, dim = q_NHD.shape
@@ -204,7 +204,7 @@ class DecodeBatch:
             return out, lse
         rows = kv[self.tokens.slots_N, :, :, : self.longest]
         # masked rows may hold anything, a NaN included: 0 * NaN would spread
-        rows = rows.masked_fill((self.mask[:, :, 0] == -torch.inf)[:, :, None, :, None][:, 0], 0.0)
+        rows = rows.masked_fill(self.beyond_RL[:, None, None, :, None], 0.0)
         q = q_NHD.view(n, kv.shape[2], -1, dim).to(kv.dtype)
         out, lse = attention(q, rows[:, 0], rows[:, 1], self.decoder.scale, self.mask)
         return (

@@ -31,7 +31,8 @@ class Kernel:
 
     def qkv_post(
         self, qkv: Tensor, slots: Tensor, at: Tensor, positions: Tensor,
-        rope: tuple[Tensor, Tensor], q_weight: Tensor | None, k_weight: Tensor | None, eps: float, kv: Tensor, q: Tensor,
+        rope: tuple[Tensor, Tensor], q_weight: Tensor | None, k_weight: Tensor | None,
+        eps: float, kv: Tensor, q: Tensor,
     ) -> None:  # fmt: skip
         self.library.qkv_post(
             qkv.data_ptr(), slots.data_ptr(), at.data_ptr(), positions.data_ptr(),

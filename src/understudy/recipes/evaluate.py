@@ -5,11 +5,10 @@ from pathlib import Path
 
 from understudy.core.protocols import Chat, Environment
 from understudy.core.types import Episode, ModelRef, Policy, Sampling, Scenario
-from understudy.engine.chat import LocalChat
-from understudy.engine.engine import TorchEngine
 from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
 from understudy.models.loading import load_base
+from understudy.recipes.learner import make_engine
 from understudy.recipes.rehearsal import MakeUser, Played, gather, play_group
 from understudy.runs.statistics import Interval, wilson
 from understudy.world import World
@@ -70,11 +69,10 @@ async def evaluate_in_world(
     """Success of an adapter on scenarios of the world's held-out split."""
     file = load_adapter(adapter)
     base = load_base(file.base or "tiny")
-    engine = TorchEngine(base, threads=threads)
+    engine, chat = make_engine(base, threads)
     model = ModelRef(base.name, "evaluated", 1)
     try:
         await engine.load(model, str(adapter))
-        chat = LocalChat(engine, base.renderer, base.name)
         policy = Policy("evaluated", model, sampling=Sampling(temperature=temperature))
         drawn = world.scenarios(scenarios, seed, "heldout")
         return success(

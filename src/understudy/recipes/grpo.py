@@ -17,11 +17,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.rows import Row, RowStats, policy_rows
 from understudy.core.types import ModelRef, Policy, Sampling
-from understudy.engine.chat import LocalChat
-from understudy.engine.engine import TorchEngine
 from understudy.judges.check import Check
 from understudy.recipes.curriculum import Curriculum
-from understudy.recipes.learner import Learner, Lora, make_learner, prompt_of
+from understudy.recipes.learner import Learner, Lora, make_engine, make_learner, prompt_of
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
@@ -82,14 +80,13 @@ async def grpo(
     scenarios = world.scenarios(config.pool, config.seed)
     curriculum = Curriculum(len(scenarios), config.again, config.seed)
     begin = _resume(run, trainer, curriculum)
-    engine = TorchEngine(learner.base, threads=threads)
-    chat = LocalChat(engine, learner.base.renderer, learner.base.name)
+    engine, chat = make_engine(learner.base, threads)
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
     reward = success = 0.0
     try:
         with Progress("rehearse", total=config.steps, unit="steps", quiet=quiet) as progress:
             for step in range(begin, config.steps):
-                model = ModelRef(config.base, "rehearsed", step)
+                model = ModelRef(learner.base.name, "rehearsed", step)
                 engine.load_weights(model, learner.tensors(), learner.lora)
                 policy = Policy("rehearsed", model, sampling=sampling)
                 numbers = curriculum.draw(config.scenarios_per_step, step)
@@ -110,7 +107,6 @@ async def grpo(
                         for n in numbers
                     ]
                 )
-                await engine.unload(model)
                 for n, group in zip(numbers, played, strict=True):
                     curriculum.saw(n, group.rate)
                 rows, counted = training_rows(played)

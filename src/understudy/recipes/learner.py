@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.types import Message, Tool, text_of
+from understudy.engine.chat import LocalChat
+from understudy.engine.torch_engine import TorchEngine
 from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
 from understudy.models.loading import LoadedBase, load_base
 from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora, set_adapter_tensors
@@ -53,6 +55,18 @@ def make_learner(base: str, lora: Lora, seed: int, start: Path | None = None) ->
     else:
         inject_lora(loaded.model, config)
     return Learner(loaded, config)
+
+
+def make_engine(base: LoadedBase, threads: int | None = None) -> tuple[TorchEngine, LocalChat]:
+    """The embedded engine over a base, and the chat that speaks the base's format to it."""
+    engine = TorchEngine(
+        base.model,
+        base.name,
+        base.renderer.stop_ids,
+        decode_text=base.renderer.decode,
+        threads=threads or "auto",
+    )
+    return engine, LocalChat(engine, base.renderer, base.name)
 
 
 def prompt_of(messages: Sequence[Message], tools: Sequence[Tool]) -> str:

@@ -30,6 +30,7 @@ from understudy.runs.svg import (
 )
 
 Format = Callable[[float], str]
+_TINY = 1e-12  # the shortest axis
 
 
 def percent(value: float) -> str:
@@ -75,7 +76,7 @@ class BarChart:
         values = [self.form(b.value) + (f" {b.note}" if b.note else "") for b in self.bars]
         value_w = 14 + 7.8 * max((len(v) for v in values), default=0)
         axis = max([b.high if b.high is not None else b.value for b in self.bars], default=1.0)
-        scale = (width - label_w - value_w) / ((self.top or axis) or 1.0)
+        scale = (width - label_w - value_w) / max(self.top or axis, _TINY)
         body: list[str] = []
         previous: str | None = None
         y = 24.0 if self.reference else 6.0
@@ -172,8 +173,9 @@ class LineChart:
         for i, s in enumerate(self.series):
             colour = COLOURS[i % len(COLOURS)]
             if s.low and s.high:
-                body.append(band([px(v) for v in s.x], [py(v) for v in s.low],
-                                  [py(v) for v in s.high], colour))  # fmt: skip
+                lows, highs = (moving_mean(v, s.smooth) for v in (s.low, s.high))
+                edges = [py(v) for v in lows], [py(v) for v in highs]
+                body.append(band([px(v) for v in s.x], *edges, colour))
             points = [(px(x), py(y)) for x, y in zip(s.x, moving_mean(s.y, s.smooth), strict=True)]
             if s.smooth > 1:
                 raw = [(px(x), py(y)) for x, y in zip(s.x, s.y, strict=True)]
@@ -218,7 +220,7 @@ class StackedBars:
         label_w = 0.0 if narrow else min(240.0, 12 + 8 * longest)
         totals = [sum(values) for _, values in self.rows]
         total_w = 12 + 7.8 * max((len(self.form(t)) for t in totals), default=0)
-        scale = (width - label_w - total_w) / (max(totals, default=0) or 1.0)
+        scale = (width - label_w - total_w) / max([*totals, _TINY])
         for (name, values), total in zip(self.rows, totals, strict=True):
             if narrow:
                 body.append(words(0, y + 12, name, fill=FAINT))
@@ -234,7 +236,7 @@ class StackedBars:
                 body.append(rect(x, y + 1, max(0.6, length - 1), 20, self._colour(i), tip=tip))
                 text = self.form(value)
                 if length > 8.2 * len(text) + 6:
-                    body.append(words(x + length / 2, y + 15.5, text, fill="#fff", size=12,
+                    body.append(words(x + length / 2, y + 15.5, text, fill="var(--onbar, #fff)", size=12,
                                       anchor="middle", weight=600))  # fmt: skip
                 x += length
             body.append(words(x + 7, y + 16, self.form(total), weight=600))
@@ -276,7 +278,9 @@ class Histogram:
         if not len(values):
             body = [words(0, 24, "no values", fill=FAINT)]
             return document(width, 40, self.title, self.description, body)
-        count_K, edge_K = np.histogram(values, bins=self.bins)
+        spread = float(np.ptp(values))
+        flat = spread <= 1e-9 * max(1.0, float(np.abs(values).max()))
+        count_K, edge_K = np.histogram(values, bins=1 if flat else self.bins)
         height, top, bottom = 210.0, 26.0, 168.0
         low, high = float(edge_K[0]), float(edge_K[-1])
         step = (width - 2) / len(count_K)

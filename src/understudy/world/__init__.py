@@ -1,0 +1,1 @@
+"""Worlds learned from traffic: environments in which an agent rehearses."""

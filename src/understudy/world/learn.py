@@ -141,7 +141,6 @@ class _Learner:
         trail = []
         for s in episode:
             if s.name not in self.real or s.bad_json:
-                self.texts["", ][_unknown_form(s)].append(([], s.flag)) if False else None
                 self._follow_unknown(s, state)
                 continue
             c = self._context(s, state)
@@ -237,10 +236,6 @@ class _Learner:
             kind, _, form = label.partition(":")
             unknown[kind] = Template.learn(form, texts)
         return table, unknown
-
-
-def _unknown_form(s: Step) -> str:
-    return s.content
 
 
 def _field_kinds(all_steps: Sequence[Step], ids: Ids) -> dict[str, dict[str, str]]:

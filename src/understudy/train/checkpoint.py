@@ -1,0 +1,188 @@
+"""Checkpoints of a trainer: written whole or not at all, resumed bit for bit, no pickle.
+
+A checkpoint is a directory: `parameters.safetensors` (whatever requires a gradient),
+`optimiser.safetensors` (AdamW's moments), `random.safetensors` (torch's generators) and
+`state.json` (counters, configuration, the generators of numpy and random, the caller's `extra`,
+the digests of the other files).
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from understudy.train.trainer import Trainer
+
+FORMAT = 1
+FILES = ("parameters", "optimiser", "random")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be used; the message says why."""
+
+
+def save(path: str | Path, trainer: Trainer, extra: dict[str, Any] | None = None) -> Path:
+    """Writes the checkpoint at `path`, replacing one that is there only once the new one is whole.
+
+    `extra` is JSON of the caller's (curriculum, position in the data). Raises OSError where the
+    disk does not take it; what was there before is then untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    try:
+        _write(new, trainer, extra or {})
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    _sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load(path: str | Path, trainer: Trainer) -> dict[str, Any]:
+    """Puts the checkpoint's state into `trainer` and the process's generators; returns `extra`.
+
+    Raises CheckpointError where it is missing, damaged, or of other parameters.
+    """
+    path = _existing(Path(path))
+    state = _state(path)
+    tensors = {name: _tensors(path, name, state) for name in FILES}
+    _check_names(tensors["parameters"], trainer)
+    with torch.no_grad():
+        for name, parameter in trainer.parameters.items():
+            parameter.copy_(tensors["parameters"][name])
+    _restore_optimiser(tensors["optimiser"], trainer)
+    trainer.steps = state["steps"]
+    trainer.skipped_in_a_row = state["skipped_in_a_row"]
+    _restore_random(tensors["random"], state["random"])
+    return dict(state["extra"])
+
+
+def _write(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
+    parameters = {n: p.detach().contiguous().cpu() for n, p in trainer.parameters.items()}
+    moments: dict[str, Tensor] = {}
+    for name, parameter in trainer.parameters.items():
+        for key, value in trainer.optimiser.state.get(parameter, {}).items():
+            moments[f"{key}:{name}"] = value.detach().contiguous().cpu()
+    generators, numbers = _random_state()
+    digests = {}
+    for name, tensors in zip(FILES, (parameters, moments, generators), strict=True):
+        file = folder / f"{name}.safetensors"
+        save_file(tensors, file)
+        _sync(file)
+        digests[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    state = {
+        "format": FORMAT,
+        "steps": trainer.steps,
+        "skipped_in_a_row": trainer.skipped_in_a_row,
+        "config": trainer.config.model_dump(mode="json"),
+        "random": numbers,
+        "digests": digests,
+        "extra": extra,
+    }
+    (folder / "state.json").write_text(json.dumps(state))
+    _sync(folder / "state.json")
+    _sync(folder)
+
+
+def _existing(path: Path) -> Path:
+    """The checkpoint, or the one before it where the process died between two renames."""
+    old = path.with_name(f".{path.name}.old")
+    if path.is_dir():
+        return path
+    if old.is_dir():
+        return old
+    raise CheckpointError(f"there is no checkpoint at {path}")
+
+
+def _state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((path / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: state.json: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not of format {FORMAT}; use the version that wrote it")
+    return state
+
+
+def _tensors(path: Path, name: str, state: dict[str, Any]) -> dict[str, Tensor]:
+    file = path / f"{name}.safetensors"
+    try:
+        whole = hashlib.sha256(file.read_bytes()).hexdigest() == state["digests"][name]
+        tensors = load_file(file) if whole else None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged: {file.name}: {error}") from error
+    if tensors is None:
+        raise CheckpointError(f"{path} is damaged: {file.name} is not the file that was written")
+    return tensors
+
+
+def _check_names(found: dict[str, Tensor], trainer: Trainer) -> None:
+    mine = {name: tuple(p.shape) for name, p in trainer.parameters.items()}
+    theirs = {name: tuple(t.shape) for name, t in found.items()}
+    differ = sorted(n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n))
+    if differ:
+        n = differ[0]
+        raise CheckpointError(
+            f"the checkpoint is of another model or adapter: {n} is {theirs.get(n, 'missing')} in "
+            f"it and {mine.get(n, 'missing')} in the model ({len(differ)} differ)"
+        )
+
+
+def _restore_optimiser(moments: dict[str, Tensor], trainer: Trainer) -> None:
+    trainer.optimiser.state.clear()
+    for joined, value in moments.items():
+        key, _, name = joined.partition(":")
+        parameter = trainer.parameters[name]
+        place = "cpu" if key == "step" and parameter.device.type == "cpu" else parameter.device
+        trainer.optimiser.state[parameter][key] = value.to(place)
+
+
+def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    generators = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        generators |= {f"cuda:{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    version, words, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    numbers = {
+        "random": [version, list(words), gauss],
+        "numpy": [str(kind), np.asarray(keys).tolist(), int(position), int(has_gauss), cached],
+    }
+    return generators, numbers
+
+
+def _restore_random(generators: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    torch.set_rng_state(generators["cpu"])
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            if f"cuda:{i}" in generators:
+                torch.cuda.set_rng_state(generators[f"cuda:{i}"], i)
+    version, words, gauss = numbers["random"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = numbers["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+
+
+def _sync(path: Path) -> None:
+    """What was written there is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

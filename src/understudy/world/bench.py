@@ -1,0 +1,80 @@
+"""Predictions of a benchmark folder: learn from its train split, predict its test split.
+
+The folder holds `replays.jsonl.gz`: episodes with `split` and `messages` (OpenAI chat, one tool
+call a message, tool messages with `is_error`).
+"""
+
+import gzip
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
+from understudy.world.fidelity import predict_step
+from understudy.world.learn import WorldConfig, learn
+from understudy.world.model import World
+from understudy.world.transitions import steps, transitions
+
+
+def replay_episodes(folder: str | Path) -> tuple[list[Episode], list[Episode]]:
+    """(train, test) episodes of a benchmark folder."""
+    train: list[Episode] = []
+    test: list[Episode] = []
+    with gzip.open(Path(folder) / "replays.jsonl.gz", "rt") as file:
+        for line in file:
+            row = json.loads(line)
+            (train if row["split"] == "train" else test).append(_episode(row))
+    return train, test
+
+
+def _episode(row: dict[str, Any]) -> Episode:
+    messages = []
+    results: dict[str, ToolResult] = {}
+    for message in row["messages"]:
+        if message["role"] == "tool":
+            flag = bool(message.get("is_error"))
+            results[message["tool_call_id"]] = ToolResult(message["content"] or "", flag)
+        messages.append({k: v for k, v in message.items() if k != "is_error"})
+    request = Request(messages=tuple(messages), model=ModelRef("recorded"))
+    completion = Completion(id=row["episode"], request=request, status="ok")
+    return Episode(row["episode"], (completion,), row.get("scenario"), results=results)
+
+
+def bench(folder: str | Path, out: str | Path, config: WorldConfig | None = None) -> dict[str, Any]:
+    """Write one prediction a test call (episode, step, content, is_error, doubt, provenance);
+    returns seconds of learning and milliseconds a prediction."""
+    train, test = replay_episodes(folder)
+    began = time.perf_counter()
+    world = learn(train, config)
+    learned = time.perf_counter()
+    rows = [row for n, e in enumerate(test) for row in predictions(world, e, n)]
+    done = time.perf_counter()
+    with open(out, "w") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return {
+        "calls": len(rows),
+        "learn_seconds": learned - began,
+        "call_ms": 1000 * (done - learned) / max(1, len(rows)),
+    }
+
+
+def predictions(world: World, episode: Episode, seed: int) -> list[dict[str, Any]]:
+    """What the world says to each call of an episode, with the true history before it."""
+    session = world.session(seed)
+    rows = []
+    for s in steps(transitions(episode), seed, world.failures):
+        p = predict_step(world, session, s.name, s.args, random.Random(s.index))
+        rows.append(
+            {
+                "episode": episode.id,
+                "step": s.index,
+                "content": p.content,
+                "is_error": p.is_error,
+                "doubt": round(p.doubt, 4),
+                "provenance": [{"path": v.path, "kind": v.kind} for v in p.provenance],
+            }
+        )
+        session.observe(s.name, s.args, s.content, s.flag)
+    return rows

@@ -1,0 +1,150 @@
+"""A world as files: one JSON document, compressed where it is large. Never pickle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from understudy.world.context import ToolFacts
+from understudy.world.ids import Ids
+from understudy.world.model import World
+from understudy.world.query import Query, Row
+from understudy.world.scenarios import Book, Opening
+from understudy.world.shapes import Shape
+from understudy.world.state import Memory
+from understudy.world.templates import Template
+from understudy.world.tools import Hard, ToolModel
+from understudy.world.transitions import Failures
+from understudy.world.tree import tuples
+from understudy.world.users import Situation
+
+FORMAT = 1
+_LARGE = 1_000_000
+_BOMB = 2**31
+
+
+def write(world: World, folder: Path) -> None:
+    """Replace the folder's world."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(to_json(world), ensure_ascii=False).encode()
+    plain, packed = folder / "world.json", folder / "world.json.zst"
+    target, other = (packed, plain) if len(text) > _LARGE else (plain, packed)
+    data = zstandard.ZstdCompressor(level=6).compress(text) if target is packed else text
+    partial = target.with_suffix(".partial")
+    partial.write_bytes(data)
+    partial.replace(target)
+    other.unlink(missing_ok=True)
+
+
+def read(folder: Path) -> World:
+    """Raises FileNotFoundError where there is no world, ValueError for a newer format."""
+    plain, packed = folder / "world.json", folder / "world.json.zst"
+    if packed.exists():
+        raw = zstandard.ZstdDecompressor().decompress(packed.read_bytes(), max_output_size=_BOMB)
+    elif plain.exists():
+        raw = plain.read_bytes()
+    else:
+        raise FileNotFoundError(f"no world in {folder}: write one with `understudy world learn`")
+    data = json.loads(raw)
+    if data.get("format") != FORMAT:
+        raise ValueError(f"the world in {folder} has format {data.get('format')}, not {FORMAT}: learn it again")  # noqa: E501
+    return from_json(data)
+
+
+def _fields(thing: Any, *skip: str) -> dict[str, Any]:
+    return {n: getattr(thing, n) for n in thing.__slots__ if n not in skip}
+
+
+def to_json(world: World) -> dict[str, Any]:
+    """The document of a world."""
+    return {
+        "format": FORMAT,
+        "ids": _fields(world.ids),
+        "memory": [
+            [d, [[key, held] for key, held in things.items()]]
+            for d, things in world.memory.versions.items()
+        ],
+        "models": [_tool(m) for m in world.models.values()],
+        "declared": world.declared,
+        "pooled": world.pooled,
+        "unknown": {k: t.to_json() for k, t in world.unknown.items()},
+        "book": {
+            "openings": [_fields(o) for o in world.book.openings],
+            "groups": world.book.groups,
+            "situations": [_fields(s) for s in world.book.situations],
+            "patience": world.book.patience,
+        },
+        "failures": _fields(world.failures),
+        "episodes": world.episodes,
+    }
+
+
+def _tool(m: ToolModel) -> dict[str, Any]:
+    plain = _fields(m, "facts", "shapes", "texts", "query", "hard")
+    plain["facts"] = _fields(m.facts)
+    plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
+    plain["texts"] = {k: t.to_json() for k, t in m.texts.items()}
+    plain["hard"] = {k: _fields(h) for k, h in m.hard.items()}
+    plain["query"] = None
+    if m.query is not None:
+        plain["query"] = _fields(m.query, "memo", "rows")
+        plain["query"]["rows"] = [_fields(r) for r in m.query.rows]
+    return plain
+
+
+def from_json(data: dict[str, Any]) -> World:
+    """The world of a document."""
+    versions = {
+        d: {key: [(e, fields) for e, fields in held] for key, held in things}
+        for d, things in data["memory"]
+    }
+    book = data["book"]
+    openings = [
+        Opening(**{**o, "parts": [p if isinstance(p, str) else tuple(p) for p in o["parts"]]})
+        for o in book["openings"]
+    ]
+    situations = [
+        Situation(s["words"], [(_parts(parts), n) for parts, n in s["replies"]])
+        for s in book["situations"]
+    ]
+    models = [_read_tool(m) for m in data["models"]]
+    return World(
+        Ids(**data["ids"]),
+        Memory(versions),
+        {m.facts.name: m for m in models},
+        data["declared"],
+        data["pooled"],
+        {k: Template.from_json(t) for k, t in data["unknown"].items()},
+        Book(openings, book["groups"], situations, book["patience"]),
+        Failures(**data["failures"]),
+        data["episodes"],
+    )
+
+
+def _parts(parts: list[Any] | None) -> list[Any] | None:
+    return None if parts is None else [p if isinstance(p, str) else tuple(p) for p in parts]
+
+
+def _read_tool(data: dict[str, Any]) -> ToolModel:
+    query = data.pop("query")
+    if query is not None:
+        rows = [Row(**r) for r in query.pop("rows")]
+        for name in ("equal", "most", "least"):
+            query[name] = [tuple(x) for x in query[name]]
+        query["order"] = {p: [tuple(r) for r in rules] for p, rules in query["order"].items()}
+        query["default"] = tuple(query["default"]) if query["default"] else None
+        query["derived"] = {k: tuple(v) for k, v in query["derived"].items()}
+        query = Query(**query, rows=rows)
+    return ToolModel(
+        **{
+            **data,
+            "facts": ToolFacts(**data["facts"]),
+            "tree": tuples(data["tree"]),
+            "shapes": {k: Shape.from_json(s) for k, s in data["shapes"].items()},
+            "texts": {k: Template.from_json(t) for k, t in data["texts"].items()},
+            "hard": {k: Hard(**h) for k, h in data["hard"].items()},
+            "recall": {k: [(e, v) for e, v in held] for k, held in data["recall"].items()},
+            "query": query,
+        }
+    )

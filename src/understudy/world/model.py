@@ -1,0 +1,223 @@
+"""The world model: starts sessions, makes up scenarios and users, is saved as JSON."""
+
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from understudy.core.types import (
+    Feedback,
+    Provenance,
+    Scenario,
+    Split,
+    Tool,
+    ToolCall,
+    ToolResult,
+)
+from understudy.world.context import Context, ToolFacts
+from understudy.world.ids import Ids
+from understudy.world.scenarios import Book, draw_scenarios, user_seed
+from understudy.world.state import Memory, State
+from understudy.world.templates import Template, abstract
+from understudy.world.tools import Prediction, ToolModel
+from understudy.world.transitions import Failures
+from understudy.world.users import MinedUser, rarity
+from understudy.world.values import kind_of, parse
+
+
+@dataclass(slots=True)
+class World:
+    """A learned environment. Immutable: sessions hold all that changes."""
+
+    ids: Ids
+    memory: Memory
+    models: dict[str, ToolModel]
+    declared: list[Tool]
+    pooled: dict[str, dict[str, int]]
+    unknown: dict[str, Template]
+    book: Book
+    failures: Failures
+    episodes: int
+    _weights: dict[str, float] | None = field(default=None, repr=False)
+
+    async def start(
+        self, scenario: Scenario, seed: int, snapshot: Any | None = None
+    ) -> "WorldSession":
+        """A session. With a snapshot it goes on from there: what is settled stays settled,
+        what is not yet is drawn by the new seed."""
+        return self.session(seed, snapshot, scenario.tools)
+
+    def session(
+        self, seed: int = 0, snapshot: Any | None = None, tools: tuple[Tool, ...] = ()
+    ) -> "WorldSession":
+        state = snapshot.copy() if snapshot is not None else State(self.ids, self.memory, seed)
+        return WorldSession(self, state, seed, tools or tuple(self.tools()))
+
+    def tools(self) -> list[Tool]:
+        """The tools as the traffic declared them, else as it used them."""
+        return self.declared or [_schema(m) for m in self.models.values()]
+
+    def scenarios(self, n: int, seed: int = 0, split: Split = "train") -> list[Scenario]:
+        """Up to n different scenarios of a split, recombined from its episodes."""
+        return draw_scenarios(self.book, n, seed, split)
+
+    def user(self, scenario: Scenario, seed: int = 0) -> MinedUser:
+        """The user of a scenario."""
+        if self._weights is None:
+            self._weights = rarity(self.book.situations)
+        own, book = user_seed(scenario, seed), self.book
+        return MinedUser(book.situations, scenario.goal, own, book.patience, self._weights)
+
+    def predict(
+        self, state: State, name: str, args: dict[str, Any], rng: random.Random, greedy: bool
+    ) -> tuple[Prediction, Context | None]:
+        """What a call returns in a state. The state is not changed."""
+        model = self.models.get(name)
+        if model is None:
+            return self._unknown("unknown", state, name, args), None
+        c = model.context(state, args)
+        label, chances, fact = model.outcome(c, self.pooled, rng, greedy)
+        if label not in model.texts and label not in model.shapes:
+            value, text, flag, kinds, doubt = self._borrow(label, c)
+        else:
+            value, text, flag, kinds, doubt = model.render(label, c, rng, greedy)
+        failure = sum(p for k, p in chances.items() if k.startswith("err"))
+        prediction = Prediction(label, value, text, flag, kinds, 0.0, failure, chances)
+        prediction.doubt = _doubt(doubt, c, model, label, fact)
+        return prediction, c
+
+    def _borrow(self, label: str, c: Context) -> tuple[Any, str, bool, dict[str, Any], float]:
+        """A failure that other tools worded."""
+        for model in self.models.values():
+            if label in model.texts:
+                text, guessed = model.texts[label].render(c, 0.0)
+                return text, text, model.texts[label].flag > 0.5, {"": "inferred"}, max(0.3, guessed)
+        text = f"unknown: nothing in the traffic shows what {c.tool.name} answers here"
+        return text, text, True, {"": "invented"}, 1.0
+
+    def _unknown(self, kind: str, state: State, name: str, args: dict[str, Any]) -> Prediction:
+        """A tool that the traffic never showed, or arguments that are no JSON object."""
+        c = Context(state, ToolFacts(name), args)
+        template = self.unknown.get(kind)
+        if template is not None:
+            text, guessed = template.render(c, 0.0)
+            flag = template.flag > 0.5
+            doubt = 0.05 + 0.5 * guessed
+        else:
+            what = "is not a known tool" if kind == "unknown" else "got arguments that are no JSON"
+            text, flag, doubt = json.dumps({"error": f"{name} {what}"}), True, 0.9
+        outcome = f"err:{kind}"
+        return Prediction(outcome, parse(text), text, flag, {"": "inferred"}, doubt, 1.0, {outcome: 1})
+
+    def classify(self, c: Context, content: str, failed: bool) -> str:
+        """The outcome class of a real result."""
+        value = parse(content)
+        model = self.models.get(c.tool.name)
+        if failed or isinstance(value, str):
+            label = ("err:" if failed else "ok:text:") + abstract(content, c)[0]
+            if model is not None and label not in model.texts and not failed:
+                return "ok:prose"
+            return label
+        if isinstance(value, dict):
+            return "ok:{" + ",".join(sorted(value)) + "}"
+        return f"ok:{kind_of(value)}"
+
+    def save(self, folder: str | Path) -> None:
+        """Write the world into a folder (world.json, zstd-compressed where it is large)."""
+        from understudy.world.files import write
+
+        write(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "World":
+        """Read a saved world. Raises FileNotFoundError or ValueError with what to do."""
+        from understudy.world.files import read
+
+        return read(Path(folder))
+
+
+def _schema(model: ToolModel) -> Tool:
+    """A tool's schema as its calls show it."""
+    properties: dict[str, Any] = {}
+    for p in model.facts.known:
+        properties[p] = {"type": "number" if p in model.facts.numeric else "string"}
+    parameters = {"type": "object", "properties": properties, "required": model.facts.required}
+    return {"type": "function", "function": {"name": model.facts.name, "parameters": parameters}}
+
+
+def _doubt(doubt: float, c: Context, model: ToolModel, label: str, fact: bool) -> float:
+    """The probability that the result is not what the real system would say, chance aside."""
+    if fact:
+        return min(1.0, 0.02 + doubt)
+    novelty = 0.5 / (1 + model.calls) ** 0.5
+    if label.startswith("ok") and any(c.state.standing((d, v)) == "new" for _, d, v in c.ids):
+        novelty = max(novelty, 0.4)
+    return min(1.0, 1 - (1 - novelty) * (1 - min(1.0, doubt)))
+
+
+class WorldSession:
+    """One single-use life of a world."""
+
+    def __init__(self, world: World, state: State, seed: int, tools: tuple[Tool, ...]) -> None:
+        self.world, self.state, self.seed, self._tools = world, state, seed, tools
+
+    def tools(self, role: str = "agent") -> tuple[Tool, ...]:
+        return self._tools
+
+    async def call(self, role: str, tool_call: ToolCall) -> ToolResult:
+        """Answer a call, and keep what it changed."""
+        function = tool_call["function"]
+        return self.step(function["name"], function["arguments"])
+
+    def step(self, name: str, arguments: str) -> ToolResult:
+        """`call` without the protocol around it."""
+        state = self.state
+        rng = random.Random(hash((self.seed, state.seed, len(state.calls))))
+        args = parse(arguments or "{}")
+        if not isinstance(args, dict):
+            p = self.world._unknown("bad", state, name, {})
+            return ToolResult(p.text or "", p.flag, None, (Provenance("", "inferred"),), p.doubt)
+        p, c = self.world.predict(state, name, args, rng, greedy=False)
+        model = self.world.models.get(name)
+        if model is None or c is None:
+            return ToolResult(p.text or "", p.flag, None, (Provenance("", "inferred"),), p.doubt)
+        model.settle(c, p.outcome, p.chances)
+        state.observe(name, args, p.outcome, p.value, p.kinds or {"": "invented"})
+        latency = rng.choice(model.latencies) if model.latencies else None
+        provenance = tuple(Provenance(path, kind) for path, kind in p.kinds.items())
+        return ToolResult(content(p, model), p.flag, latency, provenance, round(p.doubt, 4))
+
+    def observe(self, name: str, args: dict[str, Any], content_: str, is_error: bool | None) -> None:
+        """Take a real call and its real result as history."""
+        model = self.world.models.get(name)
+        if model is None:
+            return
+        value = parse(content_)
+        from understudy.core.types import Transition
+
+        seen = Transition("", 0, (), name, json.dumps(args), content_, is_error)
+        failed = self.world.failures.failed(seen, value)
+        c = model.context(self.state, args)
+        label = self.world.classify(c, content_, failed)
+        model.settle(c, label, model.chances(c, self.world.pooled))
+        self.state.observe(name, args, label, value)
+
+    async def snapshot(self) -> State:
+        """The session's knowledge, to start others from; it does not follow this session."""
+        return self.state.copy()
+
+    async def outcome(self) -> list[Feedback]:
+        """Nothing: whoever owns the agent judges its episodes."""
+        return []
+
+    async def aclose(self) -> None:
+        return None
+
+
+def content(p: Prediction, model: ToolModel) -> str:
+    """A predicted value as the tool would write it."""
+    if p.text is not None:
+        return p.text
+    separators = (",", ":") if model.compact else (", ", ": ")
+    return json.dumps(p.value, ensure_ascii=False, separators=separators)

@@ -1,0 +1,270 @@
+"""Scenarios mined from captured episodes and recombined: one episode's wording with another's
+values, drawn together where they depend on each other."""
+
+import copy
+import hashlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.core.types import (
+    Episode,
+    Message,
+    Scenario,
+    Split,
+    Tool,
+    Transition,
+    canonical_json,
+    split_of,
+    text_of,
+)
+from understudy.world.users import Situation, mine_situations
+from understudy.world.values import chance, is_number, leaves
+from understudy.world.wording import Part, Votes, flat, join, say, slots, split_text
+
+
+@dataclass(slots=True)
+class Opening:
+    """How an episode began: messages before the user's first, the first as parts, the ticket."""
+
+    origin: str
+    split: Split
+    before: list[Message]
+    parts: list[Part]
+    metadata: dict[str, Any]
+    tools: list[Tool]
+    free: list[str]  # the fields that may change: said in some user turn
+    hidden: dict[str, Any] = field(default_factory=dict)  # values found without a ticket
+
+
+@dataclass(slots=True)
+class Book:
+    """What scenarios and users are made of."""
+
+    openings: list[Opening] = field(default_factory=list)
+    groups: list[list[str]] = field(default_factory=list)  # fields that depend on each other
+    situations: list[Situation] = field(default_factory=list)
+    patience: int = 12
+
+
+def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]) -> Book:
+    """Openings, dependent fields and later user turns of a traffic."""
+    told = [(e, _ticket(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
+    told = [(e, t, u) for e, t, u in told if u]
+    speakable = _speakable(told)
+    votes = Votes()
+    for _, ticket, said in told:
+        for text in said:
+            votes.learn(text, {p: v for p, v in ticket.items() if _kind(p) in speakable})
+    book = Book(groups=_groups([t for _, t, _ in told], speakable))
+    talks: list[tuple[Episode, dict[str, Any]]] = []
+    for e, ticket, said in told:
+        fields = {p: v for p, v in ticket.items() if _kind(p) in speakable}
+        parts = split_text(said[0], fields, votes)
+        spoken = set(slots(parts))
+        for text in said[1:]:
+            spoken |= set(slots(split_text(text, fields, votes)))
+        origin = e.scenario_id or e.id
+        first = next(i for i, m in enumerate(e.messages) if m["role"] == "user")
+        book.openings.append(
+            Opening(
+                origin, split_of(origin), list(e.messages[:first]), parts, dict(e.metadata),
+                list(e.tools), sorted(spoken), {} if e.metadata else fields,
+            )  # fmt: skip
+        )
+        talks.append((e, fields))
+    book.situations = mine_situations(talks, votes)
+    turns = sorted(len(s) for _, _, s in told)
+    book.patience = turns[int(0.98 * (len(turns) - 1))] + 1 if turns else 12
+    return book
+
+
+def _kind(path: str) -> str:
+    return "/".join("#" if p.isdigit() else p for p in path.split("/"))
+
+
+def _users(e: Episode) -> list[str]:
+    return [text_of(m.get("content")) for m in e.messages if m["role"] == "user"]
+
+
+def _ticket(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
+    """The client's metadata; without any, argument values that the user had named first."""
+    if e.metadata:
+        return flat(dict(e.metadata))
+    first = next((text_of(m.get("content")) for m in e.messages if m["role"] == "user"), "")
+    named: dict[str, Any] = {}
+    for t in found:
+        import_args = _arguments(t.arguments)
+        for path, value in leaves(import_args):
+            if isinstance(value, str) and len(value) > 3 and value in first and path not in named:
+                if any(ch.isdigit() for ch in value):
+                    named[path] = value
+    return named
+
+
+def _arguments(text: str) -> Any:
+    from understudy.world.values import parse
+
+    return parse(text)
+
+
+def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]]) -> set[str]:
+    """Fields that users put into words as they stand: nearly every value is found in the text
+    of nearly every episode that has it. Others (choices that select a phrasing) are not slots."""
+    seen: dict[str, Counter[Any]] = defaultdict(Counter)
+    hit: dict[str, Counter[Any]] = defaultdict(Counter)
+    for _, ticket, said in told:
+        text = "\n".join(said)
+        for path, value in ticket.items():
+            if value is None or isinstance(value, bool) or value == "":
+                continue
+            seen[_kind(path)][value] += 1
+            hit[_kind(path)][value] += bool(_said(text, path, value))
+    found = set()
+    for path, values in seen.items():
+        n, k = sum(values.values()), sum(hit[path].values())
+        often = [v for v, c in values.items() if c >= 5 and len(values) <= 8]
+        texts = any(isinstance(v, str) for v in values)
+        if k >= 0.5 * n and not (texts and any(hit[path][v] < 0.4 * values[v] for v in often)):
+            found.add(path)
+    return found
+
+
+def _said(text: str, path: str, value: Any) -> bool:
+    from understudy.world.wording import occurrences
+
+    return bool(occurrences(text, {path: value}))
+
+
+def _groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[list[str]]:
+    """Fields whose values depend on each other (G test against independence), as groups."""
+    paths = sorted({p for t in tickets for p in t if _kind(p) in speakable})
+    fields = sorted({p for t in tickets for p in t if not isinstance(t[p], bool)})
+    parent = {p: p for p in fields}
+
+    def find(p: str) -> str:
+        while parent[p] != p:
+            p = parent[p]
+        return p
+
+    coded = {p: _coded([t.get(p) for t in tickets]) for p in fields}
+    for i, a in enumerate(paths):
+        for b in paths[i + 1 :]:
+            if _dependent(coded[a], coded[b]):
+                parent[find(a)] = find(b)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for p in paths:
+        groups[find(p)].append(p)
+    return sorted(groups.values())
+
+
+def _coded(values: Sequence[Any]) -> list[Any]:
+    numbers = sorted(v for v in values if is_number(v))
+    if len(set(numbers)) > 8:
+        cuts = [numbers[int(len(numbers) * q)] for q in (0.2, 0.4, 0.6, 0.8)]
+        return [sum(v > c for c in cuts) if is_number(v) else None for v in values]
+    return list(values)
+
+
+def _dependent(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    import math
+
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    n = len(pairs)
+    left, right, both = Counter(x for x, _ in pairs), Counter(y for _, y in pairs), Counter(pairs)
+    if len(left) < 2 or len(right) < 2:
+        return False
+    if max(len(left), len(right)) > 0.5 * n:
+        return True  # nearly unique values: nothing can be said, they stay together
+    g = 2 * sum(k * math.log(k * n / (left[x] * right[y])) for (x, y), k in both.items())
+    freedom = (len(left) - 1) * (len(right) - 1)
+    return g > freedom + 3.5 * math.sqrt(2 * freedom) + 6
+
+
+def draw_scenarios(book: Book, n: int, seed: int, split: Split) -> list[Scenario]:
+    """New scenarios: a wording of the split with values of the split's tickets, none twice.
+
+    Fewer than n where the traffic holds no more combinations.
+    """
+    openings = [o for o in book.openings if o.split == split]
+    if not openings:
+        raise ValueError(f"no captured episode belongs to the split {split!r}")
+    rng = random.Random(f"scenarios:{seed}")
+    tickets = [flat(o.metadata) or o.hidden for o in openings]
+    found: dict[str, Scenario] = {}
+    for _ in range(20 * n + 100):
+        if len(found) >= n:
+            break
+        scenario = _recombine(book, rng.choice(openings), openings, tickets, rng)
+        if scenario is not None:
+            found.setdefault(scenario.id, scenario)
+    return list(found.values())
+
+
+def _recombine(
+    book: Book,
+    opening: Opening,
+    openings: Sequence[Opening],
+    tickets: Sequence[Mapping[str, Any]],
+    rng: random.Random,
+) -> Scenario | None:
+    own = flat(opening.metadata) or opening.hidden
+    fields = dict(own)
+    free = set(opening.free)
+    groups = [[p for p in g if p in free] for g in book.groups]
+    if not opening.metadata:
+        groups = [sorted(free)]
+    for group in [g for g in groups if g]:
+        for _ in range(12):
+            donor = rng.choice(tickets)
+            if all(_fits(donor.get(p), own[p]) for p in group):
+                fields.update((p, donor[p]) for p in group)
+                break
+    text = join(opening.parts, fields)
+    if text is None:
+        return None
+    metadata = copy.deepcopy(opening.metadata)
+    for path, value in fields.items():
+        if opening.metadata:
+            _put(metadata, path, value)
+    goal = metadata if metadata else {p.lstrip("/"): v for p, v in fields.items()}
+    message: Message = {"role": "user", "content": text}
+    body = canonical_json([opening.origin, text, metadata])
+    digest = hashlib.sha256(body.encode()).hexdigest()[:24]
+    return Scenario(
+        id=f"scn_{digest}",
+        messages=(*opening.before, message),
+        goal=goal,
+        seed=int(digest[:8], 16) % 2**31,
+        split=opening.split,
+        tools=tuple(opening.tools),
+        metadata=metadata,
+        origin=opening.origin,
+    )
+
+
+def _fits(new: Any, old: Any) -> bool:
+    """Whether a value can stand where another stood: same kind, same grammatical number."""
+    if new is None or isinstance(new, (dict, list)):
+        return False
+    if is_number(old):
+        return is_number(new) and (new == 1) == (old == 1) and say(new, "plain") is not None
+    return isinstance(new, str) == isinstance(old, str)
+
+
+def _put(target: Any, path: str, value: Any) -> None:
+    from understudy.world.values import unescape
+
+    parts = [unescape(p) for p in path.split("/")[1:]]
+    for part in parts[:-1]:
+        target = target[int(part)] if isinstance(target, list) else target[part]
+    if isinstance(target, list):
+        target[int(parts[-1])] = value
+    else:
+        target[parts[-1]] = value
+
+
+def user_seed(scenario: Scenario, seed: int) -> int:
+    return int(chance(seed, scenario.id) * 2**31)

@@ -1,0 +1,184 @@
+"""Values inside sentences: finding a ticket's fields in what a user said, and saying it anew."""
+
+import datetime
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from understudy.world.values import is_number, leaves
+
+NUMBERS = "one two three four five six seven eight nine ten eleven twelve".split()
+_DATES = {
+    "date:%-d %B %Y": "%d %B %Y", "date:%B %-d, %Y": "%B %d, %Y", "date:%B %-d": "%B %d",
+    "date:%-d %B": "%d %B", "date:%d/%m/%Y": "%d/%m/%Y", "date:%m/%d/%Y": "%m/%d/%Y",
+    "date:%d.%m.%Y": "%d.%m.%Y", "date:%b %-d": "%b %d", "date:%-d %b": "%d %b",
+}  # fmt: skip
+Part = str | tuple[str, str]  # literal text, or (path, format)
+Occurrence = tuple[int, int, list[tuple[str, str]]]  # start, end, [(path, format)]
+
+
+def say(value: Any, how: str) -> str | None:
+    """A value in a format; None where the format cannot express it."""
+    if isinstance(value, bool) or value is None or isinstance(value, (list, dict)):
+        return None
+    if isinstance(value, str):
+        return _say_text(value, how)
+    whole = float(value).is_integer()
+    if how in ("word", "Word"):
+        if not whole or not 1 <= value <= len(NUMBERS):
+            return None
+        word = NUMBERS[int(value) - 1]
+        return word if how == "word" else word.capitalize()
+    if how == "thousands":
+        return f"{int(value):,}" if whole else f"{value:,.2f}"
+    if how == "cents":
+        return f"{value:.2f}"
+    return str(int(value)) if whole else str(value) if how == "plain" else None
+
+
+def _say_text(value: str, how: str) -> str | None:
+    if how.startswith("date:"):
+        try:
+            day = datetime.date.fromisoformat(value)
+        except ValueError:
+            return None
+        text = day.strftime(_DATES[how])
+        return re.sub(r"\b0(\d)", r"\1", text) if "%-d" in how else text
+    if how == "plain":
+        return value
+    spaced = re.sub(r"[_-]+", " ", value)
+    forms = {
+        "spaced": spaced, "lower": value.lower(), "capital": value[:1].upper() + value[1:],
+        "Spaced": spaced[:1].upper() + spaced[1:],
+    }  # fmt: skip
+    return forms.get(how)
+
+
+def forms(value: Any) -> list[tuple[str, str]]:
+    """(format, text) of a value, plainest first, no text twice."""
+    if isinstance(value, str):
+        names = ["plain", "spaced", "lower", "capital", "Spaced"]
+        if re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+            names += list(_DATES)
+    else:
+        names = ["plain", "thousands", "cents", "word", "Word"]
+    found: list[tuple[str, str]] = []
+    for how in names:
+        text = say(value, how)
+        if text and all(text != t for _, t in found):
+            found.append((how, text))
+    return found
+
+
+def occurrences(text: str, fields: Mapping[str, Any]) -> list[Occurrence]:
+    """Where a ticket's values stand in a text; longer ones first, never overlapping."""
+    by_text: dict[str, list[tuple[str, str]]] = {}
+    for path, value in fields.items():
+        if isinstance(value, bool) or value is None or (isinstance(value, str) and len(value) < 2):
+            continue
+        for how, form in forms(value):
+            by_text.setdefault(form, []).append((path, how))
+    found: list[Occurrence] = []
+    for form in sorted(by_text, key=len, reverse=True):
+        if form not in text:
+            continue
+        edge = r"(?<![\w])(?<!\d[.,])" if form[0].isalnum() else ""
+        ending = r"(?![\w]|[.,]\d)" if form[-1].isalnum() else ""
+        for m in re.finditer(edge + re.escape(form) + ending, text):
+            if all(m.end() <= s or m.start() >= e for s, e, _ in found):
+                found.append((m.start(), m.end(), by_text[form]))
+    return sorted(found, key=lambda o: o[:2])
+
+
+def around(text: str, start: int, end: int) -> list[tuple[str, str]]:
+    """The words beside a place: what tells one number from another."""
+    before = re.findall(r"[^\W\d_]+|[$€£]", text[max(0, start - 40) : start].lower())
+    after = re.findall(r"[^\W\d_]+|[$€£]", text[end : end + 40].lower())
+    return [
+        ("-1", before[-1] if before else "^"), ("-2", " ".join(before[-2:])),
+        ("+1", after[0] if after else "$"), ("+2", " ".join(after[:2])),
+    ]  # fmt: skip
+
+
+class Votes:
+    """Which field stands in which surroundings, counted where there is no doubt."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, tuple[str, str]]] = Counter()
+        self.totals: Counter[tuple[str, str]] = Counter()
+
+    def learn(self, text: str, fields: Mapping[str, Any]) -> None:
+        for start, end, said in occurrences(text, fields):
+            paths = {_kind(p) for p, _ in said}
+            weight = 4 if len(paths) == 1 else 1
+            for path in paths:
+                for place in around(text, start, end):
+                    self.counts[path, place] += weight
+            for place in around(text, start, end):
+                self.totals[place] += weight
+
+    def score(self, path: str, text: str, start: int, end: int) -> float:
+        return sum(
+            self.counts[_kind(path), place] / (self.totals[place] + 1)
+            for place in around(text, start, end)
+        )
+
+
+def _kind(path: str) -> str:
+    return re.sub(r"/\d+", "/#", path)
+
+
+def split_text(text: str, fields: Mapping[str, Any], votes: Votes) -> list[Part]:
+    """A text as literals and slots. Of several fields of one value, the one whose usual
+    surroundings these are takes the place; each takes one before any takes two."""
+    found = occurrences(text, fields)
+    used: Counter[str] = Counter()
+    chosen: dict[int, tuple[str, str]] = {}
+    order = sorted(
+        (
+            (-votes.score(path, text, start, end), i, path, how)
+            for i, (start, end, said) in enumerate(found)
+            for path, how in said
+        ),
+    )
+    for again in (False, True):
+        for _, i, path, how in order:
+            if i not in chosen and (again or not used[path]):
+                chosen[i] = (path, how)
+                used[path] += 1
+    parts: list[Part] = []
+    done = 0
+    for i, (start, end, _) in enumerate(found):
+        parts += [text[done:start], chosen[i]]
+        done = end
+    parts.append(text[done:])
+    return [p for p in parts if p != ""]
+
+
+def join(parts: Sequence[Part], fields: Mapping[str, Any]) -> str | None:
+    """The text with its slots filled; None where a field is missing."""
+    out = []
+    for part in parts:
+        if isinstance(part, str):
+            out.append(part)
+            continue
+        value = fields.get(part[0])
+        text = say(value, part[1])
+        if text is None and is_number(value):
+            text = say(value, "plain")
+        if text is None and isinstance(value, str):
+            text = say(value, "spaced")
+        if text is None:
+            return None
+        out.append(text)
+    return "".join(out)
+
+
+def slots(parts: Sequence[Part]) -> list[str]:
+    return [p[0] for p in parts if not isinstance(p, str)]
+
+
+def flat(metadata: Any) -> dict[str, Any]:
+    """A ticket's scalar fields by JSON pointer."""
+    return dict(leaves(metadata))
