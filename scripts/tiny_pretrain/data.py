@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .disguise import disguise, pieces
+
 DECISIVE = ("choice", "rule", "correction", "compare")
 
 
@@ -27,6 +29,7 @@ class DataOptions:
     context: float = 0.2  # share of the tokens outside assistant turns that carry loss
     decisive: float = 1.0  # weight of assistant turns that hold a probe of a DECISIVE kind
     mixture: dict[str, float] = field(default_factory=dict)  # family weights; empty: the corpus's
+    disguised: float = 0.65  # share of dialogues whose words are renamed
     early: dict[str, float] = field(default_factory=dict)  # mixture at the start; may be empty
     early_chunks: int = 0  # over which `early` fades linearly into the mixture
 
@@ -62,6 +65,7 @@ class Encoder:
         self.tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.start = self.tok.token_to_id("<|im_start|>")
         self.end = self.tok.token_to_id("<|im_end|>")
+        self.parts = pieces(folder)
         self.head = self.tok.encode("<|im_start|>assistant\n").ids
 
     def encode(self, text: str) -> list[int]:
@@ -71,7 +75,10 @@ class Encoder:
         """ids (L,) and the weight of each as a target (L,)."""
         from understudy.core.chatml import render_text
 
-        ids = np.array(self.encode(render_text(dialogue.messages, dialogue.tools)), dtype=np.int64)
+        text = render_text(dialogue.messages, dialogue.tools)
+        if rng.random() < options.disguised:
+            text = disguise(text, rng, self.parts, rng.choice((0.5, 0.8, 1.0)))
+        ids = np.array(self.encode(text), dtype=np.int64)
         draw = np.random.default_rng(rng.getrandbits(64)).random(len(ids))
         weight = (draw < options.context).astype(np.float32)
         assistants = [i for i, m in enumerate(dialogue.messages) if m["role"] == "assistant"]

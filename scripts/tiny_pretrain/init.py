@@ -1,10 +1,10 @@
 """The initialisation: induction heads and a number line, from the first step.
 
 The residual is divided at the start: dimension 0 is constant, 1 to 8 carry the value of number
-tokens, 9 to 63 tell tokens apart, 64 to 95 and 96 to 127 receive the tokens one and two places
-back (layer 0, heads 0 and 1). Layer 1, head 0 matches the current token with those one place back
-and copies what followed; head 2 does so for pairs of tokens. Training is free to change all of it.
-The circuit is Olsson et al. 2022's; the rest starts near silent.
+tokens, 9 to 63 tell tokens apart, 64 to 127 receive the tokens one, two, and five or six places
+back (layer 0). Layer 1, head 0 matches the current token with those one place back and copies what
+followed; head 2 does so for pairs of tokens, head 3 for the words just before the turn. Training is
+free to change all of it. The circuit is Olsson et al. 2022's; the rest starts near silent.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 from .net import Shape, TinyNet
 
 CONST, NUMBER, WORD = 0, slice(1, 9), slice(9, 64)
-TOKEN = slice(1, 64)
+TOKEN, BACK1, BACK2, ASKED = slice(1, 64), slice(64, 86), slice(86, 107), slice(107, 128)
+SHARPNESS = 1.6  # of q and k in the other layers
 
 
 def number_code(text: str) -> list[float]:
@@ -49,7 +50,7 @@ def initialise(net: TinyNet, tokens: Sequence[str], seed: int, induction: bool =
 
     for name, p in net.weights.items():
         if p.dim() == 1:
-            p.fill_(1.0)
+            p.fill_(SHARPNESS if name.endswith(("q_norm.weight", "k_norm.weight")) else 1.0)
         elif name.endswith(("o_proj.weight", "down_proj.weight")):
             p.copy_(normal(p.shape, 0.003))
         else:
@@ -74,32 +75,37 @@ def _basis(gen: torch.Generator, rows: int, cols: int) -> Tensor:
 
 
 def _previous_token_heads(net: TinyNet, gen: torch.Generator) -> None:
-    """Layer 0: heads 0 and 1 look one and two places back and write what they see."""
+    """Layer 0: the heads look 1, 2, 5 and 6 places back and write what they see.
+
+    5 and 6 places before an answer's first token stand the last words of the question.
+    """
     w, hd = net.weights, net.shape.head_dim
     a = "model.layers.0.self_attn."
     freq = net.shape.theta ** -(torch.arange(0, hd, 2).float() / hd)
     size = torch.zeros(hd // 2)
     size[:5] = torch.tensor([1.0, 0.9, 0.6, 0.4, 0.25])
     q, k = w[a + "q_proj.weight"], w[a + "k_proj.weight"]
-    k[:hd] *= 0.02
-    k[:hd, CONST] = torch.cat((size, 0 * size))
-    for head in (0, 1):
-        rows = slice(head * hd, (head + 1) * hd)
-        back = (head + 1) * freq
-        q[rows] *= 0.02
-        q[rows, CONST] = torch.cat((size * back.cos(), -size * back.sin()))
     v, o = w[a + "v_proj.weight"], w[a + "o_proj.weight"]
-    v[:hd] = 0
-    v[:hd, TOKEN] = _basis(gen, hd, 63)
-    for head in (0, 1):
-        at = 64 + 32 * head
-        o[at : at + 32, head * hd : (head + 1) * hd] += torch.eye(hd) * 0.07
+    q *= 0.02
+    k *= 0.02
+    basis = _basis(gen, hd, 63)
+    for group in (0, 1):
+        k[group * hd : (group + 1) * hd, CONST] = torch.cat((size, 0 * size))
+        v[group * hd : (group + 1) * hd] = 0
+        v[group * hd : (group + 1) * hd, TOKEN] = basis
+    for head, (back, place) in enumerate(zip((1, 2, 5, 6), (BACK1, BACK2, ASKED, ASKED), strict=True)):
+        rows = slice(head * hd, (head + 1) * hd)
+        turn = back * freq
+        q[rows, CONST] = torch.cat((size * turn.cos(), -size * turn.sin()))
+        n = place.stop - place.start
+        o[place, head * hd : head * hd + n] += torch.eye(n) * 0.07
     w[a + "q_norm.weight"].fill_(2.2)
     w[a + "k_norm.weight"].fill_(2.2)
 
 
 def _induction_heads(net: TinyNet, gen: torch.Generator) -> None:
-    """Layer 1: head 0 matches one token, head 2 a pair, and both copy what followed."""
+    """Layer 1: heads 0 and 2 match one token and a pair and copy what followed; head 3 looks up
+    what stood two places after the words that were asked for."""
     w, hd = net.weights, net.shape.head_dim
     a = "model.layers.1.self_attn."
     read = w["model.layers.0.self_attn.v_proj.weight"][:hd, TOKEN]  # how layer 0 saw tokens
@@ -107,23 +113,23 @@ def _induction_heads(net: TinyNet, gen: torch.Generator) -> None:
     n = len(slow)
     q, k = w[a + "q_proj.weight"], w[a + "k_proj.weight"]
     v, o = w[a + "v_proj.weight"], w[a + "o_proj.weight"]
-    for rows in (slice(0, hd), slice(2 * hd, 3 * hd)):
-        q[rows] = 0
+    for head in (0, 2, 3):
+        q[head * hd : (head + 1) * hd] = 0
     k.zero_()
     v.zero_()
-    one = torch.zeros(n, 32)
-    one[:, :n] = torch.eye(n)
-    other = torch.zeros(n, 32)
-    other[:, 32 - n :] = torch.eye(n)
-    q[slow, TOKEN] = one @ read
-    k[slow, 64:96] = one
-    q[2 * hd + slow, TOKEN] = other @ read
-    q[2 * hd + slow, 64:96] = one
-    k[hd + slow, 64:96] = other
-    k[hd + slow, 96:128] = one
+    eye = torch.eye(22)
+    one, other = eye[:n], eye[22 - n :]  # the first and the last 18 of 22 components
+    q[slow, TOKEN] = one @ read[:22]
+    k[slow, BACK1] = one
+    q[2 * hd + slow, TOKEN] = other @ read[:22]
+    q[2 * hd + slow, BACK1] = one
+    k[hd + slow, BACK1] = other
+    k[hd + slow, BACK2] = one[:, :21]
+    q[3 * hd + slow, ASKED] = one[:, :21]
     v[:hd, 1:33] = torch.eye(hd)
     v[hd : 2 * hd - 1, 33:64] = torch.eye(31)
     o[1:33, :hd] += torch.eye(hd) * 0.15
-    o[33:64, 2 * hd : 3 * hd] += torch.eye(hd)[:31] * 0.15
+    for head in (2, 3):
+        o[33:64, head * hd : (head + 1) * hd] += torch.eye(hd)[:31] * 0.15
     w[a + "q_norm.weight"].fill_(2.2)
     w[a + "k_norm.weight"].fill_(2.2)

@@ -13,7 +13,7 @@ Answer = str | dict[str, object] | BaseException
 def shown_to_judge(request: Request) -> tuple[list[Message], Shown]:
     """The shared beginning and the trajectories by id, read from a RULER request."""
     text = str(request.messages[1]["content"])
-    blocks = re.findall(r"^(.+):\n([0-9a-f]{16})\n(.*?)\n\2$", text, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^([^\n]+):\n([0-9a-f]{16})\n(.*?)\n\2$", text, re.DOTALL | re.MULTILINE)
     shared: list[Message] = []
     trajectories: Shown = {}
     for title, _, body in blocks:

@@ -1,6 +1,7 @@
 """Checks: the owner's file judges; what it cannot judge is a reasoned failure."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ async def test_a_file_judges_messages_and_metadata(tmp_path: Path) -> None:
     assert {v.source for v in verdicts if isinstance(v, Feedback)} == {"check"}
     assert low.metadata == {"top": 5}
     assert len(low.messages) == 2
-    assert not list(tmp_path.glob("__pycache__"))
+    assert sorted(os.listdir(tmp_path)) == ["my_check.py"]
     same = Check.from_file(path).version
     path.write_text(source + "\n# changed\n")
     assert check.version == same != Check.from_file(path).version
@@ -145,10 +146,8 @@ async def test_many_groups_keep_order_and_count_failures() -> None:
     ]
     judge: Judge = Check(odd)
     judged = await judge_groups(judge, groups, "check", concurrency=2)
-    assert [(g.scenario_id, g.rewards) for g in judged.groups] == [
-        ("s0", (0.0, 2.0)),
-        ("s2", (3.0,)),
-    ]
+    kept = {g.scenario_id: g.rewards for g in judged.groups}
+    assert list(kept.items()) == [("s0", (0.0, 2.0)), ("s2", (3.0,))]
     assert [f.episode_id for f in judged.failed] == ["e01", "e11"]
     assert all("ZeroDivisionError" in f.reason for f in judged.failed)
     assert all(e.feedback for g in judged.groups for e in g.episodes)

@@ -41,6 +41,10 @@ CREATE INDEX cancellations_session ON cancellations (session);
 """
 
 
+class UnknownSession(KeyError):
+    """No session of that id was opened."""
+
+
 class Refused(Exception):
     """The system's answer is an error: HTTP status and body."""
 
@@ -114,8 +118,8 @@ class BookingSystem:
         return life.id
 
     def call(self, session: str, tool: str, arguments: Any) -> Answer:
-        """HTTP status and body. Raises KeyError for an unknown session."""
-        life = self._lives[session]
+        """HTTP status and body. Raises UnknownSession."""
+        life = self._life(session)
         self.calls[session] += 1
         life.calls += 1
         life.clock += 5 + int(10 * draw(life.seed, "pace", life.calls))
@@ -135,8 +139,8 @@ class BookingSystem:
 
     def outcome(self, session: str) -> dict[str, Any]:
         """What the database holds of a session, and what was really to be had in the cities in
-        which it has bookings. Raises KeyError for an unknown session."""
-        life = self._lives[session]
+        which it has bookings. Raises UnknownSession."""
+        life = self._life(session)
         found: dict[str, Any] = {"session": session}
         for table in ("bookings", "holds", "payments", "cancellations"):
             rows = self._db.execute(f"SELECT * FROM {table} WHERE session = ?", (session,))
@@ -166,7 +170,7 @@ class BookingSystem:
         cap, sort = arguments.get("max_price"), arguments.get("sort")
         if sort not in (None, "price", "rating"):
             raise Refused(400, "sort must be price or rating")
-        found = [
+        found: list[dict[str, Any]] = [
             {"id": s.id, "price": self._known_price(life, s), "rating": s.rating}
             for s in stays
             if s.guests >= arguments["guests"] and s.id not in life.unlisted
@@ -181,7 +185,7 @@ class BookingSystem:
         _check(arguments, {"stay_id": str})
         stay = self._stay(arguments["stay_id"])
         price = self._known_price(life, stay)
-        return {"id": stay.id, "city": stay.city, "price": price, "guests": stay.guests}
+        return {"id": stay.id, "price": price, "rating": stay.rating, "guests": stay.guests}
 
     def _hold(self, life: _Life, arguments: Mapping[str, Any]) -> Body:
         _check(arguments, {"stay_id": str, "nights": int})
@@ -256,6 +260,11 @@ class BookingSystem:
         return {k: booking[k] for k in ("stay_id", "nights", "status")}
 
     # small parts
+
+    def _life(self, session: str) -> _Life:
+        if session not in self._lives:
+            raise UnknownSession(session)
+        return self._lives[session]
 
     def _booking(self, life: _Life, arguments: Mapping[str, Any]) -> sqlite3.Row:
         _check(arguments, {"booking_id": str})

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from understudy.demo.booking import BookingSystem
+from understudy.demo.booking import BookingSystem, UnknownSession
 from understudy.demo.catalogue import Rates
 
 SYSTEM: web.AppKey[BookingSystem] = web.AppKey("system", BookingSystem)
@@ -52,7 +52,7 @@ async def _tool(request: web.Request) -> web.Response:
     session = request.headers.get("x-session", "")
     try:
         answer = request.app[SYSTEM].call(session, request.match_info["name"], await _json(request))
-    except KeyError:
+    except UnknownSession:
         return _answer(404, {"error": "no such session; open one with POST /sessions"})
     return _answer(*answer)
 
@@ -60,7 +60,7 @@ async def _tool(request: web.Request) -> web.Response:
 async def _outcome(request: web.Request) -> web.Response:
     try:
         return _answer(200, request.app[SYSTEM].outcome(request.match_info["session"]))
-    except KeyError:
+    except UnknownSession:
         return _answer(404, {"error": "no such session"})
 
 

@@ -1,6 +1,7 @@
 """Groups of episodes in an environment, judged by a check: what GRPO and evaluation both do."""
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,8 @@ async def play_group(
         if isinstance(verdict, JudgeFailed):
             failed[verdict.reason] += 1
         else:
-            kept.append(episode)
+            said_of = dataclasses.replace(verdict, episode_id=episode.id)
+            kept.append(dataclasses.replace(episode, feedback=(*episode.feedback, said_of)))
             rewards.append(float(verdict.value))  # type: ignore[arg-type]
     return Played(Group(scenario.id, tuple(kept), tuple(rewards)), failed)
 

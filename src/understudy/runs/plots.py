@@ -236,7 +236,8 @@ class StackedBars:
                 body.append(rect(x, y + 1, max(0.6, length - 1), 20, self._colour(i), tip=tip))
                 text = self.form(value)
                 if length > 8.2 * len(text) + 6:
-                    body.append(words(x + length / 2, y + 15.5, text, fill="var(--onbar, #fff)", size=12,
+                    middle = x + length / 2
+                    body.append(words(middle, y + 15.5, text, fill="var(--onbar, #fff)", size=12,
                                       anchor="middle", weight=600))  # fmt: skip
                 x += length
             body.append(words(x + 7, y + 16, self.form(total), weight=600))

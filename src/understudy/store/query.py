@@ -47,7 +47,8 @@ class EpisodeQuery:
             raise ValueError("at_least and at_most need the feedback's name")
 
     def as_json(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self).items() if v is not None}
+        fields = {k: v for k, v in asdict(self).items() if v is not None}
+        return {**fields, "purposes": list(self.purposes)}
 
 
 @dataclass(frozen=True, slots=True)

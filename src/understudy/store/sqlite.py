@@ -39,7 +39,7 @@ from understudy.store.schema import StoreError, migrate
 from understudy.store.spill import Record, Spill
 from understudy.store.writer import MAX_BYTES, Writer
 
-_FLUSH_S = 10.0  # how long a read waits for this process's own writes
+_FLUSH_S = 300.0  # how long a read waits for this process's own writes
 
 
 class SQLiteStore:
@@ -331,9 +331,7 @@ class SQLiteStore:
         """Erase every episode whose id, or one of whose metadata values, is `subject`, with its
         completions, feedback and bodies that nothing else shares; datasets lose it too.
         Returns the number of episodes erased."""
-        erased: int = self._writer.call(
-            lambda connection: erase_subject(connection, subject)
-        ).result()
+        erased: int = self._writer.call(lambda c: admin.erase(c, subject)).result()
         with self._lock:  # the text is gone from the file and from its log
             self._reading.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return erased

@@ -27,9 +27,8 @@ MAX_ROWS = 500  # records in one transaction
 MAX_BYTES = 256 << 20  # estimated bytes in the queue
 SPILL_AFTER = 3  # failed attempts before a batch goes to the spill file
 RETRY_S = 0.3
-_REFUSED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
-            sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.DataError,
-            sqlite3.ProgrammingError)  # fmt: skip
+# SQLite's errors that are the record's fault; the others are the disk's
+_RECORD_FAULT = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
 
 
 @dataclass(slots=True)
@@ -259,7 +258,9 @@ class Writer:
                 outcome = None
                 for record in item.records:
                     self._record(record, final)
-        except (*_REFUSED, StoreError) as error:
+        except Exception as error:
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, _RECORD_FAULT):
+                raise
             self._connection.execute("ROLLBACK TO item")
             self._bodies.forget()
             outcome = error if item.job or item.future else None

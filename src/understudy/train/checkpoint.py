@@ -96,6 +96,7 @@ def _write(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
         "digests": digests,
         "extra": extra,
     }
+    state["digest"] = _digest(state)
     (folder / "state.json").write_text(json.dumps(state))
     _sync(folder / "state.json")
     _sync(folder)
@@ -118,7 +119,13 @@ def _state(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: state.json: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not of format {FORMAT}; use the version that wrote it")
+    if state.pop("digest", None) != _digest(state):
+        raise CheckpointError(f"{path} is damaged: state.json is not the file that was written")
     return state
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _tensors(path: Path, name: str, state: dict[str, Any]) -> dict[str, Tensor]:

@@ -39,6 +39,7 @@ class Context:
     tool: ToolFacts
     args: dict[str, Any]
     hits: int | None = None  # how many remembered records match, for tools that list
+    unseen: bool | None = None  # a listing asked for a value that selects nothing by itself
     recall: Any = None  # what the traffic (other episodes) answered to this very call
     ids: list[tuple[str, str, Any]] = field(default_factory=list)
     key: str = ""
@@ -213,6 +214,8 @@ def feature(f: Feature, c: Context) -> Any:
         return pattern(value) in c.tool.patterns.get(f[1], ()) if isinstance(value, str) else None
     if head == "hits":
         return None if c.hits is None else c.hits > 0
+    if head == "unseen":
+        return c.unseen
     if head == "miss":
         return bool(c.tool.missing(args))
     if head == "extra":
@@ -272,7 +275,7 @@ def feature_names(
 ) -> list[Feature]:
     """The features that may explain a tool's outcomes; `fields` has the kind of each field of
     each id argument's things."""
-    names: list[Feature] = [("miss",), ("extra",), ("hits",), ("rep",), ("n",)]
+    names: list[Feature] = [("miss",), ("extra",), ("unseen",), ("hits",), ("rep",), ("n",)]
     for p in tool.known:
         names += [("has", p), ("kind", p)]
         if p in tool.categorical:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from understudy.core.types import Episode, ToolResult, canonical_json
 from understudy.world.model import World, content
 from understudy.world.query import list_in
@@ -20,7 +22,7 @@ Figure = dict[str, float]  # value, low, high, n
 class FidelityReport:
     """Figures by name for `overall`, each tool, and the retrieval `floor` beside them.
 
-    Figures: exact; leaf_f1 over all leaves; known_f1 over leaves that could be known (their
+    Figures: exact; exact_but_free (free leaves aside); leaf_f1 over all leaves; known_f1 over leaves that could be known (their
     value is in the arguments, earlier in the episode or in the training traffic) and free_type,
     the share of right types among the rest; flag (error flag right); class_f1 (macro F1 of
     outcome classes); list_f1 (records of listings as sets); real_errors and world_errors (rates,
@@ -43,14 +45,14 @@ class FidelityReport:
         from rich.console import Console
         from rich.table import Table
 
-        names = ["n", "exact", "known_f1", "flag", "class_f1", "list_f1", "rate_gap"]
+        names = ["n", "exact", "exact_but_free", "known_f1", "flag", "class_f1", "list_f1", "rate_gap"]
         table = Table(title=f"fidelity on {self.episodes} held-out episodes, {self.calls} calls")
         for head in ("", *names):
             table.add_column(head, justify="left" if not head else "right")
         rows = [("all", self.overall), ("retrieval floor", self.floor), *sorted(self.tools.items())]
         for name, figures in rows:
             table.add_row(name, *(_cell(figures, n) for n in names))
-        console = Console(width=110, record=True, file=open_null())
+        console = Console(width=150, record=True, file=open_null())
         console.print(table)
         return console.export_text()
 
@@ -211,6 +213,7 @@ def _compare(
     return {
         "exact": float(text == s.content or guess == s.value),
         "leaf": _f1(got, real),
+        "but_free": float(guess == s.value if s.failed else own == part and len(got) == len(real)),
         "known": float(guess == s.value) if s.failed else _f1(own, part),
         "free": right / len(types) if types else None,
         "flag": float(flag == s.flag),
@@ -236,7 +239,7 @@ def _f1(got: Counter[Any], real: Counter[Any]) -> float:
 
 def _figures(scored: list[dict[str, Any]], who: str, seed: int) -> dict[str, Figure]:
     names = {
-        "exact": "exact", "leaf_f1": "leaf", "known_f1": "known", "free_type": "free",
+        "exact": "exact", "exact_but_free": "but_free", "leaf_f1": "leaf", "known_f1": "known", "free_type": "free",
         "flag": "flag", "list_f1": "list",
     }  # fmt: skip
     figures = {
@@ -272,15 +275,11 @@ def _interval(values: list[tuple[int, float | None]], seed: int) -> Figure:
         if value is not None:
             sums[episode][0] += value
             sums[episode][1] += 1
-    groups = list(sums.values())
-    n = sum(g[1] for g in groups)
+    groups = np.array(list(sums.values()) or [[0.0, 0.0]])
+    n = float(groups[:, 1].sum())
     if not n:
         return {"value": 0.0, "low": 0.0, "high": 0.0, "n": 0}
-    rng = random.Random(seed)
-    means = []
-    for _ in range(200):
-        drawn = rng.choices(groups, k=len(groups))
-        means.append(sum(g[0] for g in drawn) / sum(g[1] for g in drawn))
-    means.sort()
-    total = sum(g[0] for g in groups) / n
-    return {"value": total, "low": means[4], "high": means[195], "n": n}
+    drawn = np.random.default_rng(seed).integers(0, len(groups), (400, len(groups)))
+    totals = groups[drawn].sum(axis=1)
+    low, high = np.quantile(totals[:, 0] / totals[:, 1], [0.025, 0.975])
+    return {"value": groups[:, 0].sum() / n, "low": float(low), "high": float(high), "n": n}

@@ -32,6 +32,8 @@ def mine_hard(
         persist = (stayed + prior * weight) / (again + weight)
         if persist < 0.6:
             continue
+        if stayed >= 0.97 * again:
+            persist = 1.0  # nothing seen speaks for a way out
         scope = _scope(facts, ids, memory, tool, same, broken, moved)
         hard = Hard(scope, persist)
         if len(scope) == 1:
@@ -45,7 +47,7 @@ def _repeats(
 ) -> tuple[int, int, Counter[str], Counter[str], Counter[str]]:
     """Of calls after a failure of this class in the same episode: identical ones and how many
     failed alike; per argument, those with an equal value that went otherwise (`broken`) and
-    those with another value that went otherwise (`moved`)."""
+    those that differ in this argument alone and went well (`moved`)."""
     again = stayed = 0
     same: Counter[str] = Counter()
     broken: Counter[str] = Counter()
@@ -63,7 +65,7 @@ def _repeats(
                     if later.args.get(p) == value:
                         same[p] += 1
                         broken[p] += result.startswith("ok")
-                    else:
+                    elif all(later.args.get(q) == v for q, v in first.args.items() if q != p):
                         moved[p] += result.startswith("ok")
                 if result != label:
                     break
@@ -84,7 +86,7 @@ def _scope(
     fits = [p for p in facts.known if broken[p] <= 0.1 * same[p]]
     few = [p for p in fits if p in facts.categorical and p not in facts.numeric]
     ranked = sorted(
-        [p for p in fits if p in lasting or p in few],
+        [p for p in fits if p in lasting or (p in few and moved[p] > 1)],
         key=lambda p: (moved[p] == 0, p not in lasting, -moved[p], p),
     )
     return ranked[:1]
@@ -112,6 +114,7 @@ def _by_id(hard: Hard, own: Sequence[Trail], label: str) -> None:
     chance = (len(groups) - 1) * mean * (1 - mean)
     room = (total - sum(n * n for _, n in groups) / total) * mean * (1 - mean)
     excess = max(0.0, (spread - chance) / max(room, 1e-9))
-    if excess > 0.02:
+    noise = (2 * (len(groups) - 1)) ** 0.5 * mean * (1 - mean)
+    if excess > 0.02 and spread - chance > 3 * noise:
         hard.strength = max(1.0, (1 - excess) / excess)
         hard.by_id = dict(tally)

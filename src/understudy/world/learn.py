@@ -18,10 +18,13 @@ from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Seen, Shape, see
 from understudy.world.state import Memory, State, remember
 from understudy.world.templates import Template, abstract
-from understudy.world.tools import ToolModel, conditions, count_conditions
+from understudy.world.tools import Hard, ToolModel, conditions, count_conditions
 from understudy.world.transitions import Failures, Step, steps, transitions
-from understudy.world.tree import grow
+from understudy.world.tree import Node, decide, grow
 from understudy.world.values import is_number, kind_of, pattern
+
+
+Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
 
 
 class WorldConfig(BaseModel):
@@ -66,6 +69,23 @@ def _told(found: Sequence[Transition]) -> str:
     return "\n".join(text_of(m.get("content")) for m in longest if m["role"] == "user")
 
 
+def _tree(rows: list[Row], hard: dict[str, Hard]) -> Node:
+    """A tree of outcomes in which a lasting failure that chance brought counts once, however
+    often the call was repeated; one that the situation brings counts every time."""
+    fresh = [r for r in rows if r[0][("rep",)] not in hard or r[0][("rep",)] != r[1]]
+    if len(fresh) in (0, len(rows)):
+        return grow([r[0] for r in rows], [r[1] for r in rows])
+    first = grow([r[0] for r in fresh], [r[1] for r in fresh])
+    chance: dict[str, list[bool]] = defaultdict(list)
+    for row, label, _ in fresh:
+        counts = decide(first, row.get)
+        lasting = sum(n for k, n in counts.items() if k in hard or k.startswith("ok"))
+        chance[label].append(counts[label] < 0.9 * lasting)
+    stays = {label for label, seen in chance.items() if sum(seen) > 0.5 * len(seen)}
+    kept = [r for r in rows if r[0][("rep",)] != r[1] or r[1] not in stays]
+    return grow([r[0] for r in kept], [r[1] for r in kept])
+
+
 class _Learner:
     """Collects what each tool's calls show, in the order of the traffic."""
 
@@ -98,7 +118,7 @@ class _Learner:
             for t in self.real
         }
         self.recall: dict[str, dict[str, list[tuple[int, Any]]]] = defaultdict(dict)
-        self.rows: dict[str, list[tuple[dict[Any, Any], str, list[str]]]] = defaultdict(list)
+        self.rows: dict[str, list[Row]] = defaultdict(list)
         self.seen: dict[str, dict[str, list[Seen]]] = defaultdict(lambda: defaultdict(list))
         self.texts: dict[str, dict[str, list[tuple[Any, bool]]]] = defaultdict(
             lambda: defaultdict(list)
@@ -167,6 +187,7 @@ class _Learner:
         query = self.queries[s.name]
         if query is not None:
             c.hits = len(query.matches(s.args, state.without))
+            c.unseen = c.hits == 0 and query.unseen(s.args, state.without)
         held = self.recall[s.name].get(c.key)
         if held:
             c.recall = next((v for e, v in reversed(held) if e != s.episode), None)
@@ -200,11 +221,9 @@ class _Learner:
             rows = self.rows[tool]
             query = self.queries[tool]
             hard = mine_hard(tool, self.trail, self.facts[tool], self.ids, self.memory)
-            kept = [r for r in rows if r[0].get(("rep",)) not in hard or r[0][("rep",)] != r[1]]
-            kept = kept or rows
             model = ToolModel(
                 self.facts[tool],
-                grow([r[0] for r in kept], [r[1] for r in kept]),
+                _tree(rows, hard),
                 query=query,
                 hard=hard,
                 conditions=count_conditions([(r[2], r[1]) for r in rows]),

@@ -68,6 +68,13 @@ class Query:
                 return False
         return self.selects(row.fields, args)
 
+    def unseen(self, args: dict[str, Any], without: int | None = None) -> bool:
+        """Whether one of the selecting values alone matches no remembered record."""
+        for p in [*self.under, *(p for p, _ in self.equal)]:
+            if args.get(p) is not None and not self.matches({p: args[p]}, without):
+                return True
+        return False
+
     def selects(self, fields: dict[str, Any], args: dict[str, Any]) -> bool:
         for p, name in self.equal:
             if args.get(p) is not None and not _equal(args[p], fields.get(name)):

@@ -3,6 +3,7 @@ values, drawn together where they depend on each other."""
 
 import copy
 import hashlib
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,8 @@ from understudy.core.types import (
     text_of,
 )
 from understudy.world.users import Situation, mine_situations
-from understudy.world.values import chance, is_number, leaves
-from understudy.world.wording import Part, Votes, flat, join, say, slots, split_text
+from understudy.world.values import chance, is_number, leaves, parse, unescape
+from understudy.world.wording import Part, Votes, flat, join, occurrences, say, slots, split_text
 
 
 @dataclass(slots=True)
@@ -96,18 +97,11 @@ def _ticket(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
     first = next((text_of(m.get("content")) for m in e.messages if m["role"] == "user"), "")
     named: dict[str, Any] = {}
     for t in found:
-        import_args = _arguments(t.arguments)
-        for path, value in leaves(import_args):
+        for path, value in leaves(parse(t.arguments)):
             if isinstance(value, str) and len(value) > 3 and value in first and path not in named:
                 if any(ch.isdigit() for ch in value):
                     named[path] = value
     return named
-
-
-def _arguments(text: str) -> Any:
-    from understudy.world.values import parse
-
-    return parse(text)
 
 
 def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]]) -> set[str]:
@@ -121,7 +115,7 @@ def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]])
             if value is None or isinstance(value, bool) or value == "":
                 continue
             seen[_kind(path)][value] += 1
-            hit[_kind(path)][value] += bool(_said(text, path, value))
+            hit[_kind(path)][value] += bool(occurrences(text, {path: value}))
     found = set()
     for path, values in seen.items():
         n, k = sum(values.values()), sum(hit[path].values())
@@ -130,12 +124,6 @@ def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]])
         if k >= 0.5 * n and not (texts and any(hit[path][v] < 0.4 * values[v] for v in often)):
             found.add(path)
     return found
-
-
-def _said(text: str, path: str, value: Any) -> bool:
-    from understudy.world.wording import occurrences
-
-    return bool(occurrences(text, {path: value}))
 
 
 def _groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[list[str]]:
@@ -169,8 +157,6 @@ def _coded(values: Sequence[Any]) -> list[Any]:
 
 
 def _dependent(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    import math
-
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
     n = len(pairs)
     left, right, both = Counter(x for x, _ in pairs), Counter(y for _, y in pairs), Counter(pairs)
@@ -255,8 +241,6 @@ def _fits(new: Any, old: Any) -> bool:
 
 
 def _put(target: Any, path: str, value: Any) -> None:
-    from understudy.world.values import unescape
-
     parts = [unescape(p) for p in path.split("/")[1:]]
     for part in parts[:-1]:
         target = target[int(part)] if isinstance(target, list) else target[part]

@@ -74,6 +74,8 @@ def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return '"' + value
     if is_number(value):
         return f"{value:g}" if isinstance(value, float) else str(value)
     return json.dumps(value, sort_keys=True)
@@ -207,8 +209,9 @@ def _mine_leaf(path: str, seen: Sequence[Seen], share: float, precision: float) 
     leaf = Leaf(path, share=share)
     texts = Counter(_text(s.values[path]) for s in seen)
     ranked = _direct(path, seen, texts)
-    best = max((p for _, p, _ in ranked), default=0.0)
-    if best < 0.97 and all(is_number(s.values[path]) for s in seen[:50]):
+    sure = [source for source, p, _ in ranked if p >= 0.97]
+    open_ = sum(not any(_available(x, s) for x in sure) for s in seen)
+    if open_ > 0.05 * len(seen) and all(is_number(s.values[path]) for s in seen[:50]):
         ranked += _arithmetic(path, seen)
     ranked.sort(key=lambda r: (-round(min(r[1], 0.995), 2), _COST.get(r[0][0], 9), -r[2], str(r[0])))
     left = len(seen)

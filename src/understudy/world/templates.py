@@ -78,7 +78,7 @@ class Template:
             (common, times) = texts.most_common(1)[0]
             if times == n and n > 2 or (times > 0.95 * n and n > 20):
                 hits[("const", common)] = times
-            ranked = sorted(hits.items(), key=lambda h: (-h[1], h[0][0] != "const", str(h[0])))
+            ranked = sorted(hits.items(), key=lambda h: (-h[1], h[0][0] == "const", str(h[0])))
             template.slots.append([(s, k / n) for s, k in ranked if k >= 0.3 * n][:4])
             template.samples.append([t for t, _ in texts.most_common(20)])
         return template

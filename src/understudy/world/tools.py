@@ -67,6 +67,7 @@ class ToolModel:
         c = Context(state, self.facts, args)
         if self.query is not None:
             c.hits = len(self.query.matches(args, state.without))
+            c.unseen = c.hits == 0 and self.query.unseen(args, state.without)
         held = self.recall.get(c.key)
         if held:
             c.recall = next((v for e, v in reversed(held) if e != state.without), None)
@@ -105,7 +106,7 @@ class ToolModel:
             if scope in facts:
                 if greedy or rng.random() < hard.persist:
                     return label, {label: 1.0}, True
-            if 0 < chances.get(label, 0) < 0.9:
+            if 0 < chances.get(label, 0) and not self.caused(label, chances):
                 if scope in immune:
                     chances = _without(chances, label)
                 elif hard.by_id and len(hard.scope) == 1:
@@ -115,11 +116,16 @@ class ToolModel:
         label = max(chances, key=chances.__getitem__) if greedy else weighted(chances, rng)
         return label, chances, False
 
+    def caused(self, label: str, chances: dict[str, float]) -> bool:
+        """Whether the situation alone decides for a class, passing failures aside."""
+        lasting = sum(p for k, p in chances.items() if k in self.hard or k.startswith("ok"))
+        return chances.get(label, 0.0) >= 0.9 * lasting
+
     def settle(self, c: Context, label: str, chances: dict[str, float]) -> None:
         """Write what an outcome fixed for the rest of the session."""
         name, state = self.facts.name, c.state
         if label in self.hard:
-            if chances.get(label, 0) < 0.9:
+            if not self.caused(label, chances):
                 state.facts[scope_key(name, label, self.hard[label].scope, c.args)] = label
         elif label.startswith("ok"):
             for other, hard in self.hard.items():

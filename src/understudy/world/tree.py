@@ -9,6 +9,11 @@ from typing import Any
 from understudy.world.context import Feature
 from understudy.world.values import is_number
 
+# Of splits that explain a sample nearly as well, the one that is likelier to hold elsewhere.
+_TRUST = (
+    "miss", "extra", "unseen", "hits", "known", "field", "has", "kind", "fmt", "val", "cmp", "in", "rep",
+    "prev", "idfail", "by", "num", "done", "since", "n",
+)  # fmt: skip
 Node = dict[str, Any]  # {"counts"} and, unless a leaf, {"feature", "value", "yes", "no"}
 
 
@@ -65,7 +70,7 @@ def _best_split(
 ) -> tuple[Feature, Any] | None:
     total = len(here)
     base = _entropy(counts.values(), total)
-    best: tuple[float, Feature, Any] | None = None
+    splits: list[tuple[float, Feature, Any]] = []
     tests = 0
     for name in rows[here[0]]:
         values = [rows[i].get(name) for i in here]
@@ -87,10 +92,12 @@ def _best_split(
                 continue
             outside = counts - inside
             gain = base - _entropy(inside.values(), n) - _entropy(outside.values(), total - n)
-            if best is None or gain > best[0] + 1e-9:
-                best = (gain, name, test)
-    if best is None or 2 * best[0] < 2 * math.log(max(tests, 1)) + 11:
+            splits.append((gain, name, test))
+    most = max((s[0] for s in splits), default=0.0)
+    if not splits or 2 * most < 2 * math.log(max(tests, 1)) + 11:
         return None
+    near = [s for s in splits if s[0] >= 0.97 * most - 1e-9]
+    best = min(near, key=lambda s: (_TRUST.index(s[1][0]), -s[0]))
     return best[1], best[2]
 
 

@@ -1,6 +1,7 @@
 """Values inside sentences: finding a ticket's fields in what a user said, and saying it anew."""
 
 import datetime
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -55,6 +56,7 @@ def _say_text(value: str, how: str) -> str | None:
     return forms.get(how)
 
 
+@functools.lru_cache(maxsize=20_000)
 def forms(value: Any) -> list[tuple[str, str]]:
     """(format, text) of a value, plainest first, no text twice."""
     if isinstance(value, str):

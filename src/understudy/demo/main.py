@@ -1,0 +1,404 @@
+"""`understudy demo`: the whole loop, once, for real.
+
+Services run as processes of their own. Whatever learns runs as `understudy ... --isolated`: it
+reads the store and what it has itself written, and nothing of the demo. Stages are kept on disk;
+an interrupted demo goes on where it was.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from understudy.core.types import ModelRef, Policy, Sampling
+from understudy.demo import owner_check
+from understudy.demo.agent import SYSTEM_PROMPT, WORKLOAD, Served, ServiceClient, run_traffic
+from understudy.demo.customers import scenarios
+from understudy.demo.incumbent_server import MODEL as INCUMBENT
+from understudy.demo.report import write_demo_report
+from understudy.demo.stages import Stages
+from understudy.runs.directory import write_json
+from understudy.runs.launch import Launched, launch, python
+from understudy.runs.machine import PeakMemory, usable_cores
+from understudy.runs.progress import Progress
+from understudy.runs.statistics import wilson
+from understudy.store import SQLiteStore
+
+# glibc's allocator with huge pages and without giving memory back: a fifth faster training here
+ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8000000000"
+console = Console(stderr=True, highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much of everything; the defaults are the demo's, QUICK is for seeing that it runs."""
+
+    traffic: int = 1000
+    concurrency: int = 24
+    proof: int = 300
+    served: int = 40
+    sft: tuple[str, ...] = ()
+    grpo: tuple[str, ...] = ()
+
+
+FULL = Size()
+QUICK = Size(
+    traffic=120,
+    proof=24,
+    served=6,
+    sft=("epochs=1",),
+    grpo=("steps=2", "scenarios_per_step=4", "group_size=4", "pool=100"),
+)
+
+
+@dataclass(slots=True)
+class Demo:
+    """What the stages share."""
+
+    out: Path
+    seed: int
+    size: Size
+    memory: PeakMemory
+    urls: dict[str, str]
+
+    @property
+    def store(self) -> Path:
+        return self.out / "store.db"
+
+    @property
+    def check(self) -> Path:
+        return self.out / "owner_check.py"
+
+    def run(self, name: str) -> Path:
+        return self.out / "runs" / name
+
+
+def run_demo(out: Path, seed: int = 0, quick: bool = False, fresh: bool = False) -> int:
+    """The whole loop into the folder `out`; the exit code."""
+    out = out.resolve()
+    setting = {"seed": seed, "quick": quick, "version": 1}
+    stages = Stages(out, setting, fresh, console.print)
+    size = QUICK if quick else FULL
+    shutil.copyfile(str(owner_check.__file__), out / "owner_check.py")
+    with PeakMemory() as memory:
+        demo = Demo(out, seed, size, memory, {})
+        with _services(demo, stages):
+            try:
+                _play(demo, stages)
+            except KeyboardInterrupt:
+                console.print("\ninterrupted; the same command goes on from the last whole stage")
+                return 130
+        peak = memory.peak_mb
+    results = stages.results
+    report = write_demo_report(out, results, stages.seconds, peak, setting)
+    stages.finish()
+    _say_headline(report)
+    console.print(f"\n  {out / 'report.html'}\n")
+    return 0
+
+
+def _play(demo: Demo, stages: Stages) -> None:
+    _headline(1, "An agent in production, its traffic captured through the gateway")
+    traffic = stages.run("traffic", lambda: _traffic(demo))
+    _say_traffic(traffic)
+    _headline(2, "A world learned from that traffic, and the traffic distilled")
+    learned = stages.run("learn", lambda: _learn(demo))
+    console.print(learned["table"], markup=False)
+    for name, line in learned["distilled"].items():
+        console.print(f"  {name}: {line}")
+    _headline(3, "Rehearsal: reinforcement learning, in the world only")
+    stages.run("rehearse", lambda: _rehearse(demo))
+    _headline(4, f"Proof: {demo.size.proof} customers that nobody has seen, in the real service")
+    stages.run("prove", lambda: _prove(demo))
+    _headline(5, "The understudy goes on: same client, same endpoint, same alias")
+    served = stages.run("serve", lambda: _serve(demo))
+    console.print(
+        f"  {served['successes']} of {served['n']} customers served well by {served['model']}, "
+        f"{served['turn_ms_median']:.0f} ms a turn"
+    )
+
+
+# -- processes ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _services(demo: Demo, stages: Stages) -> Iterator[None]:
+    """The booking service, the incumbent and the gateway, ended with the block.
+
+    The gateway knows the engine's address from the start; the engine itself is started when
+    there is something to serve.
+    """
+    logs = demo.out / "logs"
+    database = demo.out / f"service-{int(time.time())}.db"
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, command: Sequence[str], **more: Any) -> Launched:
+            launched = launch(name, command, logs / f"{name}.log", **more)
+            stack.callback(launched.stop)
+            demo.memory.add(launched.pid)
+            demo.urls[name] = launched.url
+            return launched
+
+        start("service", python("understudy.demo.service", "--db", str(database), "--seed", "0"))
+        start("incumbent", python("understudy.demo.incumbent", "--seed", str(demo.seed)))
+        if not stages.done("traffic"):
+            for file in demo.out.glob("store.db*"):
+                file.unlink()
+        config = demo.out / "gateway.json"
+        engine_port = _free_port()
+        demo.urls["engine"] = f"http://127.0.0.1:{engine_port}"
+        upstreams = {
+            "incumbent": {"base_url": f"{demo.urls['incumbent']}/v1"},
+            "engine": {"base_url": f"{demo.urls['engine']}/v1", "kind": "engine"},
+        }
+        models = {INCUMBENT: "incumbent", "rehearsed": "engine"}
+        write_json(config, {"store": str(demo.store), "upstreams": upstreams, "models": models})
+        with SQLiteStore.open(demo.store) as db:
+            _deploy(db, Policy("incumbent", ModelRef(INCUMBENT)))
+        start("gateway", python("understudy.gateway", "--config", str(config), "--port", "0"))
+        yield
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _deploy(db: SQLiteStore, policy: Policy) -> None:
+    db.deploy_now("prod", [(policy, 1.0)])
+
+
+def _understudy(demo: Demo, *arguments: str, threads: int, log: Path | None = None) -> Any:
+    """An `understudy` command as a process; its progress goes to the terminal, or to `log`."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GLIBC_TUNABLES": ALLOCATOR}
+    stderr = log.open("ab") if log else None
+    process = subprocess.Popen(
+        [sys.executable, "-m", "understudy.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=environment,
+        text=True,
+    )
+    demo.memory.add(process.pid)
+    return process
+
+
+def _finish(process: Any, what: str, log: Path | None = None) -> str:
+    """The output of a process. Raises RuntimeError with its last words where it failed."""
+    try:
+        output, _ = process.communicate()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if process.returncode:
+        words = log.read_text().strip().splitlines()[-1:] if log and log.exists() else []
+        raise RuntimeError(f"{what} failed: {words[0] if words else 'see above'}")
+    return str(output)
+
+
+# -- stages ------------------------------------------------------------------------------------
+
+
+def _traffic(demo: Demo) -> dict[str, Any]:
+    """Customers talk with the incumbent through the gateway."""
+    customers = scenarios("traffic", demo.size.traffic, demo.seed)
+    served = _talk(demo, customers, "traffic")
+    with SQLiteStore.open(demo.store) as db:
+        counts = db.counts()
+    thumbs = [s.thumb for s in served if s.thumb is not None]
+    return {
+        "n": len(served),
+        "successes": sum(s.verdict.success for s in served),
+        "reasons": dict(Counter(s.verdict.reason for s in served if not s.verdict.success)),
+        "thumbs": len(thumbs),
+        "thumbs_up": sum(thumbs),
+        "ended": dict(Counter(s.ended for s in served)),
+        "captured": {k: counts[k] for k in ("completions", "episodes", "feedback", "dropped")},
+        "service_calls": asyncio.run(_calls(demo)),
+    }
+
+
+def _talk(demo: Demo, customers: Any, what: str) -> list[Served]:
+    success = 0
+    with Progress(what, total=len(customers), unit="customers") as progress:
+
+        def on_progress(served: Served) -> None:
+            nonlocal success
+            success += served.verdict.success
+            progress.advance(success=f"{success / (progress.done + 1):.0%}")
+
+        return asyncio.run(
+            run_traffic(
+                f"{demo.urls['gateway']}/v1",
+                demo.urls["service"],
+                customers,
+                concurrency=demo.size.concurrency,
+                on_progress=on_progress,
+            )
+        )
+
+
+async def _calls(demo: Demo) -> int:
+    async with ServiceClient(demo.urls["service"]) as service:
+        return int((await service.calls())["total"])
+
+
+def _learn(demo: Demo) -> dict[str, Any]:
+    """The world, and the two distillations: of all episodes, and of those that pass the check."""
+    world, store = demo.out / "world", ["--store", str(demo.store)]
+    where = [*store, "--workload", WORKLOAD, "--isolated"]
+    settings = [x for item in demo.size.sft for x in ("--set", item)]
+    settings += ["--set", f"seed={demo.seed}", "--quiet", "--threads", "1"]
+    logs = demo.out / "logs"
+    calls = asyncio.run(_calls(demo))
+    console.print("  learning the world and distilling, side by side ...")
+    for name in ("world", "runs/distilled-all", "runs/distilled-checked"):
+        shutil.rmtree(demo.out / name, ignore_errors=True)
+    jobs = {}
+    for name, more in (("all", []), ("checked", ["--check", str(demo.check)])):
+        run, log = str(demo.run(f"distilled-{name}")), logs / f"distilled-{name}.log"
+        command = ["train", "sft", run, *where, *more, *settings]
+        jobs[name] = (_understudy(demo, *command, threads=1, log=log), log)
+    learning = _understudy(
+        demo, "world", "learn", str(world), *where, threads=1, log=logs / "world.log"
+    )
+    table = _finish(learning, "learning the world", logs / "world.log")
+    lines = {
+        f"distilled ({name})": _finish(process, f"distilling ({name})", log).splitlines()[0]
+        for name, (process, log) in jobs.items()
+    }
+    return {
+        "table": table.rstrip(),
+        "fidelity": json.loads((world / "fidelity.json").read_text()),
+        "distilled": lines,
+        "service_calls": asyncio.run(_calls(demo)) - calls,
+    }
+
+
+def _rehearse(demo: Demo) -> dict[str, Any]:
+    """GRPO in the learned world, from the distillation of the episodes that pass the check."""
+    calls = asyncio.run(_calls(demo))
+    settings = [x for item in demo.size.grpo for x in ("--set", item)]
+    command = [
+        "train", "grpo", str(demo.run("rehearsed")), "--world", str(demo.out / "world"),
+        "--check", str(demo.check), "--start", str(demo.run("distilled-checked")),
+        "--workload", WORKLOAD, "--isolated", "--set", f"seed={demo.seed}", *settings,
+    ]  # fmt: skip
+    line = _finish(_understudy(demo, *command, threads=usable_cores()), "the rehearsal")
+    service_calls = asyncio.run(_calls(demo)) - calls
+    console.print(f"  {line.strip().splitlines()[-1]}")
+    console.print(f"  calls that the real service saw meanwhile: {service_calls}")
+    return {"line": line.strip(), "service_calls": service_calls}
+
+
+def _prove(demo: Demo) -> dict[str, Any]:
+    """Incumbent, both distillations and the rehearsed policy on held-out customers."""
+    incumbent = _talk(demo, scenarios("proof", demo.size.proof, demo.seed), "incumbent")
+    file = demo.out / "proof.json"
+    names = {
+        "distilled_all": "distilled-all",
+        "distilled_checked": "distilled-checked",
+        "rehearsed": "rehearsed",
+    }
+    adapters = [
+        x for k, v in names.items() for x in ("--adapter", f"{k}={demo.run(v) / 'adapter'}")
+    ]
+    command = python(
+        "understudy.demo.prove", "--service", demo.urls["service"], "--n", str(demo.size.proof),
+        "--seed", str(demo.seed), "--out", str(file), *adapters,
+    )  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=sys.stderr, env={**os.environ, "GLIBC_TUNABLES": ALLOCATOR}
+    )
+    demo.memory.add(process.pid)
+    _finish(process, "the proof")
+    found = json.loads(file.read_text())
+    successes = [s.verdict.success for s in incumbent]
+    reasons = Counter(s.verdict.reason for s in incumbent if not s.verdict.success)
+    found["incumbent"] = {
+        "heldout": {
+            "success": wilson(sum(successes), len(successes)).as_dict(),
+            "successes": successes,
+            "reasons": dict(reasons),
+            "conversations": [list(s.messages) for s in incumbent[:60]],
+        }
+    }
+    return dict(found)
+
+
+def _serve(demo: Demo) -> dict[str, Any]:
+    """The alias is switched; the same client code is answered by the rehearsed adapter."""
+    port = demo.urls["engine"].rsplit(":", 1)[1]
+    command = [
+        sys.executable, "-m", "understudy.cli", "engine", "serve", "tiny", "--port", port,
+        "--adapter", f"rehearsed={demo.run('rehearsed')}",
+    ]  # fmt: skip
+    with launch("engine", command, demo.out / "logs" / "engine.log") as engine:
+        demo.memory.add(engine.pid)
+        with SQLiteStore.open(demo.store) as db:
+            sampling = Sampling(temperature=0.0, max_tokens=128)
+            _deploy(db, Policy("rehearsed", ModelRef("rehearsed"), sampling=sampling))
+        time.sleep(0.5)  # longer than the gateway's poll for deployments
+        customers = scenarios("proof", demo.size.proof + demo.size.served, demo.seed)
+        served = _talk(demo, customers[demo.size.proof :], "served by the understudy")
+    with SQLiteStore.open(demo.store) as db:
+        episodes = [e for s in served if (e := db.read_episode(s.episode_id)) is not None]
+    completions = [c for e in episodes for c in e.completions]
+    turns = sorted(
+        1000 * (c.finished_at - c.started_at) for c in completions if c.finished_at is not None
+    )
+    models = Counter(str(c.served or c.request.model) for c in completions)
+    return {
+        "n": len(served),
+        "successes": sum(s.verdict.success for s in served),
+        "model": models.most_common(1)[0][0] if models else "nobody",
+        "turn_ms_median": turns[len(turns) // 2] if turns else 0.0,
+    }
+
+
+# -- words -------------------------------------------------------------------------------------
+
+
+def _headline(number: int, text: str) -> None:
+    console.print(f"\n[bold]{number}  {text}[/bold]")
+
+
+def _say_traffic(traffic: dict[str, Any]) -> None:
+    rate = wilson(traffic["successes"], traffic["n"])
+    captured = traffic["captured"]
+    console.print(
+        f"  {captured['episodes']} episodes, {sum(captured['completions'].values())} completions, "
+        f"{captured['feedback']} thumbs in the store; the incumbent (a scripted stand-in for a "
+        f"large model) succeeds in {rate.mean:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
+    )
+    for reason, count in Counter(traffic["reasons"]).most_common(5):
+        console.print(f"    {count:4d}  {reason}")
+
+
+def _say_headline(report: dict[str, Any]) -> None:
+    console.print("\n[bold]What came of it[/bold] (success in the real service)")
+    for name, cells in report["success"].items():
+        for how, leaf in cells.items():
+            console.print(
+                f"  {name:>18} {how:>8}  {leaf['mean']:6.1%}  "
+                f"[{leaf['low']:.1%}, {leaf['high']:.1%}]  n={leaf['n']}"
+            )
+    console.print(f"  {report['seconds']['total']:.0f} s, {report['peak_rss_mb']:.0f} MB at most")
+
+
+__all__ = ["SYSTEM_PROMPT", "run_demo"]

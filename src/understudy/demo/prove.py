@@ -1,0 +1,119 @@
+"""The proof: policies in the real service, on customers that nobody has seen.
+
+    python -m understudy.demo.prove --service URL --n 300 --out FILE --adapter NAME=FOLDER ...
+
+Each adapter plays every held-out customer greedily and at temperature 1; success is read from the
+service's database. Prints one line for each of them and writes FILE.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from understudy.core.types import Episode, ModelRef, Policy, Sampling, Scenario
+from understudy.demo.agent import MAX_TURNS, SYSTEM_PROMPT, WORKLOAD, ServiceClient
+from understudy.demo.customers import Customer, scenarios
+from understudy.demo.env import ServiceEnvironment
+from understudy.models.loading import load_base
+from understudy.recipes.evaluate import play_scenarios, success
+from understudy.recipes.learner import make_engine
+from understudy.runs.directory import write_json
+from understudy.runs.statistics import wilson
+
+DECODINGS = {"greedy": 0.0, "t1": 1.0}
+KEPT = 60  # conversations kept for the report, per policy, greedy
+
+
+async def prove(
+    service_url: str, adapters: dict[str, Path], n: int, seed: int, threads: int | None
+) -> dict[str, Any]:
+    """`{policy: {decoding: {success, successes, reasons, ...}}}` over `n` held-out customers."""
+    base = load_base("tiny")
+    engine, chat = make_engine(base, threads)
+    customers = scenarios("proof", n, seed)
+    found: dict[str, Any] = {}
+    try:
+        async with ServiceClient(service_url, connections=128) as service:
+            for name, folder in adapters.items():
+                model = ModelRef(base.name, name, 1)
+                await engine.load(model, str(folder))
+                found[name] = {}
+                for decoding, temperature in DECODINGS.items():
+                    sampling = Sampling(temperature=temperature, max_tokens=128)
+                    policy = Policy(name, model, prompt=SYSTEM_PROMPT, sampling=sampling)
+                    started = time.perf_counter()
+                    played = await play_scenarios(
+                        chat,
+                        policy,
+                        ServiceEnvironment(service),
+                        _customer,
+                        customers,
+                        seed=seed,
+                        max_turns=MAX_TURNS,
+                        workload=WORKLOAD,
+                    )
+                    seconds = time.perf_counter() - started
+                    entry = {"success": success(played).as_dict(), "seconds": round(seconds, 2)}
+                    episodes = [item.group.episodes[0] for item in played]
+                    entry |= describe(episodes)
+                    if decoding == "greedy":
+                        entry["conversations"] = [list(e.messages) for e in episodes[:KEPT]]
+                    found[name][decoding] = entry
+                    interval = success(played)
+                    print(f"{name:>22} {decoding:>7}  {interval}  {seconds:.1f} s", flush=True)
+    finally:
+        await engine.aclose()
+    return found
+
+
+def _customer(scenario: Scenario, seed: int) -> Customer:
+    return Customer(scenario)
+
+
+def describe(episodes: list[Episode]) -> dict[str, Any]:
+    """What the report needs of a policy's episodes, in the order of the scenarios."""
+    verdicts = [e.feedback[-1] for e in episodes]
+    completions = [c for e in episodes for c in e.completions]
+    turn_ms = [
+        1000 * (c.finished_at - c.started_at) for c in completions if c.finished_at is not None
+    ]
+    prompt = sum(c.usage.prompt_tokens or 0 for c in completions)
+    cached = sum(c.usage.cached_tokens or 0 for c in completions)
+    return {
+        "successes": [bool(v.value) for v in verdicts],
+        "reasons": dict(Counter(v.comment for v in verdicts if not v.value)),
+        "ended": dict(Counter(e.ended for e in episodes)),
+        "turns": len(completions) / len(episodes),
+        "turn_ms_median": median(turn_ms) if turn_ms else None,
+        "prompt_tokens": prompt,
+        "cached_tokens": cached,
+        "completion_tokens": sum(c.usage.completion_tokens or 0 for c in completions),
+    }
+
+
+def interval(successes: list[bool]) -> dict[str, Any]:
+    return dict(wilson(sum(successes), len(successes)).as_dict())
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="understudy.demo.prove", description=__doc__)
+    parser.add_argument("--service", required=True, help="the booking service's URL")
+    parser.add_argument("--adapter", action="append", required=True, help="NAME=FOLDER")
+    parser.add_argument("--n", type=int, default=300, help="held-out customers")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="0: fitted to the load")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(argv)
+    adapters = {name: Path(folder) for name, folder in (a.split("=", 1) for a in given.adapter)}
+    found = asyncio.run(prove(given.service, adapters, given.n, given.seed, given.threads or None))
+    write_json(given.out, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

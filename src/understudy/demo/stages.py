@@ -1,0 +1,75 @@
+"""What the demo has done so far, on disk: Ctrl-C loses at most the stage that it hit."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from understudy.runs.directory import write_json
+
+
+class Stages:
+    """Stages run in order; a finished one is not run again. Results and seconds are JSON.
+
+    A folder that was begun with another `setting` is started clean, and said so.
+    """
+
+    def __init__(
+        self, folder: Path, setting: dict[str, Any], fresh: bool, say: Callable[[str], None]
+    ) -> None:
+        self.folder, self.say = folder, say
+        self.file = folder / "state.json"
+        known = self._read()
+        if known is not None and (fresh or known["setting"] != setting or known.get("finished")):
+            why = "as asked" if fresh else "finished" if known.get("finished") else "other settings"
+            say(f"starting clean in {folder} (what was there: {why})")
+            known = None
+        elif known is not None:
+            done = ", ".join(known["results"]) or "nothing"
+            say(f"going on in {folder}: {done} done already; --fresh starts clean")
+        if known is None:
+            if folder.exists() and any(folder.iterdir()) and not self.file.exists():
+                raise ValueError(f"{folder} holds something else; choose another --out")
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            known = {"setting": setting, "results": {}, "seconds": {}}
+        self._known: dict[str, Any] = known
+        self._save()
+
+    def run(self, name: str, work: Callable[[], Any]) -> Any:
+        """The stage's result: from disk where it is done, else by `work()`."""
+        results = self._known["results"]
+        if name not in results:
+            started = time.monotonic()
+            results[name] = work()
+            self._known["seconds"][name] = round(time.monotonic() - started, 1)
+            self._save()
+        return results[name]
+
+    @property
+    def results(self) -> dict[str, Any]:
+        return dict(self._known["results"])
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return dict(self._known["seconds"])
+
+    def done(self, name: str) -> bool:
+        return name in self._known["results"]
+
+    def finish(self) -> None:
+        """Marks the folder: the next demo there starts clean."""
+        self._known["finished"] = True
+        self._save()
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            known = json.loads(self.file.read_text())
+        except (OSError, ValueError):
+            return None
+        return known if isinstance(known, dict) and "setting" in known else None
+
+    def _save(self) -> None:
+        write_json(self.file, self._known)
