@@ -20,8 +20,8 @@ import torch
 
 from understudy.core.types import ModelRef, Sampling
 from understudy.engine.torch_engine import TorchEngine
-from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora
 from understudy.models.loading import load_base
+from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora
 
 BASE = ModelRef("bench")
 VOCAB, STOP = 2304, 2

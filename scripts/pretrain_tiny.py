@@ -43,6 +43,8 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--no-induction", action="store_true", help="default initialisation instead")
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--eval-minutes", type=float, default=0.0, help="quick evaluation this often")
+    p.add_argument("--sharpen", type=float, default=1.0, help="on --resume: scale q and k norms")
+    p.add_argument("--norm-factor", type=float, default=4.0, help="rate of norms in AdamW's")
     p.add_argument("--resume", action="store_true", help="continue the run in --run")
     p.add_argument("--eval", action="store_true", help="evaluate the run on held-out APIs")
     p.add_argument("--quick", action="store_true", help="few probes (a curve's point)")
@@ -108,6 +110,8 @@ def main() -> int:
         muon_lr=a.muon_lr,
         adam_lr=a.adam_lr,
         decay_from=a.decay_from,
+        sharpen=a.sharpen,
+        norm_factor=a.norm_factor,
         induction=not a.no_induction,
         compile=not a.no_compile,
         eval_minutes=a.eval_minutes,

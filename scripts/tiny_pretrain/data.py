@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .disguise import disguise, pieces
+from .lookup import lookup
 
 DECISIVE = ("choice", "rule", "correction", "compare")
 
@@ -76,7 +77,7 @@ class Encoder:
         from understudy.core.chatml import render_text
 
         text = render_text(dialogue.messages, dialogue.tools)
-        if rng.random() < options.disguised:
+        if dialogue.family != "lookup" and rng.random() < options.disguised:
             text = disguise(text, rng, self.parts, rng.choice((0.5, 0.8, 1.0)))
         ids = np.array(self.encode(text), dtype=np.int64)
         draw = np.random.default_rng(rng.getrandbits(64)).random(len(ids))
@@ -97,6 +98,13 @@ class Encoder:
         return ids, weight
 
 
+def family_names() -> list[str]:
+    """The corpus's families and the drill of this package, in the order of the metrics."""
+    from tiny_corpus import FAMILIES
+
+    return [*sorted(FAMILIES), "lookup"]
+
+
 def chunk_batches(
     encoder: Encoder, options: DataOptions, seed: int, rank: int, chunk: int
 ) -> list[Batch]:
@@ -105,14 +113,17 @@ def chunk_batches(
 
     weights = dict(options.mixture) or dict(FAMILIES)
     left = 1 - chunk / options.early_chunks if options.early and options.early_chunks else 0.0
-    index = {n: i for i, n in enumerate(sorted(FAMILIES))}
+    index = {n: i for i, n in enumerate(family_names())}
     documents, skipped = [], 0
     for i in range(options.chunk):
         rng = Random(_seed(seed, rank, chunk, i))
         mixture = options.early if rng.random() < left else weights
         names = sorted(mixture)
         family = rng.choices(names, [mixture[n] for n in names])[0]
-        dialogue = generate(rng.getrandbits(60), "train", family)
+        if family == "lookup":
+            dialogue = lookup(rng, encoder.parts)
+        else:
+            dialogue = generate(rng.getrandbits(60), "train", family)
         ids, weight = encoder.document(dialogue, rng, options)
         if len(ids) > options.longest:
             skipped += 1

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .data import Batch, DataOptions, stream
+from .data import Batch, DataOptions, family_names, stream
 from .init import initialise
 from .net import Shape, TinyNet
 from .optim import Optimiser
@@ -39,6 +39,8 @@ class Options:
     decay_from: float = 0.62
     induction: bool = True
     compile: bool = True
+    sharpen: float = 1.0  # on resuming, scales q and k norms of layers 2 and up
+    norm_factor: float = 4.0  # the norms' rate in AdamW's
     save_minutes: float = 2.5
     eval_minutes: float = 0.0
     shape: Shape = field(default_factory=Shape)
@@ -117,10 +119,10 @@ def run_worker(rank: int, o: Options, shared: Shared, resume: bool) -> None:
     net = TinyNet(o.shape, o.compile)
     vocabulary = json.loads((folder / "tokens.json").read_text())
     initialise(net, vocabulary, o.seed, o.induction)
-    optimiser = Optimiser(net.weights)
+    optimiser = Optimiser(net.weights, norm_factor=o.norm_factor)
     state: dict[str, Any] = {"tokens": 0, "seconds": 0.0, "skipped": 0}
     if resume:
-        state = _load(folder, net, optimiser)
+        state = _load(folder, net, optimiser, o.sharpen)
     names = list(net.weights)
     average = {n: net.weights[n].detach().clone() for n in names}
     if resume:
@@ -159,9 +161,15 @@ def run_worker(rank: int, o: Options, shared: Shared, resume: bool) -> None:
             return
 
 
-def _load(folder: Path, net: TinyNet, optimiser: Optimiser) -> dict[str, Any]:
+def _load(
+    folder: Path, net: TinyNet, optimiser: Optimiser, sharpen: float
+) -> dict[str, Any]:
     saved = load_file(str(folder / "checkpoint.safetensors"))
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    for n in net.weights:
+        if sharpen != 1.0 and n.endswith(("q_norm.weight", "k_norm.weight")):
+            if int(n.split(".")[2]) >= 2:
+                saved["model/" + n] *= sharpen
     with torch.no_grad():
         for n, p in net.weights.items():
             p.copy_(saved["model/" + n])
@@ -236,12 +244,10 @@ class Keeper:
     def _log(self, now: float) -> None:
         w, f = self.window, FAMILY_SLOTS
         speed = (self.state["tokens"] - self.logged_tokens) / (now - self.logged)
-        from tiny_corpus import FAMILIES
-
         sums, counts = w[4 : 4 + f].tolist(), w[4 + f :].tolist()
         families = {
             name: round(sums[i] / counts[i], 4)
-            for i, name in enumerate(sorted(FAMILIES))
+            for i, name in enumerate(family_names())
             if counts[i]
         }
         row = {

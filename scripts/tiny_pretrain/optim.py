@@ -31,9 +31,11 @@ class Optimiser:
         momentum: float = 0.95,
         decay: float = 0.02,
         betas: tuple[float, float] = (0.9, 0.97),
+        norm_factor: float = 4.0,
     ) -> None:
         self.weights = weights
         self.momentum, self.decay, self.betas = momentum, decay, betas
+        self.norm_factor = norm_factor  # rate of the norms, in AdamW's rates
         self.steps = 0
         self.groups: dict[tuple[int, int], list[str]] = {}
         self.plain: list[str] = []
@@ -63,7 +65,8 @@ class Optimiser:
             second = self.second[name] / (1 - b2**self.steps)
             if p.dim() == 2:
                 p.mul_(1 - adam_lr * self.decay)
-            p.sub_(adam_lr * first / (second.sqrt() + 1e-10))
+            lr = adam_lr if p.dim() == 2 else adam_lr * self.norm_factor
+            p.sub_(lr * first / (second.sqrt() + 1e-10))
 
     def _muon(self, names: list[str], lr: float) -> None:
         stack = []

@@ -179,7 +179,7 @@ def test_golden_masks_of_other_roles():
         'one sec\n<tool_call>\n{"name": "find", "arguments": {"n": 1}}\n</tool_call><|im_end|>\n'
         "<|im_start|>user\n<tool_response>\n[7]\n</tool_response>\n"
         "<tool_response>\n[8]\n</tool_response><|im_end|>\n"
-        "<|im_start|>assistant\nit is 7<|im_end|>\n<|im_start|>[user\nthanks<|im_end|>\n]"
+        "<|im_start|>assistant\nit is 7<|im_end|>\n[<|im_start|>user\nthanks<|im_end|>\n]"
     )
     (row,), _ = supervised_rows(TALK, (), RENDERER, train_roles=("tool",), weight=0.1)
     trained = "".join(decode([e.target]) for e in row.entries)

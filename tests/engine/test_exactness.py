@@ -102,11 +102,12 @@ async def test_multi_turn_reuses_the_cache_exactly(kernel: str) -> None:
     async def conversation(seed: int) -> None:
         own = random.Random(seed)
         ids = system + [own.randrange(3, VOCAB) for _ in range(10)]
+        before = 0
         for turn in range(4):
             s = await engine.sample(ids, BASE, Sampling(max_tokens=12, seed=seed))
             assert max_gap(s.logprobs, teacher_logprobs(model, ids, s)) < 1e-4
             if turn:
-                assert s.cached_tokens == before  # noqa: F821
+                assert s.cached_tokens == before
             before = len(ids) + len(s.ids) - 1
             ids = [*ids, *s.ids] + [own.randrange(3, VOCAB) for _ in range(own.randrange(5, 30))]
 

@@ -46,7 +46,9 @@ class Lines:
         self.requests.append(request)
         message = self.lines.pop(0)
         status: Literal["ok", "timeout"] = "ok" if message else "timeout"
-        return Completion(id=str(len(self.requests)), request=request, status=status, message=message)
+        return Completion(
+            id=str(len(self.requests)), request=request, status=status, message=message
+        )
 
 
 def says(text: str) -> Message:
@@ -62,11 +64,15 @@ def calls(*arguments: str, name: str = "add", call_id: str = "call_0") -> Messag
     return {"role": "assistant", "content": None, "tool_calls": made}  # type: ignore[typeddict-item]
 
 
-async def run(lines: Sequence[Message | None], user: Any = None, turns: int = 9, **more: Any) -> Any:
+async def run(
+    lines: Sequence[Message | None], user: Any = None, turns: int = 9, **more: Any
+) -> Any:
     chat = Lines(lines)
     session = await TALLY.start(SCENARIO, 0)
     policy = more.pop("policy", POLICY)
-    return await rollout(chat, policy, session, SCENARIO, user, max_turns=turns, seed=3, **more), chat
+    return await rollout(
+        chat, policy, session, SCENARIO, user, max_turns=turns, seed=3, **more
+    ), chat
 
 
 async def test_parallel_calls_are_carried_out_in_order_and_kept_by_id() -> None:
@@ -100,7 +106,9 @@ async def test_bad_calls_are_told_to_the_model(bad: Message, says_why: str) -> N
 async def test_call_ids_that_recur_are_made_unique_everywhere() -> None:
     episode, chat = await run([calls('{"number": 2}'), calls('{"number": 3}'), says("ok")])
     assert len(episode.results) == 2
-    made = [c["id"] for c in (m.get("tool_calls") or [{}])][0] if (m := episode.completions[1].message) else ""  # noqa: E501
+    message = episode.completions[1].message
+    assert message is not None
+    (made,) = [c["id"] for c in message["tool_calls"]]
     assert made in episode.results
     assert chat.requests[2].messages[-1]["tool_call_id"] == made
     assert chat.requests[2].messages[-2] == episode.completions[1].message
@@ -144,7 +152,9 @@ async def test_a_replay_answers_as_the_recording_did() -> None:
 
 
 def test_schemas_come_from_signatures() -> None:
-    def find(state: Any, name: str, kinds: list[str], by: Literal["a", "b"] = "a", top: int | None = None) -> str:  # noqa: E501
+    def find(
+        state: Any, name: str, kinds: list[str], by: Literal["a", "b"] = "a", top: int | None = None
+    ) -> str:
         """Find things."""
         return ""
 

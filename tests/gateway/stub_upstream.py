@@ -153,7 +153,11 @@ def _head(body: dict[str, Any]) -> dict[str, Any]:
 
 def _call(said: str) -> dict[str, Any]:
     arguments = json.dumps({"text": said})
-    return {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": arguments}}
+    return {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "find", "arguments": arguments},
+    }
 
 
 def _logprobs(values: list[float]) -> dict[str, Any]:

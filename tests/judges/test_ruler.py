@@ -84,6 +84,7 @@ async def test_order_is_shuffled_by_seed_alone() -> None:
             seen.append(tuple(len(t) for t in shown_to_judge(chat.requests[0])[1].values()))
         assert seen[0] == seen[1]
         orders.add(seen[0])
+        assert list(shown_to_judge(chat.requests[0])[1]) == ["1", "2", "3"]
     assert len(orders) > 3
 
 
@@ -194,6 +195,7 @@ async def test_a_trajectory_cannot_leave_its_fence() -> None:
     tricky = episode("evil", SYSTEM, ASK, say(attack))
     verdicts = await Ruler(chat, JUDGE).judge(Group("s", (tricky, attempt("good", 2))))
     assert set(shown_to_judge(chat.requests[0])[1]) == {"1", "2"}
+    assert str(chat.requests[0].messages[1]["content"]).split("\n")[1] != known
     assert all(isinstance(v, Feedback) for v in verdicts)
     assert "data" in str(chat.requests[0].messages[0]["content"])
 

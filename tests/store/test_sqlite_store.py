@@ -37,7 +37,7 @@ def thumb(episode: str, value: Any = True, **fields: Any) -> Feedback:
     return Feedback(uuid7(), episode, "thumb", value, "user", **fields)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(episodes(), min_size=1, max_size=3, unique_by=lambda e: e.id))
 def test_what_is_written_is_read(written: list[Episode]) -> None:
     ids = [c.id for e in written for c in e.completions] + [
@@ -54,7 +54,7 @@ def test_what_is_written_is_read(written: list[Episode]) -> None:
             assert [store.read_episode(e.id) for e in written] == written
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(completions())
 def test_a_completion_outside_any_episode(written: Completion) -> None:
     with tempfile.TemporaryDirectory() as folder, SQLiteStore.open(f"{folder}/s.db") as store:

@@ -1,6 +1,7 @@
 """The tree, the packed rows and the padded batch compute what independent rows compute."""
 
 import random
+from itertools import chain
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_every_layout_equals_independent_rows(kind, dtype, layout):
         model = small_model(kind, dtype, seed)
         loss, gradient, logprobs = oracle(model, rows)
         ours = Trainer(model, TrainerConfig(layout=layout)).logprobs(rows)
-        flat = [torch.tensor(sum(values, []), dtype=dtype) for values in (ours, logprobs)]
+        flat = [torch.tensor([*chain(*values)], dtype=dtype) for values in (ours, logprobs)]
         assert relative_error(flat[0], flat[1]) < BOUND[dtype]
         got_loss, got, metrics = step_gradient(model, rows, layout=layout)
         assert got_loss == pytest.approx(loss, rel=BOUND[dtype])
@@ -128,7 +129,7 @@ def test_siblings_are_invisible_and_a_shared_prefix_collects_the_branches_gradie
     model = small_model()
     trainer = Trainer(model, TrainerConfig())
     alone = trainer.logprobs(branches[:1])[0]
-    changed = [branches[0], *(Row(b.ids[:-1] + (7,), b.entries[:-1]) for b in branches[1:])]
+    changed = [branches[0], *(Row((*b.ids[:-1], 7), b.entries[:-1]) for b in branches[1:])]
     assert trainer.logprobs(branches)[0] == pytest.approx(alone, rel=1e-12)
     assert trainer.logprobs(changed)[0] == pytest.approx(alone, rel=1e-12)
     parts = []

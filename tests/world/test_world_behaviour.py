@@ -35,7 +35,9 @@ def truth(category: str, max_price: int | None, order: str | None) -> list[dict[
     return [{k: p[k] for k in ("sku", "price", "grade")} for p in found]
 
 
-def test_fidelity_on_heldout_episodes_is_above_the_retrieval_floor(world: World, heldout: Any) -> None:  # noqa: E501
+def test_fidelity_on_heldout_episodes_is_above_the_retrieval_floor(
+    world: World, heldout: Any
+) -> None:
     report = fidelity(world, heldout)
     assert report.overall["exact_but_free"]["low"] > report.floor["exact_but_free"]["high"]
     # what chance decides (sold out, rate limits: about 14% of calls) no world can foresee
@@ -53,7 +55,9 @@ def test_recombined_queries_are_answered_as_the_service_would(world: World) -> N
         for cap in (23, 37, 52, 68, 83, 91, 104, 117):  # no ticket has such a budget
             for order in ("price", "grade"):
                 session = world.session(n * 100 + cap)
-                got = until_served(session, "find_parts", category=category, max_price=cap, order=order)  # noqa: E501
+                got = until_served(
+                    session, "find_parts", category=category, max_price=cap, order=order
+                )
                 expected = truth(category, cap, order)[:5]
                 total += 1
                 right += got == {"parts": expected, "count": len(expected)}
@@ -122,7 +126,10 @@ def test_a_declined_method_stays_declined_and_another_works(world: World) -> Non
 
 def test_bad_calls_get_what_the_service_says(world: World) -> None:
     session = world.session(1)
-    assert until_served(session, "reserve", sku="P9999", count=2) == {"error": "no_such_part", "sku": "P9999"}  # noqa: E501
+    assert until_served(session, "reserve", sku="P9999", count=2) == {
+        "error": "no_such_part",
+        "sku": "P9999",
+    }
     answer = until_served(session, "reserve", sku="P1000", count=0)
     assert answer == {"error": "bad_count", "message": "count must be positive, not 0"}
     for name in ("settle", "lookup", "release"):
@@ -180,7 +187,9 @@ def test_nothing_is_called_observed_that_the_session_did_not_show(world: World) 
                 if p.kind == "observed":
                     assert str(value[p.path.lstrip("/")]) in known
             if "reservation" in value and name == "reserve":
-                script.append(("settle", {"reservation": value["reservation"], "method": "prepaid"}))
+                script.append(
+                    ("settle", {"reservation": value["reservation"], "method": "prepaid"})
+                )
                 script.append(("lookup", {"reservation": value["reservation"]}))
             known |= {str(v) for v in value.values() if not isinstance(v, list)}
 

@@ -87,13 +87,15 @@ def test_a_growing_conversation_counts_every_call_once() -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", '{"a": ' * 50, "x" * 1_000_000, "\u202e\u0000 \ud83d\ude00", "null", "[]", '[1, "a", {}]',
-     "{}", '{"a": {"b": [[{"c": null}]]}}', "1e999", '"text"', "{{}} {0} {name}"],
+    ["", "{", '{"a": ' * 50, "x" * 1_000_000, "\u202e\u0000 \ud83d\ude00", "null", "[]",
+     '[1, "a", {}]', "{}", '{"a": {"b": [[{"c": null}]]}}', "1e999", '"text"', "{{}} {0} {name}"],
 )  # fmt: skip
 def test_odd_results_are_learned_from_without_a_crash(content: str) -> None:
     odd = [
         episode([called("t", a), answered(content)], f"e{n}")
-        for n, a in enumerate(['{"id": "A-1"}', "not json", "[]", '{"id": null}', '{"x": {"y": []}}'])
+        for n, a in enumerate(
+            ['{"id": "A-1"}', "not json", "[]", '{"id": null}', '{"x": {"y": []}}']
+        )
     ]
     world = learn(odd)
     for arguments in ('{"id": "A-1"}', '{"id": "B-9"}', "{}", "oops"):

@@ -102,11 +102,19 @@ def reserve(store: Store, sku: str, count: int) -> dict[str, Any]:
         return {"status": "error", "reason": "sold_out", "sku": sku}
     name = f"R-{store.rng.randint(10000, 99999)}"
     total = found["price"] * count
-    store.held[name] = {"sku": sku, "count": count, "total": total, "at": store.calls, "state": "held"}  # noqa: E501
+    store.held[name] = {
+        "sku": sku,
+        "count": count,
+        "total": total,
+        "at": store.calls,
+        "state": "held",
+    }
     return {"reservation": name, "sku": sku, "count": count, "total": total, "status": "held"}
 
 
-def settle(store: Store, reservation: str, method: Literal["invoice", "prepaid", "voucher"]) -> dict[str, Any]:  # noqa: E501
+def settle(
+    store: Store, reservation: str, method: Literal["invoice", "prepaid", "voucher"]
+) -> dict[str, Any]:
     """Pay a reservation."""
     store.calls += 1
     held = store.held.get(reservation)
@@ -179,7 +187,10 @@ def customer(seed: int) -> Scenario:
     )  # fmt: skip
     return Scenario(
         id=f"customer-{seed}",
-        messages=({"role": "system", "content": "You order parts."}, {"role": "user", "content": text}),
+        messages=(
+            {"role": "system", "content": "You order parts."},
+            {"role": "user", "content": text},
+        ),
         metadata={"ticket": ticket},
     )
 

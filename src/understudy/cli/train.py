@@ -15,7 +15,7 @@ app = typer.Typer(help="Recipes.", no_args_is_help=True, rich_markup_mode=None)
 
 RunArgument = Annotated[Path, typer.Argument(help="The run's folder; an interrupted one resumes.")]
 CheckOption = Annotated[
-    Path | None, typer.Option(help="A Python file with check(messages, metadata) -> reward.")
+    Path | None, typer.Option(help="A Python file with check(messages, ticket) -> reward.")
 ]
 ConfigOption = Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")]
 SetOption = Annotated[
@@ -69,7 +69,7 @@ def grpo(
     run: RunArgument,
     world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],
     check: Annotated[
-        Path, typer.Option(help="A Python file: check(messages, metadata) -> reward.")
+        Path, typer.Option(help="A Python file: check(messages, ticket) -> reward.")
     ],
     start: Annotated[
         Path | None, typer.Option(help="A run or adapter folder to go on from.")
@@ -90,7 +90,7 @@ def grpo(
     from understudy.recipes.grpo import GrpoConfig, grpo
     from understudy.recipes.isolation import only_the_store
     from understudy.runs.config import load_config
-    from understudy.world import World
+    from understudy.world.model import World
 
     values = {"start": str(_adapter(start))} if start else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
@@ -113,7 +113,7 @@ def eval_(
     adapter: Annotated[Path, typer.Argument(help="A run or adapter folder.")],
     world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],
     check: Annotated[
-        Path, typer.Option(help="A Python file: check(messages, metadata) -> reward.")
+        Path, typer.Option(help="A Python file: check(messages, ticket) -> reward.")
     ],
     scenarios: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0: greedy.")] = 0.0,
@@ -126,7 +126,7 @@ def eval_(
     """
     from understudy.judges.check import Check
     from understudy.recipes.evaluate import evaluate_in_world
-    from understudy.world import World
+    from understudy.world.model import World
 
     judge = Check.from_file(check)
     fitted = _prepare(threads)

@@ -48,7 +48,7 @@ def report(
 
     Example: understudy world report build/world
     """
-    from understudy.world import FidelityReport
+    from understudy.world.fidelity import FidelityReport
 
     file = world / "fidelity.json"
     if not file.exists():

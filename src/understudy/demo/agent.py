@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 import openai
@@ -138,7 +138,8 @@ async def serve_customer(
 
     `feedback(episode_id, value)` is awaited when the customer leaves a thumb. `request` goes to
     the client's call (temperature, seed, ...). A model that cannot be reached ends the episode
-    with ended="error".
+    with ended="error". Messages and tools travel as `extra_body`: the same bytes on the wire, but
+    the client does not walk them along its type annotations, which takes it milliseconds a call.
     """
     scenario, episode_id = customer.scenario, uuid7()
     session = await service.open_session(scenario)
@@ -156,8 +157,8 @@ async def serve_customer(
         try:
             answer = await client.chat.completions.create(
                 model=model,
-                messages=cast(Any, messages),
-                tools=cast(Any, TOOLS),
+                messages=[],
+                extra_body={"messages": messages, "tools": TOOLS},
                 extra_headers=headers,
                 **request,
             )

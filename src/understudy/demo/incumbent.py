@@ -198,7 +198,7 @@ def _method(steps: Sequence[Step], heard: Heard) -> str | None:
 _N = rf"(\d+|{'|'.join(NUMBERS[1:])})"
 _CITY = re.compile(rf"\b({'|'.join(CITIES)})\b")
 _NIGHTS = re.compile(rf"\b{_N} nights?\b", re.I)
-_GUESTS = re.compile(rf"\b{_N} (?:guests?|people|persons?|adults?|of us)\b", re.I)
+_GUESTS = re.compile(rf"\b(?:{_N} (?:guests?|people|persons?|adults?|of us)|party of {_N})\b", re.I)
 _ALONE = re.compile(r"\b(?:just me|only me|travel alone)\b", re.I)
 _PRICE = re.compile(r"\b(\d{2,3})\b")
 _METHOD = re.compile(rf"\b({'|'.join(METHODS)})\b", re.I)
@@ -233,7 +233,7 @@ def _read(text: str) -> Heard:
     sort = "price" if _CHEAP.search(text) else "rating" if _RATED.search(text) else None
     return Heard(
         city=city.group(1) if city else None,
-        guests=_to_int(guests.group(1)) if guests else alone,
+        guests=_to_int(guests.group(1) or guests.group(2)) if guests else alone,
         nights=_to_int(nights.group(1)) if nights else None,
         max_price=int(price.group(1)) if price else None,
         sort=sort,
@@ -247,17 +247,14 @@ def _to_int(word: str) -> int:
 
 
 def _steps(messages: Sequence[Message]) -> list[Step]:
-    results = {m["tool_call_id"]: m for m in messages if m["role"] == "tool"}
+    calls: dict[str, ToolCall] = {}
     steps = []
     for message in messages:
-        for call in message.get("tool_calls") or ():
-            result = results.get(call["id"])
-            if result is not None:
-                content = text_of(result.get("content"))
-                function = call["function"]
-                steps.append(
-                    Step(function["name"], _parsed(function["arguments"]), _parsed(content))
-                )
+        calls |= {call["id"]: call for call in message.get("tool_calls") or ()}
+        if message["role"] == "tool":
+            function = calls[message["tool_call_id"]]["function"]
+            content = text_of(message.get("content"))
+            steps.append(Step(function["name"], _parsed(function["arguments"]), _parsed(content)))
     return steps
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +87,7 @@ class Demo:
 
 def run_demo(out: Path, seed: int = 0, quick: bool = False, fresh: bool = False) -> int:
     """The whole loop into the folder `out`; the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the services in order
     out = out.resolve()
     setting = {"seed": seed, "quick": quick, "version": 1}
     stages = Stages(out, setting, fresh, console.print)
@@ -147,7 +149,7 @@ def _services(demo: Demo, stages: Stages) -> Iterator[None]:
             launched = launch(name, command, logs / f"{name}.log", **more)
             stack.callback(launched.stop)
             demo.memory.add(launched.pid)
-            demo.urls[name] = launched.url
+            demo.urls[name] = launched.url.removesuffix("/v1")
             return launched
 
         start("service", python("understudy.demo.service", "--db", str(database), "--seed", "0"))

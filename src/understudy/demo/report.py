@@ -34,7 +34,7 @@ Results = dict[str, Any]
 def write_demo_report(
     out: Path, results: Results, seconds: dict[str, float], peak_mb: float, setting: dict[str, Any]
 ) -> dict[str, Any]:
-    """Writes report.json, report.html and success.svg into `out`; returns what report.json holds."""
+    """Writes report.json, report.html and success.svg; returns what report.json holds."""
     proof, traffic = results["prove"], results["traffic"]
     with Run.open(out / "runs" / "rehearsed", read_only=True) as run:
         metrics = run.metrics()
@@ -112,7 +112,7 @@ def throughput(results: Results, seconds: dict[str, float], metrics: Any) -> dic
 def costs(out: Path, proof: Results) -> dict[str, Any]:
     """Dollars per 1,000 episodes at list prices; every figure of it is an assumption."""
     with SQLiteStore.open(out / "store.db") as db:
-        incumbent = [s for s in db.find(limit=500, newest_first=False)]
+        incumbent = db.find(limit=500, newest_first=False)
     prompt = sum(s.prompt_tokens for s in incumbent) / max(1, len(incumbent))
     output = sum(s.completion_tokens for s in incumbent) / max(1, len(incumbent))
     large = price_of(LARGE_MODEL)

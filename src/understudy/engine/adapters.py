@@ -68,7 +68,7 @@ def lora_sites(
     inputs |= {"gate_up": shape.width, "down": shape.mlp}
 
     def site(layer: int, name: Site) -> tuple[Tensor, Tensor] | None:
-        found = []
+        found: list[tuple[Tensor | None, Tensor | None, int]] = []
         for part, width in zip(_PARTS[name], widths[name], strict=True):
             key = f"{PEFT_PREFIX}model.layers.{layer}.{part}"
             a, b = tensors.get(f"{key}.lora_A.weight"), tensors.get(f"{key}.lora_B.weight")

@@ -126,7 +126,9 @@ class Decoder:
                 block.q_norm, block.k_norm, s.eps, kv, q,
             )  # fmt: skip
             return q
-        q, k, v = qkv.view(len(qkv), -1, s.head_dim).split([s.heads, s.kv_heads, s.kv_heads], 1)
+        q, k, v = qkv.view(len(qkv), -1, s.head_dim).split_with_sizes(
+            [s.heads, s.kv_heads, s.kv_heads], 1
+        )
         if block.q_norm is not None and block.k_norm is not None:
             q = F.rms_norm(q, (s.head_dim,), block.q_norm, s.eps)
             k = F.rms_norm(k, (s.head_dim,), block.k_norm, s.eps)
@@ -172,7 +174,7 @@ def shared_attention(q_NHD: Tensor, kv: Tensor, scale: float) -> tuple[Tensor, T
 class DecodeBatch:
     """One new token a row. `next_ids` (R,), rows in the order of `slots`."""
 
-    def __init__(self, decoder: Decoder, slots: npt.NDArray[np.int64], next_ids: npt.NDArray):
+    def __init__(self, decoder: Decoder, slots: npt.NDArray[np.int64], next_ids: npt.NDArray[Any]):
         cache = decoder.cache
         self.decoder = decoder
         at = cache.lengths[slots] - cache.plens[slots]
@@ -234,7 +236,7 @@ def shared_rows(cache: Cache, slots: npt.NDArray[np.int64]) -> list[Shared]:
 class PrefillBatch:
     """A run of new tokens for each of a few slots, packed one after the other."""
 
-    def __init__(self, decoder: Decoder, slots: Sequence[Slot], runs: Sequence[npt.NDArray]):
+    def __init__(self, decoder: Decoder, slots: Sequence[Slot], runs: Sequence[npt.NDArray[Any]]):
         cache, to = decoder.cache, decoder.cache.device
         self.decoder = decoder
         starts = [int(cache.lengths[s.index]) for s in slots]

@@ -5,6 +5,8 @@ gets the same tokens whatever else is in the batch. The draw inverts the cumulat
 in two stages, blocks of the vocabulary and then tokens of one block, in float64.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,25 +14,27 @@ from torch import Tensor
 
 from understudy.engine.weights import VOCAB_BLOCK
 
+Array = npt.NDArray[Any]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def uniforms(seeds: npt.NDArray[np.uint64], counts: npt.NDArray[np.int64]) -> npt.NDArray:
+def uniforms(seeds: Array, counts: Array) -> Array:
     """One number in [0, 1) a row: SplitMix64 (Steele et al., OOPSLA 2014) of seed and count."""
     with np.errstate(over="ignore"):
         x = seeds + _GOLDEN * (counts.astype(np.uint64) + np.uint64(1))
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    unit: Array = (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return unit
 
 
 def draw(
     logits_RV: Tensor,
-    temperature: npt.NDArray,
-    top_p: npt.NDArray,
-    top_k: npt.NDArray,
-    uniform: npt.NDArray,
+    temperature: Array,
+    top_p: Array,
+    top_k: Array,
+    uniform: Array,
 ) -> tuple[Tensor, Tensor]:
     """One id and its logprob for each row: (R,) int64 and (R,) float32.
 
@@ -78,10 +82,10 @@ def _invert(probs_RV: Tensor, uniform_R: Tensor) -> Tensor:
     return ids_R1[:, 0]
 
 
-def _narrow(logits_RV: Tensor, top_p: npt.NDArray, top_k: npt.NDArray) -> Tensor:
+def _narrow(logits_RV: Tensor, top_p: Array, top_k: Array) -> Tensor:
     """Minus infinity outside the top k tokens, then outside the smallest set with mass top_p."""
     vocab = logits_RV.shape[1]
-    ordered_RV, order_RV = logits_RV.sort(-1, descending=True, stable=True)
+    ordered_RV, order_RV = logits_RV.sort(dim=-1, descending=True, stable=True)
     k_R = torch.from_numpy(np.where(top_k > 0, top_k, vocab)).to(logits_RV.device)
     rank_V = torch.arange(vocab, device=logits_RV.device)
     ordered_RV = ordered_RV.masked_fill(rank_V >= k_R[:, None], -torch.inf)

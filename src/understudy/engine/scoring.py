@@ -29,7 +29,9 @@ def score_ids(
     targets = torch.from_numpy(ids[1:].astype("int64")).to(hidden.device)
     logprobs: list[float] = []
     top: list[tuple[tuple[int, float], ...]] = []
-    for rows, wanted in zip(hidden[:-1].split(_CHUNK), targets.split(_CHUNK), strict=True):
+    for rows, wanted in zip(
+        torch.split(hidden[:-1], _CHUNK), torch.split(targets, _CHUNK), strict=True
+    ):
         all_TV = F.log_softmax(decoder.logits(weights, rows).float(), -1)
         logprobs += all_TV.gather(1, wanted[:, None])[:, 0].tolist()
         if top_k:

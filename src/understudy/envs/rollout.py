@@ -81,9 +81,7 @@ async def rollout(
         for call in calls:
             result = await _carry_out(session, call, tools)
             results[call["id"]] = result
-            messages.append(
-                {"role": "tool", "tool_call_id": call["id"], "content": result.content}
-            )
+            messages.append({"role": "tool", "tool_call_id": call["id"], "content": result.content})
         if calls:
             continue
         if user is None:

@@ -119,6 +119,7 @@ class Threads:
     def __init__(self, remembered: int = _REMEMBERED) -> None:
         self._remembered = remembered
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._ends: OrderedDict[str, tuple[str, str]] = OrderedDict()  # where an episode is open
 
     def histories(
         self, workload: str, messages: Sequence[Message]
@@ -135,24 +136,25 @@ class Threads:
     def find(self, ends: Sequence[Thread]) -> str | None:
         """The episode that this history continues. Where several conversations are word for
         word the same so far, each continuation takes one that none has taken yet."""
-        for thread in ends:
-            known = self._known.get(thread.full)
+        for key in (*(t.full for t in ends), *(t.loose for t in ends)):
+            known = self._known.get(key)
             if known is not None:
-                return self._go_on(known)
-        for thread in ends:
-            known = self._known.get(thread.loose)
-            if known is not None and len(known.open) <= 1:
                 return self._go_on(known)
         return None
 
-    @staticmethod
-    def _go_on(known: _Known) -> str:
+    def _go_on(self, known: _Known) -> str:
         if known.open:
             known.last = known.open.pop(0)
+            for key in self._ends.pop(known.last, ()):
+                other = self._known.get(key)
+                if other is not None and known.last in other.open:
+                    other.open.remove(known.last)
         return known.last
 
     def ended_at(self, thread: Thread, episode_id: str) -> None:
         """A captured reply of this episode ends this history."""
+        self._ends[episode_id] = thread.full, thread.loose
+        self._ends.move_to_end(episode_id)
         for key in {thread.full, thread.loose}:
             known = self._known.get(key)
             if known is None:
@@ -162,6 +164,8 @@ class Threads:
             self._known.move_to_end(key)
         while len(self._known) > self._remembered:
             self._known.popitem(last=False)
+        while len(self._ends) > self._remembered:
+            self._ends.popitem(last=False)
 
 
 def new_episode_id() -> str:

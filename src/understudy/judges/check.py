@@ -1,11 +1,11 @@
 """A programmatic check: the owner's own Python function says how well an episode went.
 
     # my_check.py
-    def check(messages: list[dict], metadata: dict) -> float | bool:
+    def check(messages: list[dict], ticket: dict) -> float | bool:
         return any("confirmed" in (m.get("content") or "") for m in messages if m["role"] == "tool")
 
-The check sees what the agent and its tools said, and the metadata that the client sent with the
-episode. It is the owner's code and runs in this process: load only files that you trust.
+The check sees what the agent and its tools said, and the `ticket` in the metadata that the client
+sent with the episode (all of the metadata, where it holds no ticket). It is the owner's code and runs in this process: load only files that you trust.
 """
 
 import copy
@@ -49,12 +49,12 @@ class Check:
         version = hashlib.sha256(source).hexdigest()[:16]
         found = getattr(_module(path, source, version), function, None)
         if not callable(found):
-            raise CheckError(f"{path}: holds no function {function}(messages, metadata)")
+            raise CheckError(f"{path}: holds no function {function}(messages, ticket)")
         try:
             inspect.signature(found).bind([], {})
         except TypeError:
             raise CheckError(
-                f"{path}: {function} must take (messages, metadata), not {inspect.signature(found)}"
+                f"{path}: {function} must take (messages, ticket), not {inspect.signature(found)}"
             ) from None
         return cls(found, name, version)
 
@@ -66,8 +66,9 @@ class Check:
         """The check's verdict on one episode; JudgeFailed where it raises or gives no number."""
         messages: list[dict[str, Any]] = [dict(m) for m in copy.deepcopy(conversation(episode))]
         metadata = copy.deepcopy(dict(episode.metadata))
+        ticket = metadata.get("ticket", metadata)
         try:
-            value = self.function(messages, metadata)
+            value = self.function(messages, ticket)
         except Exception as error:  # noqa: BLE001 - the owner's code may raise anything
             return JudgeFailed(episode.id, f"{self.name} raised {type(error).__name__}: {error}")
         problem = _problem(value)

@@ -194,12 +194,8 @@ class Ruler:
         return _Case(messages, tuple(ids))
 
     def _fence(self, lines: Sequence[Sequence[str]]) -> str:
-        """A mark that occurs in no trajectory, and that none could have known."""
-        text = canonical_json([self.seed, lines])
-        fence = hashlib.sha256(text.encode()).hexdigest()[:16]
-        while fence in text:
-            fence = hashlib.sha256(fence.encode()).hexdigest()[:16]
-        return fence
+        """A mark that no trajectory could have known: a hash of all of them."""
+        return hashlib.sha256(canonical_json([self.seed, lines]).encode()).hexdigest()[:16]
 
     async def _ask(self, case: _Case, scenario_id: str) -> Mapping[str, tuple[float, str]] | str:
         """Score and explanation by trajectory id, or why there are none."""

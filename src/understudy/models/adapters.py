@@ -88,7 +88,7 @@ def load_adapter(path: str | Path) -> AdapterFile:
         rank=int(raw["r"]),
         alpha=float(raw["lora_alpha"]),
         dropout=float(raw.get("lora_dropout") or 0.0),
-        targets=tuple(sorted(_leaf(k) for k in {k.split(".lora_")[0] for k in tensors})),
+        targets=tuple(sorted({_leaf(k.split(".lora_")[0]) for k in tensors})),
     )
     return AdapterFile(tensors, config, str(raw.get("base_model_name_or_path") or ""), metadata)
 

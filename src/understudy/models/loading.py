@@ -39,7 +39,7 @@ def load_base(
     if not (folder / "config.json").is_file():
         hint = "run scripts/pretrain_tiny.py" if name_or_path == "tiny" else "download it first"
         raise FileNotFoundError(f"there is no model in {folder}: {hint}")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     tokenizer, renderer = load_renderer(name_or_path)
     name = "tiny" if name_or_path == "tiny" else folder.resolve().name
     return LoadedBase(model.to(device).eval(), tokenizer, renderer, name)

@@ -11,7 +11,7 @@ from understudy.models.loading import load_base
 from understudy.recipes.learner import make_engine
 from understudy.recipes.rehearsal import MakeUser, Played, gather, play_group
 from understudy.runs.statistics import Interval, wilson
-from understudy.world import World
+from understudy.world.model import World
 
 
 async def play_scenarios(

@@ -25,11 +25,11 @@ from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.train.advantages import group_advantages
-from understudy.train.checkpoint import load_checkpoint, save_checkpoint
+from understudy.train import checkpoint
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import StepMetrics, Trainer
-from understudy.world import World
+from understudy.world.model import World
 
 
 class GrpoConfig(Config):
@@ -85,6 +85,7 @@ async def grpo(
     reward = success = 0.0
     try:
         with Progress("rehearse", total=config.steps, unit="steps", quiet=quiet) as progress:
+            progress.advance(begin)
             for step in range(begin, config.steps):
                 model = ModelRef(learner.base.name, "rehearsed", step)
                 engine.load_weights(model, learner.tensors(), learner.lora)
@@ -123,7 +124,7 @@ async def grpo(
                     progress.note(f"step {step}: no update, {metrics.skipped}")
                 if (step + 1) % config.checkpoint_every == 0:
                     state = {"step": step + 1, "curriculum": curriculum.state()}
-                    save_checkpoint(run.checkpoints / "last", trainer, state)
+                    checkpoint.save(run.checkpoints / "last", trainer, state)
     finally:
         await engine.aclose()
     first = scenarios[0]
@@ -171,7 +172,6 @@ def _log(
     ended = Counter(e.ended or "?" for e in episodes)
     sampled = sum(len(c.output_ids or ()) for e in episodes for c in e.completions)
     values: dict[str, Any] = metrics.as_dict() | {
-        "step": step,
         "reward": reward,
         "success": success,
         "turns": sum(turns) / max(1, len(turns)),
@@ -179,7 +179,7 @@ def _log(
         "ended": dict(ended),
         "counted": dict(counted),
     }
-    values.pop("step")
+    values.pop("step")  # the trainer's count of updates; skipped steps are logged too
     run.log(step, **values)
 
 
@@ -201,7 +201,7 @@ def _resume(run: Run, trainer: Trainer, curriculum: Curriculum) -> int:
     folder = run.checkpoints / "last"
     if not folder.exists():
         return 0
-    state: dict[str, Any] = load_checkpoint(folder, trainer)
+    state: dict[str, Any] = checkpoint.load(folder, trainer)
     curriculum.restore(state["curriculum"])
     run.rewind(state["step"] - 1)
     return int(state["step"])

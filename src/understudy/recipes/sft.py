@@ -25,7 +25,7 @@ from understudy.recipes.learner import Learner, Lora, make_learner, prompt_of
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train.checkpoint import load_checkpoint, save_checkpoint
+from understudy.train import checkpoint
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 
@@ -80,15 +80,15 @@ def sft(
     trainer = Trainer(learner.base.model, trainer_config(config, len(order)))
     begin = _resume(run, trainer)
     with Progress("distil", total=len(order), unit="steps", quiet=quiet) as progress:
-        progress.update(done=begin) if begin else None
+        progress.advance(begin)
         for step in range(begin, len(order)):
             metrics = trainer.step([rows[i] for i in order[step]])
-            run.log(step, **metrics.as_dict())
+            run.log(step, **{k: v for k, v in metrics.as_dict().items() if k != "step"})
             progress.advance(
                 loss=metrics.loss.get("ce"), tokens_per_second=round(metrics.tokens_per_s)
             )
             if (step + 1) % config.checkpoint_every == 0:
-                save_checkpoint(run.checkpoints / "last", trainer, {"step": step + 1})
+                checkpoint.save(run.checkpoints / "last", trainer, {"step": step + 1})
     first = kept[0]
     metadata = {
         "recipe": "sft",
@@ -177,6 +177,6 @@ def _resume(run: Run, trainer: Trainer) -> int:
     folder = run.checkpoints / "last"
     if not folder.exists():
         return 0
-    state: dict[str, Any] = load_checkpoint(folder, trainer)
+    state: dict[str, Any] = checkpoint.load(folder, trainer)
     run.rewind(state["step"] - 1)
     return int(state["step"])

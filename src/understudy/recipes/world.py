@@ -5,7 +5,9 @@ from pathlib import Path
 
 from understudy.core.types import Episode, split_of
 from understudy.runs.directory import write_json
-from understudy.world import FidelityReport, World, fidelity, learn
+from understudy.world.fidelity import FidelityReport, fidelity
+from understudy.world.learn import learn
+from understudy.world.model import World
 
 
 def learn_world(episodes: Sequence[Episode], out: Path, heldout: float = 0.15) -> FidelityReport:

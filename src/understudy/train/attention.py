@@ -80,12 +80,14 @@ class TreeAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Tensor:
         heads, n, width = q.shape
+        q = q * scale
         out = q.new_empty(n, heads, width)
+        triangles: dict[int, Tensor] = {}
         keep = plan.pairs * heads * q.element_size() <= KEEP_BYTES
         kept: list[Tensor] = []
         for block in plan.blocks:
             keys, values = _gather(k, block), _gather(v, block)
-            probs = _probs(_queries(q, block, k.shape[0]), keys, block, scale)
+            probs = _probs(_queries(q, block, k.shape[0]), keys, block, triangles)
             rows = torch.bmm(probs, values).view(heads, block.stop - block.start, width)
             out[block.start : block.stop] = rows.transpose(0, 1)
             if keep:
@@ -101,6 +103,7 @@ class TreeAttention(torch.autograd.Function):
         plan: Plan = ctx.plan
         heads, _, width = q.shape
         groups = k.shape[0]
+        triangles: dict[int, Tensor] = {}
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         grad_HND = grad.transpose(0, 1)
         for i, block in enumerate(plan.blocks):
@@ -109,15 +112,15 @@ class TreeAttention(torch.autograd.Function):
                 _gather(k, block),
                 _gather(v, block),
             )
-            probs = kept[i] if kept else _probs(queries, keys, block, ctx.scale)
+            probs = kept[i] if kept else _probs(queries, keys, block, triangles)
             g = _queries(grad_HND, block, groups)
             _scatter(grad_v, torch.bmm(probs.transpose(1, 2), g), block)
             grad_probs = torch.bmm(g, values.transpose(1, 2))
             grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
-            own = torch.bmm(grad_scores, keys).mul_(ctx.scale)
+            own = torch.bmm(grad_scores, keys)
             grad_q[:, block.start : block.stop] = own.view(heads, -1, width)
-            _scatter(grad_k, torch.bmm(grad_scores.transpose(1, 2), queries).mul_(ctx.scale), block)
-        return grad_q, grad_k, grad_v, None, None
+            _scatter(grad_k, torch.bmm(grad_scores.transpose(1, 2), queries), block)
+        return grad_q.mul_(ctx.scale), grad_k, grad_v, None, None
 
 
 def _queries(q: Tensor, block: Block, groups: int) -> Tensor:
@@ -140,12 +143,14 @@ def _scatter(into: Tensor, grad: Tensor, block: Block) -> None:
         at += b - a
 
 
-def _probs(queries: Tensor, keys: Tensor, block: Block, scale: float) -> Tensor:
-    """Attention probabilities (G, H/G * block, K) of a block."""
-    scores = torch.bmm(queries * scale, keys.transpose(1, 2))
+def _probs(queries: Tensor, keys: Tensor, block: Block, triangles: dict[int, Tensor]) -> Tensor:
+    """Attention probabilities (G, H/G * block, K) of a block, from scaled queries."""
+    scores = torch.bmm(queries, keys.transpose(1, 2))
     n = block.stop - block.start
-    corner = scores.view(scores.shape[0], -1, n, scores.shape[-1])[..., -n:]
-    corner += _triangle(n, scores.dtype, scores.device)
+    if n > 1:
+        if n not in triangles:
+            triangles[n] = _triangle(n, scores.dtype, scores.device)
+        scores.view(scores.shape[0], -1, n, scores.shape[-1])[..., -n:] += triangles[n]
     return torch.softmax(scores, dim=-1)
 
 

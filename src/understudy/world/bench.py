@@ -30,7 +30,7 @@ def replay_episodes(folder: str | Path) -> tuple[list[Episode], list[Episode]]:
 
 
 def _episode(row: dict[str, Any]) -> Episode:
-    messages = []
+    messages: list[Any] = []
     results: dict[str, ToolResult] = {}
     for message in row["messages"]:
         if message["role"] == "tool":

@@ -6,7 +6,16 @@ from typing import Any
 
 from understudy.core.types import ProvenanceKind
 from understudy.world.state import Key, Past, State
-from understudy.world.values import call_key, columns, escape, is_number, kind_of, leaves, pattern, same
+from understudy.world.values import (
+    call_key,
+    columns,
+    escape,
+    is_number,
+    kind_of,
+    leaves,
+    pattern,
+    same,
+)
 
 Source = tuple[Any, ...]
 Found = tuple[Any, ProvenanceKind, str]

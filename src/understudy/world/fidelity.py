@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from understudy.core.types import Episode, ToolResult, canonical_json
+from understudy.world.listings import list_in
 from understudy.world.model import World, content
-from understudy.world.query import list_in
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.values import columns, parse
 
@@ -22,11 +22,12 @@ Figure = dict[str, float]  # value, low, high, n
 class FidelityReport:
     """Figures by name for `overall`, each tool, and the retrieval `floor` beside them.
 
-    Figures: exact; exact_but_free (free leaves aside); leaf_f1 over all leaves; known_f1 over leaves that could be known (their
-    value is in the arguments, earlier in the episode or in the training traffic) and free_type,
-    the share of right types among the rest; flag (error flag right); class_f1 (macro F1 of
-    outcome classes); list_f1 (records of listings as sets); real_errors and world_errors (rates,
-    the world's from sampled results) with rate_gap. Intervals are 95%, by bootstrap over episodes.
+    Figures: exact; exact_but_free (free leaves aside); leaf_f1 over all leaves; known_f1 over
+    leaves that could be known (their value is in the arguments, earlier in the episode or in
+    the training traffic) and free_type, the share of right types among the rest; flag (error
+    flag right); class_f1 (macro F1 of outcome classes); list_f1 (records of listings as sets);
+    real_errors and world_errors (rates, the world's from sampled results) with rate_gap.
+    Intervals are 95%, by bootstrap over episodes.
     """
 
     episodes: int
@@ -45,7 +46,16 @@ class FidelityReport:
         from rich.console import Console
         from rich.table import Table
 
-        names = ["n", "exact", "exact_but_free", "known_f1", "flag", "class_f1", "list_f1", "rate_gap"]
+        names = [
+            "n",
+            "exact",
+            "exact_but_free",
+            "known_f1",
+            "flag",
+            "class_f1",
+            "list_f1",
+            "rate_gap",
+        ]
         table = Table(title=f"fidelity on {self.episodes} held-out episodes, {self.calls} calls")
         for head in ("", *names):
             table.add_column(head, justify="left" if not head else "right")
@@ -239,8 +249,8 @@ def _f1(got: Counter[Any], real: Counter[Any]) -> float:
 
 def _figures(scored: list[dict[str, Any]], who: str, seed: int) -> dict[str, Figure]:
     names = {
-        "exact": "exact", "exact_but_free": "but_free", "leaf_f1": "leaf", "known_f1": "known", "free_type": "free",
-        "flag": "flag", "list_f1": "list",
+        "exact": "exact", "exact_but_free": "but_free", "leaf_f1": "leaf",
+        "known_f1": "known", "free_type": "free", "flag": "flag", "list_f1": "list",
     }  # fmt: skip
     figures = {
         name: _interval([(s["episode"], s[who][key]) for s in scored], seed)
@@ -268,7 +278,7 @@ def _macro_f1(pairs: list[tuple[str, str]]) -> float:
     return sum(scores) / len(scores)
 
 
-def _interval(values: list[tuple[int, float | None]], seed: int) -> Figure:
+def _interval(values: Sequence[tuple[int, float | None]], seed: int) -> Figure:
     """Mean with a 95% bootstrap interval over episodes."""
     sums: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for episode, value in values:

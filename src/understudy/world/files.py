@@ -48,7 +48,9 @@ def read(folder: Path) -> World:
         raise FileNotFoundError(f"no world in {folder}: write one with `understudy world learn`")
     data = json.loads(raw)
     if data.get("format") != FORMAT:
-        raise ValueError(f"the world in {folder} has format {data.get('format')}, not {FORMAT}: learn it again")  # noqa: E501
+        raise ValueError(
+            f"the world in {folder} has format {data.get('format')}, not {FORMAT}: learn it again"
+        )
     return from_json(data)
 
 
@@ -65,6 +67,7 @@ def to_json(world: World) -> dict[str, Any]:
             [d, [[key, held] for key, held in things.items()]]
             for d, things in world.memory.versions.items()
         ],
+        "mentions": world.memory.mentions,
         "models": [_tool(m) for m in world.models.values()],
         "declared": world.declared,
         "pooled": world.pooled,
@@ -111,7 +114,7 @@ def from_json(data: dict[str, Any]) -> World:
     models = [_read_tool(m) for m in data["models"]]
     return World(
         Ids(**data["ids"]),
-        Memory(versions),
+        Memory(versions, mentions=data["mentions"]),
         {m.facts.name: m for m in models},
         data["declared"],
         data["pooled"],

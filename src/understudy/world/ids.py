@@ -148,9 +148,7 @@ def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
             clash[s.name, path][name] += max(counts.values()) > 1
     for (tool, path), fields in distinct.items():
         most = max(len(v) for v in fields.values())
-        named = [
-            n for n, v in fields.items() if len(v) >= 0.9 * most and clash[tool, path][n] == 0
-        ]
+        named = [n for n, v in fields.items() if len(v) >= 0.9 * most and clash[tool, path][n] == 0]
         prefix = ids.refs[tool]
         found = {n: prefix[f"{path}/{escape(n)}"] for n in named}
         if found:

@@ -8,12 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, text_of
 from understudy.world import ids as ids_module
-from understudy.world import query as query_module
+from understudy.world import listings
 from understudy.world.context import Context, ToolFacts, feature, feature_names
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
 from understudy.world.model import World
-from understudy.world.query import Query, list_in
+from understudy.world.query import Query
 from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Seen, Shape, see
 from understudy.world.state import Memory, State, remember
@@ -22,7 +22,6 @@ from understudy.world.tools import Hard, ToolModel, conditions, count_conditions
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.tree import Node, decide, grow
 from understudy.world.values import is_number, kind_of, pattern
-
 
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
 
@@ -106,7 +105,7 @@ class _Learner:
         }
         self.facts = {t: self._facts(t, ss) for t, ss in self.by_tool.items()}
         self.queries: dict[str, Query | None] = {
-            t: query_module.mine(self.by_tool[t], ids) for t in self.real
+            t: listings.mine(self.by_tool[t], ids) for t in self.real
         }
         fields = _field_kinds(all_steps, ids)
         self.features = {
@@ -128,7 +127,8 @@ class _Learner:
 
     def _facts(self, tool: str, found: list[Step]) -> ToolFacts:
         good = [s for s in found if not s.failed] or []
-        spec = (self.declared.get(tool) or {"function": {}})["function"].get("parameters") or {}  # type: ignore[typeddict-item]
+        own = self.declared.get(tool)
+        spec = (own["function"].get("parameters") or {}) if own is not None else {}
         properties = list(spec.get("properties") or {})
         counts = Counter(p for s in good for p in s.args)
         known = properties or [p for p, n in counts.items() if n >= 0.01 * len(good)]
@@ -231,11 +231,13 @@ class _Learner:
                 calls=len(rows),
             )
             for label, texts in self.texts[tool].items():
-                model.texts[label] = Template.learn(label.removeprefix("err:").removeprefix("ok:text:"), texts)  # noqa: E501
+                model.texts[label] = Template.learn(
+                    label.removeprefix("err:").removeprefix("ok:text:"), texts
+                )
             for label, seen in self.seen[tool].items():
                 listing = None
-                if query is not None and any(list_in(s.whole) for s in seen[:20]):
-                    inside = list_in(seen[0].whole)
+                if query is not None and any(listings.list_in(s.whole) for s in seen[:20]):
+                    inside = listings.list_in(seen[0].whole)
                     listing = query.where if inside and inside[0] == query.where else None
                 model.shapes[label] = Shape.learn(seen, listing, self.config.precision)
                 flags = self.flags[tool][label]

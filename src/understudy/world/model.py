@@ -78,6 +78,7 @@ class World:
             return self._unknown("unknown", state, name, args), None
         c = model.context(state, args)
         label, chances, fact = model.outcome(c, self.pooled, rng, greedy)
+        text: str | None
         if label not in model.texts and label not in model.shapes:
             value, text, flag, kinds, doubt = self._borrow(label, c)
         else:
@@ -92,7 +93,13 @@ class World:
         for model in self.models.values():
             if label in model.texts:
                 text, guessed = model.texts[label].render(c, 0.0)
-                return text, text, model.texts[label].flag > 0.5, {"": "inferred"}, max(0.3, guessed)
+                return (
+                    text,
+                    text,
+                    model.texts[label].flag > 0.5,
+                    {"": "inferred"},
+                    max(0.3, guessed),
+                )
         text = f"unknown: nothing in the traffic shows what {c.tool.name} answers here"
         return text, text, True, {"": "invented"}, 1.0
 
@@ -108,7 +115,9 @@ class World:
             what = "is not a known tool" if kind == "unknown" else "got arguments that are no JSON"
             text, flag, doubt = json.dumps({"error": f"{name} {what}"}), True, 0.9
         outcome = f"err:{kind}"
-        return Prediction(outcome, parse(text), text, flag, {"": "inferred"}, doubt, 1.0, {outcome: 1})
+        return Prediction(
+            outcome, parse(text), text, flag, {"": "inferred"}, doubt, 1.0, {outcome: 1}
+        )
 
     def classify(self, c: Context, content: str, failed: bool) -> str:
         """The outcome class of a real result."""
@@ -188,7 +197,9 @@ class WorldSession:
         provenance = tuple(Provenance(path, kind) for path, kind in p.kinds.items())
         return ToolResult(content(p, model), p.flag, latency, provenance, round(p.doubt, 4))
 
-    def observe(self, name: str, args: dict[str, Any], content_: str, is_error: bool | None) -> None:
+    def observe(
+        self, name: str, args: dict[str, Any], content_: str, is_error: bool | None
+    ) -> None:
         """Take a real call and its real result as history."""
         model = self.world.models.get(name)
         if model is None:

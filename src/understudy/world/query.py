@@ -1,17 +1,11 @@
 """Tools that list records: how their arguments select and order them, and answers to new
 combinations of arguments from the records that the traffic showed."""
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.world.ids import Ids
 from understudy.world.state import State
-from understudy.world.transitions import Step
-from understudy.world.values import call_key, chance, is_number, kind_of, same
-
-Rows = list[tuple[Step, list[dict[str, Any]]]]
+from understudy.world.values import call_key, chance, is_number, same
 
 
 @dataclass(slots=True)
@@ -38,30 +32,45 @@ class Query:
     under: list[str] = field(default_factory=list)  # arguments that partition the records
     order: dict[str, list[tuple[Any, str, bool]]] = field(default_factory=dict)  # descending?
     default: tuple[str, bool] | None = None
+    ties: bool = False  # records that a sort leaves equal come in the order of `rows`
     stable: bool = False  # the traffic's own order never varies
     limit_by: str | None = None
     limit: int | None = None
     derived: dict[str, tuple[str, str]] = field(default_factory=dict)  # field = field * argument
+    vary: str | None = None  # an argument with whose value the same records differ
+    repeats: float = 0.0  # share of equal calls of an episode with equal answers
+    recalls: float = 0.0  # the same across episodes
     present: float = 1.0  # chance that a matching record is listed
     rows: list[Row] = field(default_factory=list)
     memo: dict[str, list[Row]] = field(default_factory=dict)
 
     def matches(self, args: dict[str, Any], without: int | None = None) -> list[Row]:
         """The remembered records that a call selects, before order and limit."""
+        if self.vary is not None and not self._has(args, without):
+            args = {k: v for k, v in args.items() if k != self.vary}
+            return list({r.key: r for r in self.matches(args, without)}.values())
         if without is None:
             key = call_key("", args)
             if key not in self.memo:
                 if len(self.memo) > 50_000:
                     self.memo.clear()
-                self.memo[key] = [r for r in self.rows if self._selects(r, args)]
+                self.memo[key] = [r for r in self.rows if self.chooses(r, args)]
             return self.memo[key]
         return [
-            r
-            for r in self.rows
-            if any(e != without for e in r.episodes) and self._selects(r, args)
+            r for r in self.rows if any(e != without for e in r.episodes) and self.chooses(r, args)
         ]
 
-    def _selects(self, row: Row, args: dict[str, Any]) -> bool:
+    def _has(self, args: dict[str, Any], without: int | None) -> bool:
+        """Whether the traffic shows records at this call's value of the varying argument."""
+        if self.vary not in args:
+            return True
+        value = args[self.vary]
+        return any(
+            value in r.under.get(self.vary, ()) and any(e != without for e in r.episodes)
+            for r in self.rows
+        )
+
+    def chooses(self, row: Row, args: dict[str, Any]) -> bool:
         for p in self.under:
             value = args.get(p)
             if value is not None and value not in row.under.get(p, ()):
@@ -77,7 +86,7 @@ class Query:
 
     def selects(self, fields: dict[str, Any], args: dict[str, Any]) -> bool:
         for p, name in self.equal:
-            if args.get(p) is not None and not _equal(args[p], fields.get(name)):
+            if args.get(p) is not None and not equal_values(args[p], fields.get(name)):
                 return False
         for pairs, sign in ((self.most, 1), (self.least, -1)):
             for p, name in pairs:
@@ -115,7 +124,7 @@ class Query:
 
     def _current(self, row: Row, state: State) -> dict[str, Any]:
         """A record as this session knows it."""
-        if self.domain is None:
+        if self.domain is None or self.vary is not None:
             return row.fields
         key = (self.domain, row.key)
         thing, held = state.things.get(key), state.remembered(key)
@@ -135,7 +144,7 @@ class Query:
         by = self.default
         for p, rules in self.order.items():
             by = next(((f, d) for v, f, d in rules if p in args and same(v, args[p])), by)
-        if not (by is None and self.stable):
+        if not (self.stable if by is None else self.ties):
             key = call_key("", args)
             found = sorted(found, key=lambda r: chance(seed, key, r[0].key))
         if by is None:
@@ -146,267 +155,11 @@ class Query:
         kind = type(typed[0][1][name]) if typed else str
         if not all(isinstance(r[1][name], kind) or is_number(r[1][name]) for r in typed):
             return found
-        return sorted(typed, key=lambda r: r[1][name], reverse=down) + rest
+        typed.sort(key=lambda r: r[1][name], reverse=down)
+        return typed + rest
 
 
-def _equal(a: Any, b: Any) -> bool:
+def equal_values(a: Any, b: Any) -> bool:
     if isinstance(a, str) and isinstance(b, str):
         return a.strip().lower() == b.strip().lower()
     return same(a, b)
-
-
-def list_in(value: Any) -> tuple[str, list[dict[str, Any]]] | None:
-    """Where a result holds its one list of records, and the list."""
-    if isinstance(value, list):
-        return ("", value) if all(isinstance(r, dict) for r in value) else None
-    if not isinstance(value, dict):
-        return None
-    lists = [(k, v) for k, v in value.items() if isinstance(v, list)]
-    if len(lists) == 1 and all(isinstance(r, dict) for r in lists[0][1]):
-        return lists[0]
-    return None
-
-
-def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
-    """The listing that a tool's successful calls are, or None."""
-    lists = [(s, list_in(s.value)) for s in steps if not s.failed]
-    good: Rows = [(s, found[1]) for s, found in lists if found is not None]
-    full = [(s, r) for s, r in good if r]
-    if len(full) < 3 or len(good) < 0.8 * len(lists):
-        return None
-    where = Counter(f[0] for _, f in lists if f is not None and f[1]).most_common(1)[0][0]
-    tool = full[0][0].name
-    if where and "" in ids.keys.get(tool, {}):
-        return None  # a record that has a list, not a listing
-    keyed = ids.keys.get(tool, {}).get(f"/{where}/#" if where else "/#", {})
-    key = next(iter(keyed), None) or _own_key(full)
-    query = Query(where, key, keyed.get(key or ""))
-    _collect(query, full)
-    names = sorted({p for s, _ in good for p in s.args})
-    _mine_derived(query, full, names)
-    _mine_equal(query, full, names)
-    _mine_order(query, full, names)
-    _mine_limit(query, full, names)
-    free = [p for p in names if p not in {e[0] for e in query.equal} | set(query.order)]
-    _mine_under(query, full, [p for p in free if p != query.limit_by])
-    _mine_bounds(query, full, [p for p in free if p not in query.under and p != query.limit_by])
-    _mine_presence(query, good)
-    return query
-
-
-def _own_key(full: Rows) -> str | None:
-    """A field whose values differ within every list."""
-    for name in full[0][1][0]:
-        values = [[r.get(name) for r in rows] for _, rows in full]
-        if all(isinstance(v, (str, int)) for vs in values for v in vs) and all(
-            len(set(vs)) == len(vs) for vs in values
-        ):
-            return name
-    return None
-
-
-def _collect(query: Query, full: Rows) -> None:
-    rows: dict[Any, Row] = {}
-    for s, listed in full:
-        for record in listed:
-            key = record.get(query.key) if query.key else call_key("", record)
-            row = rows.setdefault(key, Row(key, record))
-            row.fields = record
-            if s.episode not in row.episodes and len(row.episodes) < 3:
-                row.episodes.append(s.episode)
-            for p, v in s.args.items():
-                seen = row.under.setdefault(p, [])
-                if isinstance(v, (str, int, float)) and v not in seen and len(seen) < 40:
-                    seen.append(v)
-    query.rows = list(rows.values())
-
-
-def _mine_equal(query: Query, full: Rows, names: list[str]) -> None:
-    for p in names:
-        asked = [(s.args[p], rows) for s, rows in full if s.args.get(p) is not None]
-        if len(asked) < 3 or len({repr(v) for v, _ in asked}) < 2:
-            continue
-        for name in full[0][1][0]:
-            hits = sum(all(_equal(v, r.get(name)) for r in rows) for v, rows in asked)
-            if hits >= 0.98 * len(asked):
-                query.equal.append((p, name))
-
-
-def _mine_derived(query: Query, full: Rows, names: list[str]) -> None:
-    """Fields that are another field times an argument (a total of a price and a count)."""
-    if query.key is None:
-        return
-    for name, item in full[0][1][0].items():
-        if not is_number(item):
-            continue
-        seen: dict[Any, set[Any]] = defaultdict(set)
-        for _, rows in full:
-            for r in rows:
-                seen[r.get(query.key)].add(r.get(name))
-        if sum(len(v) > 1 for v in seen.values()) < 0.3 * len(seen):
-            continue
-        for other, p in ((o, p) for o in full[0][1][0] if o != name for p in names):
-            tried = [
-                (r[name], r[other] * s.args[p])
-                for s, rows in full[:200]
-                for r in rows
-                if is_number(s.args.get(p)) and is_number(r.get(other)) and is_number(r.get(name))
-            ]
-            if len(tried) > 10 and sum(abs(a - b) < 0.011 for a, b in tried) > 0.97 * len(tried):
-                query.derived[name] = (other, p)
-                break
-
-
-def _monotone(rows: list[dict[str, Any]], name: str) -> tuple[bool, bool] | None:
-    values = [r.get(name) for r in rows]
-    kinds = {kind_of(v) for v in values}
-    if kinds not in ({"number"}, {"string"}) or len(set(values)) < 2:
-        return None
-    pairs = list(zip(values, values[1:], strict=False))
-    return all(a <= b for a, b in pairs), all(a >= b for a, b in pairs)  # type: ignore[operator]
-
-
-def _order_of(lists: list[list[dict[str, Any]]]) -> tuple[str, bool] | None:
-    """The field and direction that all lists follow. None without enough evidence."""
-    best: tuple[float, str, bool] | None = None
-    for name in lists[0][0] if lists else ():
-        seen = [m for m in (_monotone(rows, name) for rows in lists if len(rows) > 1) if m]
-        odds = sum(len(rows) > 2 for rows in lists)
-        if len(seen) < 4 or (odds < 2 and len(seen) < 8):
-            continue
-        for down in (False, True):
-            share = sum(m[down] for m in seen) / len(seen)
-            if share >= 0.97 and (best is None or (share, len(seen)) > (best[0], 0)):
-                best = best or (share, name, down)
-    return (best[1], best[2]) if best else None
-
-
-def _mine_order(query: Query, full: Rows, names: list[str]) -> None:
-    chosen: set[int] = set()
-    equal = {p for p, _ in query.equal}
-    for p in names:
-        groups: dict[str, list[int]] = defaultdict(list)
-        values: dict[str, Any] = {}
-        for i, (s, _) in enumerate(full):
-            if isinstance(s.args.get(p), (str, bool)):
-                groups[repr(s.args[p])].append(i)
-                values[repr(s.args[p])] = s.args[p]
-        if p in equal or not groups or len(groups) > 12:
-            continue
-        rules = []
-        for text, members in groups.items():
-            by = _order_of([full[i][1] for i in members])
-            if by is not None:
-                rules.append((values[text], by[0], by[1]))
-        rest = _order_of([rows for s, rows in full if p not in s.args])
-        if rules and any((f, d) != rest for _, f, d in rules):
-            query.order[p] = rules
-            chosen.update(i for g in groups.values() for i in g)
-    plain = [rows for i, (_, rows) in enumerate(full) if i not in chosen]
-    query.default = _order_of(plain) if plain else None
-    query.stable = query.default is None and _is_stable(plain, query.key)
-    if query.stable and query.key:
-        _arrange(query, plain)
-
-
-def _is_stable(lists: list[list[dict[str, Any]]], key: str | None) -> bool:
-    """Whether pairs of records always come in the same order."""
-    if key is None:
-        return False
-    before: Counter[tuple[Any, Any]] = Counter()
-    for rows in lists:
-        listed = [r.get(key) for r in rows]
-        before.update((a, b) for a, b in zip(listed, listed[1:], strict=False))
-    pairs = [(n, before[b, a]) for (a, b), n in before.items() if n + before[b, a] > 1]
-    total = sum(n + m for n, m in pairs)
-    return total >= 4 and sum(max(n, m) for n, m in pairs) >= 0.98 * total
-
-
-def _arrange(query: Query, lists: list[list[dict[str, Any]]]) -> None:
-    """Remembered records in the traffic's order: by mean relative position."""
-    place: dict[Any, list[float]] = defaultdict(list)
-    for rows in lists:
-        for i, r in enumerate(rows):
-            place[r.get(query.key or "")].append(i / max(1, len(rows) - 1))
-    query.rows.sort(key=lambda r: sum(place[r.key]) / max(1, len(place[r.key])))
-
-
-def _mine_limit(query: Query, full: Rows, names: list[str]) -> None:
-    for p in names:
-        asked = [(s.args[p], len(r)) for s, r in full if is_number(s.args.get(p))]
-        if len(asked) > 4 and len({v for v, _ in asked}) > 1:
-            if all(n <= v for v, n in asked) and sum(n == v for v, n in asked) > 0.3 * len(asked):
-                query.limit_by = p
-                return
-    longest = max(len(rows) for _, rows in full)
-    if longest > 1 and sum(len(rows) == longest for _, rows in full) >= 0.1 * len(full):
-        query.limit = longest
-
-
-def _mine_under(query: Query, full: Rows, names: list[str]) -> None:
-    """Arguments whose different values list different records."""
-    for p in names:
-        asked = [s.args[p] for s, _ in full if s.args.get(p) is not None]
-        if len(asked) < 3 or any(isinstance(v, (list, dict, bool)) for v in asked):
-            continue
-        counts = Counter(asked)
-        alone = 1 - sum((n / len(asked)) ** 2 for n in counts.values())
-        often: Counter[Any] = Counter()
-        for s, rows in full:
-            if s.args.get(p) is not None:
-                often.update(r.get(query.key) if query.key else "" for r in rows)
-        again = [r for r in query.rows if often[r.key] > 1]
-        if len(counts) < 2 or alone < 0.02:
-            continue
-        mixed = sum(len(r.under.get(p, ())) > 1 for r in again)
-        expected = sum(1 - (1 - alone) ** (often[r.key] - 1) for r in again)
-        if mixed <= 0.15 * expected if expected >= 3 else isinstance(asked[0], str):
-            query.under.append(p)
-
-
-def _mine_bounds(query: Query, full: Rows, names: list[str]) -> None:
-    """Numeric arguments that bound a field, where the bound is seen to exclude records."""
-    pools: dict[int, list[dict[str, Any]]] = {}
-    for p in names:
-        asked = [i for i, (s, _) in enumerate(full) if is_number(s.args.get(p))][:300]
-        if len(asked) < 4:
-            continue
-        for name, item in full[0][1][0].items():
-            if not is_number(item):
-                continue
-            for pairs, sign in ((query.most, 1), (query.least, -1)):
-                broken = total = 0
-                expected = 0.0
-                for i in asked:
-                    step, rows = full[i]
-                    bound = step.args[p]
-                    if i not in pools:
-                        pools[i] = [r.fields for r in query.rows if query._selects(r, step.args)]
-                    total += len(rows)
-                    broken += sum(sign * (_num(r, name, bound) - bound) > 1e-9 for r in rows)
-                    pool = pools[i] or [{}]
-                    out = sum(
-                        sign * (_num({name: query.value(r, name, step.args)}, name, bound) - bound)
-                        > 1e-9
-                        for r in pool
-                    )
-                    expected += len(rows) * out / len(pool)
-                if broken <= 0.01 * total and expected >= 5 and expected > 0.04 * total:
-                    pairs.append((p, name))
-
-
-def _num(record: dict[str, Any], name: str, default: float) -> float:
-    value = record.get(name)
-    return value if is_number(value) and value is not None else default
-
-
-def _mine_presence(query: Query, good: Rows) -> None:
-    got = could = 0
-    for s, rows in good[:400]:
-        n = len(query.matches(s.args))
-        limit = s.args.get(query.limit_by) if query.limit_by else query.limit
-        if is_number(limit) and limit is not None and n >= limit:
-            continue
-        got, could = got + min(len(rows), n), could + n
-    query.present = got / could if could else 1.0
-    query.memo.clear()

@@ -71,9 +71,15 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
         first = next(i for i, m in enumerate(e.messages) if m["role"] == "user")
         book.openings.append(
             Opening(
-                origin, split_of(origin), list(e.messages[:first]), parts, dict(e.metadata),
-                list(e.tools), sorted(spoken), {} if e.metadata else fields,
-            )  # fmt: skip
+                origin,
+                split_of(origin),
+                list(e.messages[:first]),
+                parts,
+                dict(e.metadata),
+                list(e.tools),
+                sorted(spoken),
+                {} if e.metadata else fields,
+            )
         )
         talks.append((e, fields))
     book.situations = mine_situations(talks, votes)
@@ -98,9 +104,10 @@ def _ticket(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
     named: dict[str, Any] = {}
     for t in found:
         for path, value in leaves(parse(t.arguments)):
-            if isinstance(value, str) and len(value) > 3 and value in first and path not in named:
-                if any(ch.isdigit() for ch in value):
-                    named[path] = value
+            if not isinstance(value, str) or len(value) < 4 or path in named:
+                continue
+            if value in first and any(ch.isdigit() for ch in value):
+                named[path] = value
     return named
 
 

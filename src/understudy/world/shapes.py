@@ -22,7 +22,7 @@ from understudy.world.context import (
 from understudy.world.tree import Node, decide, grow, tuples
 from understudy.world.values import FreshIds, is_number, put, same
 
-_COST = {"const": 0, "arg": 1, "ref": 2, "repeat": 3, "recall": 4, "last": 5, "ref2": 6, "op": 7}
+_COST = {"const": 3.5, "arg": 1, "ref": 2, "repeat": 3, "recall": 4, "last": 5, "ref2": 6, "op": 7}
 _NONE = object()
 
 
@@ -201,7 +201,9 @@ def _steady(seen: Sequence[Seen]) -> set[str]:
             if isinstance(item, dict):
                 keys[path][tuple(item)] += 1
     return {
-        p for p, c in keys.items() if c.most_common(1)[0][1] >= 0.95 * sum(c.values()) and () not in c
+        p
+        for p, c in keys.items()
+        if c.most_common(1)[0][1] >= 0.95 * sum(c.values()) and () not in c
     }
 
 
@@ -213,7 +215,9 @@ def _mine_leaf(path: str, seen: Sequence[Seen], share: float, precision: float) 
     open_ = sum(not any(_available(x, s) for x in sure) for s in seen)
     if open_ > 0.05 * len(seen) and all(is_number(s.values[path]) for s in seen[:50]):
         ranked += _arithmetic(path, seen)
-    ranked.sort(key=lambda r: (-round(min(r[1], 0.995), 2), _COST.get(r[0][0], 9), -r[2], str(r[0])))
+    ranked.sort(
+        key=lambda r: (-round(min(r[1], 0.995), 2), _COST.get(r[0][0], 9), -r[2], str(r[0]))
+    )
     left = len(seen)
     rows = list(seen)
     for source, precise, _ in ranked:
@@ -226,10 +230,10 @@ def _mine_leaf(path: str, seen: Sequence[Seen], share: float, precision: float) 
         rows = rest
         if not rows or len(rows) < 0.002 * left:
             break
-    if not leaf.sources or leaf.sources[0][1] < 0.97 or len(rows) > 0.05 * left:
-        if len(texts) <= 12 and len(seen) >= 3 * len(texts):
-            labels = [json.dumps(s.values[path]) for s in seen]
-            leaf.tree = grow([s.row for s in seen], labels)
+    unsure = not leaf.sources or leaf.sources[0][1] < 0.97 or len(rows) > 0.05 * left
+    if unsure and len(texts) <= 12 and len(seen) >= 3 * len(texts):
+        labels = [json.dumps(s.values[path]) for s in seen]
+        leaf.tree = grow([s.row for s in seen], labels)
     new = [s.values[path] for s in seen if not s.right[path]]
     if len(new) > 0.9 * len(seen) and len(texts) > 0.95 * len(seen) and len(seen) > 4:
         leaf.fresh = FreshIds.mine([v for v in new if isinstance(v, (str, int))][:400])

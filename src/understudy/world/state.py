@@ -9,7 +9,7 @@ from typing import Any
 from understudy.core.types import ProvenanceKind
 from understudy.world.ids import Ids
 from understudy.world.transitions import Step
-from understudy.world.values import call_key, chance, leaves
+from understudy.world.values import call_key, chance, columns, leaves
 
 Key = tuple[str, Any]  # domain, id
 Value = tuple[Any, ProvenanceKind, str]
@@ -42,12 +42,28 @@ class Thing:
     failed: dict[str, str] = field(default_factory=dict)  # tool -> class of its last failure
 
 
+def idlike(value: Any) -> bool:
+    """Whether a value may be an identifier that a result mentions."""
+    return isinstance(value, str) and 2 < len(value) < 48 and any(map(str.isdigit, value))
+
+
 @dataclass(slots=True)
 class Memory:
     """Versions of every thing in the traffic: fields as an episode first showed them."""
 
     versions: dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]] = field(default_factory=dict)
     limit: int = 8
+    mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two episodes
+
+    def mention(self, value: Any, episode: int) -> None:
+        """An id-like text that a result of the traffic held."""
+        if idlike(value):
+            seen = self.mentions.setdefault(value, [])
+            if len(seen) < 2 and episode not in seen:
+                seen.append(episode)
+
+    def mentioned(self, value: Any, without: int | None) -> bool:
+        return any(e != without for e in self.mentions.get(value, ()))
 
     def add(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
         held = self.versions.setdefault(key[0], {}).setdefault(key[1], [])
@@ -91,6 +107,7 @@ class State:
     facts: dict[str, str] = field(default_factory=dict)  # tool+scope -> class that stays
     immune: dict[str, bool] = field(default_factory=dict)  # tool+scope that went well
     picked: dict[Key, tuple[int, dict[str, Any]] | None] = field(default_factory=dict)
+    shown: set[Any] = field(default_factory=set)  # id-like texts in the session's results
 
     def copy(self) -> "State":
         """An independent copy: results are shared, they are never edited."""
@@ -101,7 +118,7 @@ class State:
                 for k, t in self.things.items()
             },
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
-            dict(self.picked),
+            dict(self.picked), set(self.shown),
         )  # fmt: skip
 
     def remembered(self, key: Key) -> tuple[int, dict[str, Any]] | None:
@@ -110,10 +127,15 @@ class State:
         return self.picked[key]
 
     def standing(self, key: Key) -> str:
-        """`session`: seen in a result of this session; `memory`: in the traffic only; `new`."""
+        """`session`: a record of this session's results; `shown`: named in one of them;
+        `memory`: in the traffic only; `new`."""
         if key in self.things and self.things[key].fields:
             return "session"
-        return "memory" if self.remembered(key) is not None else "new"
+        if key[1] in self.shown:
+            return "shown"
+        if self.remembered(key) is not None or self.memory.mentioned(key[1], self.without):
+            return "memory"
+        return "new"
 
     def field(self, key: Key, name: str) -> Value | None:
         """A field of a thing: the session's value first, the traffic's else."""
@@ -149,6 +171,8 @@ class State:
         own: list[Key] = []
         if ok:
             own = self._take_records(name, named, value, n, kinds)
+            if isinstance(value, (dict, list)):
+                self.shown.update(v for _, v in columns(value) if idlike(v))
             self.last[name] = n
         for k in {*named, *own}:
             thing = self.things.setdefault(k, Thing(first=n))
@@ -172,8 +196,12 @@ class State:
             if record is value:
                 own.append((domain, item))
             self._merge((domain, item), record, n, kinds, name, record is value)
-        if not found and isinstance(value, dict) and len(named) == 1:
-            self._merge(named[0], value, n, kinds, name, True)
+        if isinstance(value, dict) and "" not in self.ids.keys.get(name, {}):
+            same = [k for k in named if any(v == k[1] for v in value.values())]
+            if not found and not same and len(named) == 1:
+                same = named
+            for key in same:
+                self._merge(key, value, n, kinds, name, True)
         return own
 
     def _merge(
@@ -221,6 +249,9 @@ def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: i
         known.update(v for _, v in leaves(s.args))
         if s.failed or not isinstance(s.value, (dict, list)):
             continue
+        for _, item in columns(s.value):
+            if item not in known:
+                memory.mention(item, s.episode)
         named = [(d, v) for _, d, v in ids.of_args(s.name, s.args)]
         found = False
         for domain, item, record in ids.of_result(s.name, s.value):
@@ -231,7 +262,8 @@ def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: i
             known.add(item)
             if key not in made[s.episode]:
                 memory.add(key, s.episode, record)
-        if not found and isinstance(s.value, dict) and len(named) == 1:
-            if named[0] not in made[s.episode]:
-                memory.add(named[0], s.episode, s.value)
+        if found or not isinstance(s.value, dict) or len(named) != 1:
+            continue
+        if named[0] not in made[s.episode]:
+            memory.add(named[0], s.episode, s.value)
     return memory

@@ -45,9 +45,10 @@ def _spans(text: str, named: dict[str, list[Source]]) -> list[Span]:
             if all(m.end() <= s or m.start() >= e for s, e, _ in taken):
                 taken.append((m.start(), m.end(), named[value]))
     for m in WORD.finditer(text):
-        if any(ch.isdigit() for ch in m.group()):
-            if all(m.end() <= s or m.start() >= e for s, e, _ in taken):
-                taken.append((m.start(), m.end(), named.get(m.group(), [])))
+        if not any(ch.isdigit() for ch in m.group()):
+            continue
+        if all(m.end() <= s or m.start() >= e for s, e, _ in taken):
+            taken.append((m.start(), m.end(), named.get(m.group(), [])))
     return sorted(taken, key=lambda s: s[:2])
 
 
@@ -76,7 +77,7 @@ class Template:
                 hits.update(slots[i][1])
             n = len(seen)
             (common, times) = texts.most_common(1)[0]
-            if times == n and n > 2 or (times > 0.95 * n and n > 20):
+            if (times == n and n > 2) or (times > 0.95 * n and n > 20):
                 hits[("const", common)] = times
             ranked = sorted(hits.items(), key=lambda h: (-h[1], h[0][0] == "const", str(h[0])))
             template.slots.append([(s, k / n) for s, k in ranked if k >= 0.3 * n][:4])

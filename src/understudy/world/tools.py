@@ -78,11 +78,12 @@ class ToolModel:
         for condition in conditions(c):
             own = self.conditions.get(condition, {})
             n = sum(own.values())
-            if n >= 8:
-                continue
             use = own if n else pooled.get(condition, {})
             total = sum(use.values())
             failed = sum(v for k, v in use.items() if k.startswith("err"))
+            formal = condition in ("extra", "missing") and failed >= 0.95 * total
+            if n >= 8 and not formal:
+                continue
             if (n or total >= 2) and failed >= 0.8 * total > 0:
                 return {k: v / total for k, v in use.items()}
         counts = decide(self.tree, lambda f: feature(f, c))
@@ -103,14 +104,13 @@ class ToolModel:
             if label not in facts.values() and not immune and not hard.by_id:
                 continue
             scope = scope_key(self.facts.name, label, hard.scope, c.args)
-            if scope in facts:
-                if greedy or rng.random() < hard.persist:
-                    return label, {label: 1.0}, True
-            if 0 < chances.get(label, 0) and not self.caused(label, chances):
+            if scope in facts and (greedy or rng.random() < hard.persist):
+                return label, {label: 1.0}, True
+            if chances.get(label, 0) > 0 and not self.caused(label, chances):
                 if scope in immune:
                     chances = _without(chances, label)
                 elif hard.by_id and len(hard.scope) == 1:
-                    k, n = hard.by_id.get(repr(c.args.get(hard.scope[0])), (0, 0))
+                    k, n = hard.by_id.get(repr(c.args.get(hard.scope[0])), [0, 0])
                     p = (k + hard.strength * chances[label]) / (n + hard.strength)
                     chances = _rescaled(chances, label, p)
         label = max(chances, key=chances.__getitem__) if greedy else weighted(chances, rng)
@@ -148,11 +148,25 @@ class ToolModel:
             return None, None, flag, {}, 1.0
         value, kinds, doubt = shape.render(c, rng, greedy)
         if shape.listing is not None and self.query is not None:
+            again = self._again(c)
+            if again is not None:
+                return again[0], None, self.flags.get(label, 0.0) > 0.5, {"": again[1]}, 0.02
             listed = self.query.answer(c.args, c.state)
             kinds["/" + shape.listing if shape.listing else ""] = "remembered"
             doubt = max(doubt, 0.1 if listed else 0.3)
             value = listed if shape.listing == "" else _insert(value, shape, listed)
         return value, None, self.flags.get(label, float(flag)) > 0.5, kinds, doubt
+
+    def _again(self, c: Context) -> tuple[Any, ProvenanceKind] | None:
+        """A listing that repeats itself: in this session, or as the traffic showed it."""
+        assert self.query is not None
+        n = c.state.same.get(c.key)
+        if self.query.repeats >= 0.8 and n is not None and c.state.calls[n].ok:
+            past = c.state.calls[n]
+            return past.value, past.kinds.get("", "remembered") if past.kinds else "observed"
+        if self.query.recalls >= 0.8 and c.recall is not None:
+            return c.recall, "remembered"
+        return None
 
 
 def _insert(value: Any, shape: Shape, listed: list[Any]) -> Any:
@@ -160,19 +174,16 @@ def _insert(value: Any, shape: Shape, listed: list[Any]) -> Any:
     assert shape.listing is not None
     donor = shape.donors[-1]
     own = value if isinstance(value, dict) else {}
-    out = {}
-    for key, old in donor.items():
+    out: dict[str, Any] = {}
+    for key in donor:
         if key == shape.listing:
             out[key] = listed
         elif key in own:
             counted = all(
-                d.get(key) == len(d.get(shape.listing, ()))
-                and isinstance(d.get(key), int)
+                d.get(key) == len(d.get(shape.listing, ())) and isinstance(d.get(key), int)
                 for d in shape.donors
             )
             out[key] = len(listed) if counted else own[key]
-        else:
-            del old
     return out
 
 

@@ -209,7 +209,5 @@ def steps(transitions_: Sequence[Transition], episode: int, failures: Failures) 
         value = parse(t.content)
         failed = failures.failed(t, value)
         flag = t.is_error if t.is_error is not None else failed
-        out.append(
-            Step(episode, i, t.name, args, t.content, value, flag, failed, bad, t.latency_s)
-        )
+        out.append(Step(episode, i, t.name, args, t.content, value, flag, failed, bad, t.latency_s))
     return out

@@ -11,8 +11,8 @@ from understudy.world.values import is_number
 
 # Of splits that explain a sample nearly as well, the one that is likelier to hold elsewhere.
 _TRUST = (
-    "miss", "extra", "unseen", "hits", "known", "field", "has", "kind", "fmt", "val", "cmp", "in", "rep",
-    "prev", "idfail", "by", "num", "done", "since", "n",
+    "miss", "extra", "unseen", "hits", "known", "field", "has", "kind", "fmt", "val", "cmp", "in",
+    "rep", "prev", "idfail", "by", "num", "done", "since", "n",
 )  # fmt: skip
 Node = dict[str, Any]  # {"counts"} and, unless a leaf, {"feature", "value", "yes", "no"}
 
@@ -79,7 +79,11 @@ def _best_split(
         )
         by_value: dict[Any, Counter[str]] = {}
         for (value, label), n in joint.items():
-            if not isinstance(value, bool) and is_number(value) and name[0] in ("num", "n", "since"):
+            if (
+                not isinstance(value, bool)
+                and is_number(value)
+                and name[0] in ("num", "n", "since")
+            ):
                 by_value.setdefault(value, Counter())[label] += n
             else:
                 by_value.setdefault((type(value).__name__, value), Counter())[label] += n

@@ -9,7 +9,10 @@ from typing import Any
 
 from understudy.world.values import is_number, leaves
 
-NUMBERS = "one two three four five six seven eight nine ten eleven twelve".split()
+NUMBERS = [
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve",
+]  # fmt: skip
 _DATES = {
     "date:%-d %B %Y": "%d %B %Y", "date:%B %-d, %Y": "%B %d, %Y", "date:%B %-d": "%B %d",
     "date:%-d %B": "%d %B", "date:%d/%m/%Y": "%d/%m/%Y", "date:%m/%d/%Y": "%m/%d/%Y",

@@ -1,0 +1,114 @@
+"""A dense drill of one skill: find a key in a table and answer with what belongs to it."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+from tiny_corpus.types import Dialogue, Probe
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def _term(rng: Random, kind: int, parts: list[str]) -> str:
+    if kind == 0:
+        return rng.choice(parts)
+    if kind == 1:
+        return str(rng.randrange(10 ** rng.choice((1, 2, 3, 4))))
+    if kind == 2:
+        return rng.choice(_LETTERS).upper() + str(rng.randrange(10, 1000))
+    if kind == 3:
+        return rng.choice(parts) + rng.choice(parts)
+    if kind == 4:
+        return (rng.choice(parts) + rng.choice(parts)).capitalize()
+    if kind == 5:
+        return f"{rng.choice(parts)}_{rng.randrange(10, 1000)}"
+    return f"{rng.choice(parts).capitalize()} {rng.choice(parts).capitalize()}"
+
+
+def _terms(rng: Random, count: int, parts: list[str]) -> list[str]:
+    kind = rng.randrange(7)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[_term(rng, kind, parts)] = None
+    return list(found)
+
+
+def lookup(rng: Random, parts: list[str]) -> Dialogue:
+    """A table, then many questions about it."""
+    maker = rng.choice((_table, _table, _records, _calls))
+    return maker(rng, parts)
+
+
+def _dialogue(table: str, turns: list[tuple[str, Any]], tools: list[Any]) -> Dialogue:
+    messages: list[dict[str, Any]] = []
+    if table:
+        messages += [{"role": "user", "content": table}, {"role": "assistant", "content": "OK."}]
+    probes = []
+    for question, answer in turns:
+        messages.append({"role": "user", "content": question})
+        if isinstance(answer, str):
+            messages.append({"role": "assistant", "content": answer})
+        else:
+            call = {"name": answer["name"], "arguments": json.dumps(answer["arguments"])}
+            entry = {"id": "call_0", "type": "function", "function": call}
+            messages.append({"role": "assistant", "content": None, "tool_calls": [entry]})
+        probes.append(Probe(len(messages) - 1, "copy", answer))
+    return Dialogue("lookup", messages, tools, probes)
+
+
+def _table(rng: Random, parts: list[str]) -> Dialogue:
+    count = rng.choice((2, 3, 4, 5, 6, 8))
+    keys, values = _terms(rng, count, parts), _terms(rng, count, parts)
+    pairs = list(zip(keys, values, strict=True))
+    style = rng.randrange(4)
+    if style == 3:
+        text = json.dumps(dict(pairs))
+    else:
+        glue, end = ((": ", "\n"), (" = ", "; "), (" | ", "\n"))[style]
+        text = end.join(k + glue + v for k, v in pairs)
+    form = rng.choice(("{}", "{}?", "What is {}?", "value of {}"))
+    back = set(keys) & set(values) == set() and rng.random() < 0.3
+    turns: list[tuple[str, Any]] = []
+    for _ in range(rng.randrange(8, 28)):
+        k, v = rng.choice(pairs)
+        turns.append((form.format(v), k) if back else (form.format(k), v))
+    return _dialogue(text, turns, [])
+
+
+def _records(rng: Random, parts: list[str]) -> Dialogue:
+    count = rng.choice((2, 3, 4, 5, 6))
+    fields = _terms(rng, rng.choice((2, 3)), [p for p in parts if len(p) > 1])
+    columns = [_terms(rng, count, parts) for _ in fields]
+    rows = [dict(zip(fields, values, strict=True)) for values in zip(*columns, strict=True)]
+    form = rng.choice(("{f} of {k}", "{k}: {f}?", "{f} of {k}?", "{k} {f}"))
+    turns: list[tuple[str, Any]] = []
+    for _ in range(rng.randrange(8, 24)):
+        row = rng.choice(rows)
+        asked, by = rng.sample(fields, 2)
+        turns.append((form.format(f=asked, k=row[by]), row[asked]))
+    return _dialogue(json.dumps(rows), turns, [])
+
+
+def _calls(rng: Random, parts: list[str]) -> Dialogue:
+    count = rng.choice((2, 3, 4))
+    names = _terms(rng, count, [p for p in parts if len(p) > 1])
+    names = [n.replace(" ", "_") for n in names]
+    tools: list[Any] = []
+    schemas: dict[str, list[str]] = {}
+    for name in names:
+        params = [p.replace(" ", "_") for p in _terms(rng, rng.choice((1, 1, 2)), parts)]
+        schemas[name] = params
+        properties = {p: {"type": "string"} for p in params}
+        schema = {"type": "object", "properties": properties, "required": params}
+        tools.append({"type": "function", "function": {"name": name, "parameters": schema}})
+    turns: list[tuple[str, Any]] = []
+    for _ in range(rng.randrange(5, 14)):
+        name = rng.choice(names)
+        values = [_term(rng, rng.randrange(7), parts) for _ in schemas[name]]
+        named = rng.random() < 0.4
+        shown = [f"{p} {v}" if named else v for p, v in zip(schemas[name], values, strict=True)]
+        arguments = dict(zip(schemas[name], values, strict=True))
+        turns.append((f"{name}: {', '.join(shown)}", {"name": name, "arguments": arguments}))
+    return _dialogue("", turns, tools)

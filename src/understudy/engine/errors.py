@@ -1,0 +1,32 @@
+"""What a chat raises, and how failures are recorded."""
+
+import time
+from dataclasses import replace
+
+from understudy.core.types import Completion, Status
+
+
+class ChatError(RuntimeError):
+    """A request was not answered. `completion` is the record of it, with `status` and `error`;
+    `http_status` is the upstream's where there was one."""
+
+    def __init__(self, completion: Completion, http_status: int | None = None) -> None:
+        super().__init__(completion.error or completion.status)
+        self.completion, self.http_status = completion, http_status
+
+
+def chat_error(started: Completion, error: BaseException, timeout: float | None) -> ChatError:
+    """The error for a failed call: timeout, invalid (the request's fault) or upstream_error."""
+    status: Status = "upstream_error"
+    text = one_line(error)
+    if isinstance(error, TimeoutError):
+        status, text = "timeout", f"no answer within {timeout:g} s" if timeout else "timed out"
+    elif isinstance(error, (ValueError, NotImplementedError)):
+        status = "invalid"
+    return ChatError(replace(started, status=status, error=text, finished_at=time.time()))
+
+
+def one_line(error: BaseException | str) -> str:
+    """An error's text on one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,0 +1,339 @@
+"""The engine over HTTP, on vLLM's routes, so that the two are interchangeable for a client.
+
+    python -m understudy.engine.server --base tiny --adapter NAME=DIRECTORY --port 0
+
+prints one JSON line, {"url": ...}, once it serves. Ids come back as vLLM names them: with
+`return_token_ids` a response has `prompt_token_ids` and each choice `token_ids`. Unlike vLLM's
+default, logprobs are of the sampled distribution (its `processed_logprobs`).
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from understudy.core.ids import uuid7
+from understudy.core.protocols import Renderer
+from understudy.core.types import Completion, ModelRef, Sample
+from understudy.engine.chat import ChatError, LocalChat
+from understudy.engine.torch_engine import EngineError, TorchEngine, UnknownModelError
+from understudy.engine.wire import (
+    BadRequest,
+    TextStream,
+    chat_chunk,
+    chat_response,
+    completions_response,
+    error_body,
+    parse_chat,
+    parse_completions,
+    usage_body,
+)
+
+MAX_BODY = 64 << 20
+
+
+class Server:
+    """The routes over one engine. `decode` gives the text of ids, every token kept."""
+
+    def __init__(self, engine: TorchEngine, renderer: Renderer, decode: Any, encode: Any) -> None:
+        self.engine, self.decode, self.encode = engine, decode, encode
+        self.chat = LocalChat(engine, renderer, engine.base)
+        self.renderer = renderer
+        self.created = int(time.time())
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
+        app.add_routes(
+            [
+                web.post("/v1/chat/completions", self.chat_completions),
+                web.post("/v1/completions", self.completions),
+                web.get("/v1/models", self.models),
+                web.post("/v1/load_lora_adapter", self.load_adapter),
+                web.post("/v1/unload_lora_adapter", self.unload_adapter),
+                web.get("/health", self.health),
+                web.get("/metrics", self.metrics),
+            ]
+        )
+        return app
+
+    def ref(self, name: Any) -> ModelRef:
+        """The model named on the wire: base, adapter or adapter@version."""
+        if not isinstance(name, str) or not name:
+            raise BadRequest("model must be a string", "model")
+        if name == self.engine.base:
+            return ModelRef(name)
+        adapter, _, version = name.rpartition("@")
+        if adapter and version.isdecimal():
+            return ModelRef(self.engine.base, adapter, int(version))
+        return ModelRef(self.engine.base, name)
+
+    # -- sampling --------------------------------------------------------------------------
+
+    async def chat_completions(self, http: web.Request) -> web.StreamResponse:
+        body = await _json(http)
+        model = self.ref(body.get("model"))
+        self.engine.resolve(model)
+        request = parse_chat(body, model)
+        if body.get("stream"):
+            return await self._stream(http, body, request)
+        count = body.get("n") or 1
+        done = await asyncio.gather(*(self._complete(request) for _ in range(count)))
+        return web.json_response(chat_response(done, body, self.decode))
+
+    async def _complete(self, request: Any, on_ids: Any = None) -> Completion:
+        try:
+            return await self.chat.complete(request, on_ids)
+        except ChatError as error:
+            if error.completion.status == "invalid":
+                raise BadRequest(str(error)) from error
+            raise
+
+    async def _stream(
+        self, http: web.Request, body: dict[str, Any], request: Any
+    ) -> web.StreamResponse:
+        if (body.get("n") or 1) != 1:
+            raise BadRequest("streaming needs n = 1", "n")
+        fresh: asyncio.Queue[list[int]] = asyncio.Queue()
+        task = asyncio.create_task(self._complete(request, lambda i: fresh.put_nowait(list(i))))
+        waiting = asyncio.create_task(fresh.get())
+        response = web.StreamResponse()
+        response.content_type = "text/event-stream"
+        response.headers["Cache-Control"] = "no-cache"
+        ident, text = f"chatcmpl-{uuid7()}", TextStream(self.renderer, request.sampling.stop)
+        opened = False
+
+        async def send(delta: dict[str, Any], **more: Any) -> None:
+            chunk = chat_chunk(ident, self.created, body["model"], delta, **more)
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+
+        async def opening() -> None:
+            await response.prepare(http)
+            await send({"role": "assistant", "content": ""})
+
+        try:
+            while not task.done() or not fresh.empty():
+                await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    continue
+                ids = waiting.result()
+                while not fresh.empty():
+                    ids += fresh.get_nowait()
+                waiting = asyncio.create_task(fresh.get())
+                if not opened:
+                    opened = True
+                    await opening()
+                await send({"content": text.add(ids)}, token_ids=ids)
+            done = await task
+            if not opened:
+                await opening()
+            await self._finish_stream(send, text, done, body)
+            await response.write(b"data: [DONE]\n\n")
+        except ChatError as error:
+            if not opened:
+                raise
+            await response.write(b"data: " + json.dumps(error_body(str(error))).encode() + b"\n\n")
+        finally:
+            task.cancel()
+            waiting.cancel()
+        await response.write_eof()
+        return response
+
+    async def _finish_stream(
+        self, send: Any, text: TextStream, done: Completion, body: dict[str, Any]
+    ) -> None:
+        """What is left of the text, the tool calls whole, the reason, ids and usage."""
+        assert done.message is not None
+        rest = text.rest(done.message)
+        if rest:
+            await send({"content": rest})
+        calls = done.message.get("tool_calls") or ()
+        if calls:
+            await send({"tool_calls": [{"index": i, **c} for i, c in enumerate(calls)]})
+        exact: dict[str, Any] = {}
+        if body.get("return_token_ids"):
+            exact["prompt_token_ids"] = list(done.prompt_ids or ())
+        if body.get("logprobs"):
+            exact["completion"] = done
+            exact["decode"] = self.decode
+        await send({}, finish_reason=done.finish_reason, **exact)
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await send({}, usage=usage_body(done.usage))
+
+    async def completions(self, http: web.Request) -> web.Response:
+        body = await _json(http)
+        model = self.ref(body.get("model"))
+        self.engine.resolve(model)
+        prompts, sampling = parse_completions(body, self.encode)
+        samples: list[Sample] = await asyncio.gather(
+            *(self.engine.sample(p, model, sampling) for p in prompts)
+        )
+        return web.json_response(completions_response(prompts, samples, body, self.decode))
+
+    # -- models ----------------------------------------------------------------------------
+
+    async def models(self, http: web.Request) -> web.Response:
+        base = self.engine.base
+        entries = [
+            {
+                "id": name,
+                "object": "model",
+                "created": self.created,
+                "owned_by": "understudy",
+                "root": m.path or base,
+                "parent": None if m.ref.adapter is None else base,
+                "max_model_len": self.engine.context,
+            }
+            for m in self.engine.models()
+            for name in dict.fromkeys([m.ref.adapter or base, str(m.ref)])
+        ]
+        unique = {e["id"]: e for e in entries}
+        return web.json_response({"object": "list", "data": list(unique.values())})
+
+    async def load_adapter(self, http: web.Request) -> web.Response:
+        body = await _json(http)
+        name, path = body.get("lora_name"), body.get("lora_path")
+        if not isinstance(name, str) or not name or not isinstance(path, str) or not path:
+            raise BadRequest("lora_name and lora_path must be given")
+        ref = self.ref(name)
+        if ref.adapter is None:
+            raise BadRequest(f"{name!r} is the base model's name", "lora_name")
+        known = any(m.ref.adapter == ref.adapter for m in self.engine.models())
+        if known and ref.version is None and not body.get("load_inplace"):
+            raise BadRequest(f"the adapter {name!r} is loaded already; set load_inplace", None)
+        try:
+            await self.engine.load(ref, path)
+        except FileNotFoundError as error:
+            raise web.HTTPNotFound(text=str(error)) from error
+        return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def unload_adapter(self, http: web.Request) -> web.Response:
+        body = await _json(http)
+        ref = self.ref(body.get("lora_name"))
+        await self.engine.unload(ref)
+        return web.Response(text=f"Success: LoRA adapter '{ref}' removed successfully.")
+
+    # -- watching --------------------------------------------------------------------------
+
+    async def health(self, http: web.Request) -> web.Response:
+        alive = all(s.thread.is_alive() for s in self.engine.shards)
+        return web.Response(status=200 if alive else 503)
+
+    async def metrics(self, http: web.Request) -> web.Response:
+        c = self.engine.counters()
+        running = sum(s.load for s in self.engine.shards)
+        values = {
+            "prompt_tokens_total": c.prompt_tokens,
+            "cached_tokens_total": c.cached_tokens,
+            "generation_tokens_total": c.sampled_tokens,
+            "decode_steps_total": c.steps,
+            "num_requests": running,
+            "render_fallbacks_total": self.chat.fallbacks,
+        }
+        lines = [f"understudy_engine_{k} {v}" for k, v in values.items()]
+        return web.Response(text="\n".join(lines) + "\n")
+
+
+@web.middleware
+async def _errors(http: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(http)
+    except UnknownModelError as error:
+        return web.json_response(error_body(str(error), "model_not_found", "model"), status=404)
+    except BadRequest as error:
+        return web.json_response(error_body(str(error), None, error.param), status=400)
+    except ValueError as error:
+        return web.json_response(error_body(str(error)), status=400)
+    except NotImplementedError as error:
+        return web.json_response(error_body(str(error)), status=400)
+    except (ChatError, EngineError) as error:
+        body = error_body(str(error), None, None, "server_error")
+        return web.json_response(body, status=500)
+    except web.HTTPException as error:
+        return web.json_response(error_body(error.text or error.reason), status=error.status)
+
+
+async def _json(http: web.Request) -> dict[str, Any]:
+    try:
+        body = await http.json()
+    except ValueError as error:
+        raise BadRequest(f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise BadRequest("the body must be a JSON object")
+    return body
+
+
+async def start_server(server: Server, host: str = "127.0.0.1", port: int = 0) -> web.AppRunner:
+    """Serve until `runner.cleanup()`. A client that leaves frees its sequence."""
+    runner = web.AppRunner(server.app(), handler_cancellation=True, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, port, backlog=2048).start()
+    return runner
+
+
+def server_url(runner: web.AppRunner) -> str:
+    """The root URL of a started server."""
+    host, port = runner.addresses[0][:2]
+    return f"http://{host}:{port}"
+
+
+async def serve(options: argparse.Namespace) -> None:
+    """Load, serve, print the URL, run until interrupted."""
+    from understudy.models.loading import load_base
+
+    loaded = load_base(options.base)
+    engine = TorchEngine(
+        loaded.model,
+        options.name or loaded.name,
+        loaded.renderer.stop_ids,
+        decode_text=loaded.renderer.decode,
+        threads=options.threads if options.threads == "auto" else int(options.threads),
+        max_slots=options.max_slots,
+    )
+    for text in options.adapter:
+        name, _, path = text.partition("=")
+        await engine.load(ModelRef(engine.base, name), path)
+    server = Server(engine, loaded.renderer, loaded.renderer.decode, loaded.renderer.encode)
+    runner = await start_server(server, options.host, options.port)
+    print(json.dumps({"url": server_url(runner), "model": engine.base}), flush=True)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await runner.cleanup()
+    await engine.aclose()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m understudy.engine.server",
+        description="Serve a base model and its adapters on vLLM's routes.",
+    )
+    parser.add_argument("--base", default="tiny", help="'tiny' or a Hugging Face folder")
+    parser.add_argument("--name", help="the base's name on the wire (default: the folder's)")
+    parser.add_argument("--adapter", action="append", default=[], metavar="NAME=DIRECTORY")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--threads", default="auto", help="decoding threads, or 'auto'")
+    parser.add_argument("--max-slots", type=int, default=512)
+    options = parser.parse_args()
+    for text in options.adapter:
+        name, _, path = text.partition("=")
+        if not name or not path:
+            parser.error(f"--adapter takes NAME=DIRECTORY, not {text!r}")
+        if not Path(path).is_dir():
+            sys.exit(f"error: there is no adapter directory {path}")
+    try:
+        asyncio.run(serve(options))
+    except (FileNotFoundError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

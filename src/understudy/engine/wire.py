@@ -1,0 +1,315 @@
+"""OpenAI's wire shapes, with vLLM's fields for exact ids: requests read, responses built."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from understudy.core.ids import uuid7
+from understudy.core.protocols import Renderer
+from understudy.core.types import (
+    Completion,
+    Message,
+    ModelRef,
+    Request,
+    Sample,
+    Sampling,
+    Usage,
+    text_of,
+)
+
+Body = dict[str, Any]
+Decode = Callable[[Sequence[int]], str]
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+class BadRequest(ValueError):
+    """A request that cannot be read; `param` names the field."""
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+def error_body(
+    message: str,
+    code: str | None = None,
+    param: str | None = None,
+    kind: str = "invalid_request_error",
+) -> Body:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+# -- requests ------------------------------------------------------------------------------
+
+
+def parse_sampling(body: Body) -> Sampling:
+    """Sampling parameters of a request. Raises BadRequest."""
+    stop = body.get("stop")
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if not all(isinstance(s, str) and s for s in stops):
+        raise BadRequest("stop must be a string or a list of strings", "stop")
+    longest = body.get("max_completion_tokens", body.get("max_tokens"))
+    return Sampling(
+        temperature=_number(body, "temperature", 1.0, 0, 2),
+        top_p=_number(body, "top_p", 1.0, 0, 1),
+        top_k=max(0, _integer(body.get("top_k"), "top_k", 0)),
+        max_tokens=_integer(longest, "max_tokens", 256, least=1),
+        seed=_integer(body["seed"], "seed", 0) if body.get("seed") is not None else None,
+        stop=stops,
+    )
+
+
+def parse_chat(body: Body, model: ModelRef) -> Request:
+    """A chat completion request. Raises BadRequest with the field's name."""
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise BadRequest("messages must be a list of at least one message", "messages")
+    for i, message in enumerate(messages):
+        where = f"messages[{i}]"
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise BadRequest(f"{where} must have a role of {', '.join(_ROLES)}", where)
+        if not isinstance(message.get("content"), str | list | None):
+            raise BadRequest(f"{where}.content must be a string or a list of parts", where)
+        for call in message.get("tool_calls") or ():
+            _check_call(call, where)
+    tools = body.get("tools") or []
+    if not isinstance(tools, list) or not all(_is_tool(t) for t in tools):
+        raise BadRequest("tools must be a list of functions with a name", "tools")
+    count = body.get("n") or 1
+    if not isinstance(count, int) or not 1 <= count <= 128:
+        raise BadRequest("n must be between 1 and 128", "n")
+    choice = body.get("tool_choice")
+    if choice not in (None, "auto", "none"):
+        raise BadRequest("only the tool_choice values 'auto' and 'none' are served", "tool_choice")
+    user = body.get("metadata")
+    metadata = user if isinstance(user, dict) else {}
+    return Request(
+        tuple(messages), model, tuple(tools), parse_sampling(body), choice, metadata=metadata
+    )
+
+
+def parse_completions(
+    body: Body, encode: Callable[[str], list[int]]
+) -> tuple[list[list[int]], Sampling]:
+    """Prompts (text or token ids, one or several) of a completions request."""
+    if body.get("stream"):
+        raise BadRequest("streaming is served on /v1/chat/completions", "stream")
+    prompt = body.get("prompt")
+    if isinstance(prompt, str):
+        prompts = [encode(prompt)]
+    elif isinstance(prompt, list) and prompt and all(_is_int(x) for x in prompt):
+        prompts = [prompt]
+    elif isinstance(prompt, list) and prompt and all(isinstance(x, str) for x in prompt):
+        prompts = [encode(x) for x in prompt]
+    elif isinstance(prompt, list) and prompt and all(_is_ids(x) for x in prompt):
+        prompts = prompt
+    else:
+        raise BadRequest("prompt must be text or token ids, or a list of either", "prompt")
+    return [p for p in prompts for _ in range(body.get("n") or 1)], parse_sampling(body)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(_is_int(x) for x in value)
+
+
+def _is_tool(tool: Any) -> bool:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _check_call(call: Any, where: str) -> None:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(call.get("id"), str):
+        raise BadRequest(f"{where}.tool_calls must have an id and a function", where)
+    if not all(isinstance(function.get(k), str) for k in ("name", "arguments")):
+        raise BadRequest(f"{where}.tool_calls need a name and arguments as text", where)
+
+
+def _number(body: Body, name: str, default: float, least: float, most: float) -> float:
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise BadRequest(f"{name} must be a number from {least} to {most}", name)
+    return float(value)
+
+
+def _integer(value: Any, name: str, default: int, least: int | None = None) -> int:
+    if value is None:
+        return default
+    if not _is_int(value) or (least is not None and value < least):
+        raise BadRequest(f"{name} must be a whole number{f' >= {least}' if least else ''}", name)
+    return int(value)
+
+
+# -- responses -----------------------------------------------------------------------------
+
+
+def usage_body(usage: Usage) -> Body:
+    prompt, output = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": output,
+        "total_tokens": prompt + output,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens or 0},
+    }
+
+
+def _logprobs(done: Completion, decode: Decode) -> Body:
+    entries = []
+    for i, value in zip(done.output_ids or (), done.logprobs or (), strict=True):
+        text = decode([i])
+        raw = list(text.encode())
+        entries.append({"token": text, "logprob": value, "bytes": raw, "top_logprobs": []})
+    return {"content": entries, "refusal": None}
+
+
+def chat_response(done: Sequence[Completion], body: Body, decode: Decode) -> Body:
+    """A chat.completion object, one choice a completion."""
+    choices = []
+    for i, completion in enumerate(done):
+        assert completion.message is not None
+        choice: Body = {
+            "index": i,
+            "message": {"refusal": None, **completion.message},
+            "finish_reason": completion.finish_reason,
+            "logprobs": _logprobs(completion, decode) if body.get("logprobs") else None,
+        }
+        if body.get("return_token_ids"):
+            choice["token_ids"] = list(completion.output_ids or ())
+        choices.append(choice)
+    first = done[0]
+    total = Usage(
+        first.usage.prompt_tokens,
+        first.usage.cached_tokens,
+        sum(c.usage.completion_tokens or 0 for c in done),
+    )
+    response: Body = {
+        "id": f"chatcmpl-{first.id}",
+        "object": "chat.completion",
+        "created": int(first.started_at),
+        "model": body["model"],
+        "choices": choices,
+        "usage": usage_body(total),
+        "system_fingerprint": str(first.served or first.request.model),
+    }
+    if body.get("return_token_ids"):
+        response["prompt_token_ids"] = list(first.prompt_ids or ())
+    return response
+
+
+def chat_chunk(
+    ident: str,
+    created: int,
+    model: str,
+    delta: Body,
+    *,
+    finish_reason: str | None = None,
+    token_ids: list[int] | None = None,
+    prompt_token_ids: list[int] | None = None,
+    completion: Completion | None = None,
+    decode: Decode | None = None,
+    usage: Body | None = None,
+) -> Body:
+    """A chat.completion.chunk. With `usage` it has no choices, as OpenAI's last chunk."""
+    chunk: Body = {
+        "id": ident,
+        "object": "chat.completion.chunk",
+        "created": created,
+        "model": model,
+        "choices": [],
+    }
+    if usage is not None:
+        return chunk | {"usage": usage}
+    choice: Body = {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
+    if token_ids is not None:
+        choice["token_ids"] = token_ids
+    if completion is not None and decode is not None:
+        choice["logprobs"] = _logprobs(completion, decode)
+    chunk["choices"] = [choice]
+    if prompt_token_ids is not None:
+        chunk["prompt_token_ids"] = prompt_token_ids
+    return chunk
+
+
+def completions_response(
+    prompts: Sequence[Sequence[int]], samples: Sequence[Sample], body: Body, decode: Decode
+) -> Body:
+    """A text_completion object."""
+    choices = []
+    for i, (prompt, sample) in enumerate(zip(prompts, samples, strict=True)):
+        choice: Body = {
+            "index": i,
+            "text": decode(sample.ids),
+            "finish_reason": sample.finish_reason,
+            "logprobs": None,
+        }
+        if body.get("logprobs") is not None:
+            tokens = [decode([t]) for t in sample.ids]
+            choice["logprobs"] = {
+                "tokens": tokens,
+                "token_logprobs": list(sample.logprobs),
+                "top_logprobs": None,
+                "text_offset": [len("".join(tokens[:t])) for t in range(len(tokens))],
+            }
+        if body.get("return_token_ids"):
+            choice |= {"prompt_token_ids": list(prompt), "token_ids": list(sample.ids)}
+        choices.append(choice)
+    usage = Usage(
+        sum(len(p) for p in prompts),
+        sum(s.cached_tokens for s in samples),
+        sum(len(s.ids) for s in samples),
+    )
+    return {
+        "id": f"cmpl-{uuid7()}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": body["model"],
+        "choices": choices,
+        "usage": usage_body(usage),
+    }
+
+
+class TextStream:
+    """The content of a message that is still being sampled, piece by piece.
+
+    Held back: what may still turn out to be a tool call, an unfinished character, a stop string
+    or a newline before a tool call. What was given out is always a beginning of the final text.
+    """
+
+    def __init__(self, renderer: Renderer, stop: Sequence[str]) -> None:
+        self.renderer, self.stop = renderer, stop
+        self.ids: list[int] = []
+        self.sent = ""
+
+    def add(self, ids: Sequence[int]) -> str:
+        """The text that is certain now and was not before."""
+        self.ids += ids
+        text = text_of(self.renderer.parse(self.ids).get("content")).rstrip("\ufffd")
+        text = text[: len(text) - self._doubtful(text)]
+        if not text.startswith(self.sent):
+            return ""
+        piece, self.sent = text[len(self.sent) :], max(text, self.sent, key=len)
+        return piece
+
+    def rest(self, message: Message) -> str:
+        """What the finished message has beyond the pieces."""
+        text = text_of(message.get("content"))
+        return text[len(self.sent) :] if text.startswith(self.sent) else ""
+
+    def _doubtful(self, text: str) -> int:
+        held = len(text) - len(text.rstrip("\n"))
+        for marker in ("<tool_call>", "<|im_end|>", *self.stop):
+            found = text.find(marker)
+            if found >= 0:
+                held = max(held, len(text) - found)
+            for n in range(min(len(marker), len(text)), 0, -1):
+                if text.endswith(marker[:n]):
+                    held = max(held, n)
+                    break
+        return held

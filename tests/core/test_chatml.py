@@ -1,0 +1,117 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from understudy.core.chatml import assistant_text, call_error, parse_assistant, render_text
+
+FIND = {
+    "type": "function",
+    "function": {
+        "name": "find",
+        "description": "Find things",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "town": {"type": "string"},
+                "tags": {"type": "array", "items": {"type": "string"}},
+                "order": {"enum": ["price", "score"]},
+            },
+            "required": ["town"],
+        },
+    },
+}
+
+
+def call(arguments, name="find"):
+    return {"id": "call_0", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def test_golden_rendering():
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "ok", "tool_calls": [call('{"town":"Øst"}')]},
+        {"role": "tool", "tool_call_id": "call_0", "content": "[]"},
+        {"role": "tool", "tool_call_id": "call_1", "content": "{}"},
+    ]
+    assert render_text(messages, [FIND], add_generation_prompt=True) == (
+        "<|im_start|>system\nBe kind.\n<tools>\n"
+        '{"name": "find", "description": "Find things", "parameters": '
+        '{"town": "string", "tags": "string[]?", "order": "price|score?"}}\n'
+        "</tools><|im_end|>\n"
+        "<|im_start|>user\nhello<|im_end|>\n"
+        '<|im_start|>assistant\nok\n<tool_call>\n{"name": "find", "arguments": {"town": "Øst"}}\n'
+        "</tool_call><|im_end|>\n"
+        "<|im_start|>user\n<tool_response>\n[]\n</tool_response>\n"
+        "<tool_response>\n{}\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_tools_without_a_system_message_get_a_turn_of_their_own():
+    text = render_text([{"role": "user", "content": "hi"}], [FIND])
+    assert text.startswith("<|im_start|>system\n<tools>\n")
+    assert "<tools>" not in render_text([{"role": "user", "content": "hi"}])
+
+
+def test_unknown_roles_are_refused():
+    with pytest.raises(ValueError, match="no role 'narrator'"):
+        render_text([{"role": "narrator", "content": "x"}])
+
+
+plain = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | plain,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.text('ab \n{}"', max_size=10).map(lambda t: t.strip("\n")),
+    st.lists(st.tuples(st.text("abc_", min_size=1), st.dictionaries(plain, values)), max_size=3),
+)
+def test_what_is_rendered_is_parsed_back(content, calls):
+    if any("tool_call>" in json.dumps(a, ensure_ascii=False) for _, a in calls):
+        return
+    made = [
+        {**call(json.dumps(a, ensure_ascii=False), n), "id": f"call_{i}"}
+        for i, (n, a) in enumerate(calls)
+    ]
+    message = {"role": "assistant", "content": content or (None if made else "")}
+    if made:
+        message["tool_calls"] = made
+    assert parse_assistant(assistant_text(message)) == message
+
+
+@given(plain)
+def test_any_text_is_parsed(text):
+    for wrapped in (text, f"<tool_call>{text}</tool_call>", f"<tool_call>{text}"):
+        assert parse_assistant(wrapped)["role"] == "assistant"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ('{"town": "x"}', None),
+        ('{"town": "x"', "not valid JSON"),
+        ("[1]", "must be a JSON object"),
+        ("{}", "needs town"),
+        ('{"town": 3}', "must be of type string"),
+        ('{"town": "x", "order": "age"}', "one of price, score"),
+        ('{"town": "x", "size": 1}', "no parameter size"),
+    ],
+)
+def test_call_errors_say_what_is_wrong(arguments, says):
+    error = call_error(call(arguments), [FIND])
+    assert (error is None) if says is None else (says in error)
+    assert "unknown tool" in call_error(call("{}", "fly"), [FIND])
+
+
+def test_a_broken_call_stays_in_the_message():
+    message = parse_assistant('<tool_call>\n{"name": "find", "arguments": {"to\n</tool_call>')
+    (broken,) = message["tool_calls"]
+    assert broken["function"]["name"] == "find"
+    assert call_error(broken, [FIND]) is not None
