@@ -32,14 +32,14 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--threads", type=int, default=1, help="threads of each process")
     p.add_argument("--accumulate", type=int, default=1, help="packed batches a worker and step")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--muon-lr", type=float, default=0.02)
-    p.add_argument("--adam-lr", type=float, default=0.002)
-    p.add_argument("--decay-from", type=float, default=0.62, help="where the linear decay begins")
-    p.add_argument("--context", type=float, default=0.2, help="share of context tokens with loss")
+    p.add_argument("--muon-lr", type=float, default=0.01)
+    p.add_argument("--adam-lr", type=float, default=0.0015)
+    p.add_argument("--decay-from", type=float, default=0.5, help="where the linear decay begins")
+    p.add_argument("--context", type=float, default=0.1, help="share of context tokens with loss")
+    p.add_argument("--disguised", type=float, default=0.85, help="share of renamed dialogues")
     p.add_argument("--decisive", type=float, default=1.0, help="weight of turns that decide")
-    p.add_argument("--mixture", default="", help="family weights, as JSON")
+    p.add_argument("--mixture", default="", help="family weights (JSON) instead of stages")
     p.add_argument("--pack", type=int, default=4096, help="positions of one packed batch")
-    p.add_argument("--early-chunks", type=int, default=60, help="chunks with a share of drills")
     p.add_argument("--no-induction", action="store_true", help="default initialisation instead")
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--eval-minutes", type=float, default=0.0, help="quick evaluation this often")
@@ -55,15 +55,15 @@ def arguments() -> argparse.Namespace:
     return p.parse_args()
 
 
-MALLOC = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8000000000"
-)
+MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8000000000"
 
 
 def main() -> int:
     a = arguments()
     if not os.environ.get("GLIBC_TUNABLES"):  # read at program start only; a tenth faster
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"GLIBC_TUNABLES": MALLOC})
+        os.execve(
+            sys.executable, [sys.executable, *sys.argv], os.environ | {"GLIBC_TUNABLES": MALLOC}
+        )
     run = Path(a.run)
     if a.export:
         from tiny_pretrain.export import export
@@ -81,10 +81,10 @@ def main() -> int:
             threads=a.threads,
         )
         return 0
-    from tiny_corpus import EARLY
     from tiny_pretrain.data import DataOptions
     from tiny_pretrain.loop import Options, train
     from tiny_pretrain.prepare import prepare
+    from tiny_pretrain.recipe import chunks
 
     if a.resume and not (run / "state.json").exists():
         print(f"nothing to resume in {run}: run without --resume", file=sys.stderr)
@@ -94,10 +94,10 @@ def main() -> int:
     data = DataOptions(
         context=a.context,
         decisive=a.decisive,
+        disguised=a.disguised,
         mixture=json.loads(a.mixture) if a.mixture else {},
         tokens=a.pack,
-        early=EARLY,
-        early_chunks=a.early_chunks,
+        chunks=chunks(a.minutes, a.tokens, a.workers),
     )
     options = Options(
         folder=a.run,

@@ -1,1 +1,1 @@
-"""Pretraining of the shipped tiny model: tokenizer, initialisation, training net, data, evaluation."""
+"""Pretraining of the tiny model: tokenizer, initialisation, net, data, loop, evaluation."""

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from .disguise import disguise, pieces
-from .lookup import lookup
+from .lookup import extreme, lookup
+from .recipe import STAGES
 
+DRILLS = {"lookup": lookup, "extreme": extreme}
 DECISIVE = ("choice", "rule", "correction", "compare")
 
 
@@ -27,12 +29,11 @@ class DataOptions:
     tokens: int = 4096  # positions in one packed batch
     chunk: int = 192  # documents packed together
     longest: int = 2048  # longer documents are left out, and counted
-    context: float = 0.2  # share of the tokens outside assistant turns that carry loss
+    context: float = 0.1  # share of the tokens outside assistant turns that carry loss
     decisive: float = 1.0  # weight of assistant turns that hold a probe of a DECISIVE kind
-    mixture: dict[str, float] = field(default_factory=dict)  # family weights; empty: the corpus's
-    disguised: float = 0.65  # share of dialogues whose words are renamed
-    early: dict[str, float] = field(default_factory=dict)  # mixture at the start; may be empty
-    early_chunks: int = 0  # over which `early` fades linearly into the mixture
+    disguised: float = 0.85  # share of dialogues whose words are renamed
+    mixture: dict[str, float] = field(default_factory=dict)  # instead of the stages, if given
+    chunks: int = 500  # of the whole run, for the stages' shares
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Encoder:
         from understudy.core.chatml import render_text
 
         text = render_text(dialogue.messages, dialogue.tools)
-        if dialogue.family != "lookup" and rng.random() < options.disguised:
+        if dialogue.family not in DRILLS and rng.random() < options.disguised:
             text = disguise(text, rng, self.parts, rng.choice((0.5, 0.8, 1.0)))
         ids = np.array(self.encode(text), dtype=np.int64)
         draw = np.random.default_rng(rng.getrandbits(64)).random(len(ids))
@@ -85,9 +86,7 @@ class Encoder:
         assistants = [i for i, m in enumerate(dialogue.messages) if m["role"] == "assistant"]
         decisive = {p.message for p in dialogue.probes if p.kind in DECISIVE}
         h = len(self.head)
-        begins = [
-            i for i in np.flatnonzero(ids == self.start) if list(ids[i : i + h]) == self.head
-        ]
+        begins = [i for i in np.flatnonzero(ids == self.start) if list(ids[i : i + h]) == self.head]
         ends = np.flatnonzero(ids == self.end)
         assert len(begins) == len(assistants), "assistant turns and messages differ"
         for begin, message in zip(begins, assistants, strict=True):
@@ -98,30 +97,33 @@ class Encoder:
         return ids, weight
 
 
+def stage(share: float) -> dict[str, float]:
+    """The family weights at this share of the run."""
+    return next((m for end, m in STAGES if share < end), STAGES[-1][1])
+
+
 def family_names() -> list[str]:
     """The corpus's families and the drill of this package, in the order of the metrics."""
     from tiny_corpus import FAMILIES
 
-    return [*sorted(FAMILIES), "lookup"]
+    return [*sorted(FAMILIES), *DRILLS]
 
 
 def chunk_batches(
     encoder: Encoder, options: DataOptions, seed: int, rank: int, chunk: int
 ) -> list[Batch]:
     """The batches of one chunk of documents: a pure function of its arguments."""
-    from tiny_corpus import FAMILIES, generate
+    from tiny_corpus import generate
 
-    weights = dict(options.mixture) or dict(FAMILIES)
-    left = 1 - chunk / options.early_chunks if options.early and options.early_chunks else 0.0
+    mixture = dict(options.mixture) or stage(chunk / options.chunks)
+    names = sorted(mixture)
     index = {n: i for i, n in enumerate(family_names())}
     documents, skipped = [], 0
     for i in range(options.chunk):
         rng = Random(_seed(seed, rank, chunk, i))
-        mixture = options.early if rng.random() < left else weights
-        names = sorted(mixture)
         family = rng.choices(names, [mixture[n] for n in names])[0]
-        if family == "lookup":
-            dialogue = lookup(rng, encoder.parts)
+        if family in DRILLS:
+            dialogue = DRILLS[family](rng, encoder.parts)
         else:
             dialogue = generate(rng.getrandbits(60), "train", family)
         ids, weight = encoder.document(dialogue, rng, options)

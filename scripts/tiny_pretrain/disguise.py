@@ -13,11 +13,12 @@ from pathlib import Path
 from random import Random
 
 _RUN = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
-PROTECTED = frozenset(
-    """name number order key string integer boolean object array null true false type arguments
-    parameters description status error message result results data ok sort limit
-    im start end user assistant system call tool tools response""".split()
-)
+_KEPT = """
+    name number order key string integer boolean object array null true false type arguments
+    parameters description status error message result results data ok sort limit im start end user
+    assistant system call tool tools response
+"""
+PROTECTED = frozenset(_KEPT.split())
 
 
 @lru_cache(maxsize=1)
@@ -28,10 +29,10 @@ def eligible() -> dict[str, bool]:
     pools = [w.PLACE, w.SIZE, w.PERSON, w.METHOD, w.ID, w.HOLD, w.FINAL, w.NOTE, w.FLAGS]
     keep = {*w.PRICE, *w.GOOD, *w.NUMERIC, *w.SORT, *w.METHODS, *PROTECTED}
     keep |= {part for c in w.CAP for part in _RUN.findall(c)}
-    found = {word: True for word in w.NOUNS}
+    found = dict.fromkeys(w.NOUNS, True)
     found |= {word: True for pool in pools for word in pool if word.isalpha()}
     found |= {word: False for verbs in w.VERBS.values() for word in verbs}
-    found |= {word: False for word in [*w.ATTRIBUTES, *w.OPTION]}
+    found |= dict.fromkeys([*w.ATTRIBUTES, *w.OPTION], False)
     return {word: many for word, many in found.items() if word not in keep}
 
 

@@ -41,7 +41,7 @@ def items_shown(messages: Sequence[dict[str, Any]]) -> int | None:
             value = json.loads(text)
         except json.JSONDecodeError:
             continue
-        lists = [v for v in (value.values() if isinstance(value, dict) else [value])]
+        lists = list(value.values()) if isinstance(value, dict) else [value]
         sizes = [len(v) for v in lists if isinstance(v, list)]
         if sizes:
             return max(sizes)
@@ -70,7 +70,7 @@ def cases(count: int, longest: int = 6000, split: str = "heldout") -> list[Case]
             if isinstance(probe.expected, dict):
                 figures.append("valid")
             key = figures[1] if probe.kind == "choice" and len(figures) > 1 else probe.kind
-            if key in taken or (held[key] >= count and not (key == "valid")):
+            if key in taken or (held[key] >= count and key != "valid"):
                 continue
             if key == "valid" and held["valid"] >= 3 * count:
                 continue
@@ -160,7 +160,9 @@ def score(held: Sequence[Case], texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def evaluate_run(run: Path, model: Path | None, docs: Path | None, count: int, threads: int) -> None:
+def evaluate_run(
+    run: Path, model: Path | None, docs: Path | None, count: int, threads: int
+) -> None:
     """Evaluate an exported folder or the run's averaged weights; print, and write where asked."""
     from .export import write_model
     from .report import plot, table

@@ -15,12 +15,14 @@ from .net import Shape
 from .tokenizer import END_OF_TEXT, IM_END
 
 
-def write_model(run: Path, target: Path, raw: bool = False, dtype: torch.dtype | None = None) -> None:
+def write_model(
+    run: Path, target: Path, raw: bool = False, dtype: torch.dtype | None = None
+) -> None:
     """A Hugging Face folder of the run's weights (their running average unless `raw`)."""
     from tokenizers import Tokenizer
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-    saved = load_file(str(run / ("checkpoint" if raw else "average") ) + ".safetensors")
+    saved = load_file(str(run / ("checkpoint" if raw else "average")) + ".safetensors")
     weights = {k.removeprefix("model/"): v for k, v in saved.items() if k.startswith("model")}
     s = Shape(**json.loads((run / "options.json").read_text())["shape"])
     tok = Tokenizer.from_file(str(run / "tokenizer.json"))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .net import Shape, TinyNet
+from .net import TinyNet
 
 CONST, NUMBER, WORD = 0, slice(1, 9), slice(9, 64)
 TOKEN, BACK1, BACK2, ASKED = slice(1, 64), slice(64, 86), slice(86, 107), slice(107, 128)
@@ -93,7 +93,9 @@ def _previous_token_heads(net: TinyNet, gen: torch.Generator) -> None:
         k[group * hd : (group + 1) * hd, CONST] = torch.cat((size, 0 * size))
         v[group * hd : (group + 1) * hd] = 0
         v[group * hd : (group + 1) * hd, TOKEN] = basis
-    for head, (back, place) in enumerate(zip((1, 2, 5, 6), (BACK1, BACK2, ASKED, ASKED), strict=True)):
+    for head, (back, place) in enumerate(
+        zip((1, 2, 5, 6), (BACK1, BACK2, ASKED, ASKED), strict=True)
+    ):
         rows = slice(head * hd, (head + 1) * hd)
         turn = back * freq
         q[rows, CONST] = torch.cat((size * turn.cos(), -size * turn.sin()))

@@ -41,7 +41,9 @@ def lookup(rng: Random, parts: list[str]) -> Dialogue:
     return maker(rng, parts)
 
 
-def _dialogue(table: str, turns: list[tuple[str, Any]], tools: list[Any]) -> Dialogue:
+def _dialogue(
+    table: str, turns: list[tuple[str, Any]], tools: list[Any], family: str = "lookup"
+) -> Dialogue:
     messages: list[dict[str, Any]] = []
     if table:
         messages += [{"role": "user", "content": table}, {"role": "assistant", "content": "OK."}]
@@ -55,7 +57,7 @@ def _dialogue(table: str, turns: list[tuple[str, Any]], tools: list[Any]) -> Dia
             entry = {"id": "call_0", "type": "function", "function": call}
             messages.append({"role": "assistant", "content": None, "tool_calls": [entry]})
         probes.append(Probe(len(messages) - 1, "copy", answer))
-    return Dialogue("lookup", messages, tools, probes)
+    return Dialogue(family, messages, tools, probes)
 
 
 def _table(rng: Random, parts: list[str]) -> Dialogue:
@@ -112,3 +114,41 @@ def _calls(rng: Random, parts: list[str]) -> Dialogue:
         arguments = dict(zip(schemas[name], values, strict=True))
         turns.append((f"{name}: {', '.join(shown)}", {"name": name, "arguments": arguments}))
     return _dialogue("", turns, tools)
+
+
+_LOW = ("lowest", "smallest", "least", "min", "cheapest")
+_HIGH = ("highest", "largest", "most", "max", "most expensive")
+
+
+def extreme(rng: Random, parts: list[str]) -> Dialogue:
+    """Short lists, bare or with keys, and the question which is the smallest or the largest."""
+    keyed = rng.random() < 0.6
+    kind = rng.choice((0, 1, 2, 5))
+    top = rng.choice((20, 100, 100, 1000, 5000))
+    tenths = rng.random() < 0.15
+    style = rng.choice(("{k} {v}", "{k}: {v}", "{k}={v}", '"{k}": {v}'))
+    after = rng.random() < 0.4  # the question stands after the list
+    same = rng.random() < 0.5
+    word = rng.choice((*_LOW, *_HIGH))
+    turns: list[tuple[str, Any]] = []
+    for _ in range(rng.randrange(10, 22)):
+        count = rng.choice((2, 2, 3, 3, 4, 5, 6))
+        numbers: list[Any] = rng.sample(range(1, top), count)
+        if tenths:
+            numbers = [n / 10 for n in numbers]
+        if not same:
+            word = rng.choice((*_LOW, *_HIGH))
+        best = min(numbers) if word in _LOW else max(numbers)
+        answer = str(best)
+        if keyed:
+            keys: list[str] = []
+            while len(keys) < count:
+                key = _term(rng, kind, parts)
+                if key not in keys:
+                    keys.append(key)
+            answer = keys[numbers.index(best)]
+            shown = ", ".join(style.format(k=k, v=v) for k, v in zip(keys, numbers, strict=True))
+        else:
+            shown = ", ".join(map(str, numbers))
+        turns.append((f"{shown}: {word}?" if after else f"{word}: {shown}", answer))
+    return _dialogue("", turns, [], "extreme")

@@ -33,10 +33,10 @@ class Options:
     workers: int = 2
     threads: int = 1
     accumulate: int = 1
-    muon_lr: float = 0.02
-    adam_lr: float = 0.004
+    muon_lr: float = 0.01
+    adam_lr: float = 0.0015
     warm_up: float = 0.01
-    decay_from: float = 0.62
+    decay_from: float = 0.5
     induction: bool = True
     compile: bool = True
     sharpen: float = 1.0  # on resuming, scales q and k norms of layers 2 and up
@@ -161,15 +161,12 @@ def run_worker(rank: int, o: Options, shared: Shared, resume: bool) -> None:
             return
 
 
-def _load(
-    folder: Path, net: TinyNet, optimiser: Optimiser, sharpen: float
-) -> dict[str, Any]:
+def _load(folder: Path, net: TinyNet, optimiser: Optimiser, sharpen: float) -> dict[str, Any]:
     saved = load_file(str(folder / "checkpoint.safetensors"))
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
     for n in net.weights:
-        if sharpen != 1.0 and n.endswith(("q_norm.weight", "k_norm.weight")):
-            if int(n.split(".")[2]) >= 2:
-                saved["model/" + n] *= sharpen
+        deep = n.endswith(("q_norm.weight", "k_norm.weight")) and int(n.split(".")[2]) >= 2
+        saved["model/" + n] *= sharpen if deep else 1.0
     with torch.no_grad():
         for n, p in net.weights.items():
             p.copy_(saved["model/" + n])

@@ -16,7 +16,6 @@ DOCUMENTS = 6000
 def texts(seed: int, count: int = DOCUMENTS) -> Iterator[str]:
     """Rendered dialogues of the train split."""
     from tiny_corpus import generate
-
     from understudy.core.chatml import render_text
 
     for i in range(count):

@@ -13,10 +13,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [f"tokens {(result['tokens'] or 0) / 1e6:.2f} M, {result['eval_seconds']} s"]
     for group in ("figures", "families"):
         for name, f in result[group].items():
-            lines.append(
-                f"{name:34s} {100 * f['mean']:6.2f}  [{100 * f['low']:5.1f}, {100 * f['high']:5.1f}]"
-                f"  n={f['n']}"
-            )
+            mean, low, high = (100 * f[k] for k in ("mean", "low", "high"))
+            lines.append(f"{name:34s} {mean:6.2f}  [{low:5.1f}, {high:5.1f}]  n={f['n']}")
     return "\n".join(lines)
 
 

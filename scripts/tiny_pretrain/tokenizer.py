@@ -45,10 +45,13 @@ TEMPLATE = """
 {%- macro line(function) -%}
 {%- set schema = function.parameters or {} -%}
 {{- '{"name": ' + (function.name | tojson) -}}
-{%- if function.description -%}{{- ', "description": ' + (function.description | tojson) -}}{%- endif -%}
+{%- if function.description -%}
+{{- ', "description": ' + (function.description | tojson) -}}
+{%- endif -%}
 {{- ', "parameters": {' -}}
 {%- for name, spec in (schema.properties or {}).items() -%}
-{{- ', ' if not loop.first -}}{{- name | tojson -}}: {{ (kind(spec) + ('' if name in (schema.required or []) else '?')) | tojson -}}
+{%- set mark = '' if name in (schema.required or []) else '?' -%}
+{{- ', ' if not loop.first -}}{{- name | tojson -}}: {{ (kind(spec) + mark) | tojson -}}
 {%- endfor -%}
 {{- '}}' -}}
 {%- endmacro -%}
@@ -77,7 +80,8 @@ TEMPLATE = """
 {%- for call in message.tool_calls or [] -%}
 {{- '\\n' if message.content or not loop.first -}}
 {{- '<tool_call>\\n{"name": ' + (call.function.name | tojson) + ', "arguments": ' -}}
-{{- (call.function.arguments or '{}') if call.function.arguments is string else call.function.arguments | tojson -}}
+{%- set given = call.function.arguments -%}
+{{- (given or '{}') if given is string else given | tojson -}}
 {{- '}\\n</tool_call>' -}}
 {%- endfor -%}
 {{- '<|im_end|>\\n' -}}

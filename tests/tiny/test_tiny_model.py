@@ -1,4 +1,4 @@
-"""The shipped tiny model: loads everywhere, speaks the format, copies, knows nothing of the demo."""
+"""The shipped tiny model: it loads, speaks the format, copies, and knows nothing of the demo."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def test_is_a_small_qwen3(model: Any, tok: Any) -> None:
     assert (FOLDER / "model.safetensors").stat().st_size <= 7e6
     assert sum(p.stat().st_size for p in FOLDER.iterdir() if p.is_file()) <= 12e6
     assert len(tok) == model.config.vocab_size
-    assert tok.eos_token == "<|im_end|>" and tok.pad_token == "<|endoftext|>"
+    assert tok.eos_token == "<|im_end|>"
+    assert tok.pad_token == "<|endoftext|>"
     assert model.generation_config.eos_token_id == tok.eos_token_id
     assert not list(FOLDER.rglob("*.py"))
 
@@ -119,9 +120,7 @@ MESSAGE = st.one_of(
 )
 
 
-@given(
-    st.lists(MESSAGE, min_size=1, max_size=6), st.lists(tools(), max_size=3), st.booleans()
-)
+@given(st.lists(MESSAGE, min_size=1, max_size=6), st.lists(tools(), max_size=3), st.booleans())
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_chat_template_is_the_core_renderer(
     tok: Any, messages: list[Any], offered: list[Any], prompt: bool
@@ -140,9 +139,9 @@ def _tool(name: str, **parameters: str) -> Any:
 
 def _greedy(model: Any, tok: Any, messages: list[Any], offered: list[Any]) -> Any:
     prompt = tok.encode(render_text(messages, offered, add_generation_prompt=True))
-    out = model.generate(
-        input_ids=torch.tensor([prompt]), max_new_tokens=60, do_sample=False
-    )[0, len(prompt) :]
+    out = model.generate(input_ids=torch.tensor([prompt]), max_new_tokens=60, do_sample=False)[
+        0, len(prompt) :
+    ]
     assert out[-1] == tok.eos_token_id
     return parse_assistant(tok.decode(out[:-1], skip_special_tokens=False))
 

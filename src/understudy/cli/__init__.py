@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage, 130 interrupted
 
 import sys
 
-import click
 import typer
 
 from understudy.cli import data, demo, serve, train, world
@@ -31,6 +30,7 @@ app.command("deploy")(serve.deploy)
 app.command("rollback")(serve.rollback)
 app.command("demo")(demo.demo)
 
+USAGE_ERROR = typer.BadParameter.__mro__[1]  # the base of every error in a command line itself
 # what a command may raise for a reason that its user can mend; anything else is a bug and shown
 EXPECTED = (ValueError, OSError, RuntimeError, PermissionError, ModuleNotFoundError)
 
@@ -40,12 +40,12 @@ def main(argv: list[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(argv, prog_name="understudy", standalone_mode=False)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.UsageError as error:
+    except USAGE_ERROR as error:
         error.show()
         return 2
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("understudy: interrupted", file=sys.stderr)
         return 130
     except EXPECTED as error:

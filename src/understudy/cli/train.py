@@ -68,9 +68,7 @@ def sft(
 def grpo(
     run: RunArgument,
     world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],
-    check: Annotated[
-        Path, typer.Option(help="A Python file: check(messages, ticket) -> reward.")
-    ],
+    check: Annotated[Path, typer.Option(help="A Python file: check(messages, ticket) -> reward.")],
     start: Annotated[
         Path | None, typer.Option(help="A run or adapter folder to go on from.")
     ] = None,
@@ -112,9 +110,7 @@ def grpo(
 def eval_(
     adapter: Annotated[Path, typer.Argument(help="A run or adapter folder.")],
     world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],
-    check: Annotated[
-        Path, typer.Option(help="A Python file: check(messages, ticket) -> reward.")
-    ],
+    check: Annotated[Path, typer.Option(help="A Python file: check(messages, ticket) -> reward.")],
     scenarios: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0: greedy.")] = 0.0,
     seed: int = 1,

@@ -99,6 +99,8 @@ class Cache:
     def match(self, model: Model, ids: Ids) -> Match:
         """Where the longest prefix of `ids` lies; at least the last token is left to compute."""
         best = Match()
+        if len(ids) < 2:
+            return best
         slot = self.continuation(model, ids)
         if slot is not None:
             best = Match(int(self.lengths[slot.index]), slot=slot, in_place=True)
@@ -141,6 +143,13 @@ class Cache:
         slot.model, slot.entry, slot.active = None, None, False
         i = slot.index
         self.lengths[i], self.plens[i], self.idle[i] = 0, 0, False
+
+    def truncate(self, slot: Slot, length: int) -> None:
+        """Keep the first `length` tokens of an idle slot."""
+        i = slot.index
+        self.lengths[i], self.plens[i] = length, min(int(self.plens[i]), length)
+        if not self.plens[i]:
+            slot.entry = None
 
     def activate(self, slot: Slot, model: Model, ids: Ids, total: int) -> None:
         """Mark as running `ids`; there is room for `total` tokens afterwards."""

@@ -40,15 +40,31 @@ class Tokens:
     slots_N: Tensor
     positions_N: Tensor
     at_N: Tensor
-    shared: Sequence[Shared]
 
 
-class Batch(Protocol):
-    tokens: Tokens
+class Rows(Protocol):
+    """Queries of a batch and what they attend to."""
+
+    @property
+    def shared(self) -> Sequence[Shared]: ...
 
     def own(self, q_NHD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
         """Attention to the slots' own rows: out (N, H, D) and log-sum-exp (N, H)."""
         ...
+
+
+class Batch(Protocol):
+    """`last`, where given: the positions whose output is wanted, with the rows that they are.
+    The last layer computes only keys and values for the others."""
+
+    @property
+    def tokens(self) -> Tokens: ...
+
+    @property
+    def rows(self) -> Rows: ...
+
+    @property
+    def last(self) -> tuple[Tensor, Rows] | None: ...
 
 
 class Decoder:
@@ -58,15 +74,27 @@ class Decoder:
         self.cache, self.rope, self.kernel = cache, rope, kernel
         self.scale = cache.shape.head_dim**-0.5
 
-    def forward(self, weights: Weights, batch: Batch, lora: LoraBatch | None = None) -> Tensor:
-        """Hidden states (N, width) before the final norm; keys and values go into the cache."""
+    def forward(
+        self,
+        weights: Weights,
+        batch: Batch,
+        lora: LoraBatch | None = None,
+        last_lora: LoraBatch | None = None,
+    ) -> Tensor:
+        """Hidden states before the final norm, (N, width) or of `batch.last` alone; keys and
+        values go into the cache. `last_lora` is for the rows of `batch.last`."""
         hidden = F.embedding(batch.tokens.ids_N, weights.embed)
+        rows = batch.rows
         for i, block in enumerate(weights.blocks):
             x = self._norm(hidden, block.norm_in)
             qkv = F.linear(x, block.qkv, block.qkv_bias)
             if lora:
                 lora.add(i, "qkv", x, qkv)
-            x = self._attention(i, block, batch, qkv)
+            q_NHD = self._post(block, batch.tokens, qkv, self.cache.kv[i])
+            if batch.last and i == len(weights.blocks) - 1:
+                wanted, rows = batch.last
+                hidden, q_NHD, lora = hidden[wanted], q_NHD[wanted], last_lora
+            x = self._attention(i, rows, q_NHD)
             hidden = self._join(hidden, x, block.o, block.o_bias)
             if lora:
                 lora.add(i, "o", x, hidden)
@@ -102,11 +130,9 @@ class Decoder:
         hidden = torch.addmm(hidden, x, weight.T)
         return hidden if bias is None else hidden.add_(bias)
 
-    def _attention(self, layer: int, block: Block, batch: Batch, qkv: Tensor) -> Tensor:
-        tokens, kv = batch.tokens, self.cache.kv[layer]
-        q_NHD = self._post(block, tokens, qkv, kv)
-        out_NHD, lse_NH = batch.own(q_NHD, kv)
-        for tokens_of, entry, length in tokens.shared:
+    def _attention(self, layer: int, rows: Rows, q_NHD: Tensor) -> Tensor:
+        out_NHD, lse_NH = rows.own(q_NHD, self.cache.kv[layer])
+        for tokens_of, entry, length in rows.shared:
             q = q_NHD[tokens_of]
             before, lse = shared_attention(q, entry.kv[layer, :, :, :length], self.scale)
             share = torch.sigmoid(lse - lse_NH[tokens_of])[:, :, None]
@@ -114,7 +140,7 @@ class Decoder:
                 out_NHD[tokens_of].lerp_(before, share)
             else:
                 out_NHD[tokens_of] = out_NHD[tokens_of].lerp(before, share)
-        return out_NHD.reshape(len(qkv), -1)
+        return out_NHD.reshape(len(q_NHD), -1)
 
     def _post(self, block: Block, tokens: Tokens, qkv: Tensor, kv: Tensor) -> Tensor:
         """q/k norm, RoPE, keys and values into the cache; returns q (N, H, D)."""
@@ -174,20 +200,33 @@ def shared_attention(q_NHD: Tensor, kv: Tensor, scale: float) -> tuple[Tensor, T
 class DecodeBatch:
     """One new token a row. `next_ids` (R,), rows in the order of `slots`."""
 
-    def __init__(self, decoder: Decoder, slots: npt.NDArray[np.int64], next_ids: npt.NDArray[Any]):
-        cache = decoder.cache
-        self.decoder = decoder
+    last = None
+
+    def __init__(
+        self, decoder: Decoder, slots: npt.NDArray[np.int64], next_ids: npt.NDArray[Any]
+    ) -> None:
+        cache, to = decoder.cache, decoder.cache.device
         at = cache.lengths[slots] - cache.plens[slots]
-        to = decoder.cache.device
-        self.lens_R = torch.from_numpy(at + 1).to(to)
-        self.longest = int(at.max()) + 1
         self.tokens = Tokens(
             torch.from_numpy(next_ids.astype(np.int64)).to(to),
             torch.from_numpy(slots).to(to),
             torch.from_numpy(cache.lengths[slots]).to(to),
             torch.from_numpy(at).to(to),
-            shared_rows(cache, slots),
         )
+        self.rows = SingleRows(decoder, slots, at + 1)
+
+
+class SingleRows:
+    """One query a slot, at the last of its first `lens` rows."""
+
+    def __init__(
+        self, decoder: Decoder, slots: npt.NDArray[np.int64], lens: npt.NDArray[np.int64]
+    ) -> None:
+        cache, to = decoder.cache, decoder.cache.device
+        self.decoder, self.shared = decoder, shared_rows(cache, slots)
+        self.slots_R = torch.from_numpy(slots).to(to)
+        self.lens_R = torch.from_numpy(lens).to(to)
+        self.longest = int(lens.max())
         if decoder.kernel:
             self.scratch = torch.empty(cache.shape.group, self.longest)
         else:
@@ -200,11 +239,11 @@ class DecodeBatch:
         if self.decoder.kernel:
             out, lse = torch.empty_like(q_NHD), q_NHD.new_empty(n, heads)
             self.decoder.kernel.attend(
-                q_NHD, kv, self.tokens.slots_N, self.lens_R, out, lse, self.scratch,
+                q_NHD, kv, self.slots_R, self.lens_R, out, lse, self.scratch,
                 self.decoder.scale,
             )  # fmt: skip
             return out, lse
-        rows = kv[self.tokens.slots_N, :, :, : self.longest]
+        rows = kv[self.slots_R, :, :, : self.longest]
         # masked rows may hold anything, a NaN included: 0 * NaN would spread
         rows = rows.masked_fill(self.beyond_RL[:, None, None, :, None], 0.0)
         q = q_NHD.view(n, kv.shape[2], -1, dim).to(kv.dtype)
@@ -234,46 +273,65 @@ def shared_rows(cache: Cache, slots: npt.NDArray[np.int64]) -> list[Shared]:
 
 
 class PrefillBatch:
-    """A run of new tokens for each of a few slots, packed one after the other."""
+    """A run of new tokens for each of a few slots, packed one after the other. The output is that
+    of each run's last token, or with `every` of all."""
 
-    def __init__(self, decoder: Decoder, slots: Sequence[Slot], runs: Sequence[npt.NDArray[Any]]):
+    def __init__(
+        self,
+        decoder: Decoder,
+        slots: Sequence[Slot],
+        runs: Sequence[npt.NDArray[Any]],
+        every: bool = False,
+    ) -> None:
         cache, to = decoder.cache, decoder.cache.device
-        self.decoder = decoder
         starts = [int(cache.lengths[s.index]) for s in slots]
         firsts = [n - int(cache.plens[s.index]) for n, s in zip(starts, slots, strict=True)]
         sizes = [len(r) for r in runs]
         offsets = np.cumsum([0, *sizes])
-        self.ends = offsets[1:] - 1
 
         def packed(values: Sequence[int]) -> Tensor:
             return torch.from_numpy(
                 np.concatenate([np.arange(v, v + n) for v, n in zip(values, sizes, strict=True)])
             ).to(to)
 
-        shared: list[Shared] = []
-        for i, slot in enumerate(slots):
-            length = int(cache.plens[slot.index])
-            if slot.entry is None:
-                continue
-            last = shared[-1] if shared else None
-            if last and last[1:] == (slot.entry, length) and last.tokens.stop == offsets[i]:
-                shared.pop()
-                shared.append(Shared(slice(last.tokens.start, int(offsets[i + 1])), *last[1:]))
-            else:
-                tokens = slice(int(offsets[i]), int(offsets[i + 1]))
-                shared.append(Shared(tokens, slot.entry, length))
+        where = np.array([s.index for s in slots])
         self.tokens = Tokens(
             torch.from_numpy(np.concatenate(runs).astype(np.int64)).to(to),
-            torch.from_numpy(np.repeat([s.index for s in slots], sizes)).to(to),
+            torch.from_numpy(np.repeat(where, sizes)).to(to),
             packed(starts),
             packed(firsts),
-            shared,
         )
-        self.rows = [
-            (slice(int(offsets[i]), int(offsets[i + 1])), slots[i].index, firsts[i] + sizes[i],
-             _causal(sizes[i], firsts[i] + sizes[i], cache.dtype, to))
-            for i in range(len(slots))
-        ]  # fmt: skip
+        self.last: tuple[Tensor, Rows] | None = None
+        if not every:
+            lens = np.array(firsts) + np.array(sizes)
+            wanted = torch.from_numpy(offsets[1:] - 1).to(to)
+            self.last = wanted, SingleRows(decoder, where, lens)
+        self.rows = RunRows(decoder, slots, firsts, offsets.tolist())
+
+
+class RunRows:
+    """Packed runs: run i is queries offsets[i]:offsets[i + 1], behind `firsts[i]` rows of its
+    slot."""
+
+    def __init__(
+        self, decoder: Decoder, slots: Sequence[Slot], firsts: Sequence[int], offsets: list[int]
+    ) -> None:
+        cache = decoder.cache
+        self.scale = decoder.scale
+        self.shared: list[Shared] = []
+        self.runs: list[tuple[slice, int, int, Tensor | None]] = []
+        for i, slot in enumerate(slots):
+            start, end = offsets[i], offsets[i + 1]
+            total = firsts[i] + end - start
+            mask = _causal(end - start, total, cache.dtype, cache.device)
+            self.runs.append((slice(start, end), slot.index, total, mask))
+            if slot.entry is None:
+                continue
+            length = int(cache.plens[slot.index])
+            before = self.shared[-1] if self.shared else None
+            if before and before[1:] == (slot.entry, length) and before.tokens.stop == start:
+                start = self.shared.pop().tokens.start
+            self.shared.append(Shared(slice(start, end), slot.entry, length))
 
     def own(self, q_NHD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
         n, heads, dim = q_NHD.shape
@@ -282,11 +340,11 @@ class PrefillBatch:
         out, lse = torch.empty_like(q_NHD), q_NHD.new_empty(n, heads)
         out_view = out.view(n, kv_heads, -1, dim)
         lse_view = lse.view(n, kv_heads, -1)
-        for tokens, slot, length, mask in self.rows:
+        for tokens, slot, length, mask in self.runs:
             k, v = (
                 t[:, None].expand(-1, heads // kv_heads, -1, -1) for t in kv[slot, :, :, :length]
             )
-            o, e = attention(q[:, :, tokens], k, v, self.decoder.scale, mask)
+            o, e = attention(q[:, :, tokens], k, v, self.scale, mask)
             out_view[tokens] = o.permute(2, 0, 1, 3)
             lse_view[tokens] = e.permute(2, 0, 1)
         return out, lse

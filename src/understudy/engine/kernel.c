@@ -61,6 +61,46 @@ void qkv_post(const float *qkv, const int64_t *slots, const int64_t *at, const i
     }
 }
 
+/* s[t] = q . K[t]. Where D has a divisor of 16 lanes, positions go in blocks of LANES whose partial
+ * sums are transposed and added together, which saves a horizontal sum a position. */
+#define LANES 16
+typedef float lanes_t __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
+typedef int32_t index_t __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+static void dots(const float *q, const float *K, float *s, int64_t len) {
+    int64_t t = 0;
+#if defined(__AVX512F__) && !defined(__clang__) && HEAD_DIM % 16 == 0
+    const index_t low[4] = {{0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30},
+                            {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29},
+                            {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27},
+                            {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23}};
+    const index_t high[4] = {{1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31},
+                             {2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31},
+                             {4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31},
+                             {8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31}};
+    for (; t + LANES <= len; t += LANES) {
+        lanes_t a[LANES];
+        for (int i = 0; i < LANES; i++) {
+            const float *k = K + (t + i) * D;
+            lanes_t sum = *(const lanes_t *)q * *(const lanes_t *)k;
+            for (int d = LANES; d < D; d += LANES)
+                sum += *(const lanes_t *)(q + d) * *(const lanes_t *)(k + d);
+            a[i] = sum;
+        }
+        for (int level = 0, n = LANES / 2; n >= 1; level++, n /= 2)
+            for (int i = 0; i < n; i++)
+                a[i] = __builtin_shuffle(a[2 * i], a[2 * i + 1], low[level]) +
+                       __builtin_shuffle(a[2 * i], a[2 * i + 1], high[level]);
+        *(lanes_t *)(s + t) = a[0];
+    }
+#endif
+    for (; t < len; t++) {
+        float dot = 0;
+        for (int d = 0; d < D; d++) dot += q[d] * K[t * D + d];
+        s[t] = dot;
+    }
+}
+
 /* One query per row over its slot's first lens[r] positions: out (n, H, D) and lse (n, H). */
 void attend(const float *q, const float *kv, const int64_t *slots, const int64_t *lens, float *out,
             float *lse, float *scratch, int64_t n, int64_t kv_heads, int64_t capacity,
@@ -76,12 +116,7 @@ void attend(const float *q, const float *kv, const int64_t *slots, const int64_t
                     Q[g][d] = q[(first + g) * D + d] * scale;
                     O[g][d] = 0;
                 }
-            for (int64_t t = 0; t < len; t++)
-                for (int g = 0; g < G; g++) {
-                    float dot = 0;
-                    for (int d = 0; d < D; d++) dot += Q[g][d] * K[t * D + d];
-                    scratch[g * longest + t] = dot;
-                }
+            for (int g = 0; g < G; g++) dots(Q[g], K, scratch + g * longest, len);
             for (int g = 0; g < G; g++) {
                 float *s = scratch + g * longest, top = -FLT_MAX, sum = 0;
 #pragma omp simd reduction(max : top)

@@ -241,9 +241,9 @@ class Server:
 
 
 @web.middleware
-async def _errors(http: web.Request, handler: Handler) -> web.StreamResponse:
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        return await handler(http)
+        return await handler(request)
     except UnknownModelError as error:
         return web.json_response(error_body(str(error), "model_not_found", "model"), status=404)
     except BadRequest as error:

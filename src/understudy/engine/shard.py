@@ -109,7 +109,8 @@ class Shard:
         self._stacks = Stacks()
         self._merged: dict[int, tuple[Model, Weights]] = {}  # keeps the model, so the id is its own
         self._watched = 0  # running jobs that need a look at every token
-        self._closed = False
+        self._closed = False  # seen by the loop
+        self._shut = False  # said by `close`; nothing is taken after it
         vocab = len(config.base.head)
         self._is_stop = np.zeros(vocab, dtype=bool)
         self._is_stop[[i for i in config.stop_ids if i < vocab]] = True
@@ -120,13 +121,19 @@ class Shard:
     # -- from other threads ----------------------------------------------------------------
 
     def submit(self, job: Job) -> None:
+        """Raises EngineError when the shard is closed."""
         with self._lock:
+            if self._shut:
+                raise EngineError("the engine was closed")
             self.load += 1
-        self.inbox.put(job)
+            self.inbox.put(job)
 
     def call(self, function: Callable[[], None]) -> None:
-        """Run between two steps."""
-        self.inbox.put(function)
+        """Run between two steps. Raises EngineError when the shard is closed."""
+        with self._lock:
+            if self._shut:
+                raise EngineError("the engine was closed")
+            self.inbox.put(function)
 
     def forget(self, model: Model) -> None:
         """Free what is kept for a model that nobody can name any more."""
@@ -138,7 +145,9 @@ class Shard:
         self.call(run)
 
     def close(self) -> None:
-        self.inbox.put(None)
+        with self._lock:
+            self._shut = True
+            self.inbox.put(None)
         self.thread.join()
 
     # -- the loop --------------------------------------------------------------------------
@@ -220,7 +229,10 @@ class Shard:
             slot = match.slot
         else:
             slot = self.cache.take(keep=match.slot)
-            if slot is not None and match.length:
+            if slot is None and match.slot is not None and not match.slot.active:
+                slot = match.slot
+                self.cache.truncate(slot, match.length)
+            elif slot is not None and match.length:
                 self.cache.adopt(slot, match)
         if slot is None:
             return False
@@ -256,12 +268,13 @@ class Shard:
             slots = [j.slot for j in jobs if j.slot is not None]
             runs = [j.ids[j.cached :] for j in jobs]
             batch = PrefillBatch(self.decoder, slots, runs)
-            lora = self._lora(np.repeat(np.arange(len(jobs)), [len(r) for r in runs]), jobs, mixed)
-            hidden = self.decoder.forward(weights, batch, lora)
-            last = hidden[torch.from_numpy(batch.ends).to(hidden.device)]
+            of_token = np.repeat(np.arange(len(jobs)), [len(r) for r in runs])
+            lora = self._lora(of_token, jobs, mixed)
+            last_lora = self._lora(np.arange(len(jobs)), jobs, mixed)
+            hidden = self.decoder.forward(weights, batch, lora, last_lora)
             where = np.array([s.index for s in slots])
             self.cache.lengths[where] = [len(j.ids) for j in jobs]
-            self._sample(where, self.decoder.logits(weights, last))
+            self._sample(where, self.decoder.logits(weights, hidden))
         self.order = np.fromiter(self.running, dtype=np.int64, count=len(self.running))
         self.order.sort()
 
@@ -271,11 +284,9 @@ class Shard:
         """One token for every running sequence."""
         jobs = [self.running[i] for i in self.order.tolist()]
         for weights, mixed, part in self._parts(jobs):
-            slots = (
-                self.order
-                if len(part) == len(jobs)
-                else np.array([j.slot.index for j in part if j.slot is not None])
-            )
+            slots = self.order
+            if len(part) < len(jobs):
+                slots = np.array([j.slot.index for j in part if j.slot is not None])
             batch = DecodeBatch(self.decoder, slots, self.rows.next_id[slots])
             lora = self._lora(np.arange(len(part)), part, mixed)
             hidden = self.decoder.forward(weights, batch, lora)
@@ -286,12 +297,13 @@ class Shard:
         self.counters.steps += 1
 
     def _parts(self, jobs: list[Job]) -> list[tuple[Weights, bool, list[Job]]]:
-        """The batch by the weights that it runs on: (weights, with low-rank products, jobs)."""
+        """The batch by the weights that it runs on: (weights, with low-rank products, jobs in
+        the order of `jobs`)."""
         by_model: dict[int, list[Job]] = {}
         for job in jobs:
             by_model.setdefault(id(job.model), []).append(job)
         parts: list[tuple[Weights, bool, list[Job]]] = []
-        riding: list[Job] = []
+        riding: set[int] = set()
         models = [group[0].model for group in by_model.values()]
         on_base = sum(bool(m.lora) or m.weights is self.config.base for m in models)
         for group in by_model.values():
@@ -303,9 +315,10 @@ class Shard:
             if weights is not None and (own or on_base == 1):
                 parts.append((weights, False, group))
             else:
-                riding.extend(group)
+                riding.add(id(model))
         if riding:
-            parts.append((self.config.base, True, riding))
+            together = [j for j in jobs if id(j.model) in riding]
+            parts.append((self.config.base, True, together))
         return parts
 
     def _merged_weights(self, model: Model) -> Weights | None:

@@ -14,12 +14,12 @@ from understudy.world.scenarios import Book, Opening
 from understudy.world.shapes import Shape
 from understudy.world.state import Memory
 from understudy.world.templates import Template
-from understudy.world.tools import Hard, ToolModel
+from understudy.world.tools import After, Hard, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.users import Situation
 
-FORMAT = 1
+FORMAT = 2
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -84,11 +84,12 @@ def to_json(world: World) -> dict[str, Any]:
 
 
 def _tool(m: ToolModel) -> dict[str, Any]:
-    plain = _fields(m, "facts", "shapes", "texts", "query", "hard")
+    plain = _fields(m, "facts", "shapes", "texts", "query", "hard", "after")
     plain["facts"] = _fields(m.facts)
     plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
     plain["texts"] = {k: t.to_json() for k, t in m.texts.items()}
     plain["hard"] = {k: _fields(h) for k, h in m.hard.items()}
+    plain["after"] = {k: _fields(a) for k, a in m.after.items()}
     plain["query"] = None
     if m.query is not None:
         plain["query"] = _fields(m.query, "memo", "rows")
@@ -147,6 +148,7 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
             "shapes": {k: Shape.from_json(s) for k, s in data["shapes"].items()},
             "texts": {k: Template.from_json(t) for k, t in data["texts"].items()},
             "hard": {k: Hard(**h) for k, h in data["hard"].items()},
+            "after": {k: After(**a) for k, a in data["after"].items()},
             "recall": {k: [(e, v) for e, v in held] for k, held in data["recall"].items()},
             "query": query,
         }

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from understudy.core.types import Episode, Tool, Transition, text_of
 from understudy.world import ids as ids_module
 from understudy.world import listings
+from understudy.world.aftermath import mine_aftermath
 from understudy.world.context import Context, ToolFacts, feature, feature_names
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
@@ -226,6 +227,7 @@ class _Learner:
                 _tree(rows, hard),
                 query=query,
                 hard=hard,
+                after=mine_aftermath(tool, self.trail, self.ids, self.queries),
                 conditions=count_conditions([(r[2], r[1]) for r in rows]),
                 recall=self.recall[tool],
                 calls=len(rows),

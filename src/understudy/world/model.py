@@ -193,6 +193,7 @@ class WorldSession:
             return ToolResult(p.text or "", p.flag, None, (Provenance("", "inferred"),), p.doubt)
         model.settle(c, p.outcome, p.chances)
         state.observe(name, args, p.outcome, p.value, p.kinds or {"": "invented"})
+        model.follow_up(c, p.outcome, p.value)
         latency = rng.choice(model.latencies) if model.latencies else None
         provenance = tuple(Provenance(path, kind) for path, kind in p.kinds.items())
         return ToolResult(content(p, model), p.flag, latency, provenance, round(p.doubt, 4))
@@ -213,6 +214,7 @@ class WorldSession:
         label = self.world.classify(c, content_, failed)
         model.settle(c, label, model.chances(c, self.world.pooled))
         self.state.observe(name, args, label, value)
+        model.follow_up(c, label, value)
 
     async def snapshot(self) -> State:
         """The session's knowledge, to start others from; it does not follow this session."""

@@ -109,6 +109,8 @@ class Query:
             fields = self._current(row, state)
             if fields is not row.fields and not self.selects(fields, args):
                 continue
+            if state.unlisted and (self.domain, row.key) in state.unlisted:
+                continue
             if self.present < 0.97 and chance(state.seed, "in", row.key) > self.present:
                 continue
             if self.derived:

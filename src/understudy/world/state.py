@@ -108,6 +108,8 @@ class State:
     immune: dict[str, bool] = field(default_factory=dict)  # tool+scope that went well
     picked: dict[Key, tuple[int, dict[str, Any]] | None] = field(default_factory=dict)
     shown: set[Any] = field(default_factory=set)  # id-like texts in the session's results
+    unlisted: set[Key] = field(default_factory=set)  # things that listings no longer show
+    changed: int = -1  # the last call after which listings differ
 
     def copy(self) -> "State":
         """An independent copy: results are shared, they are never edited."""
@@ -118,7 +120,7 @@ class State:
                 for k, t in self.things.items()
             },
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
-            dict(self.picked), set(self.shown),
+            dict(self.picked), set(self.shown), set(self.unlisted), self.changed,
         )  # fmt: skip
 
     def remembered(self, key: Key) -> tuple[int, dict[str, Any]] | None:
@@ -154,6 +156,17 @@ class State:
         if thing is not None:
             found.update((n, v[0]) for n, v in thing.fields.items())
         return found
+
+    def unlist(self, key: Key) -> None:
+        """Take a thing out of later listings."""
+        self.unlisted.add(key)
+        self.changed = len(self.calls)
+
+    def correct(self, key: Key, fields: dict[str, Any]) -> None:
+        """Take fields of a thing that a failing call told."""
+        source, self.changed = f"call {len(self.calls)}", len(self.calls)
+        thing = self.things.setdefault(key, Thing(first=len(self.calls)))
+        thing.fields.update({n: (v, "observed", source) for n, v in fields.items()})
 
     def observe(
         self,

@@ -33,6 +33,15 @@ class Hard:
 
 
 @dataclass(slots=True)
+class After:
+    """What follows from a failure class: the thing is no longer listed; fields of the failure's
+    result replace the thing's."""
+
+    vanishes: bool = False
+    corrects: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Prediction:
     """A call's result before it is worded as a ToolResult."""
 
@@ -57,6 +66,7 @@ class ToolModel:
     flags: dict[str, float] = field(default_factory=dict)  # class of values -> error flag's rate
     query: Query | None = None
     hard: dict[str, Hard] = field(default_factory=dict)
+    after: dict[str, After] = field(default_factory=dict)
     conditions: dict[str, dict[str, int]] = field(default_factory=dict)
     recall: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
     latencies: list[float] = field(default_factory=list)
@@ -133,6 +143,19 @@ class ToolModel:
                 state.immune[scope] = True
                 state.facts.pop(scope, None)
 
+    def follow_up(self, c: Context, label: str, value: Any) -> None:
+        """Write what a failure changed for what is listed later (see world.aftermath)."""
+        after = self.after.get(label)
+        if after is None:
+            return
+        for _, domain, item in c.ids:
+            if after.vanishes:
+                c.state.unlist((domain, item))
+            told = value if isinstance(value, dict) else {}
+            fields = {n: told[n] for n in after.corrects if n in told}
+            if fields:
+                c.state.correct((domain, item), fields)
+
     def render(
         self, label: str, c: Context, rng: random.Random, greedy: bool
     ) -> tuple[Any, str | None, bool, dict[str, ProvenanceKind], float]:
@@ -161,6 +184,8 @@ class ToolModel:
         """A listing that repeats itself: in this session, or as the traffic showed it."""
         assert self.query is not None
         n = c.state.same.get(c.key)
+        if n is not None and n < c.state.changed:
+            return None
         if self.query.repeats >= 0.8 and n is not None and c.state.calls[n].ok:
             past = c.state.calls[n]
             return past.value, past.kinds.get("", "remembered") if past.kinds else "observed"
