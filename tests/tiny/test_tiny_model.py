@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import understudy.models
 from understudy.core.chatml import parse_assistant, render_text
+from understudy.demo.catalogue import CITIES
 
 FOLDER = Path(understudy.models.__file__).parent / "tiny"
 DEMO_NAMES = (
@@ -146,32 +147,25 @@ def _greedy(model: Any, tok: Any, messages: list[Any], offered: list[Any]) -> An
     return parse_assistant(tok.decode(out[:-1], skip_special_tokens=False))
 
 
-@pytest.mark.parametrize("code", ["k7f3q", "QX-4471", "9035", "tr_081b"])
+@pytest.mark.parametrize("code", ["k7f3q", "ZB22", "9035", "tr_081b"])
 def test_copies_an_id_into_a_call_greedily(model: Any, tok: Any, code: str) -> None:
-    offered = [_tool("open_locker", locker_id="string"), _tool("list_lockers", hall="string")]
-    first = {"name": "list_lockers", "arguments": '{"hall": "Vanto"}'}
+    offered = [_tool("find_lots", town="string"), _tool("reserve_lot", lot_id="string")]
+    first = {"name": "find_lots", "arguments": '{"town": "Vanto"}'}
+    found = json.dumps({"lots": [{"id": code, "price": 12}]})
     messages: list[Any] = [
-        {"role": "user", "content": "Open a locker in Vanto for me."},
+        {"role": "user", "content": "Reserve a lot in Vanto, the cheapest."},
         {
             "role": "assistant",
             "content": None,
             "tool_calls": [{"id": "call_0", "type": "function", "function": first}],
         },
-        {"role": "tool", "tool_call_id": "call_0", "content": json.dumps([{"id": code}])},
+        {"role": "tool", "tool_call_id": "call_0", "content": found},
     ]
-    message = _greedy(model, tok, messages, offered)
-    (call,) = message["tool_calls"]
-    assert call["function"]["name"] == "open_locker"
-    assert json.loads(call["function"]["arguments"]) == {"locker_id": code}
+    (call,) = _greedy(model, tok, messages, offered)["tool_calls"]
+    assert call["function"]["name"] == "reserve_lot"
+    assert json.loads(call["function"]["arguments"]) == {"lot_id": code}
 
 
 def test_knows_no_name_of_the_demo(tok: Any) -> None:
-    try:
-        from understudy.demo import names as demo
-    except ImportError:
-        cities: tuple[str, ...] = ()
-    else:
-        cities = tuple(getattr(demo, "CITIES", ()))
-    vocabulary = {t.lower() for t in tok.get_vocab()}
-    for name in (*DEMO_NAMES, *(c.lower() for c in cities)):
-        assert name not in vocabulary
+    names = {*DEMO_NAMES, *(city.lower() for city in CITIES)}
+    assert not names & {token.lower() for token in tok.get_vocab()}

@@ -36,8 +36,6 @@ from understudy.runs.progress import Progress
 from understudy.runs.statistics import wilson
 from understudy.store import SQLiteStore
 
-# glibc's allocator with huge pages and without giving memory back: a fifth faster training here
-ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=8000000000"
 console = Console(stderr=True, highlight=False)
 
 
@@ -186,7 +184,7 @@ def _deploy(db: SQLiteStore, policy: Policy) -> None:
 
 def _understudy(demo: Demo, *arguments: str, threads: int, log: Path | None = None) -> Any:
     """An `understudy` command as a process; its progress goes to the terminal, or to `log`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "GLIBC_TUNABLES": ALLOCATOR}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     stderr = log.open("ab") if log else None
     process = subprocess.Popen(
         [sys.executable, "-m", "understudy.cli", *arguments],
@@ -325,7 +323,7 @@ def _prove(demo: Demo) -> dict[str, Any]:
         "--seed", str(demo.seed), "--out", str(file), *adapters,
     )  # fmt: skip
     process = subprocess.Popen(
-        command, stdout=sys.stderr, env={**os.environ, "GLIBC_TUNABLES": ALLOCATOR}
+        command, stdout=sys.stderr, env={**os.environ}
     )
     demo.memory.add(process.pid)
     _finish(process, "the proof")

@@ -23,7 +23,8 @@ from understudy.core.ids import uuid7
 from understudy.core.protocols import Renderer
 from understudy.core.types import Completion, ModelRef, Sample
 from understudy.engine.chat import ChatError, LocalChat
-from understudy.engine.torch_engine import EngineError, TorchEngine, UnknownModelError
+from understudy.engine.jobs import EngineError
+from understudy.engine.torch_engine import TorchEngine, UnknownModelError
 from understudy.engine.wire import (
     BadRequest,
     TextStream,

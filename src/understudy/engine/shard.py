@@ -6,78 +6,26 @@ Finished sequences leave at once. Bookkeeping is a few array operations a step; 
 single sequence only when it starts and when it ends.
 """
 
-import asyncio
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.core.types import FinishReason, Sample, Sampling
+from understudy.core.types import FinishReason, Sample
 from understudy.engine.adapters import LoraBatch, Model, Stacks, merge
-from understudy.engine.cache import Cache, Ids, Match, Slot, common_prefix
+from understudy.engine.cache import Cache, Match, common_prefix
 from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch
+from understudy.engine.jobs import Counters, EngineError, Job, Rows, deliver
 from understudy.engine.sampling import draw, uniforms
 from understudy.engine.weights import Weights
 
 WAVE_TOKENS = 4096  # most new tokens in one prefill, unless a single prompt has more
 _DEFER_MIN = 32  # tokens that waiting for a wave mate must save
-
-
-class EngineError(RuntimeError):
-    """A request failed inside the engine; others are not affected."""
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """A request on its way through a shard."""
-
-    ids: Ids
-    model: Model
-    sampling: Sampling
-    seed: int
-    loop: asyncio.AbstractEventLoop
-    future: "asyncio.Future[Sample]"
-    on_chunk: Callable[[Sequence[int]], None] | None = None
-    slot: Slot | None = None
-    cached: int = 0
-    sent: int = 0  # ids given to on_chunk
-    cancelled: bool = False
-
-
-class Rows(NamedTuple):
-    """Per-slot state of running requests, one array entry a slot."""
-
-    temperature: Any
-    top_p: Any
-    top_k: Any
-    seed: Any
-    count: Any  # tokens drawn
-    limit: Any  # most tokens to draw
-    next_id: Any  # drawn, not yet fed
-
-    @staticmethod
-    def empty(n: int) -> "Rows":
-        f, i = np.zeros(n), np.zeros(n, dtype=np.int64)
-        seed = np.zeros(n, dtype=np.uint64)
-        return Rows(f, f.copy(), i, seed, i.copy(), i.copy(), i.copy())
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a shard has done since it started."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    sampled_tokens: int = 0
-    steps: int = 0
-    busy_s: float = 0.0
-    prefill_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -362,7 +310,7 @@ class Shard:
             done.append(self._finish(int(slots[r]), bool(self._is_stop[ids[r]]), bool(broken[r])))
         if self._watched or any(j.cancelled for j in self.running.values()):
             done += self._look(slots)
-        _deliver(done)
+        deliver(done)
 
     def _look(self, slots: np.ndarray) -> list[tuple[Job, Sample | EngineError]]:
         """Streams, stop strings and cancellations of the rows that still run."""
@@ -435,25 +383,4 @@ class Shard:
             self.cache.clear(slot)
         self.cache.entries.clear()
         message = error if isinstance(error, EngineError) else EngineError(f"decoding: {error}")
-        _deliver([(job, message) for job in failed])
-
-
-def _deliver(done: list[tuple[Job, Sample | EngineError]]) -> None:
-    """Hand results to their event loops, one wake-up a loop."""
-    by_loop: dict[int, list[tuple[Job, Sample | EngineError]]] = {}
-    for job, result in done:
-        by_loop.setdefault(id(job.loop), []).append((job, result))
-    for results in by_loop.values():
-        loop = results[0][0].loop
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_resolve, results)
-
-
-def _resolve(results: list[tuple[Job, Sample | EngineError]]) -> None:
-    for job, result in results:
-        if job.future.done():
-            continue
-        if isinstance(result, EngineError):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result(result)
+        deliver([(job, message) for job in failed])

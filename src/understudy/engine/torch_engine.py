@@ -19,9 +19,10 @@ from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, lora_sites
 from understudy.engine.cache import Cache
 from understudy.engine.decoder import Decoder
+from understudy.engine.jobs import Counters, EngineError, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.scoring import score_ids
-from understudy.engine.shard import Counters, EngineError, Job, Shard, ShardConfig
+from understudy.engine.shard import Shard, ShardConfig
 from understudy.engine.threads import free_cores
 from understudy.engine.weights import fuse, rope_tables, shape_of
 from understudy.models.adapters import load_adapter
