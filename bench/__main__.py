@@ -62,8 +62,8 @@ def write_docs() -> None:
     for path in sorted((OUT / "records").glob("*.json")):
         record = json.loads(path.read_text())
         machine = ", ".join(f"{k} {v}" for k, v in record["machine"].items() if k != "load")
-        how = f"`python -m bench {record['name']}`, {record['date']}, {record['seconds']} s; {machine}"
-        how += f"; load {record['load_before']} to {record['load_after']}."
+        how = f"`python -m bench {record['name']}`, {record['date']}, {record['seconds']} s; "
+        how += f"{machine}; load {record['load_before']} to {record['load_after']}."
         lines += ["", f"## {record['title']}", "", how]
         if record["cannot_run"]:
             lines += ["", f"Could not run here: {record['cannot_run']}"]

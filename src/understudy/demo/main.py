@@ -57,7 +57,7 @@ QUICK = Size(
     proof=24,
     served=6,
     sft=("epochs=1",),
-    grpo=("steps=2", "scenarios_per_step=4", "group_size=4", "pool=100"),
+    grpo=("steps=2", "scenarios_per_step=4", "group_size=4", "pool=100", "max_turns=10"),
 )
 
 
@@ -322,9 +322,7 @@ def _prove(demo: Demo) -> dict[str, Any]:
         "understudy.demo.prove", "--service", demo.urls["service"], "--n", str(demo.size.proof),
         "--seed", str(demo.seed), "--out", str(file), *adapters,
     )  # fmt: skip
-    process = subprocess.Popen(
-        command, stdout=sys.stderr, env={**os.environ}
-    )
+    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ})
     demo.memory.add(process.pid)
     _finish(process, "the proof")
     found = json.loads(file.read_text())

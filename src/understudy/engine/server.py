@@ -13,6 +13,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +303,8 @@ async def serve(options: argparse.Namespace) -> None:
         await engine.load(ModelRef(engine.base, name), path)
     server = Server(engine, loaded.renderer, loaded.renderer.decode, loaded.renderer.encode)
     runner = await start_server(server, options.host, options.port)
-    print(json.dumps({"url": server_url(runner), "model": engine.base}), flush=True)
+    sys.stdout.write(json.dumps({"url": server_url(runner), "model": engine.base}) + "\n")
+    sys.stdout.flush()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -311,7 +313,8 @@ async def serve(options: argparse.Namespace) -> None:
     await engine.aclose()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until told to stop. Exit code 0, or 1 where it cannot serve; 2: wrong usage."""
     parser = argparse.ArgumentParser(
         prog="python -m understudy.engine.server",
         description="Serve a base model and its adapters on vLLM's routes.",
@@ -323,18 +326,21 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--threads", default="auto", help="decoding threads, or 'auto'")
     parser.add_argument("--max-slots", type=int, default=512)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     for text in options.adapter:
         name, _, path = text.partition("=")
         if not name or not path:
             parser.error(f"--adapter takes NAME=DIRECTORY, not {text!r}")
         if not Path(path).is_dir():
-            sys.exit(f"error: there is no adapter directory {path}")
+            sys.stderr.write(f"there is no adapter directory {path}\n")
+            return 1
     try:
         asyncio.run(serve(options))
     except (FileNotFoundError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,7 +5,8 @@
         return any("confirmed" in (m.get("content") or "") for m in messages if m["role"] == "tool")
 
 The check sees what the agent and its tools said, and the `ticket` in the metadata that the client
-sent with the episode (all of the metadata, where it holds no ticket). It is the owner's code and runs in this process: load only files that you trust.
+sent with the episode (all of the metadata, where it holds no ticket). It is the owner's code and
+runs in this process: load only files that you trust.
 """
 
 import copy

@@ -24,8 +24,8 @@ from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train.advantages import group_advantages
 from understudy.train import checkpoint
+from understudy.train.advantages import group_advantages
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import StepMetrics, Trainer

@@ -76,6 +76,16 @@ def deploy(
     return new
 
 
+def rollback(connection: sqlite3.Connection, alias: str) -> Deployment:
+    """A new version with the shares of the version before the current one."""
+    rows = connection.execute(
+        "SELECT deployment FROM deployments WHERE alias = ? ORDER BY version DESC LIMIT 2", (alias,)
+    ).fetchall()
+    if len(rows) < 2:
+        raise StoreError(f"alias {alias!r} has no version before this one: nothing to roll back")
+    return deploy(connection, alias, deployment_from_json(json.loads(rows[1][0])).shares, None)
+
+
 def deployments(connection: sqlite3.Connection) -> dict[str, Deployment]:
     rows = connection.execute("SELECT deployment, max(version) FROM deployments GROUP BY alias")
     found = (deployment_from_json(json.loads(row[0])) for row in rows)

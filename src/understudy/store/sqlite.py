@@ -291,6 +291,13 @@ class SQLiteStore:
     ) -> Deployment:
         return await asyncio.to_thread(self.deploy_now, alias, shares, expected)
 
+    def rollback_now(self, alias: str) -> Deployment:
+        """Set an alias back to what it stood for before, as a new version. Raises StoreError
+        where there was nothing before."""
+        job = self._writer.call(lambda c: admin.rollback(c, alias))
+        restored: Deployment = job.result()
+        return restored
+
     def deployments(self) -> dict[str, Deployment]:
         """The current deployment of every alias."""
         with self._lock:

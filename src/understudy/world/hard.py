@@ -58,10 +58,10 @@ def _repeats(
                 continue
             key = call_key(first.name, first.args)
             for later, result in trail[i + 1 :]:
-                if call_key(later.name, later.args) == key:
-                    if result == label or result.startswith("ok"):
-                        again += 1  # another failure in between says nothing
-                        stayed += result == label
+                told = result == label or result.startswith("ok")  # another failure tells nothing
+                if told and call_key(later.name, later.args) == key:
+                    again += 1
+                    stayed += result == label
                 for p, value in first.args.items():
                     if later.args.get(p) == value:
                         same[p] += 1
