@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from traffic import conversations, write_jsonl
 
+from traffic import conversations, write_jsonl
 from understudy.demo import owner_check
 
 ROOT = Path(__file__).resolve().parents[1]

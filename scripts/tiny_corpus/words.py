@@ -209,7 +209,7 @@ def article(text: str) -> str:
 
 
 _ALNUM = "abcdefghjkmnpqrstuvwxyz23456789"
-_UPPER = "ABCDEFGHKLMNPRSTVWXZ"
+_UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class IdStyle:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_model
-from test_exactness import BASE, engine_for, max_gap, prompts_for, teacher_logprobs
+from engine_models import make_model
+from test_engine_exactness import BASE, engine_for, max_gap, prompts_for, teacher_logprobs
 
 from understudy.core.types import ModelRef, Sampling
 from understudy.engine.adapters import merge

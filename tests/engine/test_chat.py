@@ -12,7 +12,7 @@ import aiohttp
 import openai
 import pytest
 from aiohttp import web
-from conftest import VOCAB, make_model, make_tokenizer
+from engine_models import VOCAB, make_model, make_tokenizer
 from test_adapters import adapted
 
 from understudy.core.chatml import ChatMLRenderer

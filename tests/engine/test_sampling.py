@@ -6,10 +6,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from conftest import VOCAB, make_model
+from engine_models import VOCAB, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_exactness import BASE, engine_for, max_gap, prompts_for, teacher_logprobs
+from test_engine_exactness import BASE, engine_for, max_gap, prompts_for, teacher_logprobs
 
 from understudy.core.types import ModelRef, Sampling
 from understudy.engine.sampling import draw, uniforms

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 from stub_upstream import StubUpstream
 
@@ -55,12 +54,6 @@ async def gateway(stub: Any, engine: Any, tmp_path: Path) -> AsyncIterator[Calla
     yield make
     for one in running:
         await one.aclose()
-
-
-def client_of(running: Running, **options: Any) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(
-        base_url=running.url, api_key=options.pop("api_key", "k"), max_retries=0, **options
-    )
 
 
 class Process:

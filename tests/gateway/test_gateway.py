@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
-from conftest import client_of
+from gateway_clients import client_of
 
 from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.gateway import GatewayConfig

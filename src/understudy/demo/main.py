@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.demo import owner_check
 from understudy.demo.agent import SYSTEM_PROMPT, WORKLOAD, Served, ServiceClient, run_traffic
@@ -29,14 +27,13 @@ from understudy.demo.customers import scenarios
 from understudy.demo.incumbent_server import MODEL as INCUMBENT
 from understudy.demo.report import write_demo_report
 from understudy.demo.stages import Stages
+from understudy.demo.words import console, headline, say_results, say_traffic
 from understudy.runs.directory import write_json
 from understudy.runs.launch import Launched, launch, python
 from understudy.runs.machine import PeakMemory, usable_cores
 from understudy.runs.progress import Progress
 from understudy.runs.statistics import wilson
 from understudy.store import SQLiteStore
-
-console = Console(stderr=True, highlight=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +44,9 @@ class Size:
     concurrency: int = 24
     proof: int = 300
     served: int = 40
-    sft: tuple[str, ...] = ()
-    grpo: tuple[str, ...] = ()
+    sft: tuple[str, ...] = ("batch_episodes=4", "lr=3e-3")
+    sft_epochs: tuple[int, int] = (1, 2)  # of all episodes, of those that pass the check
+    grpo: tuple[str, ...] = ("steps=26", "scenarios_per_step=8")
 
 
 FULL = Size()
@@ -56,7 +54,7 @@ QUICK = Size(
     traffic=120,
     proof=24,
     served=6,
-    sft=("epochs=1",),
+    sft_epochs=(1, 1),
     grpo=("steps=2", "scenarios_per_step=4", "group_size=4", "pool=100", "max_turns=10"),
 )
 
@@ -103,25 +101,25 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False, fresh: bool = False)
     results = stages.results
     report = write_demo_report(out, results, stages.seconds, peak, setting)
     stages.finish()
-    _say_headline(report)
+    say_results(report)
     console.print(f"\n  {out / 'report.html'}\n")
     return 0
 
 
 def _play(demo: Demo, stages: Stages) -> None:
-    _headline(1, "An agent in production, its traffic captured through the gateway")
+    headline(1, "An agent in production, its traffic captured through the gateway")
     traffic = stages.run("traffic", lambda: _traffic(demo))
-    _say_traffic(traffic)
-    _headline(2, "A world learned from that traffic, and the traffic distilled")
+    say_traffic(traffic)
+    headline(2, "A world learned from that traffic, and the traffic distilled")
     learned = stages.run("learn", lambda: _learn(demo))
     console.print(learned["table"], markup=False)
     for name, line in learned["distilled"].items():
         console.print(f"  {name}: {line}")
-    _headline(3, "Rehearsal: reinforcement learning, in the world only")
+    headline(3, "Rehearsal: reinforcement learning, in the world only")
     stages.run("rehearse", lambda: _rehearse(demo))
-    _headline(4, f"Proof: {demo.size.proof} customers that nobody has seen, in the real service")
+    headline(4, f"Proof: {demo.size.proof} customers that nobody has seen, in the real service")
     stages.run("prove", lambda: _prove(demo))
-    _headline(5, "The understudy goes on: same client, same endpoint, same alias")
+    headline(5, "The understudy goes on: same client, same endpoint, same alias")
     served = stages.run("serve", lambda: _serve(demo))
     console.print(
         f"  {served['successes']} of {served['n']} customers served well by {served['model']}, "
@@ -270,7 +268,11 @@ def _learn(demo: Demo) -> dict[str, Any]:
     for name in ("world", "runs/distilled-all", "runs/distilled-checked"):
         shutil.rmtree(demo.out / name, ignore_errors=True)
     jobs = {}
-    for name, more in (("all", []), ("checked", ["--check", str(demo.check)])):
+    whole, passed = demo.size.sft_epochs
+    for name, more in (
+        ("all", ["--set", f"epochs={whole}"]),
+        ("checked", ["--set", f"epochs={passed}", "--check", str(demo.check)]),
+    ):
         run, log = str(demo.run(f"distilled-{name}")), logs / f"distilled-{name}.log"
         command = ["train", "sft", run, *where, *more, *settings]
         jobs[name] = (_understudy(demo, *command, threads=1, log=log), log)
@@ -367,36 +369,6 @@ def _serve(demo: Demo) -> dict[str, Any]:
         "model": models.most_common(1)[0][0] if models else "nobody",
         "turn_ms_median": turns[len(turns) // 2] if turns else 0.0,
     }
-
-
-# -- words -------------------------------------------------------------------------------------
-
-
-def _headline(number: int, text: str) -> None:
-    console.print(f"\n[bold]{number}  {text}[/bold]")
-
-
-def _say_traffic(traffic: dict[str, Any]) -> None:
-    rate = wilson(traffic["successes"], traffic["n"])
-    captured = traffic["captured"]
-    console.print(
-        f"  {captured['episodes']} episodes, {sum(captured['completions'].values())} completions, "
-        f"{captured['feedback']} thumbs in the store; the incumbent (a scripted stand-in for a "
-        f"large model) succeeds in {rate.mean:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
-    )
-    for reason, count in Counter(traffic["reasons"]).most_common(5):
-        console.print(f"    {count:4d}  {reason}")
-
-
-def _say_headline(report: dict[str, Any]) -> None:
-    console.print("\n[bold]What came of it[/bold] (success in the real service)")
-    for name, cells in report["success"].items():
-        for how, leaf in cells.items():
-            console.print(
-                f"  {name:>18} {how:>8}  {leaf['mean']:6.1%}  "
-                f"[{leaf['low']:.1%}, {leaf['high']:.1%}]  n={leaf['n']}"
-            )
-    console.print(f"  {report['seconds']['total']:.0f} s, {report['peak_rss_mb']:.0f} MB at most")
 
 
 __all__ = ["SYSTEM_PROMPT", "run_demo"]

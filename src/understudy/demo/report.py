@@ -138,7 +138,7 @@ NAMES = {
     "distilled_all": "Distilled, all traffic",
     "distilled_checked": "Distilled, checked traffic",
 }
-HOW = {"traffic": "its traffic", "heldout": "new customers", "greedy": "greedy", "t1": "T = 1"}
+HOW = {"traffic": "its traffic", "heldout": "unseen", "greedy": "greedy", "t1": "T = 1"}
 
 
 def success_chart(success: dict[str, dict[str, Any]]) -> BarChart:
@@ -193,7 +193,7 @@ def _proof_blocks(report: dict[str, Any], results: Results) -> tuple[Any, ...]:
         for how, leaf in cells.items()
     ]
     cells = [
-        ("Incumbent, new customers", proof["incumbent"]["heldout"]["reasons"]),
+        ("Incumbent, unseen customers", proof["incumbent"]["heldout"]["reasons"]),
         ("Distilled, T = 1", proof["distilled_checked"]["t1"]["reasons"]),
         ("Rehearsed, T = 1", proof["rehearsed"]["t1"]["reasons"]),
         ("Rehearsed, greedy", proof["rehearsed"]["greedy"]["reasons"]),

@@ -45,7 +45,7 @@ class GrpoConfig(Config):
     min_lr_share: float = Field(default=0.3, ge=0, le=1)
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16"] = "bf16"
-    max_tokens_per_microbatch: PositiveInt = 8192
+    max_tokens_per_microbatch: PositiveInt = 4096
     temperature: PositiveFloat = 1.0  # recorded logprobs are those of the sampled distribution
     max_tokens: PositiveInt = 128  # a turn
     max_turns: PositiveInt = 16

@@ -43,7 +43,7 @@ class SftConfig(Config):
     warmup_steps: int = Field(default=10, ge=0)
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens: PositiveInt = 2048
-    max_tokens_per_microbatch: PositiveInt = 8192
+    max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 50
     seed: int = 0
 

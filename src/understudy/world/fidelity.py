@@ -41,6 +41,11 @@ class FidelityReport:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "FidelityReport":
+        """The report of `to_json`."""
+        return cls(**data)
+
     def table(self) -> str:
         """The report as text."""
         from rich.console import Console

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import VOCAB, make_model
+from engine_models import VOCAB, make_model
 
 from understudy.core.types import ModelRef, Sample, Sampling
 from understudy.engine.torch_engine import TorchEngine
