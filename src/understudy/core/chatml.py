@@ -22,6 +22,7 @@ from understudy.core.types import Message, Tool, ToolCall, text_of
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 GENERATION_PROMPT = f"{IM_START}assistant\n"
+_TURN_MARKER = re.compile(r"<\|(?=(?:im_start|im_end|endoftext)\|>)")
 _CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 
 
@@ -40,9 +41,15 @@ def render_following(messages: Sequence[Message]) -> str:
     return "".join(_body(messages))
 
 
+def said(message: Message) -> str:
+    """A message's text as it may stand in a prompt: markers of turns in it are taken apart, so
+    that nobody can end a turn or begin one by writing a marker."""
+    return _TURN_MARKER.sub("< |", text_of(message.get("content")))
+
+
 def _turns(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[str]:
     first_is_system = bool(messages) and messages[0]["role"] in ("system", "developer")
-    system = text_of(messages[0].get("content")) if first_is_system else ""
+    system = said(messages[0]) if first_is_system else ""
     if tools:
         block = "\n".join(tool_line(t) for t in tools)
         system += ("\n" if system else "") + f"<tools>\n{block}\n</tools>"
@@ -59,7 +66,7 @@ def _body(messages: Sequence[Message]) -> Iterator[str]:
         if role == "tool":
             blocks = []
             while i < len(messages) and messages[i]["role"] == "tool":
-                text = text_of(messages[i].get("content"))
+                text = said(messages[i])
                 blocks.append(f"<tool_response>\n{text}\n</tool_response>")
                 i += 1
             body = "\n".join(blocks)
@@ -69,7 +76,7 @@ def _body(messages: Sequence[Message]) -> Iterator[str]:
             yield f"{GENERATION_PROMPT}{assistant_text(message)}{IM_END}\n"
         elif role in ("system", "developer", "user"):
             name = "system" if role == "developer" else role
-            yield f"{IM_START}{name}\n{text_of(message.get('content'))}{IM_END}\n"
+            yield f"{IM_START}{name}\n{said(message)}{IM_END}\n"
         else:
             raise ValueError(f"the chat format has no role {role!r}")
         i += 1

@@ -1,0 +1,177 @@
+"""The recipes on a small scale: real traffic, the tiny model, real gradients."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from traffic import conversations, write_jsonl
+from understudy.core.chat_files import import_file, training_rows, write_rows
+from understudy.core.rows import policy_rows
+from understudy.core.types import Episode, ModelRef, Policy, Sampling
+from understudy.demo import owner_check
+from understudy.judges.check import Check
+from understudy.models.adapters import load_adapter
+from understudy.recipes.grpo import GrpoConfig, grpo
+from understudy.recipes.learner import Lora, make_engine, make_learner
+from understudy.recipes.rehearsal import play_group
+from understudy.recipes.sft import SftConfig, select, sft
+from understudy.runs.directory import Run
+from understudy.train.optimiser import TrainerConfig
+from understudy.train.trainer import Trainer
+from understudy.world.learn import learn
+from understudy.world.model import World
+
+LORA = Lora(rank=4, alpha=8)
+SMALL: dict[str, Any] = {
+    "lora": LORA, "steps": 3, "scenarios_per_step": 2, "group_size": 3, "pool": 12,
+    "max_turns": 3, "max_tokens": 24, "precision": "fp32", "checkpoint_every": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def traffic(tmp_path_factory: pytest.TempPathFactory) -> list[Episode]:
+    folder = tmp_path_factory.mktemp("traffic")
+    rows = asyncio.run(conversations(folder, 40))
+    return list(import_file(write_jsonl(folder / "c.jsonl", rows)))
+
+
+@pytest.fixture(scope="module")
+def world(traffic: list[Episode]) -> World:
+    return learn(traffic)
+
+
+@pytest.fixture(scope="module")
+def check() -> Check:
+    return Check.from_file(str(owner_check.__file__))
+
+
+def test_the_check_keeps_the_episodes_that_it_passes(traffic: list[Episode], check: Check) -> None:
+    kept, left_out = select(traffic, SftConfig(keep="check"), check)
+    assert len(kept) + sum(left_out.values()) == len(traffic)
+    outcome = {e.id: e.feedback[0].value for e in traffic}
+    agree = sum(bool(outcome[e.id]) for e in kept)
+    assert agree >= 0.95 * len(kept) > 0
+
+
+def test_an_interrupted_distillation_ends_bit_for_bit_as_the_uninterrupted(
+    traffic: list[Episode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SftConfig(lora=LORA, epochs=1, batch_episodes=4, checkpoint_every=2)
+    with Run.create(tmp_path / "whole", config) as run:
+        whole = sft(run, traffic[:20], config, quiet=True)
+    steps = 0
+    step = Trainer.step
+
+    def stop_at_the_fourth(self: Trainer, rows: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise KeyboardInterrupt
+        return step(self, rows)
+
+    monkeypatch.setattr(Trainer, "step", stop_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "cut", config) as run:
+        sft(run, traffic[:20], config, quiet=True)
+    monkeypatch.undo()
+    with Run.open(tmp_path / "cut") as run:
+        cut = sft(run, traffic[:20], config, quiet=True)
+    a, b = load_adapter(whole.adapter).tensors, load_adapter(cut.adapter).tensors
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(t.abs().max() > 0 for k, t in a.items() if ".lora_B." in k)
+
+
+def test_distillation_lowers_the_loss(traffic: list[Episode], tmp_path: Path) -> None:
+    config = SftConfig(lora=LORA, epochs=3, batch_episodes=8)
+    with Run.create(tmp_path / "run", config) as run:
+        sft(run, traffic, config, quiet=True)
+        losses = [row["loss"]["ce"] for row in run.metrics().rows]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_nothing_left_to_train_on_is_said(traffic: list[Episode], tmp_path: Path) -> None:
+    config = SftConfig(keep="feedback", feedback="never said")
+    with (
+        pytest.raises(ValueError, match="no episode is left"),
+        Run.create(tmp_path / "r", config) as run,
+    ):
+        sft(run, traffic[:3], config, quiet=True)
+
+
+async def test_grpo_in_the_world_trains_an_adapter(
+    world: World, check: Check, tmp_path: Path
+) -> None:
+    partial = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
+    config = GrpoConfig(**SMALL)
+    with Run.create(tmp_path / "run", config) as run:
+        result = await grpo(run, world, partial, config, threads=1, quiet=True)
+        rows = run.metrics().rows
+    assert result.steps == 3
+    assert len(rows) == 3
+    trained = [r for r in rows if r["skipped"] is None]
+    assert trained
+    first = trained[0]
+    assert abs(first["ratio_mean"] - 1) < 1e-5  # the first update is on-policy
+    tensors = load_adapter(result.adapter).tensors
+    assert any(t.abs().max() > 0 for k, t in tensors.items() if ".lora_B." in k)
+
+
+async def test_recorded_logprobs_are_the_trainers_before_and_after_a_step(
+    world: World, check: Check
+) -> None:
+    learner = make_learner("tiny", LORA, seed=1)
+    trainer = Trainer(learner.base.model, TrainerConfig(lr=5e-3))
+    engine, chat = make_engine(learner.base, threads=1)
+    scenario = world.scenarios(1, seed=3)[0]
+    try:
+        seen = []
+        for version in (1, 2):
+            ref = engine.load_weights(
+                ModelRef("tiny", "actor", version), learner.tensors(), learner.lora
+            )
+            policy = Policy("actor", ref, sampling=Sampling(max_tokens=24))
+            played = await play_group(
+                chat, policy, world, world.user, scenario, 4, 5,
+                check=check, max_turns=4, workload="w",
+            )  # fmt: skip
+            rows = [
+                row
+                for i, e in enumerate(played.group.episodes)
+                for row in policy_rows(e, 1.0 if i % 2 else -1.0)[0]
+            ]
+            ours = trainer.logprobs(rows)
+            for row, logprobs in zip(rows, ours, strict=True):
+                for entry, logprob in zip(row.entries, logprobs, strict=True):
+                    assert entry.anchor == pytest.approx(logprob, abs=1e-4)
+            seen.append(rows)
+            before = ours
+            trainer.step(rows)
+            after = trainer.logprobs(rows)
+            moved = max(
+                abs(x - y) for a, b in zip(before, after, strict=True)
+                for x, y in zip(a, b, strict=True)
+            )  # fmt: skip
+            assert moved > 1e-3
+        assert len(seen) == 2
+    finally:
+        await engine.aclose()
+
+
+def test_trl_accepts_the_exported_rows(traffic: list[Episode], tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    trl = pytest.importorskip("trl")
+    good = [e for e in traffic if e.feedback[0].value]
+    write_rows(tmp_path / "sft.jsonl", training_rows(good))
+    data = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "sft.jsonl"), cache_dir=str(tmp_path / "cache")
+    )["train"]
+    assert len(data) == len(good)
+    assert trl.is_conversational(data[0])
