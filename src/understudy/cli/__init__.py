@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage, 130 interrupted
 """
 
 import sys
+from typing import Any
 
 import typer
 
@@ -30,7 +31,7 @@ app.command("deploy")(serve.deploy)
 app.command("rollback")(serve.rollback)
 app.command("demo")(demo.demo)
 
-USAGE_ERROR = typer.BadParameter.__mro__[1]  # the base of every error in a command line itself
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # the base of every error in a command line itself
 # what a command may raise for a reason that its user can mend; anything else is a bug and shown
 EXPECTED = (ValueError, OSError, RuntimeError, PermissionError, ModuleNotFoundError)
 

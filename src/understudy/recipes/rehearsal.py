@@ -84,7 +84,7 @@ async def play_group(
         else:
             said_of = dataclasses.replace(verdict, episode_id=episode.id)
             kept.append(dataclasses.replace(episode, feedback=(*episode.feedback, said_of)))
-            rewards.append(float(verdict.value))  # type: ignore[arg-type]
+            rewards.append(float(verdict.value))
     return Played(Group(scenario.id, tuple(kept), tuple(rewards)), failed)
 
 

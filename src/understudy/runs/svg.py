@@ -19,7 +19,7 @@ INK, FAINT, GRID = "var(--ink, #1d1d22)", "var(--faint, #6d6d78)", "var(--grid, 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
     """Round numbers that cover low to high, about so many of them, at least two."""
-    if not high > low:
+    if not high - low > 1e-9 * max(abs(low), abs(high), 1e-3):  # nothing that a plot could show
         high = low + 1.0
     raw = (high - low) / max(1, about)
     unit = 10.0 ** math.floor(math.log10(raw))
