@@ -101,7 +101,7 @@ def main() -> int:
             print(f"  {figure:42s} {_number(entry['value']):>12s} {entry['unit']}")
         if record["cannot_run"]:
             print(f"  cannot run here: {record['cannot_run']}")
-    write_docs()
+        write_docs()
     return 0
 
 

@@ -37,6 +37,11 @@ def main() -> None:
     print(json.dumps(figures, indent=1))
 
 
+def run() -> dict[str, dict[str, float | str]]:
+    """The figures for `python -m bench`."""
+    return speed()
+
+
 def speed() -> dict[str, dict[str, float | str]]:
     """Processor time of learning 1,000 episodes and of stepping the world, one core."""
     import warehouse
