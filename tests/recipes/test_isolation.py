@@ -80,6 +80,15 @@ def test_files_of_the_demo_cannot_be_read(store: Path) -> None:
     assert path.exists()
 
 
+def test_another_database_cannot_be_read_as_a_plain_file(store: Path, tmp_path: Path) -> None:
+    other = tmp_path / "service.db"
+    other.write_bytes(b"rows")
+    assert "PermissionError" in isolated("open(sys.argv[2], 'rb')", store, str(other)).stderr
+    code = "Path(sys.argv[2]).read_bytes()"
+    assert "PermissionError" in isolated(code, store, str(other)).stderr
+    assert isolated("open(sys.argv[1], 'rb'); print(1)", store).stdout.strip() == "1"
+
+
 def test_what_was_refused_is_counted(store: Path, tmp_path: Path) -> None:
     code = """
 import sqlite3

@@ -22,7 +22,7 @@ from typing import Any
 
 from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.demo import owner_check
-from understudy.demo.agent import SYSTEM_PROMPT, WORKLOAD, Served, ServiceClient, run_traffic
+from understudy.demo.agent import WORKLOAD, Served, ServiceClient, run_traffic
 from understudy.demo.customers import scenarios
 from understudy.demo.incumbent_server import MODEL as INCUMBENT
 from understudy.demo.report import write_demo_report
@@ -369,6 +369,3 @@ def _serve(demo: Demo) -> dict[str, Any]:
         "model": models.most_common(1)[0][0] if models else "nobody",
         "turn_ms_median": turns[len(turns) // 2] if turns else 0.0,
     }
-
-
-__all__ = ["SYSTEM_PROMPT", "run_demo"]

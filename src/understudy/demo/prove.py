@@ -23,7 +23,6 @@ from understudy.models.loading import load_base
 from understudy.recipes.evaluate import play_scenarios, success
 from understudy.recipes.learner import make_engine
 from understudy.runs.directory import write_json
-from understudy.runs.statistics import wilson
 
 DECODINGS = {"greedy": 0.0, "t1": 1.0}
 KEPT = 60  # conversations kept for the report, per policy, greedy
@@ -94,10 +93,6 @@ def describe(episodes: list[Episode]) -> dict[str, Any]:
         "cached_tokens": cached,
         "completion_tokens": sum(c.usage.completion_tokens or 0 for c in completions),
     }
-
-
-def interval(successes: list[bool]) -> dict[str, Any]:
-    return dict(wilson(sum(successes), len(successes)).as_dict())
 
 
 def main(argv: list[str] | None = None) -> int:

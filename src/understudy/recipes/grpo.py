@@ -19,7 +19,7 @@ from understudy.core.rows import Row, RowStats, policy_rows
 from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.judges.check import Check
 from understudy.recipes.curriculum import Curriculum
-from understudy.recipes.learner import Learner, Lora, make_engine, make_learner, prompt_of
+from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
@@ -205,6 +205,3 @@ def _resume(run: Run, trainer: Trainer, curriculum: Curriculum) -> int:
     curriculum.restore(state["curriculum"])
     run.rewind(state["step"] - 1)
     return int(state["step"])
-
-
-__all__ = ["GrpoConfig", "GrpoResult", "Learner", "grpo", "training_rows"]

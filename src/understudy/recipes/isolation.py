@@ -6,6 +6,7 @@ connecting a socket, opening another SQLite database, starting another program, 
 of the demo's. What the hook has refused is counted in `refused`.
 """
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 FORBIDDEN_MODULES = ("understudy.demo", "understudy.gateway")
+DATABASES = (".db", ".sqlite", ".sqlite3", "-wal")  # read as plain files
 refused: Counter[str] = Counter()
 
 
@@ -36,8 +38,13 @@ def only_the_store(stores: Sequence[Path]) -> None:
             if path != ":memory:" and str(Path(path).resolve()) not in allowed:
                 refuse(f"database {path}")
         elif event == "open":
-            if isinstance(arguments[0], str) and arguments[0].startswith(demo_folder):
-                refuse(f"file {arguments[0]}")
+            if not isinstance(arguments[0], str | os.PathLike):
+                return
+            file = os.fspath(arguments[0])
+            if str(file).startswith(demo_folder):
+                refuse(f"file {file}")
+            if str(file).endswith(DATABASES) and str(Path(str(file)).resolve()) not in allowed:
+                refuse(f"database {file}")
         elif event in ("subprocess.Popen", "os.system", "os.posix_spawn"):
             refuse(f"program {arguments[0]!r}")
 
