@@ -45,12 +45,14 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--eval-minutes", type=float, default=0.0, help="quick evaluation this often")
     p.add_argument("--sharpen", type=float, default=1.0, help="on --resume: scale q and k norms")
     p.add_argument("--norm-factor", type=float, default=4.0, help="rate of norms in AdamW's")
+    p.add_argument("--shape", default="", help='changes of the shape (JSON): {"dim": 192}')
     p.add_argument("--resume", action="store_true", help="continue the run in --run")
     p.add_argument("--eval", action="store_true", help="evaluate the run on held-out APIs")
     p.add_argument("--quick", action="store_true", help="few probes (a curve's point)")
     p.add_argument("--probes", type=int, default=320, help="probes of each kind in --eval")
     p.add_argument("--model", help="evaluate this exported folder, not the run's checkpoint")
     p.add_argument("--export", action="store_true", help="write src/understudy/models/tiny")
+    p.add_argument("--new-tokenizer", action="store_true", help="train it anew, not the package's")
     p.add_argument("--raw", action="store_true", help="last weights instead of their average")
     return p.parse_args()
 
@@ -83,14 +85,15 @@ def main() -> int:
         return 0
     from tiny_pretrain.data import DataOptions
     from tiny_pretrain.loop import Options, train
-    from tiny_pretrain.prepare import prepare
+    from tiny_pretrain.net import Shape
+    from tiny_pretrain.prepare import prepare, vocabulary
     from tiny_pretrain.recipe import chunks
 
     if a.resume and not (run / "state.json").exists():
         print(f"nothing to resume in {run}: run without --resume", file=sys.stderr)
         return 2
     if not a.resume:
-        prepare(run, a.seed)
+        prepare(run, a.seed, keep=not a.new_tokenizer)
     data = DataOptions(
         context=a.context,
         decisive=a.decisive,
@@ -99,8 +102,10 @@ def main() -> int:
         tokens=a.pack,
         chunks=chunks(a.minutes, a.tokens, a.workers),
     )
+    shape = Shape(**{"vocab": vocabulary(run), **json.loads(a.shape or "{}")})
     options = Options(
         folder=a.run,
+        shape=shape,
         seed=a.seed,
         minutes=None if a.tokens else a.minutes,
         tokens=a.tokens,

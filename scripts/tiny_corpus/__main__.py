@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=3, help="how many dialogues of each family")
     parser.add_argument("--family", default="", help="families whose name starts so (default: all)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--split", choices=("train", "heldout"), default="train")
+    parser.add_argument("--split", choices=("train", "heldout", "new"), default="train")
     parser.add_argument("--stats", action="store_true", help="lengths and speed instead")
     args = parser.parse_args()
     names = [name for name in FAMILIES if name.startswith(args.family)]

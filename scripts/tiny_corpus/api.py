@@ -110,10 +110,13 @@ class Api:
     act: str
     confirm: str
     details: str
+    cancel: str
     escalate: str
     place: str
     size: str  # parameter of search, or ""
     size_text: str
+    span: str  # second integer: parameter of act, or ""
+    span_text: str
     person: str  # parameter of act, or ""
     method: str  # parameter of confirm, or ""
     cap: str  # parameter of search, or ""
@@ -180,7 +183,8 @@ class Api:
 def make_api(rng: Random, split: Split, **want: bool | None) -> Api:
     """Invent a service. `want` forces a feature on or off:
 
-    confirm, details, escalate, size, person, method, cap, sort, good, attribute, flag, option.
+    confirm, details, cancel, escalate, size, span, person, method, cap, sort, good, attribute,
+    flag, option.
     """
 
     def has(feature: str, chance: float) -> bool:
@@ -204,7 +208,7 @@ def make_api(rng: Random, split: Split, **want: bool | None) -> Api:
     style = rng.choice(("snake", "snake", "snake", "camel", "camel", "kebab", "pascal", "reversed"))
     prefix = w.invented(rng, split, 1).lower() + "_" if rng.random() < 0.06 else ""
     arg_style = "camel" if style in ("camel", "pascal") and rng.random() < 0.7 else "snake"
-    roles = ("search", "act", "confirm", "details", "escalate")
+    roles = ("search", "act", "confirm", "details", "cancel", "escalate")
     verbs = {role: pick(w.VERBS[role]) for role in roles}
     hold = pick([h for h in w.HOLD if h != "hold" or verbs["confirm"] != "pay"])
 
@@ -221,7 +225,8 @@ def make_api(rng: Random, split: Split, **want: bool | None) -> Api:
     with_confirm = has("confirm", 0.6)
     id_field = pick(w.ID)
     item_arg = rng.choice((id_field, join("snake", noun, id_field), noun))
-    size = pick(w.SIZE) if has("size", 0.35) else ""
+    size = pick(w.SIZE) if has("size", 0.4) else ""
+    span = pick(w.SPAN) if has("span", 0.3) else ""
     api = Api(
         noun=noun,
         verbs=verbs,
@@ -229,10 +234,13 @@ def make_api(rng: Random, split: Split, **want: bool | None) -> Api:
         act=name("act", noun),
         confirm=name("confirm", hold) if with_confirm else "",
         details=name("details", rng.choice((noun, noun + "_info"))) if has("details", 0.25) else "",
+        cancel=name("cancel", rng.choice((noun, hold))) if has("cancel", 0.12) else "",
         escalate=name("escalate", pick(w.OFFICE)) if has("escalate", 0.1) else "",
         place=join(arg_style, pick(w.PLACE)),
         size=join(arg_style, size) if size else "",
         size_text=w.SIZE_TEXT.get(size, size),
+        span=join(arg_style, span) if span else "",
+        span_text=span,
         person=join(arg_style, pick(w.PERSON)) if has("person", 0.45) else "",
         method=join(arg_style, pick(w.METHOD)) if with_confirm and has("method", 0.65) else "",
         cap=join(arg_style, cap) if with_cap else "",
@@ -310,6 +318,9 @@ def _schemas(rng: Random, split: Split, api: Api, hold: str) -> list[Json]:
     if api.person:
         act[api.person] = param("string")
         act_required.append(api.person)
+    if api.span:
+        act[api.span] = param("integer")
+        act_required.append(api.span)
     if api.option:
         act[api.option] = param("string")
     tools.append(tool(api.act, act, act_required, text["act"]))
@@ -318,6 +329,9 @@ def _schemas(rng: Random, split: Split, api: Api, hold: str) -> list[Json]:
         if api.method:
             pay[api.method] = param("string")
         tools.append(tool(api.confirm, pay, list(pay), text["confirm"]))
+    if api.cancel:
+        number = {api.final_field: param(api.finals.json_type)}
+        tools.append(tool(api.cancel, number, list(number)))
     if api.escalate:
         tools.append(tool(api.escalate, {api.note: param("string")}, [api.note], text["escalate"]))
     if rng.random() < 0.35:  # a tool that this dialogue does not need

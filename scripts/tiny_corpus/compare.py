@@ -64,8 +64,8 @@ def compare(rng: Random, split: Split) -> Dialogue:
     """One or two judgements; letters are balanced."""
     s = Script(rng, split, "compare")
     api = make_api(
-        rng, split, confirm=False, details=False, size=False, person=False, sort=False,
-        attribute=False, option=False,
+        rng, split, confirm=False, details=False, size=False, span=False, person=False, sort=False,
+        cancel=False, attribute=False, option=False,
     )  # fmt: skip
     names = rng.choice((("A", "B"), ("A", "B"), ("1", "2"), ("X", "Y")))
     form = rng.choice(("{w}", "{w}", "{w}", "Better: {w}", "Answer: {w}", "{w}."))

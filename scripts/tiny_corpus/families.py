@@ -49,6 +49,19 @@ def flow(rng: Random, split: Split) -> Dialogue:
     return s.done()
 
 
+def flows(rng: Random, split: Split) -> Dialogue:
+    """Two to four whole requests to one service, one after the other."""
+    s = Script(rng, split, "flows")
+    api = make_api(rng, split)
+    s.tools = api.tools
+    s.system(system_text(rng, api.noun))
+    for _ in range(rng.choice((2, 2, 3, 4))):
+        faults = Faults(gone=int(rng.random() < 0.1))
+        count = rng.choice((1, 2, 2, 3))
+        Expert(s, api, make_goal(rng, s, api, count=count), Policy(), faults).run()
+    return s.done()
+
+
 def choice_flow(rng: Random, split: Split) -> Dialogue:
     """Two or three short requests, each with a choice over an unsorted list."""
     s = Script(rng, split, "choice_flow")
@@ -115,6 +128,7 @@ def errors(rng: Random, split: Split) -> Dialogue:
 MAKERS: dict[str, Callable[[Random, Split], Dialogue]] = {
     "copy": copying.copy,
     "flow": flow,
+    "flows": flows,
     "choice_flow": choice_flow,
     "errors": errors,
     "rules": rules.rules,

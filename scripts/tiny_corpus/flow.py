@@ -19,6 +19,7 @@ class Goal:
 
     place: str
     size: int
+    span: int
     person: str
     methods: list[str]
     order: tuple[str, bool] | None
@@ -26,6 +27,7 @@ class Goal:
     match: str  # wanted value of the api's attribute, or ""
     items: list[Json]
     missing: list[str] = field(default_factory=list)  # facts that the first message leaves out
+    cancel: Any = None  # an earlier one that must be cancelled first
     note: str = ""  # one more sentence of the first message
 
 
@@ -91,16 +93,19 @@ def make_goal(rng: Random, s: Script, api: Api, **want: Any) -> Goal:
     methods = rng.sample(w.pool(w.METHODS, s.split), min(len(w.pool(w.METHODS, s.split)), 3))
     goal = Goal(
         place=w.place_name(rng, s.split),
-        size=rng.randrange(1, 13),
+        size=rng.randrange(1, 13) if rng.random() < 0.4 else rng.randrange(1, 8),
+        span=rng.randrange(1, 13) if rng.random() < 0.4 else rng.randrange(1, 8),
         person=w.person_name(rng, s.split),
         methods=methods[: want.get("methods") or rng.choice((1, 1, 2))],
         order=order,
         cap=cap,
         match=match,
+        cancel=api.finals.new() if api.cancel and rng.random() < 0.5 else None,
         items=items,
     )
     if want.get("missing", rng.random() < 0.15):
         facts = ["place"] + ["size"] * bool(api.size) + ["person"] * bool(api.person)
+        facts += ["span"] * bool(api.span)
         goal.missing = rng.sample(facts, 1 if len(facts) < 2 or rng.random() < 0.7 else 2)
     return goal
 
@@ -144,18 +149,26 @@ class Expert:
         self.s.user(phrases.request(self.rng, self.api, self.goal))
         self.ask_missing()
         try:
+            self.cancel_first()
             self.search()
             self.choose_and_act()
         except Stop:
             return
+
+    def cancel_first(self) -> None:
+        if self.goal.cancel is not None:
+            self.s.call(self.api.cancel, {self.api.final_field: self.goal.cancel}, "copy")
+            self.s.result(self.api.ok({"state": self.rng.choice(("cancelled", "done", "gone"))}))
 
     def mark(self, step: str, default: ProbeKind | None) -> ProbeKind | None:
         return self.marks.get(step, default)
 
     def ask_missing(self) -> None:
         for fact in self.goal.missing:
-            name = {"place": self.api.place, "size": self.api.size, "person": self.api.person}[fact]
-            value = {"place": self.goal.place, "size": self.goal.size, "person": self.goal.person}
+            name = {"place": self.api.place, "size": self.api.size, "person": self.api.person,
+                    "span": self.api.span}[fact]  # fmt: skip
+            value = {"place": self.goal.place, "size": self.goal.size, "person": self.goal.person,
+                     "span": self.goal.span}  # fmt: skip
             question = phrases.ask(self.rng, name)
             self.s.say(question, "valid", name.replace("_", " "))
             self.s.user(phrases.answer(self.rng, name, str(value[fact])))
@@ -308,6 +321,8 @@ class Expert:
         arguments: Json = {api.item_arg: item_id}
         if api.person:
             arguments[api.person] = self.goal.person
+        if api.span:
+            arguments[api.span] = self.goal.span
         if self.faults.validation == "option" and api.option:
             value = w.option_value(self.rng, api.option)
             s.call(api.act, arguments, kind)

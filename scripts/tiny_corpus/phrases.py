@@ -47,10 +47,19 @@ def request(rng: Random, api: Api, goal: Goal) -> str:
     parts: list[str] = []
     if api.size and "size" not in goal.missing:
         parts.append(
-            rng.choice(("for {k} {t}", "{t}: {k}", "{k} {t}", "{t} {k}")).format(
-                k=goal.size, t=api.size_text
+            rng.choice(("for {k} {t}", "{t}: {k}", "{k} {t}", "{t} {k}", "we are {k} {t}")).format(
+                k=number(rng, goal.size), t=api.size_text
             )
         )
+    if api.span and "span" not in goal.missing:
+        forms = ("for {k} {t}", "{k} {t}", "{t}: {k}", "it is for {k} {t}", "{k} {t} in all",
+                 "we need {k} {t}", "{k} {t} please")  # fmt: skip
+        parts.append(rng.choice(forms).format(k=number(rng, goal.span), t=api.span_text))
+    if goal.cancel is not None:
+        forms = ("first {v} {c}", "{v} {c} first", "before that {v} {c}", "also {v} {c}",
+                 "{v} my {f} {c} before")  # fmt: skip
+        verb, name = api.verbs["cancel"], api.final_field.replace("_", " ")
+        parts.append(rng.choice(forms).format(v=verb, c=goal.cancel, f=name))
     if goal.match:
         forms = ("{v}", "{f} {v}", "it must be {v}", "only {v}", "{f}: {v}")
         parts.append(rng.choice(forms).format(f=api.attribute, v=goal.match))
@@ -80,12 +89,21 @@ def request(rng: Random, api: Api, goal: Goal) -> str:
     return text[0].lower() + text[1:] if rng.random() < 0.3 else text
 
 
+def number(rng: Random, n: int) -> str:
+    """A small number in digits or, now and then, in words."""
+    return w.NUMBERS[n] if n < len(w.NUMBERS) and rng.random() < 0.3 else str(n)
+
+
 def _cap(rng: Random, api: Api, goal: Goal) -> str:
     forms = [
         "under {c}", "at most {c}", "max {f} {c}", "not more than {c}", "up to {c}", "below {c}",
         "my limit is {c}", "budget {c}", "{f} below {c}", "{f} at most {c}", "no more than {c}",
     ]  # fmt: skip
-    return rng.choice(forms).format(c=goal.cap, f=api.price)
+    if api.span and rng.random() < 0.5:
+        forms = ["max {c} a {u}", "at most {c} per {u}", "up to {c} a {u}", "{c} per {u} at most",
+                 "my budget is {c} per {u}", "{c} a {u} is my limit"]  # fmt: skip
+    unit = api.span_text.removesuffix("s")
+    return rng.choice(forms).format(c=goal.cap, f=api.price, u=unit)
 
 
 def _preference(rng: Random, field: str, low: bool) -> str:

@@ -41,6 +41,8 @@ def _api(rng: Random, split: Split, **want: bool | None) -> Api:
         "cap": None,
         "person": None,
         "size": False if rng.random() < 0.8 else None,
+        "span": False if rng.random() < 0.8 else None,
+        "cancel": False,
         "good": None,
         "attribute": False,
     }

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ProbeKind = Literal["valid", "copy", "choice", "rule", "correction", "compare"]
-Split = Literal["train", "heldout"]
+Split = Literal["train", "heldout", "new"]
+"""`heldout`: every word is unseen. `new`: the service is about an unseen thing, and all proper
+names are unseen; verbs, fields and parameters are of the whole vocabulary."""
 
 
 @dataclass(frozen=True)

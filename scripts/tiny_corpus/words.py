@@ -90,6 +90,8 @@ SIZE_TEXT = {
     "crew": "crew",
     "heads": "heads",
 }
+SPAN = "days hours weeks months rounds sessions terms laps shifts minutes evenings cycles".split()
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 PERSON = """
     name customer owner client holder contact applicant member user recipient buyer tenant
     person pilot rider
@@ -146,7 +148,9 @@ def _pool(words: tuple[str, ...], split: Split) -> tuple[str, ...]:
 
 
 def pool(words: list[str], split: Split) -> tuple[str, ...]:
-    """The words of a pool that belong to the split."""
+    """The words of a pool that belong to the split (`new`: heldout nouns, words of any split)."""
+    if split == "new":
+        return _pool(tuple(words), "heldout") if words is NOUNS else tuple(words)
     return _pool(tuple(words), split)
 
 
@@ -165,7 +169,8 @@ def invented(rng: Random, split: Split, syllables: int) -> str:
             + (rng.choice(_CODA) if i + 1 == syllables else "")
             for i in range(syllables)
         ).capitalize()
-        if split_of(text) == split and text.lower() not in FORBIDDEN_NAMES:
+        wanted = "heldout" if split == "new" else split
+        if split_of(text) == wanted and text.lower() not in FORBIDDEN_NAMES:
             return text
 
 

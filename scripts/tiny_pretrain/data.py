@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from .binding import binding
 from .disguise import disguise, pieces
 from .lookup import extreme, lookup
 from .recipe import STAGES
 
-DRILLS = {"lookup": lookup, "extreme": extreme}
+DRILLS = {"lookup": lookup, "extreme": extreme, "binding": binding}
 DECISIVE = ("choice", "rule", "correction", "compare")
 
 

@@ -31,6 +31,7 @@ def eligible() -> dict[str, bool]:
     keep |= {part for c in w.CAP for part in _RUN.findall(c)}
     found = dict.fromkeys(w.NOUNS, True)
     found |= {word: True for pool in pools for word in pool if word.isalpha()}
+    found |= {word.removesuffix("s"): True for word in w.SPAN}
     found |= {word: False for verbs in w.VERBS.values() for word in verbs}
     found |= dict.fromkeys([*w.ATTRIBUTES, *w.OPTION], False)
     return {word: many for word, many in found.items() if word not in keep}

@@ -1,7 +1,7 @@
 """The initialisation: induction heads and a number line, from the first step.
 
-The residual is divided at the start: dimension 0 is constant, 1 to 8 carry the value of number
-tokens, 9 to 63 tell tokens apart, 64 to 127 receive the tokens one, two, and five or six places
+The residual is divided at the start: dimension 0 is constant, 1 to 8 carry the value of
+digits, 9 to 63 tell tokens apart, 64 to 127 receive the tokens one, two, and five or six places
 back (layer 0). Layer 1, head 0 matches the current token with those one place back and copies what
 followed; head 2 does so for pairs of tokens, head 3 for the words just before the turn. Training is
 free to change all of it. The circuit is Olsson et al. 2022's; the rest starts near silent.
@@ -22,21 +22,11 @@ TOKEN, BACK1, BACK2, ASKED = slice(1, 64), slice(64, 86), slice(86, 107), slice(
 SHARPNESS = 1.6  # of q and k in the other layers
 
 
-def number_code(text: str) -> list[float]:
-    """Eight smooth features of a run of one to three digits."""
-    v = int(text)
-    log = math.log1p(v) / math.log(1000)
-    turn = 2 * math.pi
-    return [
-        2 * v / 999 - 1,
-        2 * log - 1,
-        math.sin(math.pi * v / 999),
-        math.sin(turn * v / 999),
-        math.cos(turn * v / 100),
-        math.sin(turn * v / 100),
-        math.sin(turn * log),
-        len(text) - 2.0,
-    ]
+def number_code(digit: int) -> list[float]:
+    """Eight smooth features of a digit."""
+    turn = 2 * math.pi * digit / 10
+    waves = [f(k * turn) for k in (1, 2, 3) for f in (math.sin, math.cos)]
+    return [2 * digit / 9 - 1, math.sin(math.pi * digit / 9), *waves]
 
 
 @torch.no_grad()
@@ -63,8 +53,8 @@ def initialise(net: TinyNet, tokens: Sequence[str], seed: int, induction: bool =
     emb[:, WORD] = normal((s.vocab, 55), 0.11)
     emb[:, CONST] = 0.3
     for i, text in enumerate(tokens):
-        if text.isascii() and text.isdigit() and len(text) <= 3:
-            emb[i, NUMBER] += torch.tensor(number_code(text)) * 0.15
+        if text.isascii() and text.isdigit():
+            emb[i, NUMBER] += torch.tensor(number_code(int(text))) * 0.15
     _previous_token_heads(net, gen)
     _induction_heads(net, gen)
 

@@ -37,7 +37,7 @@ def _terms(rng: Random, count: int, parts: list[str]) -> list[str]:
 
 def lookup(rng: Random, parts: list[str]) -> Dialogue:
     """A table, then many questions about it."""
-    maker = rng.choice((_table, _table, _records, _calls))
+    maker = rng.choice((_table, _records, _calls, _calls))
     return maker(rng, parts)
 
 
@@ -60,16 +60,18 @@ def _dialogue(
     return Dialogue(family, messages, tools, probes)
 
 
+_TABLES = (
+    ("{k}: {v}", "\n"), ("{k} = {v}", "; "), ("{k} | {v}", "\n"), ("", ""), ("{v} {k}", ", "),
+    ("{v} {k}", ". "), ("{v} for {k}", "; "), ("{k} is {v}", ". "), ("{k} {v}", ", "),
+)  # fmt: skip
+
+
 def _table(rng: Random, parts: list[str]) -> Dialogue:
     count = rng.choice((2, 3, 4, 5, 6, 8))
     keys, values = _terms(rng, count, parts), _terms(rng, count, parts)
     pairs = list(zip(keys, values, strict=True))
-    style = rng.randrange(4)
-    if style == 3:
-        text = json.dumps(dict(pairs))
-    else:
-        glue, end = ((": ", "\n"), (" = ", "; "), (" | ", "\n"))[style]
-        text = end.join(k + glue + v for k, v in pairs)
+    form_of, end = rng.choice(_TABLES)
+    text = end.join(form_of.format(k=k, v=v) for k, v in pairs) if end else json.dumps(dict(pairs))
     form = rng.choice(("{}", "{}?", "What is {}?", "value of {}"))
     back = set(keys) & set(values) == set() and rng.random() < 0.3
     turns: list[tuple[str, Any]] = []
@@ -93,26 +95,71 @@ def _records(rng: Random, parts: list[str]) -> Dialogue:
     return _dialogue(json.dumps(rows), turns, [])
 
 
+def _typed(rng: Random, parts: list[str]) -> tuple[dict[str, Any], Any]:
+    """A parameter's schema and a function that draws its values."""
+    kind = rng.choice(("word", "word", "word", "integer", "integer", "number", "enum", "boolean"))
+    if kind == "word":
+        shape = rng.randrange(7)
+        return {"type": "string"}, lambda: _term(rng, shape, parts)
+    if kind == "integer":
+        top = 10 ** rng.choice((1, 2, 3, 4, 6))
+        return {"type": "integer"}, lambda: rng.randrange(top)
+    if kind == "number":
+        return {"type": "number"}, lambda: rng.choice((rng.randrange(900), rng.randrange(999) / 10))
+    if kind == "boolean":
+        return {"type": "boolean"}, lambda: rng.random() < 0.5
+    values = _terms(rng, rng.choice((2, 3, 4)), parts)
+    return {"type": "string", "enum": values}, lambda: rng.choice(values)
+
+
+def _identifier(rng: Random, parts: list[str], prefix: str) -> str:
+    """A name of one to three invented words in one of the usual casings."""
+    words = [rng.choice(parts) for _ in range(rng.choice((1, 2, 2, 3, 3)))]
+    style = rng.randrange(4)
+    if style == 0:
+        name = words[0] + "".join(p.capitalize() for p in words[1:])
+    else:
+        glue = "-" if style == 1 else "_"
+        name = glue.join([words[0], "".join(words[1:])] if len(words) > 1 else words)
+    return prefix + name
+
+
 def _calls(rng: Random, parts: list[str]) -> Dialogue:
-    count = rng.choice((2, 3, 4))
-    names = _terms(rng, count, [p for p in parts if len(p) > 1])
-    names = [n.replace(" ", "_") for n in names]
+    """Tools of two to six with typed parameters, and requests that name tool and values."""
+    longer = [p for p in parts if len(p) > 1]
+    prefix = rng.choice(longer) + "_" if rng.random() < 0.3 else ""
+    names: dict[str, None] = {}
+    for _ in range(rng.choice((2, 3, 4, 5, 6))):
+        names[_identifier(rng, longer, prefix)] = None
     tools: list[Any] = []
-    schemas: dict[str, list[str]] = {}
+    schemas: dict[str, dict[str, tuple[Any, Any]]] = {}
+    needed: dict[str, list[str]] = {}
+    shared = [_identifier(rng, longer, "") for _ in range(3)]  # some parameters recur in tools
     for name in names:
-        params = [p.replace(" ", "_") for p in _terms(rng, rng.choice((1, 1, 2)), parts)]
-        schemas[name] = params
-        properties = {p: {"type": "string"} for p in params}
-        schema = {"type": "object", "properties": properties, "required": params}
+        pool = [_identifier(rng, longer, "") if rng.random() < 0.7 else rng.choice(shared)
+                for _ in range(rng.choice((0, 1, 1, 2, 2, 3)))]  # fmt: skip
+        schemas[name] = {p: _typed(rng, parts) for p in dict.fromkeys(pool)}
+        needed[name] = [p for p in schemas[name] if rng.random() < 0.75]
+        properties = {p: spec for p, (spec, _) in schemas[name].items()}
+        schema = {"type": "object", "properties": properties, "required": needed[name]}
         tools.append({"type": "function", "function": {"name": name, "parameters": schema}})
+    named = rng.choice(("{p} {v}", "{p}: {v}", "{p}={v}", "{p} is {v}", "{v} as {p}"))
+    ask = rng.choice(("{n}: {a}", "{n} {a}", "call {n} with {a}", "{a} ({n})", "please {n}, {a}"))
+    keyed = rng.random() < 0.6
     turns: list[tuple[str, Any]] = []
     for _ in range(rng.randrange(5, 14)):
-        name = rng.choice(names)
-        values = [_term(rng, rng.randrange(7), parts) for _ in schemas[name]]
-        named = rng.random() < 0.4
-        shown = [f"{p} {v}" if named else v for p, v in zip(schemas[name], values, strict=True)]
-        arguments = dict(zip(schemas[name], values, strict=True))
-        turns.append((f"{name}: {', '.join(shown)}", {"name": name, "arguments": arguments}))
+        name = rng.choice(list(names))
+        given = [p for p in schemas[name] if p in needed[name] or (keyed and rng.random() < 0.5)]
+        values = {p: schemas[name][p][1]() for p in given}
+        shown = [
+            named.format(p=p, v=json.dumps(v) if isinstance(v, bool) else v) if keyed else
+            (json.dumps(v) if isinstance(v, bool) else str(v))
+            for p, v in values.items()
+        ]  # fmt: skip
+        if keyed and rng.random() < 0.4:
+            rng.shuffle(shown)
+        text = ask.format(n=name, a=", ".join(shown)) if shown else name
+        turns.append((text, {"name": name, "arguments": values}))
     return _dialogue("", turns, tools)
 
 

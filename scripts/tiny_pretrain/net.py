@@ -23,7 +23,7 @@ BF16 = torch.bfloat16
 class Shape:
     """The shape of the tiny model (Qwen3 architecture, tied embeddings)."""
 
-    vocab: int = 2560
+    vocab: int = 1024
     dim: int = 128
     layers: int = 6
     heads: int = 4

@@ -23,8 +23,8 @@ def texts(seed: int, count: int = DOCUMENTS) -> Iterator[str]:
         yield render_text(dialogue.messages, dialogue.tools)
 
 
-def prepare(run: Path, seed: int) -> None:
-    """A fresh run folder. The package's tokenizer is kept where there is one."""
+def prepare(run: Path, seed: int, keep: bool = True) -> None:
+    """A fresh run folder, with the package's tokenizer where there is one and `keep` is set."""
     for name in ("metrics.jsonl", "evals.jsonl", "state.json", "checkpoint.safetensors"):
         (run / name).unlink(missing_ok=True)
     run.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def prepare(run: Path, seed: int) -> None:
     names = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
     if (run / "tokenizer.json").exists():
         pass
-    elif (package / "tokenizer.json").exists():
+    elif keep and (package / "tokenizer.json").exists():
         for name in names:
             shutil.copy(package / name, run / name)
     else:
@@ -41,3 +41,8 @@ def prepare(run: Path, seed: int) -> None:
 
     table = token_texts(Tokenizer.from_file(str(run / "tokenizer.json")))
     (run / "tokens.json").write_text(json.dumps(table, ensure_ascii=False))
+
+
+def vocabulary(run: Path) -> int:
+    """How many tokens the run's tokenizer has."""
+    return len(json.loads((run / "tokens.json").read_text()))

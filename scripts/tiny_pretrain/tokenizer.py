@@ -1,8 +1,8 @@
-"""The tiny model's tokenizer: byte-level BPE whose words, numbers and JSON glue never mix.
+"""The tiny model's tokenizer: byte-level BPE whose words, digits and JSON glue never mix.
 
-Pre-tokens are runs of letters, groups of up to three digits aligned to the right of their run, and
-runs of everything else, spaces, quotes and underscores included. So a word is the same token in
-prose and in JSON, `{"` or `": "` become single tokens, and every number below 1,000 is one token.
+Pre-tokens are runs of letters, single digits, and runs of everything else, spaces, quotes and
+underscores included. So a word is the same tokens in prose and in JSON, `{"` or `": "` become
+single tokens, and a number is its digits: few tokens, each of them often seen, copy best.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MARKERS = (
     "<tools>", "</tools>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>",
 )  # fmt: skip
 LETTERS = r"[\p{L}\p{M}]+"
-DIGITS = r"\d{1,3}(?=(?:\d{3})*(?!\d))"
+DIGITS = r"\d"
 OTHER = r"[^\p{L}\p{M}\d]+"
 
 TEMPLATE = """
@@ -104,36 +104,24 @@ def _pre_tokenizer() -> Any:
     )
 
 
-def _number_merges() -> tuple[list[str], list[list[str]]]:
-    """All strings of two and three digits as tokens, with merges that reach each of them."""
-    two = [f"{i:02d}" for i in range(100)]
-    three = [f"{i:03d}" for i in range(1000)]
-    merges = [[t[0], t[1]] for t in two]
-    for t in three:  # the pair of lower rank, that is the smaller one, merges first
-        merges.append([t[:2], t[2]] if t[:2] <= t[1:] else [t[0], t[1:]])
-    return two + three, merges
-
-
 def train(texts: Iterable[str], vocab: int) -> Tokenizer:
-    """A tokenizer of exactly `vocab` tokens; digits and special tokens in `texts` are ignored."""
+    """A tokenizer of exactly `vocab` tokens; special tokens in `texts` are ignored."""
     added = len(SPECIAL) + len(MARKERS)
-    numbers, number_merges = _number_merges()
     base = Tokenizer(models.BPE())
     base.pre_tokenizer = _pre_tokenizer()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab - added - len(numbers),
+        vocab_size=vocab - added,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
         max_token_length=16,
     )
-    skip = re.compile("|".join([r"\d+", *map(re.escape, SPECIAL + MARKERS)]))
+    skip = re.compile("|".join(map(re.escape, SPECIAL + MARKERS)))
     base.train_from_iterator(([p for p in skip.split(t) if p] for t in texts), trainer)
     learned = json.loads(base.to_str())["model"]
     names = list(SPECIAL) + list(MARKERS)
     words = [w for w, _ in sorted(learned["vocab"].items(), key=lambda kv: int(kv[1]))]
-    pieces = words + numbers
-    table = {t: i + len(names) for i, t in enumerate(pieces)}
-    merges = [tuple(m) for m in [*learned["merges"], *number_merges]]
+    table = {t: i + len(names) for i, t in enumerate(words)}
+    merges = [tuple(m) for m in learned["merges"]]
     placed = {**{n: i for i, n in enumerate(names)}, **table}
     final = Tokenizer(models.BPE(vocab=placed, merges=merges))
     final.pre_tokenizer = _pre_tokenizer()

@@ -8,6 +8,7 @@ forward pass. One step: draw scenarios, play `group_size` episodes of each, judg
 step, hand the adapter to the engine.
 """
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ async def grpo(
                 model = ModelRef(learner.base.name, "rehearsed", step)
                 engine.load_weights(model, learner.tensors(), learner.lora)
                 policy = Policy("rehearsed", model, sampling=sampling)
+                begun = time.perf_counter()
                 numbers = curriculum.draw(config.scenarios_per_step, step)
                 played: list[Played] = await gather(
                     [
@@ -108,12 +110,13 @@ async def grpo(
                         for n in numbers
                     ]
                 )
+                rollout_seconds = time.perf_counter() - begun
                 for n, group in zip(numbers, played, strict=True):
                     curriculum.saw(n, group.rate)
                 rows, counted = training_rows(played)
                 metrics = trainer.step(rows)
                 reward, success = _means(played)
-                _log(run, step, played, metrics, counted)
+                _log(run, step, played, metrics, counted, rollout_seconds)
                 progress.advance(
                     reward=round(reward, 3),
                     success=f"{success:.0%}",
@@ -164,7 +167,12 @@ def _means(played: list[Played]) -> tuple[float, float]:
 
 
 def _log(
-    run: Run, step: int, played: list[Played], metrics: StepMetrics, counted: Counter[str]
+    run: Run,
+    step: int,
+    played: list[Played],
+    metrics: StepMetrics,
+    counted: Counter[str],
+    rollout_seconds: float,
 ) -> None:
     reward, success = _means(played)
     episodes = [e for item in played for e in item.group.episodes]
@@ -176,6 +184,7 @@ def _log(
         "success": success,
         "turns": sum(turns) / max(1, len(turns)),
         "sampled_tokens": sampled,
+        "rollout_seconds": rollout_seconds,  # `seconds` is the training alone
         "ended": dict(ended),
         "counted": dict(counted),
     }

@@ -1,0 +1,130 @@
+"""A dense drill of one skill: which value in a sentence belongs to which parameter.
+
+Several numbers, names and codes stand in one request; the word beside each says what it is. The
+words are invented anew for each dialogue, so the value must be found by its neighbours alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from tiny_corpus.types import Dialogue
+
+from .lookup import _dialogue, _term
+
+NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
+_BESIDE = (
+    "{v} {w}", "{v} {w}", "for {v} {w}", "{w} {v}", "{w}: {v}", "{v} {w} please", "with {v} {w}",
+    "we are {v} {w}", "{v} {w} in all", "it is {v} {w}", "{w} is {v}", "make it {v} {w}",
+)  # fmt: skip
+_LIMIT = (
+    "at most {v} per {w}", "max {v} a {w}", "up to {v} a {w}", "not more than {v} {w}",
+    "{w} under {v}", "{v} per {w} is the limit", "no more than {v} per {w}", "cap {v} a {w}",
+)  # fmt: skip
+_NAME = ("in {v}", "at {v}", "to {v}", "{w} {v}", "{w}: {v}", "{v}", "near {v}", "the {w} is {v}")
+_CODE = ("with {v}", "use {v}", "{w} {v}", "by {v}", "{w}: {v}", "{v} as {w}", "through {v}")
+_NOISE = (
+    "please", "quickly", "thanks", "it is urgent", "as usual", "hello", "we need it soon",
+    "do it now", "my boss asked for it", "nothing special",
+)  # fmt: skip
+_HEADS = ("I need a {t}", "get me a {t}", "{t}", "please arrange a {t}", "a {t}", "we want a {t}",
+          "looking for a {t}", "{t} wanted", "can you find a {t}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One parameter, the word that users have for it, and how they put it."""
+
+    name: str
+    word: str
+    kind: str  # integer, limit, name or code
+    forms: tuple[str, ...]
+    optional: bool
+
+
+def _slots(rng: Random, parts: list[str]) -> list[Slot]:
+    kinds = ["integer", "integer", *rng.choice(([], ["name"], ["name", "limit"], ["integer"]))]
+    kinds += rng.choice(([], [], ["code"], ["limit"]))
+    rng.shuffle(kinds)
+    many = rng.random() < 0.5  # several ways to say each, or always the same one
+    shape = rng.choice(("{w}", "{w}", "{w}", "{w}_{x}", "{x}_{w}"))
+    slots: list[Slot] = []
+    seen: set[str] = set()
+    longer = [p for p in parts if len(p) > 2]
+    for kind in kinds:
+        word = ""
+        while not word or word in seen:
+            word = "".join(rng.choice(longer) for _ in range(rng.choice((1, 1, 1, 2))))
+        seen.add(word)
+        name = shape.format(w=word, x=rng.choice(longer))
+        if rng.random() < 0.05:  # another word than the parameter's: told by example only
+            name = rng.choice(longer) + rng.choice(parts)
+        if name in (s.name for s in slots):
+            name += rng.choice(longer)
+        pool = {"integer": _BESIDE, "limit": _LIMIT, "name": _NAME, "code": _CODE}[kind]
+        forms = pool if many else (rng.choice(pool),)
+        slots.append(Slot(name, word, kind, forms, rng.random() < 0.2))
+    return slots
+
+
+def _say(rng: Random, slot: Slot, plural: bool, parts: list[str]) -> tuple[str, Any]:
+    value: Any
+    if slot.kind == "integer":
+        value = (
+            rng.randrange(1, rng.choice((10, 10, 13))) if rng.random() < 0.8 else rng.randrange(300)
+        )
+    elif slot.kind == "limit":
+        value = rng.randrange(3, 100) * rng.choice((1, 5, 10, 10))
+    elif slot.kind == "name":
+        value = _term(rng, rng.choice((4, 4, 6)), parts)
+    else:
+        value = _term(rng, rng.choice((0, 2, 3, 5)), parts)
+    shown = (
+        NUMBERS[value] if slot.kind == "integer" and value < 13 and rng.random() < 0.4 else value
+    )
+    word = slot.word
+    if plural and slot.kind == "integer" and value != 1:
+        word += "s"
+    return rng.choice(slot.forms).format(v=shown, w=word), value
+
+
+def binding(rng: Random, parts: list[str]) -> Dialogue:
+    """One or two tools, then many requests, each with several values to tell apart."""
+    tools: list[Any] = []
+    made: list[tuple[str, str, list[Slot]]] = []
+    for _ in range(rng.choice((1, 1, 2))):
+        slots = _slots(rng, parts)
+        thing = "".join(rng.choice(parts) for _ in range(rng.choice((1, 2))))
+        name = rng.choice(("find_{t}", "{t}", "{x}_{t}", "get_{t}")).format(
+            t=thing, x=rng.choice(parts)
+        )
+        if name in (m[0] for m in made):
+            continue
+        json_type = {"integer": "integer", "limit": rng.choice(("integer", "number"))}
+        properties = {s.name: {"type": json_type.get(s.kind, "string")} for s in slots}
+        required = [s.name for s in slots if not s.optional]
+        schema = {"type": "object", "properties": properties, "required": required}
+        tools.append({"type": "function", "function": {"name": name, "parameters": schema}})
+        made.append((name, thing, slots))
+    plural = rng.random() < 0.5
+    turns: list[tuple[str, Any]] = []
+    for _ in range(rng.randrange(4, 11)):
+        name, thing, slots = rng.choice(made)
+        arguments: dict[str, Any] = {}
+        said: list[str] = []
+        for slot in slots:
+            if slot.optional and rng.random() < 0.4:
+                continue
+            text, arguments[slot.name] = _say(rng, slot, plural, parts)
+            said.append(text)
+        if rng.random() < 0.25:
+            said.append(rng.choice(_NOISE))
+        rng.shuffle(said)
+        said.insert(rng.choice((0, 0, 0, len(said))), rng.choice(_HEADS).format(t=thing))
+        text = said[0]
+        for piece in said[1:]:
+            text += rng.choice((", ", ", ", ". ", " and ")) + piece
+        turns.append((text, {"name": name, "arguments": arguments}))
+    return _dialogue("", turns, tools, "binding")
