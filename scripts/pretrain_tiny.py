@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = """examples:
-  python scripts/pretrain_tiny.py --minutes 70                 # train, two processes of one thread
-  python scripts/pretrain_tiny.py --minutes 70 --resume        # go on from the last checkpoint
+  python scripts/pretrain_tiny.py --minutes 80                 # train, two processes of one thread
+  python scripts/pretrain_tiny.py --minutes 80 --resume        # go on from the last checkpoint
   python scripts/pretrain_tiny.py --eval                       # probes on held-out APIs
   python scripts/pretrain_tiny.py --export                     # write the package's model files
 """
@@ -26,14 +26,14 @@ def arguments() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--run", default=str(ROOT / "build/tiny"), help="folder of the run")
-    p.add_argument("--minutes", type=float, default=70, help="wall-clock budget of training")
+    p.add_argument("--minutes", type=float, default=80, help="wall-clock budget of training")
     p.add_argument("--tokens", type=float, help="budget in tokens instead (exactly repeatable)")
     p.add_argument("--workers", type=int, default=2, help="processes that share each step")
     p.add_argument("--threads", type=int, default=1, help="threads of each process")
     p.add_argument("--accumulate", type=int, default=1, help="packed batches a worker and step")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--muon-lr", type=float, default=0.01)
-    p.add_argument("--adam-lr", type=float, default=0.0015)
+    p.add_argument("--muon-lr", type=float, default=0.025)
+    p.add_argument("--adam-lr", type=float, default=0.003)
     p.add_argument("--decay-from", type=float, default=0.5, help="where the linear decay begins")
     p.add_argument("--context", type=float, default=0.1, help="share of context tokens with loss")
     p.add_argument("--disguised", type=float, default=0.85, help="share of renamed dialogues")

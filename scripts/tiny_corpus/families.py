@@ -79,7 +79,7 @@ def choice_flow(rng: Random, split: Split) -> Dialogue:
 
 
 ERROR_KINDS = {
-    "transient": 0.22, "gone": 0.22, "expired": 0.12, "declined": 0.16, "validation": 0.10,
+    "transient": 0.18, "gone": 0.20, "expired": 0.12, "declined": 0.24, "validation": 0.09,
     "empty": 0.06, "hard": 0.05, "insist": 0.04, "mixed": 0.03,
 }  # fmt: skip
 

@@ -16,10 +16,11 @@ import numpy as np
 
 from .binding import binding
 from .disguise import disguise, pieces
+from .fallback import fallback
 from .lookup import extreme, lookup
 from .recipe import STAGES
 
-DRILLS = {"lookup": lookup, "extreme": extreme, "binding": binding}
+DRILLS = {"lookup": lookup, "extreme": extreme, "binding": binding, "fallback": fallback}
 DECISIVE = ("choice", "rule", "correction", "compare")
 
 

@@ -23,7 +23,11 @@ def write_model(
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     saved = load_file(str(run / ("checkpoint" if raw else "average")) + ".safetensors")
-    weights = {k.removeprefix("model/"): v for k, v in saved.items() if k.startswith("model")}
+    weights = {
+        k.removeprefix("model/"): v
+        for k, v in saved.items()
+        if not k.startswith(("first/", "second/"))
+    }
     s = Shape(**json.loads((run / "options.json").read_text())["shape"])
     tok = Tokenizer.from_file(str(run / "tokenizer.json"))
     stop, pad = tok.token_to_id(IM_END), tok.token_to_id(END_OF_TEXT)
@@ -38,16 +42,15 @@ def write_model(
         max_position_embeddings=s.max_positions,
         rms_norm_eps=s.eps,
         rope_parameters={"rope_type": "default", "rope_theta": s.theta},
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=stop,
         pad_token_id=pad,
     )
     model = Qwen3ForCausalLM(config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    if unexpected or set(missing) - {"lm_head.weight"}:
+    if unexpected or missing:
         raise SystemExit(f"weights do not fit: missing {missing}, unexpected {unexpected}")
-    model.tie_weights()
     model.to(dtype or torch.float32)
     model.generation_config = GenerationConfig(
         eos_token_id=stop, pad_token_id=pad, do_sample=False, max_new_tokens=256

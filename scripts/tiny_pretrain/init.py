@@ -48,6 +48,7 @@ def initialise(net: TinyNet, tokens: Sequence[str], seed: int, induction: bool =
     emb = net.weights["model.embed_tokens.weight"]
     if not induction:
         emb.copy_(normal(emb.shape, 0.08))
+        net.weights["lm_head.weight"].copy_(emb)
         return
     emb.copy_(normal(emb.shape, 0.02))
     emb[:, WORD] = normal((s.vocab, 55), 0.11)
@@ -55,6 +56,7 @@ def initialise(net: TinyNet, tokens: Sequence[str], seed: int, induction: bool =
     for i, text in enumerate(tokens):
         if text.isascii() and text.isdigit():
             emb[i, NUMBER] += torch.tensor(number_code(int(text))) * 0.15
+    net.weights["lm_head.weight"].copy_(emb)  # what is written to the residual is read back
     _previous_token_heads(net, gen)
     _induction_heads(net, gen)
 

@@ -21,15 +21,15 @@ BF16 = torch.bfloat16
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of the tiny model (Qwen3 architecture, tied embeddings)."""
+    """The shape of the tiny model (Qwen3 architecture, embeddings and head apart)."""
 
     vocab: int = 1024
     dim: int = 128
-    layers: int = 6
+    layers: int = 4
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 32
-    ff: int = 320
+    ff: int = 384
     theta: float = 1e6
     eps: float = 1e-6
     max_positions: int = 4096
@@ -203,6 +203,7 @@ class TinyNet(nn.Module):
                 p + "mlp.down_proj.weight": (d, s.ff),
             }
         sizes["model.norm.weight"] = (d,)
+        sizes["lm_head.weight"] = (s.vocab, d)
         self.weights = {n: nn.Parameter(torch.ones(z)) for n, z in sizes.items()}
         for name, value in self.weights.items():
             self.register_parameter(name.replace(".", "/"), value)
@@ -245,5 +246,5 @@ class TinyNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Weighted sum of the cross-entropies at the picked positions, and each one (K,)."""
         h = self.hidden(ids_N, position_N, lengths)[pick_K]
-        out = _HeadLoss.apply(h, self.weights["model.embed_tokens.weight"], target_K, weight_K)
+        out = _HeadLoss.apply(h, self.weights["lm_head.weight"], target_K, weight_K)
         return out[0], out[1]

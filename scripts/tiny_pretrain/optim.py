@@ -1,4 +1,4 @@
-"""Muon for hidden matrices, AdamW for the embedding and the norms, one step over both."""
+"""Muon for hidden matrices, AdamW for embeddings, head and norms, one step over both."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
@@ -40,7 +42,7 @@ class Optimiser:
         self.groups: dict[tuple[int, int], list[str]] = {}
         self.plain: list[str] = []
         for name, value in weights.items():
-            if value.dim() == 2 and "embed" not in name:
+            if value.dim() == 2 and name not in EMBEDDINGS:
                 rows, cols = sorted(value.shape)
                 self.groups.setdefault((rows, cols), []).append(name)
             else:

@@ -11,25 +11,26 @@ STAGES: list[tuple[float, dict[str, float]]] = [
     (
         0.20,
         {
-            "lookup": 0.35, "binding": 0.15, "extreme": 0.08, "induction": 0.10, "copy": 0.12,
-            "flow": 0.10, "errors": 0.05, "plain": 0.05,
+            "lookup": 0.33, "binding": 0.15, "extreme": 0.06, "induction": 0.08, "copy": 0.12,
+            "fallback": 0.06, "flow": 0.10, "errors": 0.05, "plain": 0.05,
         },
     ),
     (
         0.60,
         {
-            "lookup": 0.15, "binding": 0.15, "extreme": 0.12, "number_drill": 0.05,
-            "choice_drill": 0.10, "copy": 0.10, "flow": 0.05, "flows": 0.06, "errors": 0.11,
-            "rules": 0.04, "correction": 0.02, "compare": 0.03, "choice_flow": 0.02,
+            "lookup": 0.11, "binding": 0.20, "fallback": 0.16, "extreme": 0.08,
+            "number_drill": 0.03, "choice_drill": 0.06, "copy": 0.08, "flow": 0.05,
+            "flows": 0.06, "errors": 0.10, "rules": 0.03, "correction": 0.02, "compare": 0.01,
+            "choice_flow": 0.01,
         },
     ),
     (
         1.0,
         {
-            "lookup": 0.06, "binding": 0.10, "extreme": 0.06, "number_drill": 0.03,
-            "choice_drill": 0.12, "copy": 0.10, "flow": 0.07, "flows": 0.09, "errors": 0.12,
-            "rules": 0.09, "correction": 0.05, "compare": 0.05, "choice_flow": 0.04,
-            "records": 0.02,
+            "lookup": 0.05, "binding": 0.12, "fallback": 0.08, "extreme": 0.05,
+            "number_drill": 0.02, "choice_drill": 0.10, "copy": 0.09, "flow": 0.07,
+            "flows": 0.09, "errors": 0.13, "rules": 0.08, "correction": 0.05, "compare": 0.05,
+            "choice_flow": 0.02,
         },
     ),
 ]  # fmt: skip

@@ -58,7 +58,7 @@ def documents(encoder: Encoder, split: str, count: int) -> list[tuple[Any, Any, 
 def turn_scores(run: Path, split: str, count: int, raw: bool = False) -> dict[str, Any]:
     """Share of exact turns for each `family kind` and each kind, with counts."""
     encoder, net = Encoder(run), load(run, raw)
-    emb = net.weights["model.embed_tokens.weight"].bfloat16()
+    emb = net.weights["lm_head.weight"].bfloat16()
     hits: dict[str, list[bool]] = defaultdict(list)
     for dialogue, ids, inside in documents(encoder, split, count):
         x = torch.from_numpy(ids)

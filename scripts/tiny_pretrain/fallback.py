@@ -1,0 +1,126 @@
+"""A dense drill of one skill: when a choice is refused, take the next one of the list.
+
+The list stands in the user's words, or in a tool's result. The names are invented anew for each
+dialogue. What was refused for a passing reason is tried again instead.
+"""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+from tiny_corpus.types import Dialogue, Probe
+
+from .lookup import _term
+
+_FIRST = (
+    "{v} with {l}", "use {l}", "{l} for the {t}", "{f}: {l}", "by {l}", "please use {l} to {v}",
+    "I {v} by {l}", "try {l}", "{l}", "take {l}", "the {f} is {l}",
+)  # fmt: skip
+_THEN = (
+    ", or {r}", ", else {r}", ", then {r}", ", or if that fails {r}", ", otherwise {r}", " or {r}",
+    ", backup {r}", " and, if refused, {r}", ", {r} after that", " first, then {r}", "; next {r}",
+)  # fmt: skip
+_REFUSED = (
+    "declined", "refused", "not accepted", "{x} declined", "{x} is gone", "not available",
+    "sold out", "no longer there", "taken", "{x} was rejected", "failed: {x}", "blocked",
+)  # fmt: skip
+_PASSING = ("busy", "rate limited", "timeout", "try again", "temporarily unavailable", "overloaded")
+_WRAP = ("error", "ok", "text", "status", "detail")
+
+
+def _answer(wrap: str, text: str) -> str:
+    match wrap:
+        case "error":
+            return json.dumps({"error": text})
+        case "ok":
+            return json.dumps({"ok": False, "error": text})
+        case "status":
+            return json.dumps({"status": "failed", "reason": text})
+        case "detail":
+            return json.dumps({"result": None, "message": text})
+    return f"Error: {text}"
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.probes: list[Probe] = []
+
+    def call(self, name: str, arguments: dict[str, Any]) -> None:
+        function = {"name": name, "arguments": json.dumps(arguments)}
+        entry = {"id": f"call_{len(self.messages)}", "type": "function", "function": function}
+        self.messages.append({"role": "assistant", "content": None, "tool_calls": [entry]})
+        self.probes.append(
+            Probe(len(self.messages) - 1, "copy", {"name": name, "arguments": arguments})
+        )
+
+    def result(self, text: str) -> None:
+        entry = self.messages[-1]["tool_calls"][0]
+        self.messages.append({"role": "tool", "tool_call_id": entry["id"], "content": text})
+
+
+def fallback(rng: Random, parts: list[str]) -> Dialogue:
+    """Several requests, each with two to four options that are tried in their order."""
+    longer = [p for p in parts if len(p) > 2]
+
+    def word() -> str:
+        return "".join(rng.choice(longer) for _ in range(rng.choice((1, 1, 2))))
+
+    verb, thing, field, key = word(), word(), word(), word()
+    name, finder = f"{verb}_{thing}", f"{word()}_{thing}"
+    listed = rng.random() < 0.4  # the options are a tool's result, not the user's words
+    carried = rng.random() < 0.6  # a second argument that stays the same in every attempt
+    kind, id_kind = rng.choice((0, 0, 3, 4, 2, 5)), rng.choice((1, 2, 5))
+    properties = {field: {"type": "string"}}
+    if carried:
+        properties = {key: {"type": "string"}, **properties}
+    tools = [_tool(name, properties)]
+    if listed:
+        tools.insert(rng.randrange(2), _tool(finder, {thing: {"type": "string"}}))
+    wrap, then, refused = rng.choice(_WRAP), rng.choice(_THEN), rng.choice(_REFUSED)
+    many = rng.random() < 0.5
+    writer = _Writer()
+    pool = [_term(rng, kind, parts) for _ in range(6)]
+    again = rng.random() < 0.6 and kind == 0  # the same few options in every request
+    for _ in range(rng.randrange(2, 6)):
+        count = rng.choice((2, 2, 3, 3, 4))
+        options: list[str] = []
+        while len(options) < count:
+            option = rng.choice(pool) if again else _term(rng, kind, parts)
+            if option not in options:
+                options.append(option)
+        carry = _term(rng, id_kind, parts)
+        said = options[0]
+        for option in options[1:]:
+            said += (rng.choice(_THEN) if many else then).format(r=option)
+        text = rng.choice(_FIRST).format(l=said, v=verb, t=thing, f=field)
+        if listed:
+            writer.messages.append({"role": "user", "content": f"{thing} {carry}"})
+            writer.call(finder, {thing: carry})
+            rows = [{field: o, key: rng.randrange(10, 900)} for o in options]
+            writer.result(json.dumps(rows if rng.random() < 0.5 else {thing: rows}))
+        else:
+            ask = (text, f"{carry}") if carried else (text,)
+            shown = ", ".join(rng.sample(ask, len(ask)))
+            writer.messages.append({"role": "user", "content": shown})
+        accepted = min(rng.choice((0, 1, 1, 2, 2, 3)), count - 1)
+        for i, option in enumerate(options[: accepted + 1]):
+            arguments = {key: carry, field: option} if carried else {field: option}
+            writer.call(name, arguments)
+            if rng.random() < 0.12:
+                writer.result(_answer(wrap, rng.choice(_PASSING)))
+                writer.call(name, arguments)
+            if i < accepted:
+                said_why = (rng.choice(_REFUSED) if many else refused).format(x=option)
+                writer.result(_answer(wrap, said_why))
+        number = _term(rng, 2, parts)
+        writer.result(json.dumps({"ok": True, "done": number}))
+        writer.messages.append({"role": "assistant", "content": f"Done: {number}"})
+    return Dialogue("fallback", writer.messages, tools, writer.probes)
+
+
+def _tool(name: str, properties: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
