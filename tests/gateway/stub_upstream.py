@@ -9,6 +9,8 @@ What it does is chosen by the last user message:
     garbage       streams a chunk that is no JSON
     refuse        answers 429
     nonsense      answers 200 with something that is no completion
+    answer JSON   answers 200 with this JSON, in a stream: with each of these chunks
+    broken        calls the tool `find` with half of a JSON object
 """
 
 import argparse
@@ -58,6 +60,8 @@ class StubUpstream:
             self.bodies.append(body)
             self.headers.append({k.lower(): v for k, v in request.headers.items()})
         said = next((m["content"] for m in reversed(body["messages"]) if m["role"] == "user"), "")
+        if not isinstance(said, str):
+            said = "parts"
         word = said.split(" ")[0]
         if word == "hang":
             await self.release.wait()
@@ -66,7 +70,9 @@ class StubUpstream:
             return web.json_response(error, status=429, headers={"retry-after": "7"})
         if word == "nonsense":
             return web.json_response({"hello": "there"})
-        tool = word == "tool" and body["messages"][-1]["role"] == "user"
+        if word == "answer":
+            return await self._given(request, body, said.removeprefix("answer "))
+        tool = word in ("tool", "broken") and body["messages"][-1]["role"] == "user"
         if body.get("stream"):
             return await self._stream(request, body, said, word, tool)
         message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
@@ -91,6 +97,19 @@ class StubUpstream:
             choice["token_ids"] = [4, 5]
             choice["logprobs"] = _logprobs([-0.25, -0.5])
         return web.json_response(answer)
+
+    async def _given(
+        self, request: web.Request, body: dict[str, Any], text: str
+    ) -> web.StreamResponse:
+        if not body.get("stream"):
+            return web.Response(text=text, content_type="application/json")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for chunk in json.loads(text):
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
 
     async def _stream(
         self, request: web.Request, body: dict[str, Any], said: str, word: str, tool: bool
@@ -152,7 +171,7 @@ def _head(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _call(said: str) -> dict[str, Any]:
-    arguments = json.dumps({"text": said})
+    arguments = '{"text": ' if said.startswith("broken") else json.dumps({"text": said})
     return {
         "id": "call_1",
         "type": "function",

@@ -54,6 +54,12 @@ class Gateway:
                 return await handler(request)
             except WireError as error:
                 return web.json_response(error.body(), status=error.status)
+            except web.RequestPayloadError as error:
+                why = getattr(error.__cause__, "message", None) or error
+                unread = WireError(" ".join(f"the body cannot be read: {why}".split()))
+                response = web.json_response(unread.body(), status=400)
+                response.force_close()  # where the next request begins is not known
+                return response
             except web.HTTPRequestEntityTooLarge:
                 large = WireError(f"the body is larger than {MAX_BODY >> 20} MiB", status=413)
                 return web.json_response(large.body(), status=413)
@@ -120,7 +126,7 @@ def parse_feedback(data: bytes) -> Feedback:
         for k in ("id", "episode_id", "completion_id", "comment", "source_version", "name")
     }
     for name, value in text.items():
-        if value is not None and (not isinstance(value, str) or not value):
+        if value is not None and not (isinstance(value, str) and value and _is_unicode(value)):
             raise WireError(f"'{name}' must be text", param=name)
     if text["name"] is None:
         raise WireError("feedback needs a 'name', such as thumb", param="name")
@@ -130,6 +136,8 @@ def parse_feedback(data: bytes) -> Feedback:
         raise WireError(
             "feedback needs a 'value': a boolean, a number, text, an object or null", param="value"
         )
+    if isinstance(body["value"], int) and abs(body["value"]) > 2**53:
+        raise WireError("'value' is too large a number", param="value")
     source = body.get("source", "user")
     if source not in get_args(FeedbackSource):
         raise WireError(f"'source' is one of {', '.join(get_args(FeedbackSource))}", param="source")
@@ -144,6 +152,11 @@ def parse_feedback(data: bytes) -> Feedback:
         comment=text["comment"],
         created_at=time.time(),
     )
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether the text can be written down: JSON may hold halves of surrogate pairs."""
+    return not any(0xD800 <= ord(c) < 0xE000 for c in text)
 
 
 @dataclass(slots=True)
