@@ -1,12 +1,12 @@
 """Requests and answers that are not what they should be: one clear line each, nothing lost."""
 
-import copy
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 import pytest
+
+from oddities import variants
 
 BODY: dict[str, Any] = {
     "model": "m",
@@ -36,29 +36,6 @@ BODY: dict[str, Any] = {
     "n": 1,
     "future": {"x": 1},
 }
-ODD: list[Any] = [
-    None, True, -1, 0, 10**30, 1.5, "", "x", "\ud800", "a\nb", "y" * 5000, [], [1], [[]], {},
-    {"a": 1}, [{"type": "text", "text": 5}], [{"type": "custom", "id": "c", "function": "f"}],
-]  # fmt: skip
-Path = tuple[Any, ...]
-
-
-def paths(value: Any, at: Path = ()) -> Iterator[Path]:
-    """Every place in a JSON value."""
-    if at:
-        yield at
-    if isinstance(value, (dict, list)):
-        for key in value if isinstance(value, dict) else range(len(value)):
-            yield from paths(value[key], (*at, key))
-
-
-def with_odd(value: Any, at: Path, odd: Any) -> Any:
-    made = copy.deepcopy(value)
-    holder = made
-    for key in at[:-1]:
-        holder = holder[key]
-    holder[at[-1]] = odd
-    return made
 
 
 async def test_whatever_stands_in_a_request_is_served_or_refused_in_one_line(
@@ -68,19 +45,17 @@ async def test_whatever_stands_in_a_request_is_served_or_refused_in_one_line(
     stub.keep = False
     served = refused = 0
     async with aiohttp.ClientSession() as session:
-        for at in paths(BODY):
-            for odd in ODD:
-                body = with_odd(BODY, at, odd)
-                async with session.post(f"{running.url}/chat/completions", json=body) as r:
-                    text = await r.text()
-                    if r.status == 200:
-                        served += 1
-                        continue
-                    refused += 1
-                    assert r.status in (400, 404), (at, odd, text)
-                    message = json.loads(text)["error"]["message"]
-                    assert message, (at, odd)
-                    assert "\n" not in message, (at, odd)
+        for body in variants(BODY):
+            async with session.post(f"{running.url}/chat/completions", json=body) as r:
+                text = await r.text()
+                if r.status == 200:
+                    served += 1
+                    continue
+                refused += 1
+                assert r.status in (400, 404), (body, text)
+                message = json.loads(text)["error"]["message"]
+                assert message, body
+                assert "\n" not in message, body
     assert served > 100
     assert refused > 300
     counts = running.gateway.store.counts()

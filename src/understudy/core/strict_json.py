@@ -23,6 +23,11 @@ def loads(data: bytes | str) -> Any:
         raise
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written down: JSON may hold halves of surrogate pairs."""
+    return not any(0xD800 <= ord(c) < 0xE000 for c in text)
+
+
 def problem(error: ValueError) -> str:
     """What `loads` found, in a few words with its place."""
     if isinstance(error, json.JSONDecodeError):

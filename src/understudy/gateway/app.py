@@ -13,6 +13,7 @@ from aiohttp import web
 from understudy.core.ids import uuid7
 from understudy.core.openai_wire import WireError, parse_json
 from understudy.core.serial import episode_to_json
+from understudy.core.strict_json import is_unicode
 from understudy.core.types import Feedback, FeedbackSource
 from understudy.gateway.config import GatewayConfig
 from understudy.gateway.proxy import Proxy
@@ -126,7 +127,7 @@ def parse_feedback(data: bytes) -> Feedback:
         for k in ("id", "episode_id", "completion_id", "comment", "source_version", "name")
     }
     for name, value in text.items():
-        if value is not None and not (isinstance(value, str) and value and _is_unicode(value)):
+        if value is not None and not (isinstance(value, str) and value and is_unicode(value)):
             raise WireError(f"'{name}' must be text", param=name)
     if text["name"] is None:
         raise WireError("feedback needs a 'name', such as thumb", param="name")
@@ -152,11 +153,6 @@ def parse_feedback(data: bytes) -> Feedback:
         comment=text["comment"],
         created_at=time.time(),
     )
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether the text can be written down: JSON may hold halves of surrogate pairs."""
-    return not any(0xD800 <= ord(c) < 0xE000 for c in text)
 
 
 @dataclass(slots=True)
