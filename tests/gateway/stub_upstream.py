@@ -4,6 +4,7 @@ What it does is chosen by the last user message:
     echo ...      repeats the text (default)
     tool ...      calls the tool `find` with {"text": ...}
     hang          never answers
+    together N    answers when N such requests have come
     slow          streams one chunk, then waits until the test releases it
     cut           streams two chunks and breaks the connection
     garbage       streams a chunk that is no JSON
@@ -16,6 +17,7 @@ What it does is chosen by the last user message:
 import argparse
 import asyncio
 import json
+import resource
 import sys
 from typing import Any
 
@@ -33,6 +35,7 @@ class StubUpstream:
         self.release = asyncio.Event()
         self.disconnected = asyncio.Event()
         self._runner: web.AppRunner | None = None
+        self.together = 0
         self.keep = True
 
     async def start(self) -> str:
@@ -63,7 +66,11 @@ class StubUpstream:
         if not isinstance(said, str):
             said = "parts"
         word = said.split(" ")[0]
-        if word == "hang":
+        if word == "together":
+            self.together += 1
+            if self.together == int(said.split(" ")[1]):
+                self.release.set()
+        if word in ("hang", "together"):
             await self.release.wait()
         if word == "refuse":
             error = {"error": {"message": "slow down", "type": "rate_limit", "code": None}}
@@ -184,6 +191,8 @@ def _logprobs(values: list[float]) -> dict[str, Any]:
 
 
 async def _main(engine: bool) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     stub = StubUpstream(engine)
     stub.keep = False
     print(json.dumps({"url": await stub.start()}), flush=True)
