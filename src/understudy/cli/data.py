@@ -165,7 +165,9 @@ def list_(
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("episode", "when", "workload", "model", "calls", "tokens", "feedback"):
-        table.add_column(column, justify="right" if column in ("calls", "tokens") else "left")
+        whole = column in ("episode", "calls", "tokens")  # `show` needs all of an id
+        justify: Any = "right" if column in ("calls", "tokens") else "left"
+        table.add_column(column, justify=justify, no_wrap=whole, overflow="fold")
     for s in found:
         when = datetime.fromtimestamp(s.started_at, UTC).strftime("%Y-%m-%d %H:%M")
         said = " ".join(f"{k}={_shown(v)}" for k, v in s.feedback.items())
@@ -173,7 +175,10 @@ def list_(
         calls = f"{s.completions}" + (f" ({bad}!)" if bad else "")
         tokens = f"{s.prompt_tokens + s.completion_tokens:,}"
         table.add_row(s.id, when, s.workload, ", ".join(s.models), calls, tokens, said)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # nothing to fit into
+    console.print(table)
     dropped = sum(counts["dropped"].values())
     print(f"{counts['episodes']} episodes in {store}" + (f", {dropped} dropped" if dropped else ""))
 
