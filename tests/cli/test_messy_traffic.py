@@ -13,6 +13,8 @@ from understudy.cli import main
 from understudy.core.ids import uuid7
 from understudy.core.types import Completion, ModelRef, Request
 from understudy.gateway import GatewayConfig, start
+from understudy.judges.check import conversation
+from understudy.recipes.sft import SftConfig, select
 from understudy.store import SQLiteStore
 from understudy.world.learn import learn
 from understudy.world.transitions import transitions
@@ -172,6 +174,19 @@ def test_the_latest_of_contradicting_thumbs_decides(
     capsys.readouterr()
     assert main(bad) == 0
     assert [e["id"] for e in json.loads(capsys.readouterr().out)] == ["contradicted"]
+
+
+def test_distilling_leaves_out_what_nobody_praised_and_learns_no_reply_that_was_cut(
+    store: str,
+) -> None:
+    with SQLiteStore.open(store) as db:
+        found = {e.id: e for e in db.read_episodes()}
+    kept, left_out = select(list(found.values()), SftConfig(keep="feedback"), None)
+    assert [e.id for e in kept] == ["fine"]
+    assert left_out == {"no feedback named thumb": 4, "below 1": 1}
+    assert found["cut"].completions[-1].message == {"role": "assistant", "content": "cutoff"}
+    assert conversation(found["cut"])[-1] == {"role": "assistant", "content": "well"}
+    assert [m["role"] for m in conversation(found["killed"])] == ["user"]
 
 
 def test_a_world_is_learned_from_the_calls_that_have_results(store: str) -> None:
