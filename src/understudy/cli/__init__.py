@@ -50,20 +50,17 @@ def main(argv: list[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         print("understudy: interrupted", file=sys.stderr)
         return 130
-    except EXPECTED as error:
-        print(f"understudy: {_one_line(error)}", file=sys.stderr)
-        return 1
-    except ExceptionGroup as group:  # of things done side by side; the first to fail says why
-        first = _first(group)
-        if not isinstance(first, EXPECTED):
+    except (*EXPECTED, ExceptionGroup) as error:
+        cause = cause_of(error)
+        if not isinstance(cause, EXPECTED):
             raise
-        print(f"understudy: {_one_line(first)}", file=sys.stderr)
+        print(f"understudy: {_one_line(cause)}", file=sys.stderr)
         return 1
     return result if isinstance(result, int) else 0
 
 
-def _first(group: ExceptionGroup[Exception]) -> Exception:
-    error: Exception = group
+def cause_of(error: BaseException) -> BaseException:
+    """Of things done side by side the first that failed, else the error itself."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
