@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oddities import variants
 from understudy.core.chat_files import (
     ImportOptions,
     ImportReport,
@@ -18,6 +19,7 @@ from understudy.core.chat_files import (
 )
 from understudy.core.ids import uuid7_time
 from understudy.core.types import ToolResult
+from understudy.store import SQLiteStore
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
 SYSTEM = {"role": "system", "content": "be kind"}
@@ -84,6 +86,11 @@ BROKEN = [
     (row(tools="{"), "not valid JSON"),
     (row(tools=[{}]), "tools"),
     (row(metadata=3), "metadata is not an object"),
+    (row(reward=10**400), "not a boolean or a number"),
+    (row(scenario="\ud800"), "not a name"),
+    (row(model=["m"]), "not a name"),
+    (row()[:-1] + ', "reward": NaN}', "NaN is not JSON"),
+    (row()[:-1] + ', "x": ' + "[" * 5000, "nested too deeply"),
 ]
 
 
@@ -94,6 +101,27 @@ def test_broken_lines_are_counted_and_listed_and_the_rest_is_imported() -> None:
     assert [b.line for b in report.broken] == list(range(3, 3 + len(BROKEN)))
     for broken, (_, why) in zip(report.broken, BROKEN, strict=True):
         assert why in broken.reason
+
+
+def test_a_line_that_is_not_text_is_broken() -> None:
+    report = ImportReport()
+    found = list(import_lines([b'"\xff"', row().encode()], ImportOptions(), report))
+    assert len(found) == 1
+    assert [b.reason for b in report.broken] == ["not valid UTF-8: invalid start byte at byte 1"]
+
+
+def test_whatever_stands_in_a_row_is_kept_or_listed_in_one_line(tmp_path: Path) -> None:
+    whole = json.loads(row(tools=[TOOL], metadata={"a": 1}, scenario="s", reward=1, model="m"))
+    made = [json.dumps(v) for v in variants(whole)]
+    episodes, report = read(*made)
+    assert len(episodes) + len(report.broken) == len(made)
+    assert len(episodes) > 100
+    assert len(report.broken) > 100
+    assert all(b.reason and "\n" not in b.reason for b in report.broken)
+    with SQLiteStore.open(tmp_path / "s.db") as store:
+        store.write(episodes)  # as one batch: a single one that is refused would take the others
+        assert store.counts()["episodes"] == len(episodes)
+    assert write_rows(tmp_path / "sft.jsonl", training_rows(episodes)) >= len(episodes)
 
 
 def test_importing_again_gives_the_same_ids_and_equal_rows_stay_apart() -> None:

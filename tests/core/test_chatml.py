@@ -17,6 +17,7 @@ FIND = {
                 "town": {"type": "string"},
                 "tags": {"type": "array", "items": {"type": "string"}},
                 "order": {"enum": ["price", "score"]},
+                "any": True,
             },
             "required": ["town"],
         },
@@ -39,7 +40,7 @@ def test_golden_rendering():
     assert render_text(messages, [FIND], add_generation_prompt=True) == (
         "<|im_start|>system\nBe kind.\n<tools>\n"
         '{"name": "find", "description": "Find things", "parameters": '
-        '{"town": "string", "tags": "string[]?", "order": "price|score?"}}\n'
+        '{"town": "string", "tags": "string[]?", "order": "price|score?", "any": "string?"}}\n'
         "</tools><|im_end|>\n"
         "<|im_start|>user\nhello<|im_end|>\n"
         '<|im_start|>assistant\nok\n<tool_call>\n{"name": "find", "arguments": {"town": "Øst"}}\n'
@@ -98,6 +99,11 @@ def test_any_text_is_parsed(text):
         ('{"town": "x"}', None),
         ('{"town": "x"', "not valid JSON"),
         ("[1]", "must be a JSON object"),
+        ('{"town": NaN}', "not valid JSON: NaN is not JSON"),
+        ('{"town": 1e999}', "the number 1e999 is too large"),
+        ('{"town": ' + "7" * 5000, "a number has too many digits"),
+        ('{"town": ' + "[" * 5000, "nested too deeply"),
+        ('{"town": "x", "any": 7}', None),
         ("{}", "needs town"),
         ('{"town": 3}', "must be of type string"),
         ('{"town": "x", "order": "age"}', "one of price, score"),
@@ -115,6 +121,17 @@ def test_a_broken_call_stays_in_the_message():
     (broken,) = message["tool_calls"]
     assert broken["function"]["name"] == "find"
     assert call_error(broken, [FIND]) is not None
+
+
+@pytest.mark.parametrize("value", ["NaN", "7" * 5000, "[" * 5000, "1e999"])
+def test_arguments_that_run_away_stay_what_they_were(value):
+    text = f'<tool_call>\n{{"name": "find", "arguments": {{"town": {value}}}}}\n</tool_call>'
+    message = parse_assistant(text)
+    (broken,) = message["tool_calls"]
+    assert broken["function"]["name"] == "find"
+    assert value in broken["function"]["arguments"]
+    assert "\n" not in call_error(broken, [FIND])
+    assert value in render_text([message])
 
 
 def test_text_in_a_message_cannot_end_its_turn_or_begin_another() -> None:

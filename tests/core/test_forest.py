@@ -1,7 +1,15 @@
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.core.forest import MessageForest, canonical_message, conversations, history_key
+from understudy.core.forest import (
+    MessageForest,
+    canonical_message,
+    conversations,
+    final_conversations,
+    history_key,
+)
 from understudy.core.types import Completion, ModelRef, Request
 
 TOOL = {"type": "function", "function": {"name": "find"}}
@@ -80,3 +88,32 @@ def test_equal_keys_mean_equal_history(histories):
             path.append(node.message)
             node = node.parent
         assert path[::-1] == h
+
+
+def contents(found):
+    return [[m["content"] for m in one.messages] for one in found]
+
+
+def test_each_agent_is_heard_once_as_it_ended():
+    a1, b1 = [say("system", "A"), say("user", "1")], [say("system", "B"), say("user", "1b")]
+    a2 = [say("system", "A, later"), *a1[1:], say("assistant", "x"), say("user", "2")]
+    done = [completion("a1", a1, "x"), completion("b1", b1, "y"), completion("a2", a2, "z")]
+    found = final_conversations(done)
+    assert contents(found) == [["B", "1b", "y"], ["A, later", "1", "x", "2", "z"]]
+    assert [[c.id for c in one.completions] for one in found] == [["b1"], ["a2"]]
+
+
+def test_of_a_reply_that_was_generated_again_the_last_counts_and_cut_ones_do_not():
+    first = [say("system", "s"), say("user", "1")]
+    cut = replace(completion("c", first, "hal"), status="client_disconnected")
+    done = [completion("a", first, "no"), completion("b", first, "yes"), cut]
+    assert contents(final_conversations(done)) == [["s", "1", "yes"]]
+    assert final_conversations([cut]) == []
+    assert final_conversations([completion("n", first, None)]) == []
+
+
+def test_agents_with_one_prompt_and_different_tasks_stay_apart():
+    done = [
+        completion(name, [say("system", "s"), say("user", name)], "done") for name in ("a", "b")
+    ]
+    assert contents(final_conversations(done)) == [["s", "a", "done"], ["s", "b", "done"]]

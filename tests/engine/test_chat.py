@@ -186,6 +186,12 @@ async def test_malformed_requests_say_what_is_wrong(url: str) -> None:
         (good | {"tools": [{}]}, "tools"),
         (good | {"tool_choice": "required"}, "tool_choice"),
         (good | {"stop": [""]}, "stop"),
+        (good | {"stop": 5}, "stop"),
+        (good | {"stream": True, "stream_options": "x"}, "stream_options"),
+        (good | {"messages": [{"role": "user", "content": [5]}]}, "messages[0]"),
+        (good | {"messages": [{"role": "tool", "content": "x"}]}, "messages[0]"),
+        (good | {"messages": [USER | {"tool_calls": 5}]}, "messages[0]"),
+        (good | {"tools": [TOOL | {"function": {"name": "f", "parameters": 5}}]}, "tools"),
         ({"messages": [USER]}, "model"),
     ]
     async with aiohttp.ClientSession() as http:
@@ -233,6 +239,33 @@ async def test_remote_chat_has_ids_from_our_server_and_no_others(url: str) -> No
     assert b.message is not None
     assert a.message["content"] == b.message["content"]
     assert (caught.value.http_status, caught.value.completion.status) == (404, "upstream_error")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [1],
+        {"choices": ["x"]},
+        {"choices": [{"message": "hi", "finish_reason": "stop"}]},
+        {"choices": [{"message": {"content": {"a": 1}}, "finish_reason": "stop"}]},
+        {"choices": [{"message": {"tool_calls": ["find"]}, "finish_reason": "stop"}]},
+    ],
+)
+async def test_remote_chat_says_what_is_no_chat_completion(answer: Any) -> None:
+    async def reply(http: web.Request) -> web.Response:
+        return web.json_response(answer)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", reply)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with RemoteChat(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", retries=0) as chat:
+        with pytest.raises(ChatError, match="is not a chat completion") as caught:
+            await chat.complete(Request((USER,), BASE))
+    assert caught.value.completion.status == "upstream_error"
+    assert "\n" not in str(caught.value)
+    await runner.cleanup()
 
 
 async def test_remote_chat_tries_again_and_times_out(unused_tcp_port: int) -> None:

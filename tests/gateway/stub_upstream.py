@@ -4,16 +4,20 @@ What it does is chosen by the last user message:
     echo ...      repeats the text (default)
     tool ...      calls the tool `find` with {"text": ...}
     hang          never answers
+    together N    answers when N such requests have come
     slow          streams one chunk, then waits until the test releases it
     cut           streams two chunks and breaks the connection
     garbage       streams a chunk that is no JSON
     refuse        answers 429
     nonsense      answers 200 with something that is no completion
+    answer JSON   answers 200 with this JSON, in a stream: with each of these chunks
+    broken        calls the tool `find` with half of a JSON object
 """
 
 import argparse
 import asyncio
 import json
+import resource
 import sys
 from typing import Any
 
@@ -31,6 +35,7 @@ class StubUpstream:
         self.release = asyncio.Event()
         self.disconnected = asyncio.Event()
         self._runner: web.AppRunner | None = None
+        self.together = 0
         self.keep = True
 
     async def start(self) -> str:
@@ -58,15 +63,23 @@ class StubUpstream:
             self.bodies.append(body)
             self.headers.append({k.lower(): v for k, v in request.headers.items()})
         said = next((m["content"] for m in reversed(body["messages"]) if m["role"] == "user"), "")
+        if not isinstance(said, str):
+            said = "parts"
         word = said.split(" ")[0]
-        if word == "hang":
+        if word == "together":
+            self.together += 1
+            if self.together == int(said.split(" ")[1]):
+                self.release.set()
+        if word in ("hang", "together"):
             await self.release.wait()
         if word == "refuse":
             error = {"error": {"message": "slow down", "type": "rate_limit", "code": None}}
             return web.json_response(error, status=429, headers={"retry-after": "7"})
         if word == "nonsense":
             return web.json_response({"hello": "there"})
-        tool = word == "tool" and body["messages"][-1]["role"] == "user"
+        if word == "answer":
+            return await self._given(request, body, said.removeprefix("answer "))
+        tool = word in ("tool", "broken") and body["messages"][-1]["role"] == "user"
         if body.get("stream"):
             return await self._stream(request, body, said, word, tool)
         message: dict[str, Any] = {"role": "assistant", "content": said, "refusal": None}
@@ -91,6 +104,19 @@ class StubUpstream:
             choice["token_ids"] = [4, 5]
             choice["logprobs"] = _logprobs([-0.25, -0.5])
         return web.json_response(answer)
+
+    async def _given(
+        self, request: web.Request, body: dict[str, Any], text: str
+    ) -> web.StreamResponse:
+        if not body.get("stream"):
+            return web.Response(text=text, content_type="application/json")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for chunk in json.loads(text):
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
 
     async def _stream(
         self, request: web.Request, body: dict[str, Any], said: str, word: str, tool: bool
@@ -152,7 +178,7 @@ def _head(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _call(said: str) -> dict[str, Any]:
-    arguments = json.dumps({"text": said})
+    arguments = '{"text": ' if said.startswith("broken") else json.dumps({"text": said})
     return {
         "id": "call_1",
         "type": "function",
@@ -165,6 +191,8 @@ def _logprobs(values: list[float]) -> dict[str, Any]:
 
 
 async def _main(engine: bool) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     stub = StubUpstream(engine)
     stub.keep = False
     print(json.dumps({"url": await stub.start()}), flush=True)

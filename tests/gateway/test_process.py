@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+import resource
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 import pytest
@@ -62,16 +67,59 @@ async def test_sigterm_commits_and_leaves_with_success(gateway_process: Any) -> 
         assert store.counts()["completions"] == {"ok": 50}
 
 
+@pytest.fixture
+def usual_file_limit() -> Iterator[int]:
+    """Processes start with a soft limit of 1024 open files, as on most systems; the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 5000:
+        pytest.skip(f"this system allows {hard} open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    yield hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("gateway_process", ["batched", "durable"], indirect=True)
+async def test_two_thousand_requests_in_flight_at_once_are_all_in_the_store(
+    usual_file_limit: int, gateway_process: Any
+) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (usual_file_limit, usual_file_limit))
+    url, total = f"{gateway_process.url}/chat/completions", 2000
+
+    async def one(session: aiohttp.ClientSession, n: int) -> str:
+        # the upstream answers none before it has all of them
+        body = {"model": "m", "messages": [user(f"together {total} {n}")], "stream": n % 2 == 0}
+        async with session.post(url, json=body) as r:
+            assert r.status == 200, await r.text()
+            assert str(n) in await r.text()
+            return r.headers["x-understudy-completion"]
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        ids = await asyncio.gather(*(one(session, n) for n in range(total)))
+    gateway_process.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(gateway_process.process.wait, 20) == 0
+    with SQLiteStore.open(gateway_process.store) as store:
+        assert store.counts()["completions"] == {"ok": total}
+        assert store.counts()["dropped"] == {}
+        found = [store.read_completion(i) for i in ids]
+    said = {c.message["content"] for c in found if c is not None and c.message is not None}
+    assert len(said) == total
+
+
 @pytest.mark.parametrize(
     ("config", "code", "why"),
     [
         ("{", 2, "is not valid json"),
         ('{"store": "s.db", "upstreams": {}, "port": "x"}', 2, "port"),
         ('{"store": "text", "upstreams": {}}', 1, "not an Understudy store"),
+        ('{"store": "newer", "upstreams": {}}', 1, "written by a newer Understudy"),
     ],
 )
 def test_a_wrong_start_is_one_line(tmp_path: Path, config: str, code: int, why: str) -> None:
     (tmp_path / "text").write_text("no database " * 100)
+    SQLiteStore.open(tmp_path / "newer").close()
+    with closing(sqlite3.connect(tmp_path / "newer")) as raw:
+        raw.execute("PRAGMA user_version = 1000")
     (tmp_path / "c.json").write_text(config)
     port = [] if why == "port" else ["--port", "0"]  # a given port would hide a bad one
     done = subprocess.run(

@@ -142,6 +142,41 @@ def test_a_poisoned_record_fails_alone(tmp_path: Path) -> None:
             store.write([poisoned])
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_a_record_that_sqlite_takes_for_no_json_fails_alone(tmp_path: Path, odd: float) -> None:
+    good, poisoned = call("good"), call("bad", extra={"request": {"future": odd}})
+    with SQLiteStore.open(tmp_path / "s.db") as store:
+        store.write([poisoned], durable=False)
+        store.write([good], durable=False)
+        assert store.read_completion(good.id) == good
+        assert store.stats()["fault"] is None
+        store.write([call("next")])
+        (reason,) = store.counts()["dropped"]
+        assert reason.startswith("completion refused: OperationalError: malformed JSON")
+    assert not list(tmp_path.glob("*.spill-*"))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_record_that_cannot_be_spilled_is_counted_and_the_writer_lives_on(
+    tmp_path: Path,
+) -> None:
+    path = str(tmp_path / "s.db")
+    deep: Any = []
+    for _ in range(sys.getrecursionlimit()):
+        deep = [deep]
+    with SQLiteStore.open(path) as store:
+        holder = lock(path)
+        store.write([call("deep", extra={"request": deep})], durable=False)
+        with pytest.raises(StoreError, match="cannot write"):
+            store.write([call("deep too", extra={"request": deep})], durable=True)
+        holder.execute("ROLLBACK")
+        holder.close()
+        last = call("last")
+        store.write([last])
+        assert store.read_completion(last.id) == last
+        assert list(store.counts()["dropped"].values()) == [1]
+
+
 def test_nothing_is_taken_after_closing(tmp_path: Path) -> None:
     store = SQLiteStore.open(tmp_path / "s.db")
     store.close()

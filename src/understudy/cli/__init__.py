@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage, 130 interrupted.
 """
 
+import sqlite3
 import sys
 from typing import Any
 
@@ -33,7 +34,7 @@ app.command("demo")(demo.demo)
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # the base of every error in a command line itself
 # what a command may raise for a reason that its user can mend; anything else is a bug and shown
-EXPECTED = (ValueError, OSError, RuntimeError, PermissionError, ModuleNotFoundError)
+EXPECTED = (ValueError, OSError, RuntimeError, ModuleNotFoundError, sqlite3.Error)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,10 +50,20 @@ def main(argv: list[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         print("understudy: interrupted", file=sys.stderr)
         return 130
-    except EXPECTED as error:
-        print(f"understudy: {_one_line(error)}", file=sys.stderr)
+    except (*EXPECTED, ExceptionGroup) as error:
+        cause = cause_of(error)
+        if not isinstance(cause, EXPECTED):
+            raise
+        print(f"understudy: {_one_line(cause)}", file=sys.stderr)
         return 1
     return result if isinstance(result, int) else 0
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Of things done side by side the first that failed, else the error itself."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _one_line(error: BaseException) -> str:
@@ -62,6 +73,8 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"there is no {error.filename}"
     text = " ".join(str(error).split())
+    if isinstance(error, sqlite3.Error):
+        return f"the store cannot be read or written: {text}"
     return text or type(error).__name__
 
 

@@ -56,7 +56,7 @@ def import_(
         workload=workload,
         scenario=scenario,
         feedback={outcome: "outcome"},
-        tools=tuple(json.loads(tools.read_text())) if tools else (),
+        tools=_tools(tools) if tools else (),
         created_at=file.stat().st_mtime,
     )
     report = ImportReport()
@@ -80,6 +80,16 @@ def import_(
         print(f"  and {len(report.broken) - 20} more")
     if not report.episodes:
         raise typer.Exit(1)
+
+
+def _tools(path: Path) -> tuple[Any, ...]:
+    from understudy.core.openai_wire import tools_problem
+
+    tools = json.loads(path.read_text())
+    problem = tools_problem(tools)
+    if problem is not None:
+        raise ValueError(f"{path} {problem}")
+    return tuple(tools)
 
 
 def export(
@@ -155,14 +165,20 @@ def list_(
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("episode", "when", "workload", "model", "calls", "tokens", "feedback"):
-        table.add_column(column, justify="right" if column in ("calls", "tokens") else "left")
+        whole = column in ("episode", "calls", "tokens")  # `show` needs all of an id
+        justify: Any = "right" if column in ("calls", "tokens") else "left"
+        table.add_column(column, justify=justify, no_wrap=whole, overflow="fold")
     for s in found:
         when = datetime.fromtimestamp(s.started_at, UTC).strftime("%Y-%m-%d %H:%M")
         said = " ".join(f"{k}={_shown(v)}" for k, v in s.feedback.items())
-        calls = f"{s.completions}" + (f" ({s.failed + s.unfinished}!)" if s.failed else "")
+        bad = s.failed + s.unfinished
+        calls = f"{s.completions}" + (f" ({bad}!)" if bad else "")
         tokens = f"{s.prompt_tokens + s.completion_tokens:,}"
         table.add_row(s.id, when, s.workload, ", ".join(s.models), calls, tokens, said)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # nothing to fit into
+    console.print(table)
     dropped = sum(counts["dropped"].values())
     print(f"{counts['episodes']} episodes in {store}" + (f", {dropped} dropped" if dropped else ""))
 
@@ -196,13 +212,33 @@ def show(
         if text:
             console.print(Text(f"{message['role']:>9}  {text}", colours.get(message["role"], "")))
         for call in message.get("tool_calls") or []:
-            function = call["function"]
-            console.print(
-                Text(f"     call  {function['name']}({function['arguments']})", "magenta")
-            )
-    for said in found.feedback:
+            function = call.get("function")  # a custom tool's call has none
+            said = f"{function['name']}({function['arguments']})" if function else json.dumps(call)
+            console.print(Text(f"     call  {said}", "magenta"))
+    _show_ends(console, found)
+
+
+def _show_ends(console: Console, episode: Any) -> None:
+    """What went wrong, and what was said of it; of contradicting words the latest counts."""
+    from understudy.core.types import select_reward, text_of
+
+    for completion in episode.completions:
+        if completion.status != "ok":
+            asked = text_of(completion.request.messages[-1].get("content"))
+            why = completion.error or "no answer was recorded"
+            console.print(Text(f"{completion.status:>9}  {why}; asked: {asked}", "red"))
+            if completion.message is not None:
+                said = text_of(completion.message.get("content"))
+                console.print(Text(f"  cut off  {said}", "red"))
+    values: dict[str, set[str]] = {}
+    for said in episode.feedback:
         comment = f"  {said.comment}" if said.comment else ""
         console.print(Text(f" feedback  {said.source} {said.name}={_shown(said.value)}{comment}"))
+        values.setdefault(said.name, set()).add(_shown(said.value))
+    for name, several in values.items():
+        reward = select_reward(episode.feedback, name)
+        if len(several) > 1 and reward is not None:
+            console.print(Text(f" feedback  {name} contradicts itself: the latest, {reward:g}"))
 
 
 def _one(db: Any, prefix: str) -> Any:

@@ -1,5 +1,6 @@
 """The whole loop on this machine."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,4 +19,10 @@ def demo(
     """
     from understudy.demo.main import run_demo
 
-    raise typer.Exit(run_demo(out, seed=seed, quick=quick, fresh=fresh))
+    try:
+        code = run_demo(out, seed=seed, quick=quick, fresh=fresh)
+    except KeyboardInterrupt:  # while services start or the report is written
+        line = "interrupted; the same command goes on from the last whole stage"
+        print(f"\n{line}", file=sys.stderr)
+        code = 130
+    raise typer.Exit(code)

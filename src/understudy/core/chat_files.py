@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
+from understudy.core import strict_json
+from understudy.core.forest import final_conversations
 from understudy.core.openai_wire import message_problem, tools_problem
 from understudy.core.types import (
     Completion,
@@ -103,7 +105,7 @@ def import_lines(
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = strict_json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError("not a JSON object")
             text = canonical_json([options.workload, row])
@@ -121,6 +123,8 @@ def import_lines(
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not valid JSON: {error.msg} at column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not valid UTF-8: {error.reason} at byte {error.start}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -138,7 +142,8 @@ def episode_from_row(row: Mapping[str, Any], options: ImportOptions, origin: str
     tools = _tools_of(row, options)
     metadata = _metadata_of(row, options)
     scenario = row.get(options.scenario)
-    scenario_id = None if scenario is None else str(scenario)
+    scenario_id = None if scenario is None else _name(options.scenario, scenario)
+    model = ModelRef(_name("model", row.get("model") or options.model))
     ids = _Ids(origin, options.created_at)
     episode_id = ids.new()
     said, results = _split_results(messages)
@@ -147,7 +152,7 @@ def episode_from_row(row: Mapping[str, Any], options: ImportOptions, origin: str
             id=ids.new(),
             request=Request(
                 messages=tuple(said[:i]),
-                model=ModelRef(str(row.get("model") or options.model)),
+                model=model,
                 tools=tools,
                 workload=options.workload,
                 episode_id=episode_id,
@@ -192,7 +197,7 @@ def _tools_of(row: Mapping[str, Any], options: ImportOptions) -> tuple[Tool, ...
     if tools is None:
         return options.tools
     if isinstance(tools, str):
-        tools = json.loads(tools)
+        tools = strict_json.loads(tools)
     problem = tools_problem(tools)
     if problem is not None:
         raise ValueError(f"tools {problem}")
@@ -207,9 +212,15 @@ def _metadata_of(row: Mapping[str, Any], options: ImportOptions) -> dict[str, An
     return {**{k: v for k, v in row.items() if k not in read}, **(given or {})}
 
 
+def _name(column: str, value: Any) -> str:
+    if not isinstance(value, (str, int, float)) or not strict_json.is_unicode(str(value)):
+        raise ValueError(f"{column} is {str(value)[:40]!r}, not a name")
+    return str(value)
+
+
 def _outcome(column: str, value: Any) -> bool | float:
-    if not isinstance(value, (bool, int, float)):
-        raise ValueError(f"{column} is {value!r}, not a boolean or a number")
+    if not isinstance(value, (bool, int, float)) or abs(value) > 2**53:
+        raise ValueError(f"{column} is {str(value)[:40]!r}, not a boolean or a number")
     return value
 
 
@@ -255,18 +266,14 @@ class _Ids:
 
 
 def training_rows(episodes: Iterable[Episode]) -> Iterator[dict[str, Any]]:
-    """`messages` and `tools` of each episode, up to its last assistant message. Episodes in
-    which no assistant spoke have no row."""
+    """`messages` and `tools` of what each agent of an episode said, as it ended, up to its last
+    message. Replies that were cut are left out; an episode without any other has no row."""
     for episode in episodes:
-        messages = [dict(m) for m in episode.messages]
-        while messages and messages[-1]["role"] != "assistant":
-            messages.pop()
-        if not messages:
-            continue
-        row: dict[str, Any] = {"messages": messages}
-        if episode.tools:
-            row["tools"] = json.dumps(list(episode.tools), ensure_ascii=False)
-        yield row
+        for said in final_conversations(episode.completions):
+            row: dict[str, Any] = {"messages": [dict(m) for m in said.messages]}
+            if said.tools:
+                row["tools"] = json.dumps(list(said.tools), ensure_ascii=False)
+            yield row
 
 
 def episode_rows(episodes: Iterable[Episode]) -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from understudy.core import strict_json
 from understudy.core.types import Message, Tool, ToolCall, text_of
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
@@ -95,36 +96,42 @@ def assistant_text(message: Message) -> str:
 def _arguments(call: ToolCall) -> Any:
     text = call["function"]["arguments"]
     try:
-        return json.loads(text) if text else {}
-    except json.JSONDecodeError:
+        return strict_json.loads(text) if text else {}
+    except ValueError:
         return text  # broken JSON from a model stays what it was, as a string
 
 
 def tool_line(tool: Tool) -> str:
     """One tool of the tools block: compact JSON."""
     function = tool["function"]
-    schema = function.get("parameters") or {}
+    schema = _mapping(function.get("parameters"))
     required = set(schema.get("required") or ())
     line: dict[str, Any] = {"name": function["name"]}
     if function.get("description"):
         line["description"] = function["description"]
     line["parameters"] = {
         name: type_name(spec) + ("" if name in required else "?")
-        for name, spec in (schema.get("properties") or {}).items()
+        for name, spec in _mapping(schema.get("properties")).items()
     }
     return json.dumps(line, ensure_ascii=False)
 
 
-def type_name(spec: Mapping[str, Any]) -> str:
+def type_name(spec: Any) -> str:
     """A JSON Schema type in the block's shorthand: `string`, `T[]`, `a|b` for enums."""
+    spec = _mapping(spec)
     if spec.get("enum"):
         return "|".join(str(v) for v in spec["enum"])
     kind = spec.get("type", "string")
     if isinstance(kind, list):
         return "|".join(str(k) for k in kind)
     if kind == "array":
-        return type_name(spec.get("items") or {}) + "[]"
+        return type_name(spec.get("items")) + "[]"
     return str(kind)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A schema that is an object; others (true and false are schemas too) say nothing."""
+    return value if isinstance(value, Mapping) else {}
 
 
 class ToolCallError(ValueError):
@@ -160,8 +167,8 @@ def _blocks(text: str) -> Iterable[str]:
 
 def _read_call(block: str) -> tuple[str, str]:
     try:
-        value = json.loads(block)
-    except json.JSONDecodeError:
+        value = strict_json.loads(block)
+    except ValueError:
         found = re.search(r'"name"\s*:\s*"([^"]*)"', block)
         return (found.group(1) if found else ""), block.strip()
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
@@ -175,22 +182,22 @@ def _read_call(block: str) -> tuple[str, str]:
 def call_error(call: ToolCall, tools: Sequence[Tool]) -> str | None:
     """Why this call cannot be carried out, in one line for the model; None if it can be."""
     name, text = call["function"]["name"], call["function"]["arguments"]
-    known = {t["function"]["name"]: t["function"].get("parameters") or {} for t in tools}
+    known = {t["function"]["name"]: _mapping(t["function"].get("parameters")) for t in tools}
     if not name:
         return "the tool call is not valid JSON with a name and arguments"
     if name not in known:
         return f"unknown tool {name!r}; the tools are: {', '.join(sorted(known)) or 'none'}"
     try:
-        arguments = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        return f"the arguments of {name} are not valid JSON: {error.msg} at {error.pos}"
+        arguments = strict_json.loads(text or "{}")
+    except ValueError as error:
+        return f"the arguments of {name} are not valid JSON: {strict_json.problem(error)}"
     if not isinstance(arguments, dict):
         return f"the arguments of {name} must be a JSON object"
     return _schema_error(name, arguments, known[name])
 
 
 def _schema_error(name: str, arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> str | None:
-    properties: Mapping[str, Any] = schema.get("properties") or {}
+    properties = _mapping(schema.get("properties"))
     missing = [p for p in schema.get("required") or () if p not in arguments]
     if missing:
         return f"{name} needs {', '.join(missing)}"
@@ -199,7 +206,7 @@ def _schema_error(name: str, arguments: Mapping[str, Any], schema: Mapping[str, 
         if unknown:
             return f"{name} has no parameter {', '.join(unknown)}"
     for parameter, value in arguments.items():
-        spec = properties.get(parameter) or {}
+        spec = _mapping(properties.get(parameter))
         if spec.get("enum") and value not in spec["enum"]:
             return f"{parameter} of {name} must be one of {', '.join(map(str, spec['enum']))}"
         if not _has_type(value, spec.get("type")):

@@ -130,6 +130,39 @@ def conversations(completions: Iterable[Completion]) -> list[Conversation]:
     return MessageForest.of(completions).conversations()
 
 
+def final_conversations(completions: Iterable[Completion]) -> list[Conversation]:
+    """What each agent of an episode said, once, as it ended; agents in the order of their ends.
+
+    Left out are replies that were cut, a conversation that goes on in a later one (under another
+    system prompt, where that changes on the way), and one from the same opening as a later one
+    (the reply was generated again).
+    """
+    done = [c for c in completions if c.message is not None and c.status == "ok"]
+    order = {c.id: n for n, c in enumerate(done)}
+    found = conversations(done)
+    found.sort(key=lambda f: max(order[c.id] for c in f.completions), reverse=True)
+    kept: list[tuple[Conversation, list[str], list[str]]] = []
+    for one in found:
+        prompt, said = _prompt_and_said(one.messages)
+        if not any(
+            (len(said) < len(later) and later[: len(said)] == said)
+            or (prompt == other and later[:1] == said[:1])
+            for _, other, later in kept
+        ):
+            kept.append((one, prompt, said))
+    return [one for one, _, _ in reversed(kept)]
+
+
+def _prompt_and_said(messages: Sequence[Message]) -> tuple[list[str], list[str]]:
+    """System messages, and the others, each as text to compare."""
+    prompt: list[str] = []
+    said: list[str] = []
+    for message in messages:
+        system = message["role"] in ("system", "developer")
+        (prompt if system else said).append(canonical_json(canonical_message(message)))
+    return prompt, said
+
+
 def history_key(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
     """The key of the node that these messages lead to."""
     key = root_key(tools)
@@ -139,12 +172,16 @@ def history_key(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
 
 
 def root_key(tools: Sequence[Tool]) -> str:
-    return hashlib.sha256(b"tools\0" + canonical_json(list(tools)).encode()).hexdigest()
+    return hashlib.sha256(b"tools\0" + _utf8(canonical_json(list(tools)))).hexdigest()
 
 
 def message_key(parent_key: str, message: Message) -> str:
     text = canonical_json(canonical_message(message))
-    return hashlib.sha256(f"{parent_key}\0{text}".encode()).hexdigest()
+    return hashlib.sha256(_utf8(f"{parent_key}\0{text}")).hexdigest()
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # JSON may hold halves of surrogate pairs
 
 
 def canonical_message(message: Message) -> dict[str, Any]:

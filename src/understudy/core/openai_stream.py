@@ -113,7 +113,8 @@ class ChunkAssembler:
         return cast(dict[str, Any], chunk)
 
     def _add(self, chunk: dict[str, Any]) -> None:
-        self._model = chunk.get("model") or self._model
+        if isinstance(chunk.get("model"), str):
+            self._model = chunk["model"]
         self._usage = chunk.get("usage") or self._usage
         self._prompt_ids = chunk.get("prompt_token_ids") or self._prompt_ids
         for choice in chunk.get("choices") or ():
@@ -122,7 +123,7 @@ class ChunkAssembler:
             if index:
                 continue
             self.finish_reason = finish_reason(choice.get("finish_reason")) or self.finish_reason
-            self._output_ids += choice.get("token_ids") or ()
+            self._output_ids += list(choice.get("token_ids") or ())
             self._logprobs += logprobs_of(choice)
 
     def _delta(self, index: int, delta: Mapping[str, Any]) -> None:
@@ -130,6 +131,8 @@ class ChunkAssembler:
         for name, value in delta.items():
             if value is None or name == "role":
                 continue
+            if name == "content" and not isinstance(value, (str, list)):
+                raise TypeError("content is neither text nor a list of parts")
             if name == "tool_calls":
                 for call in value:
                     self._call(self._calls.setdefault(index, {}), call)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
+from understudy.core import strict_json
 from understudy.core.types import (
     Completion,
     FinishReason,
@@ -63,8 +64,8 @@ class ChatRequest:
 def parse_json(data: bytes | str) -> Any:
     """JSON as the specification has it (no NaN). Raises WireError."""
     try:
-        return json.loads(data, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        return strict_json.loads(data)
+    except ValueError as error:
         raise WireError(f"the body is not valid JSON: {error}") from error
 
 
@@ -82,6 +83,8 @@ def parse_chat_request(data: bytes | str) -> ChatRequest:
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
         _wrong("stream", "must be true or false")
+    if not isinstance(body.get("stream_options"), (dict, type(None))):
+        _wrong("stream_options", "must be an object")
     tool_choice = body.get("tool_choice")
     if tool_choice is not None and not isinstance(tool_choice, (str, dict)):
         _wrong("tool_choice", "must be a string or an object")
@@ -95,10 +98,6 @@ def parse_chat_request(data: bytes | str) -> ChatRequest:
     )
     other = {k: v for k, v in body.items() if k not in _MODELLED}
     return ChatRequest(request, body, bool(stream), other)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _wrong(param: str, why: str) -> NoReturn:
@@ -125,10 +124,11 @@ def message_problem(message: Any) -> str | None:
     content = message.get("content")
     if content is not None and not isinstance(content, (str, list)):
         return "has content that is neither text nor a list of parts"
-    if isinstance(content, list) and not all(
-        isinstance(p, dict) and isinstance(p.get("type"), str) for p in content
-    ):
-        return "has a content part without a type"
+    for part in content if isinstance(content, list) else ():
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            return "has a content part without a type"
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            return "has a text part without text"
     if role == "tool" and not isinstance(message.get("tool_call_id"), str):
         return "is a tool message without a tool_call_id"
     calls = message.get("tool_calls")
@@ -170,6 +170,9 @@ def tools_problem(value: Any) -> str | None:
             isinstance(function, dict) and isinstance(function.get("name"), str)
         ):
             return f"has a function {i} without a name"
+        schema = function.get("parameters") if isinstance(function, dict) else None
+        if not isinstance(schema, (dict, type(None))):
+            return f"has a function {i} whose parameters are not an object"
     return None
 
 
@@ -273,25 +276,44 @@ def parse_response(body: Any) -> Answer:
         raise WireError("the upstream's answer holds no choices", status=502)
     if not all(isinstance(c, dict) and isinstance(c.get("message"), dict) for c in choices):
         raise WireError("the upstream's answer holds a choice without a message", status=502)
+    messages = [clean_message(c["message"]) for c in choices]
+    problem = next((p for p in map(message_problem, messages) if p is not None), None)
+    if problem is not None:
+        raise WireError(f"the upstream's answer holds a message that {problem}", status=502)
     first = choices[0]
     ids = body.get("prompt_token_ids") or first.get("prompt_token_ids")
     output, logprobs = token_columns(first.get("token_ids"), logprobs_of(first))
+    model = body.get("model")
     return Answer(
-        message=clean_message(first["message"]),
+        message=messages[0],
         finish_reason=finish_reason(first.get("finish_reason")),
         usage=usage_from(body.get("usage")),
-        model=body.get("model"),
-        prompt_ids=tuple(ids) if ids and output is not None else None,
+        model=model if isinstance(model, str) else None,
+        prompt_ids=tuple(ids) if output is not None and _are_ids(ids) else None,
         output_ids=output,
         logprobs=logprobs,
-        others=tuple(clean_message(c["message"]) for c in choices[1:]),
+        others=tuple(messages[1:]),
     )
 
 
 def clean_message(message: Mapping[str, Any]) -> Message:
     """An assistant message without fields that say nothing (null or an empty list)."""
-    kept = {k: v for k, v in message.items() if v is not None and v != []}
+    kept = {k: v for k, v in message.items() if v is not None and v != [] and k != "role"}
+    calls = kept.get("tool_calls")
+    if isinstance(calls, list):
+        kept["tool_calls"] = [_tidy_call(c) for c in calls]
     return cast(Message, {"role": "assistant", "content": message.get("content"), **kept})
+
+
+def _tidy_call(call: Any) -> Any:
+    """A function call with what some upstreams leave out: an id, a type, arguments as text."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or call.get("type", "function") != "function":
+        return call
+    given = function.get("arguments") or ""
+    arguments = given if isinstance(given, str) else json.dumps(given)
+    tidy = {"type": "function", "function": {**function, "arguments": arguments}}
+    return {**call, "id": call.get("id") or "", **tidy}
 
 
 def finish_reason(value: Any) -> FinishReason | None:
@@ -308,19 +330,35 @@ def usage_from(value: Any) -> Usage:
         return Usage()
     details = value.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
-    return Usage(value.get("prompt_tokens"), cached, value.get("completion_tokens"))
+    return Usage(
+        _count(value.get("prompt_tokens")), _count(cached), _count(value.get("completion_tokens"))
+    )
+
+
+def _count(value: Any) -> int | None:
+    countable = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+    return value if countable else None
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and None not in map(_count, value)
 
 
 def logprobs_of(choice: Mapping[str, Any]) -> list[float]:
-    content = (choice.get("logprobs") or {}).get("content") or ()
-    return [float(entry["logprob"]) for entry in content]
+    """The logprob of each token; none where the upstream's are not readable."""
+    given = choice.get("logprobs")
+    content = given.get("content") if isinstance(given, Mapping) else None
+    try:
+        return [float(entry["logprob"]) for entry in content or ()]
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return []
 
 
 def token_columns(
     ids: Sequence[int] | None, logprobs: Sequence[float]
 ) -> tuple[tuple[int, ...] | None, tuple[float, ...] | None]:
     """(output ids, logprobs): both, one of each per token, or neither."""
-    if not ids or len(ids) != len(logprobs):
+    if ids is None or not _are_ids(ids) or len(ids) != len(logprobs):
         return None, None
     return tuple(ids), tuple(logprobs)
 

@@ -44,8 +44,18 @@ class Engine(Protocol):
     async def unload(self, model: ModelRef) -> None: ...
 
 
+class ChatError(RuntimeError):
+    """A request was not answered. `completion` is the record of it, with `status` and `error`;
+    `http_status` is the upstream's where there was one."""
+
+    def __init__(self, completion: Completion, http_status: int | None = None) -> None:
+        super().__init__(completion.error or completion.status)
+        self.completion, self.http_status = completion, http_status
+
+
 class Chat(Protocol):
-    """Messages in, a completion out: what agents, judges, users and worlds call."""
+    """Messages in, a completion out: what agents, judges, users and worlds call. Raises
+    ChatError for a request that is not answered."""
 
     async def complete(self, request: Request) -> Completion: ...
 

@@ -181,18 +181,24 @@ class Episode:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The conversation that ended last: its request, its reply, what followed."""
-        done = [c for c in self.completions if c.message is not None]
-        if not done:
-            return self.completions[-1].request.messages if self.completions else ()
-        last = done[-1]
-        assert last.message is not None
+        """The conversation that ended last: its request, its reply, what followed. What had come
+        of a reply that was cut (its completion is not ok) is not part of it."""
+        last = self._last
+        if last is None:
+            return ()
+        if last.message is None or last.status != "ok":
+            return last.request.messages
         return (*last.request.messages, last.message, *self.tail)
 
     @property
     def tools(self) -> tuple[Tool, ...]:
-        """The tools offered in the last completion."""
-        return self.completions[-1].request.tools if self.completions else ()
+        """The tools offered in that conversation."""
+        return () if self._last is None else self._last.request.tools
+
+    @property
+    def _last(self) -> Completion | None:
+        done = [c for c in self.completions if c.message is not None and c.status == "ok"]
+        return (done or self.completions or (None,))[-1]
 
 
 @dataclass(frozen=True, slots=True)

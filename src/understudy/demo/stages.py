@@ -13,7 +13,8 @@ from understudy.runs.directory import write_json
 class Stages:
     """Stages run in order; a finished one is not run again. Results and seconds are JSON.
 
-    A folder that was begun with another `setting` is started clean, and said so.
+    A folder that was begun with another `setting` is started clean, and said so. One that holds
+    anything but a demo is left alone: ValueError.
     """
 
     def __init__(
@@ -22,6 +23,8 @@ class Stages:
         self.folder, self.say = folder, say
         self.file = folder / "state.json"
         known = self._read()
+        if known is None and folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} holds something else than a demo; choose another --out")
         if known is not None and (fresh or known["setting"] != setting or known.get("finished")):
             why = "as asked" if fresh else "finished" if known.get("finished") else "other settings"
             say(f"starting clean in {folder} (what was there: {why})")
@@ -30,8 +33,6 @@ class Stages:
             done = ", ".join(known["results"]) or "nothing"
             say(f"going on in {folder}: {done} done already; --fresh starts clean")
         if known is None:
-            if folder.exists() and any(folder.iterdir()) and not self.file.exists():
-                raise ValueError(f"{folder} holds something else; choose another --out")
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             known = {"setting": setting, "results": {}, "seconds": {}}
@@ -69,7 +70,10 @@ class Stages:
             known = json.loads(self.file.read_text())
         except (OSError, ValueError):
             return None
-        return known if isinstance(known, dict) and "setting" in known else None
+        if not isinstance(known, dict):
+            return None
+        ours = all(isinstance(known.get(k), dict) for k in ("setting", "results", "seconds"))
+        return known if ours else None
 
     def _save(self) -> None:
         write_json(self.file, self._known)

@@ -3,16 +3,10 @@
 import time
 from dataclasses import replace
 
+from understudy.core.protocols import ChatError
 from understudy.core.types import Completion, Status
 
-
-class ChatError(RuntimeError):
-    """A request was not answered. `completion` is the record of it, with `status` and `error`;
-    `http_status` is the upstream's where there was one."""
-
-    def __init__(self, completion: Completion, http_status: int | None = None) -> None:
-        super().__init__(completion.error or completion.status)
-        self.completion, self.http_status = completion, http_status
+__all__ = ["ChatError", "chat_error", "one_line"]
 
 
 def chat_error(started: Completion, error: BaseException, timeout: float | None) -> ChatError:

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from understudy.core.ids import uuid7
+from understudy.core.openai_wire import clean_message, message_problem
 from understudy.core.types import Completion, FinishReason, Message, Request, Usage
 from understudy.engine.errors import ChatError, chat_error, one_line
 
@@ -57,7 +58,7 @@ class RemoteChat:
                 if status == 200:
                     try:
                         return _read(started, answer)
-                    except (KeyError, TypeError, IndexError, ValueError) as error:
+                    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
                         text = f"the endpoint's answer is not a chat completion: {one_line(error)}"
                         raise ChatError(_failed(started, text), status) from error
                 problem = ChatError(_failed(started, _reason(status, answer)), status)
@@ -126,9 +127,12 @@ def _reason(status: int, answer: Any) -> str:
 
 def _read(started: Completion, answer: Any) -> Completion:
     choice = answer["choices"][0]
-    message: Message = {"role": "assistant", "content": choice["message"].get("content")}
-    if choice["message"].get("tool_calls"):
-        message["tool_calls"] = choice["message"]["tool_calls"]
+    said = choice["message"]
+    given = {"content": said.get("content"), "tool_calls": said.get("tool_calls")}
+    message: Message = clean_message(given)
+    problem = message_problem(message)
+    if problem is not None:
+        raise ValueError(f"its message {problem}")
     used = answer.get("usage") or {}
     cached = (used.get("prompt_tokens_details") or {}).get("cached_tokens")
     usage = Usage(used.get("prompt_tokens"), cached, used.get("completion_tokens"))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from understudy.core.ids import uuid7
+from understudy.core.openai_wire import message_problem, tools_problem
 from understudy.core.protocols import Renderer
 from understudy.core.types import (
     Completion,
@@ -46,8 +47,8 @@ def error_body(
 def parse_sampling(body: Body) -> Sampling:
     """Sampling parameters of a request. Raises BadRequest."""
     stop = body.get("stop")
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if not all(isinstance(s, str) and s for s in stops):
+    stops = (stop,) if isinstance(stop, str) else stop or ()
+    if not isinstance(stops, tuple | list) or not all(isinstance(s, str) and s for s in stops):
         raise BadRequest("stop must be a string or a list of strings", "stop")
     longest = body.get("max_completion_tokens", body.get("max_tokens"))
     return Sampling(
@@ -56,7 +57,7 @@ def parse_sampling(body: Body) -> Sampling:
         top_k=max(0, _integer(body.get("top_k"), "top_k", 0)),
         max_tokens=_integer(longest, "max_tokens", 256, least=1),
         seed=_integer(body["seed"], "seed", 0) if body.get("seed") is not None else None,
-        stop=stops,
+        stop=tuple(stops),
     )
 
 
@@ -71,11 +72,18 @@ def parse_chat(body: Body, model: ModelRef) -> Request:
             raise BadRequest(f"{where} must have a role of {', '.join(_ROLES)}", where)
         if not isinstance(message.get("content"), str | list | None):
             raise BadRequest(f"{where}.content must be a string or a list of parts", where)
+        problem = message_problem(message)
+        if problem is not None:
+            raise BadRequest(f"{where} {problem}", where)
         for call in message.get("tool_calls") or ():
             _check_call(call, where)
     tools = body.get("tools") or []
     if not isinstance(tools, list) or not all(_is_tool(t) for t in tools):
         raise BadRequest("tools must be a list of functions with a name", "tools")
+    if tools_problem(tools) is not None:
+        raise BadRequest(f"tools {tools_problem(tools)}", "tools")
+    if not isinstance(body.get("stream_options"), dict | None):
+        raise BadRequest("stream_options must be an object", "stream_options")
     count = body.get("n") or 1
     if not isinstance(count, int) or not 1 <= count <= 128:
         raise BadRequest("n must be between 1 and 128", "n")

@@ -6,7 +6,7 @@ from typing import Any
 
 from understudy.core.chatml import call_error
 from understudy.core.ids import uuid7
-from understudy.core.protocols import Chat, Session, User
+from understudy.core.protocols import Chat, ChatError, Session, User
 from understudy.core.types import (
     Completion,
     Episode,
@@ -39,8 +39,8 @@ async def rollout(
     that the model learns of it. A message without calls goes to the user.
 
     `Episode.ended` says why it ended: `done` (a message without calls and no user to read it),
-    `user_left`, `max_turns`, or `error` (a completion whose status is not ok). Errors of the
-    session itself are raised.
+    `user_left`, `max_turns`, or `error` (a completion whose status is not ok: its `error` says
+    what went wrong, and what was said before it is kept). Errors of the session are raised.
     """
     episode_id = uuid7()
     tools = session.tools("agent")
@@ -66,7 +66,10 @@ async def rollout(
             scenario_id=scenario.id,
             metadata=dict(scenario.metadata),
         )
-        completion = await chat.complete(request)
+        try:
+            completion = await chat.complete(request)
+        except ChatError as failed:
+            completion = failed.completion
         if completion.status != "ok" or completion.message is None:
             completions.append(completion)
             ended, sent = "error", len(messages)

@@ -5,9 +5,11 @@ Prints one JSON line with its URL when it serves; SIGTERM and SIGINT drain it.
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import json
 import os
+import resource
 import signal
 import sys
 
@@ -31,11 +33,21 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     sys.setswitchinterval(0.0005)  # the writer thread must not hold up replies
     gc.set_threshold(50_000, 20, 50)
+    _allow_many_files()
     try:
         return asyncio.run(_serve(config))
     except (StoreError, OSError) as error:
         print(f"the gateway cannot start: {error}", file=sys.stderr)
         return 1
+
+
+def _allow_many_files() -> None:
+    """A call in flight holds two sockets; the usual soft limit of 1024 files is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # a system may allow less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _serve(config: GatewayConfig) -> int:

@@ -13,6 +13,7 @@ from aiohttp import web
 from understudy.core.ids import uuid7
 from understudy.core.openai_wire import WireError, parse_json
 from understudy.core.serial import episode_to_json
+from understudy.core.strict_json import is_unicode
 from understudy.core.types import Feedback, FeedbackSource
 from understudy.gateway.config import GatewayConfig
 from understudy.gateway.proxy import Proxy
@@ -54,6 +55,12 @@ class Gateway:
                 return await handler(request)
             except WireError as error:
                 return web.json_response(error.body(), status=error.status)
+            except web.RequestPayloadError as error:
+                why = getattr(error.__cause__, "message", None) or error
+                unread = WireError(" ".join(f"the body cannot be read: {why}".split()))
+                response = web.json_response(unread.body(), status=400)
+                response.force_close()  # where the next request begins is not known
+                return response
             except web.HTTPRequestEntityTooLarge:
                 large = WireError(f"the body is larger than {MAX_BODY >> 20} MiB", status=413)
                 return web.json_response(large.body(), status=413)
@@ -120,7 +127,7 @@ def parse_feedback(data: bytes) -> Feedback:
         for k in ("id", "episode_id", "completion_id", "comment", "source_version", "name")
     }
     for name, value in text.items():
-        if value is not None and (not isinstance(value, str) or not value):
+        if value is not None and not (isinstance(value, str) and value and is_unicode(value)):
             raise WireError(f"'{name}' must be text", param=name)
     if text["name"] is None:
         raise WireError("feedback needs a 'name', such as thumb", param="name")
@@ -130,6 +137,8 @@ def parse_feedback(data: bytes) -> Feedback:
         raise WireError(
             "feedback needs a 'value': a boolean, a number, text, an object or null", param="value"
         )
+    if isinstance(body["value"], int) and abs(body["value"]) > 2**53:
+        raise WireError("'value' is too large a number", param="value")
     source = body.get("source", "user")
     if source not in get_args(FeedbackSource):
         raise WireError(f"'source' is one of {', '.join(get_args(FeedbackSource))}", param="source")

@@ -46,8 +46,11 @@ def asked_of(headers: Mapping[str, str], body_metadata: Mapping[str, Any]) -> As
         ("caused_by", "caused-by"),
     ):
         value = headers.get(HEADER + header) or said[name]
-        if value is not None and (not isinstance(value, str) or not 0 < len(value) <= 256):
-            raise WireError(f"{name} must be text of at most 256 characters", param=name)
+        if value is not None and not (
+            isinstance(value, str) and 0 < len(value) <= 256 and value.isprintable()
+        ):
+            line = f"{name} must be text of at most 256 characters, all of them printable"
+            raise WireError(line, param=name)
         said[name] = value
     given = headers.get(HEADER + "metadata")
     if given is not None:
@@ -69,14 +72,11 @@ def asked_of(headers: Mapping[str, str], body_metadata: Mapping[str, Any]) -> As
 
 def _said(message: Mapping[str, Any]) -> bytes:
     """What a message says and calls, whatever else its sender put in or left out."""
-    calls = [
-        [
-            c.get("id"),
-            (c.get("function") or {}).get("name"),
-            (c.get("function") or {}).get("arguments"),
-        ]
-        for c in message.get("tool_calls") or ()
-    ]
+    calls = []
+    for call in message.get("tool_calls") or ():
+        function = call.get("function")
+        named = function if isinstance(function, dict) else {}  # custom tools have none
+        calls.append([call.get("id"), named.get("name"), named.get("arguments")])
     parts = [message["role"], message.get("content") or "", message.get("tool_call_id"), calls]
     return _encode(parts).encode()
 

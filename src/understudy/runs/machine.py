@@ -60,8 +60,7 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 def usable_cores() -> int:
     """Cores that this process may use: its affinity, and its control group's quota."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(_own_cores())
     quota = _cgroup_cores()
     return max(1, min(cores, int(quota + 0.5))) if quota else cores
 
@@ -74,13 +73,14 @@ def threads_for_load(cores: int | None = None, busy: float | None = None) -> int
     cores, one busy process means one thread. `busy` is the number of cores taken by others,
     measured over a fifth of a second where it is not given.
     """
+    running_on = len(_own_cores()) if cores is None else cores  # a quota may allow fewer
     cores = usable_cores() if cores is None else cores
     busy = busy_elsewhere() if busy is None else busy
-    return max(1, min(cores, int(cores - busy + 0.5)))
+    return max(1, min(cores, int(running_on - busy + 0.5)))
 
 
 def busy_elsewhere(seconds: float = 0.2) -> float:
-    """Cores kept busy by other processes, measured for `seconds`.
+    """Cores of this process's own kept busy by other processes, measured for `seconds`.
 
     From /proc/stat where it is there; else the one-minute load average, which still remembers
     what this process did a minute ago.
@@ -173,14 +173,29 @@ def _load() -> float:
         return 0.0
 
 
+def _own_cores() -> set[int]:
+    """The numbers of the cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return set(affinity(0)) if affinity else set(range(os.cpu_count() or 1))
+
+
 def _cpu_ticks() -> int | None:
-    """Clock ticks spent working, over all cores, since the machine started."""
+    """Clock ticks spent working on this process's cores since the machine started."""
     try:
-        line = (_PROC / "stat").read_text().split("\n", 1)[0]
+        return ticks_of((_PROC / "stat").read_text(), _own_cores())
     except OSError:
         return None
-    user, nice, system, _idle, _wait, irq, softirq = map(int, line.split()[1:8])
-    return user + nice + system + irq + softirq
+
+
+def ticks_of(stat: str, cores: set[int]) -> int:
+    """Clock ticks spent working on these cores, from the text of /proc/stat."""
+    total = 0
+    for line in stat.splitlines():
+        number, _, ticks = line.removeprefix("cpu").partition(" ")
+        if line.startswith("cpu") and number.isdecimal() and int(number) in cores:
+            user, nice, system, _idle, _wait, irq, softirq = map(int, ticks.split()[:7])
+            total += user + nice + system + irq + softirq
+    return total
 
 
 def _cgroup_cores() -> float | None:

@@ -106,7 +106,7 @@ CREATE TABLE drops (reason TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 MIGRATIONS: tuple[str, ...] = (_V1,)  # the i-th script makes a file of version i one of i + 1
 
 
-class StoreError(Exception):
+class StoreError(RuntimeError):
     """The store cannot do what was asked. The message is one line and says what to do."""
 
 

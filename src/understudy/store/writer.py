@@ -29,6 +29,8 @@ SPILL_AFTER = 3  # failed attempts before a batch goes to the spill file
 RETRY_S = 0.3
 # SQLite's errors that are the record's fault; the others are the disk's
 _RECORD_FAULT = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
+# what a record that cannot be written as a line of JSON raises
+_NO_LINE = (OSError, ValueError, TypeError, RecursionError)
 
 
 @dataclass(slots=True)
@@ -150,7 +152,7 @@ class Writer:
         try:
             self._spill.write(records)
             self.spilled += len(records)
-        except (OSError, ValueError) as error:
+        except _NO_LINE as error:
             self._drop(f"queue full and spill file failed: {type(error).__name__}", len(records))
 
     def _drop(self, reason: str, n: int) -> None:
@@ -208,7 +210,7 @@ class Writer:
             self._spill.write(item.records)
             self.spilled += len(item.records)
             _resolve(item, None)
-        except (OSError, ValueError) as error:
+        except _NO_LINE as error:
             if item.future is None:
                 self._drop(f"disk fault and spill file failed: {error}", len(item.records))
             _resolve(item, failure)
@@ -259,7 +261,7 @@ class Writer:
                 for record in item.records:
                     self._record(record, final)
         except Exception as error:
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, _RECORD_FAULT):
+            if isinstance(error, sqlite3.DatabaseError) and not _is_the_records(error):
                 raise
             self._connection.execute("ROLLBACK TO item")
             self._bodies.forget()
@@ -328,6 +330,11 @@ class Writer:
                 self.fault = None
                 path.unlink()
                 self.replayed += len(records)
+
+
+def _is_the_records(error: sqlite3.DatabaseError) -> bool:
+    """Whether this record can never be written, whatever the disk does."""
+    return isinstance(error, _RECORD_FAULT) or "malformed JSON" in str(error)
 
 
 def _resolve(item: _Item, outcome: Any) -> None:

@@ -1,0 +1,147 @@
+"""Commands say in one line what is wrong, and lose nothing."""
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from understudy.cli import cause_of, main
+from understudy.store import SQLiteStore
+from understudy.store.schema import MIGRATIONS
+
+ROW: dict[str, Any] = {
+    "messages": [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+    ],
+    "reward": 1,
+}
+
+
+def write(path: Path, *lines: str) -> str:
+    path.write_text("".join(line + "\n" for line in lines))
+    return str(path)
+
+
+@pytest.fixture
+def store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """A store of one episode."""
+    path = str(tmp_path / "s.db")
+    file = write(tmp_path / "one.jsonl", json.dumps(ROW))
+    assert main(["import", file, "--store", path]) == 0
+    capsys.readouterr()
+    return path
+
+
+def newer(path: str) -> None:
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+
+
+def foreign(path: str) -> None:
+    Path(path).unlink()
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("CREATE TABLE x (y)")
+
+
+def text(path: str) -> None:
+    Path(path).write_text("hello " * 500)
+
+
+def damaged(path: str) -> None:
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes(whole[:4096] + bytes(len(whole) - 4096))
+
+
+def missing(path: str) -> None:
+    Path(path).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (newer, "written by a newer Understudy"),
+        (foreign, "another SQLite database"),
+        (text, "is not an Understudy store"),
+        (damaged, "database disk image is malformed"),
+        (missing, "there is no store at"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [["episodes"], ["export", "out.jsonl"], ["feedback", "0", "thumb", "true"],
+     ["world", "learn", "world"], ["rollback", "prod"]],
+)  # fmt: skip
+def test_a_store_that_cannot_be_used_is_one_line_and_stays_as_it_is(
+    store: str,
+    spoil: Any,
+    why: str,
+    command: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spoil(store)
+    before = Path(store).read_bytes() if Path(store).exists() else None
+    assert main([*command, "--store", store]) == 1
+    said = capsys.readouterr().err
+    assert why in said
+    assert said.count("\n") == 1
+    assert before == (Path(store).read_bytes() if Path(store).exists() else None)
+
+
+def test_an_import_counts_and_lists_broken_lines_and_imports_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = [json.dumps({**ROW, "n": n}) for n in range(250)]
+    bad = ["{", json.dumps({"messages": []}), json.dumps({**ROW, "scenario": "\ud800"})]
+    file = write(tmp_path / "a.jsonl", *good[:120], *bad, "", *good[120:])
+    path = str(tmp_path / "s.db")
+    for _ in range(2):  # again adds nothing
+        assert main(["import", file, "--store", path]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("250 episodes, 250 completions, 250 outcomes into")
+        assert "; 3 broken lines\n  line 121: not valid JSON: " in said
+        assert "  line 122: no messages\n  line 123: scenario is '\\ud800', not a name\n" in said
+    with SQLiteStore.open(path) as db:
+        found = list(db.read_episodes())
+        assert [e.metadata["n"] for e in found] == list(range(250))
+        assert db.counts()["dropped"] == {}
+
+
+def test_an_import_lists_twenty_broken_lines_and_counts_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "a.jsonl", *["{"] * 23)
+    assert main(["import", file, "--store", str(tmp_path / "s.db")]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("; 23 broken lines")
+    assert (len(said), said[-1]) == (22, "  and 3 more")
+
+
+def test_an_import_with_wrong_tools_imports_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "a.jsonl", json.dumps(ROW))
+    tools = write(tmp_path / "tools.json", '[{"type": "function"}]')
+    path = tmp_path / "s.db"
+    assert main(["import", file, "--store", str(path), "--tools", tools]) == 1
+    said = capsys.readouterr().err
+    assert said == f"understudy: {tools} has a function 0 without a name\n"
+    assert not path.exists()
+
+
+def test_wrong_usage_is_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["episodes", "--limit", "none"]) == 2
+    assert main(["no-such-command"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_of_things_that_fail_side_by_side_the_first_says_why() -> None:
+    first = ValueError("no luck")
+    assert cause_of(ExceptionGroup("all", [ExceptionGroup("some", [first]), OSError()])) is first
+    assert cause_of(first) is first
