@@ -11,17 +11,19 @@ import asyncio
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from understudy.core.types import Episode, ModelRef, Policy, Sampling, Scenario
+from understudy.core.types import ModelRef, Policy, Sampling, Scenario
 from understudy.demo.agent import MAX_TURNS, SYSTEM_PROMPT, WORKLOAD, ServiceClient
 from understudy.demo.customers import Customer, scenarios
 from understudy.demo.env import ServiceEnvironment
 from understudy.models.loading import load_base
-from understudy.recipes.evaluate import play_scenarios, success
+from understudy.recipes.evaluate import episodes_of, play_scenarios, success
 from understudy.recipes.learner import make_engine
+from understudy.recipes.rehearsal import Played
 from understudy.runs.directory import write_json
 
 DECODINGS = {"greedy": 0.0, "t1": 1.0}
@@ -58,10 +60,12 @@ async def prove(
                     )
                     seconds = time.perf_counter() - started
                     entry = {"success": success(played).as_dict(), "seconds": round(seconds, 2)}
-                    episodes = [item.group.episodes[0] for item in played]
-                    entry |= describe(episodes)
+                    entry |= describe(played)
                     if decoding == "greedy":
-                        entry["conversations"] = [list(e.messages) for e in episodes[:KEPT]]
+                        entry["conversations"] = [
+                            [dict(m) for e in item.group.episodes for m in e.messages]
+                            for item in played[:KEPT]
+                        ]
                     found[name][decoding] = entry
                     interval = success(played)
                     print(f"{name:>22} {decoding:>7}  {interval}  {seconds:.1f} s", flush=True)
@@ -74,8 +78,10 @@ def _customer(scenario: Scenario, seed: int) -> Customer:
     return Customer(scenario)
 
 
-def describe(episodes: list[Episode]) -> dict[str, Any]:
-    """What the report needs of a policy's episodes, in the order of the scenarios."""
+def describe(played: Sequence[Played]) -> dict[str, Any]:
+    """What the report needs of a policy's episodes, in the order of the scenarios. One that could
+    not be judged, because the model did not answer, has failed."""
+    episodes = episodes_of(played)
     verdicts = [e.feedback[-1] for e in episodes]
     completions = [c for e in episodes for c in e.completions]
     turn_ms = [
@@ -84,10 +90,13 @@ def describe(episodes: list[Episode]) -> dict[str, Any]:
     prompt = sum(c.usage.prompt_tokens or 0 for c in completions)
     cached = sum(c.usage.cached_tokens or 0 for c in completions)
     return {
-        "successes": [bool(v.value) for v in verdicts],
-        "reasons": dict(Counter(v.comment for v in verdicts if not v.value)),
+        "successes": [item.rate >= 1.0 for item in played],
+        "reasons": dict(
+            Counter(v.comment for v in verdicts if not v.value)
+            + sum((item.failed for item in played), Counter())
+        ),
         "ended": dict(Counter(e.ended for e in episodes)),
-        "turns": len(completions) / len(episodes),
+        "turns": len(completions) / max(1, len(episodes)),
         "turn_ms_median": median(turn_ms) if turn_ms else None,
         "prompt_tokens": prompt,
         "cached_tokens": cached,

@@ -65,6 +65,9 @@ async def play_group(
                 workload=workload,
                 purpose=purpose,
             )
+            if episode.ended == "error":  # the model did not answer: no verdict, and no zero
+                why = episode.completions[-1].error or "the model did not answer"
+                return episode, JudgeFailed(episode.id, why)
             if check is not None:
                 return episode, check.judge_episode(episode)
             said = await session.outcome()
