@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from understudy.core.types import Completion, Episode, ModelRef, Request
-from understudy.world.transitions import transitions
+from understudy.world.learn import learn
+from understudy.world.transitions import custom_calls, transitions
 
 
 def user(text: str) -> dict[str, Any]:
@@ -73,3 +74,27 @@ def test_a_reply_that_was_generated_again_is_no_second_call() -> None:
     clock = agent(["one", "two", "three"], 1)
     same = agent(["two", "three"], 1)[0]
     assert results(clock[0], same, clock[1]) == ["found 0"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"type": "custom", "custom": {"name": "patch", "input": "x"}}, {"type": "custom"},
+     {"type": "custom", "function": "f"}],
+)  # fmt: skip
+def test_calls_of_custom_tools_are_left_out_and_counted(more: dict[str, Any]) -> None:
+    both = called(1, "f")
+    both["tool_calls"] = [{"id": "c", **more}, *both["tool_calls"]]
+    said = [user("go"), both, answered("patched", "c"), answered("found", "f")]
+    tools: Any = ({"type": "custom", "custom": {"name": "patch"}},)
+    request = Request(tuple(said), ModelRef("m"), tools)  # type: ignore[arg-type]
+    episode = Episode("e", (Completion("c", request, "ok", user("done")),))  # type: ignore[arg-type]
+    assert [(t.step, t.name, t.content) for t in transitions(episode)] == [(0, "find", "found")]
+    assert custom_calls(episode) == 1
+    world = learn([episode])
+    assert list(world.models) == ["find"]
+    assert world.declared == []
+
+
+async def test_a_custom_call_in_a_world_is_an_error_result(world: Any) -> None:
+    custom: Any = {"id": "c", "type": "custom", "custom": {"name": "patch", "input": "free text"}}
+    assert (await world.session(0).call("agent", custom)).is_error

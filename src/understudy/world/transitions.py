@@ -13,7 +13,9 @@ from understudy.core.types import (
     ToolCall,
     ToolResult,
     Transition,
+    call_parts,
     canonical_json,
+    is_function,
     text_of,
 )
 from understudy.world.values import parse
@@ -31,15 +33,17 @@ _ERROR_TEXT = re.compile(
 
 
 def transitions(episode: Episode) -> list[Transition]:
-    """Every tool call of an episode with its result, in order.
+    """Every call of a function in an episode with its result, in order.
 
     Results are looked for after the call in any later request of the episode and in its tail;
     sub-agents and branches are followed, a call that several requests repeat counts once, under
     a system prompt that changes on the way too, and tool call ids may recur in later turns. A
-    call without a result is left out.
+    call without a result is left out, and so is a custom tool's: see `custom_calls`.
     """
     found: list[Transition] = []
     for made in _made(episode):
+        if not is_function(made.call):
+            continue
         answer, recorded = made.answer, made.recorded
         is_error: bool | None = None
         if answer is not None and isinstance(answer.get("is_error"), bool):
@@ -60,6 +64,14 @@ def transitions(episode: Episode) -> list[Transition]:
             )
         )
     return found
+
+
+def custom_calls(episode: Episode) -> int:
+    """How many calls with a result `transitions` leaves out because they are of custom tools.
+
+    Such a call gives free text, and nobody who rehearses in a world makes one.
+    """
+    return sum(not is_function(made.call) for made in _made(episode))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +156,7 @@ def _is_system(message: Message) -> bool:
 
 
 def _fingerprint(message: Message) -> tuple[Any, ...]:
-    calls = tuple(
-        (c["id"], c["function"]["name"], c["function"]["arguments"])
-        for c in message.get("tool_calls") or []
-    )
+    calls = tuple((c["id"], *call_parts(c)) for c in message.get("tool_calls") or [])
     text = text_of(message.get("content"))
     return message["role"], text, calls, message.get("tool_call_id")
 
