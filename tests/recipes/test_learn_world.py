@@ -65,3 +65,42 @@ def test_calls_of_custom_tools_are_left_out_of_the_world_and_counted(learned: An
         assert "left out: 5 calls, of custom tools, which take free text" in text
     assert fidelity["left_out"] == {"of custom tools, which take free text": 5}
     assert list(fidelity["tools"]) == ["find"]
+
+
+NOTHING = "fidelity: not measured, nothing was kept aside to measure it on"
+
+
+@pytest.mark.parametrize(
+    ("kept", "calls", "more", "why"),
+    [
+        (("train",), CALLS, (), NOTHING),
+        (("train", "heldout"), CALLS, ("--heldout", "0"), NOTHING),
+        (("heldout",), CALLS, (), "fidelity: not measured, all calls with results are in the 2"),
+        (("train", "heldout"), 0, (), f"{NOTHING}: none of these 2 episodes has a tool call"),
+    ],
+)
+def test_a_world_that_nothing_can_measure_is_learned_and_said_to_be_unmeasured(
+    learned: Any, kept: tuple[str, ...], calls: int, more: tuple[str, ...], why: str
+) -> None:
+    rows = [
+        row(s, calls if split == "heldout" else CALLS)
+        for split in kept
+        for s in scenarios(split, 2)
+    ]
+    said, fidelity, reported = learned(rows, *more)
+    assert said.startswith(why)
+    assert reported.startswith(why)
+    assert f"fidelity: {fidelity['unmeasured']}" in said
+    assert (fidelity["calls"], fidelity["overall"]) == (0, {})
+
+
+def test_where_no_call_has_a_result_nothing_is_learned(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, store = tmp_path / "rows.jsonl", str(tmp_path / "s.db")
+    file.write_text(json.dumps(row("s", 0)) + "\n")
+    assert main(["import", str(file), "--store", store]) == 0
+    capsys.readouterr()
+    assert main(["world", "learn", str(tmp_path / "world"), "--store", store]) == 1
+    assert "no tool call with a result in these episodes" in capsys.readouterr().err
+    assert not (tmp_path / "world").exists()
