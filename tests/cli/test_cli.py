@@ -94,6 +94,24 @@ def test_a_store_that_cannot_be_used_is_one_line_and_stays_as_it_is(
     assert before == (Path(store).read_bytes() if Path(store).exists() else None)
 
 
+def test_an_export_that_fails_leaves_what_was_there(
+    store: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    out = folder / "good.jsonl"
+    out.write_text("worth keeping")
+    with closing(sqlite3.connect(store)) as raw:
+        page = raw.execute("SELECT rootpage FROM sqlite_master WHERE name = 'completions'")
+        start, size = page.fetchone()[0] - 1, raw.execute("PRAGMA page_size").fetchone()[0]
+    with open(store, "r+b") as file:
+        file.seek(start * size)
+        file.write(bytes(size))
+    assert main(["export", str(out), "--store", store]) == 1
+    assert "malformed" in capsys.readouterr().err
+    assert [(f.name, f.read_text()) for f in folder.iterdir()] == [(out.name, "worth keeping")]
+
+
 def test_an_import_counts_and_lists_broken_lines_and_imports_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

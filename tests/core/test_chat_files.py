@@ -1,5 +1,6 @@
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,40 @@ def test_export_and_import_keep_conversations(roles: list[str], solved: bool) ->
     assert out == first
     (back,), _ = read(json.dumps(out), feedback=feedback)
     assert back == episode
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_a_file_is_replaced_when_all_rows_are_written_and_not_before(
+    tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    path, link = folder / name, tmp_path / f"link-{name}"
+    write_rows(path, [{"n": 0}])
+    path.chmod(0o600)
+    before = path.read_bytes()
+
+    def rows(*, fail: bool) -> Iterator[dict[str, Any]]:
+        yield {"n": 1}
+        assert path.read_bytes() == before
+        if fail:
+            raise ValueError("the store is damaged")
+
+    with pytest.raises(ValueError, match="the store is damaged"):
+        write_rows(path, rows(fail=True))
+    assert [(f.name, f.read_bytes()) for f in folder.iterdir()] == [(name, before)]
+    link.symlink_to(path)
+    assert write_rows(link, rows(fail=False)) == 1
+    assert link.is_symlink()
+    assert [f.name for f in folder.iterdir()] == [name]
+    assert path.stat().st_mode & 0o777 == 0o600
+    text = path.read_bytes()
+    assert json.loads(gzip.decompress(text) if name.endswith(".gz") else text) == {"n": 1}
+
+
+def test_rows_go_into_a_device_at_once_and_into_no_missing_folder(tmp_path: Path) -> None:
+    assert write_rows("/dev/null", [{"n": 1}]) == 1
+    assert not Path("/dev/null").is_file()
+    with pytest.raises(FileNotFoundError) as caught:
+        write_rows(tmp_path / "none" / "rows.jsonl", [])
+    assert caught.value.filename == str(tmp_path / "none")

@@ -142,3 +142,33 @@ def test_text_in_a_message_cannot_end_its_turn_or_begin_another() -> None:
         assert text.count("<|im_end|>") == 2
         assert text.count("<|im_start|>") == 2
         assert "<|endoftext|>" not in text
+
+
+CUSTOM = {"id": "c", "type": "custom", "custom": {"name": "patch", "input": '{"a": "ø"}'}}
+
+
+def test_a_custom_call_is_shown_with_its_free_text():
+    text = assistant_text({"role": "assistant", "content": "so", "tool_calls": [CUSTOM]})
+    assert text == (
+        'so\n<tool_call>\n{"name": "patch", "arguments": "{\\"a\\": \\"ø\\"}"}\n</tool_call>'
+    )
+
+
+@pytest.mark.parametrize("made", [{"id": "c", "type": "custom", "function": "f"},
+                                  {"id": "c", "type": "new", "new": {"x": 1}}])  # fmt: skip
+def test_a_call_of_another_kind_is_shown_whole(made):
+    text = assistant_text({"role": "assistant", "tool_calls": [made]})
+    shown = json.loads(text.removeprefix("<tool_call>").removesuffix("</tool_call>"))
+    assert {"id": "c", **json.loads(shown["arguments"])} == made
+
+
+def test_custom_tools_are_not_offered_and_cannot_be_called():
+    tools = [FIND, {"type": "custom", "custom": {"name": "patch"}}]
+    messages = [{"role": "user", "content": "hi"}]
+    assert render_text(messages, tools) == render_text(messages, [FIND])
+    assert render_text(messages, tools[1:]) == render_text(messages)
+    assert call_error(call('{"town": "x"}'), tools) is None
+    assert call_error(CUSTOM, tools) == (
+        "patch is a custom call; call functions alone, with JSON arguments"
+    )
+    assert "unknown tool 'patch'" in call_error(call("{}", "patch"), tools)

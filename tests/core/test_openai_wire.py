@@ -115,6 +115,15 @@ messages = st.one_of(
             ],
         }
     ),
+    st.tuples(st.text(min_size=1), st.text()).map(
+        lambda said: {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {"id": "c", "type": "custom", "custom": {"name": said[0], "input": said[1]}}
+            ],
+        }
+    ),
 )
 
 

@@ -1,5 +1,6 @@
 """An interrupted demo goes on or starts clean, says which, and removes nothing that is not its."""
 
+import json
 import os
 import signal
 import subprocess
@@ -40,6 +41,21 @@ def test_a_finished_stage_is_not_run_again_and_the_one_that_was_hit_is(
     assert again.run("two", lambda: 2) == 2
     assert ran == ["one"]
     assert (again.results, set(again.seconds)) == ({"one": {"n": 1}, "two": 2}, {"one", "two"})
+
+
+def test_of_a_stage_that_goes_on_every_attempt_counts(tmp_path: Path, said: list[str]) -> None:
+    folder = tmp_path / "demo"
+    for again, goes_on in (("anew", False), ("on", True)):
+        stages = Stages(folder, SETTING, False, said.append)
+        with pytest.raises(KeyboardInterrupt):
+            stages.run(again, interrupted, goes_on)
+    state = json.loads((folder / "state.json").read_text())
+    assert list(state["seconds"]) == ["on"]
+    state["seconds"]["on"] = 60.0  # of the attempt that was interrupted
+    (folder / "state.json").write_text(json.dumps(state))
+    stages = Stages(folder, SETTING, False, said.append)
+    assert (stages.run("anew", lambda: 1), stages.run("on", lambda: 2, goes_on=True)) == (1, 2)
+    assert stages.seconds["anew"] < 60 <= stages.seconds["on"]
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,13 @@ async def test_a_next_turn_is_fed_exactly_what_was_sampled(renderer: ChatMLRende
     assert '{"arguments": {"a":1},   "name": "find"}' in text
     assert (chat.continued, chat.fallbacks) == (2, 0)
 
+    custom: Any = {"id": "c", "type": "custom", "custom": {"name": "patch", "input": "free text"}}
+    engine.texts = ["x"]
+    shown = {"role": "assistant", "content": None, "tool_calls": [custom]}
+    await chat.complete(replace(request, messages=(USER, shown, tool)))  # type: ignore[arg-type]
+    assert '{"name": "patch", "arguments": "free text"}' in renderer.decode(engine.fed[-1])
+    chat.fallbacks = 0
+
     changed = (USER, {**first.message, "content": "edited"}, tool)
     engine.texts = ["x"]
     await chat.complete(replace(request, messages=changed))

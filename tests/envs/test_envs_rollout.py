@@ -166,3 +166,20 @@ def test_schemas_come_from_signatures() -> None:
         "by": {"type": "string", "enum": ["a", "b"]},
         "top": {"type": "integer"},
     }
+
+
+async def test_a_custom_call_is_answered_with_an_error_and_kept_as_it_is() -> None:
+    made: Any = {"id": "c", "type": "custom", "custom": {"name": "patch", "input": "free text"}}
+    custom: Message = {"role": "assistant", "content": None, "tool_calls": [made]}
+    episode, _ = await run([custom, custom, says("5")])
+    assert {r.content for r in episode.results.values()} == {
+        "Error: patch is a custom call; call functions alone, with JSON arguments"
+    }
+    kept = [c.message["tool_calls"][0] for c in episode.completions[:2]]
+    assert [c["custom"] for c in kept] == [made["custom"]] * 2
+    assert kept[0]["id"] != kept[1]["id"]
+    session = await Replay(episode).start(SCENARIO, 0)
+    assert (await session.call("agent", made)).content.startswith("Error: patch is a custom call")
+    other = {**made, "custom": {"name": "patch", "input": "other"}}
+    assert "no such call of patch" in (await session.call("agent", other)).content
+    assert (await (await TALLY.start(SCENARIO, 0)).call("agent", made)).is_error

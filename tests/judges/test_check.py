@@ -119,6 +119,18 @@ async def test_results_that_were_never_sent_on_are_seen() -> None:
     ]
 
 
+async def test_a_call_of_a_custom_tool_is_shown_to_the_check_with_its_result() -> None:
+    custom: Message = {
+        "role": "assistant",
+        "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "do", "input": "x"}}],  # type: ignore[typeddict-item]
+    }
+    ended = episode("e", ASK, custom, results={"c": ToolResult("done")})
+    owners = Check(lambda messages, _: messages[-1]["content"] == "done")
+    (verdict,) = await owners.judge(Group("s", (ended,)))
+    assert isinstance(verdict, Feedback)
+    assert verdict.value is True
+
+
 def said(e: Episode, name: str, value: object, at: float) -> Episode:
     feedback = Feedback(f"{e.id}{at}", e.id, name, value, "user", created_at=at)  # type: ignore[arg-type]
     return dataclasses.replace(e, feedback=(*e.feedback, feedback))

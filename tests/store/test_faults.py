@@ -6,13 +6,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from understudy.core.ids import uuid7
-from understudy.core.types import Completion, ModelRef, Request
+from understudy.core.types import Completion, ModelRef, Policy, Request
 from understudy.store import SQLiteStore, StoreError
 
 _WRITER = """
@@ -103,6 +104,41 @@ def test_where_nothing_can_be_written_a_durable_append_says_so(tmp_path: Path) -
         dropped = store.counts()["dropped"]
         assert list(dropped.values()) == [1]
         assert "disk fault" in next(iter(dropped))
+
+
+def without_page(path: str, table: str) -> None:
+    """Overwrite the page that a table begins with."""
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        sql = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        page = raw.execute(sql, (table,)).fetchone()[0]
+        size = raw.execute("PRAGMA page_size").fetchone()[0]
+    with open(path, "r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(bytes(size))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_fault_says_what_it_is_and_what_to_do(tmp_path: Path) -> None:
+    damaged, held = str(tmp_path / "damaged.db"), str(tmp_path / "held.db")
+    policy = [(Policy("p", ModelRef("m")), 1.0)]
+    SQLiteStore.open(damaged).close()
+    without_page(damaged, "deployments")
+    with (
+        SQLiteStore.open(damaged) as store,
+        pytest.raises(StoreError, match=r"malformed\): the file is damaged; restore a copy, or"),
+    ):
+        store.deploy_now("prod", policy)
+    with SQLiteStore.open(held) as store:
+        holder = lock(held)
+        with pytest.raises(StoreError, match=r"locked\): another process holds the file; end it"):
+            store.deploy_now("prod", policy)
+        holder.close()
+    large = [(Policy("p", ModelRef("m"), "x" * 1_000_000), 1.0)]
+    with SQLiteStore.open(tmp_path / "full.db") as store:
+        store._writer.call(lambda c: c.execute("PRAGMA max_page_count = 1").fetchall()).result()
+        with pytest.raises(StoreError, match=r"full\): the disk is full; free some of it"):
+            store.deploy_now("prod", large)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -204,7 +204,7 @@ def show(
     console.print(f"[bold]{found.id}[/bold] {found.workload} {found.scenario_id or ''}")
     if found.metadata:
         console.print(Text(json.dumps(dict(found.metadata), ensure_ascii=False), style="dim"))
-    from understudy.core.types import text_of
+    from understudy.core.types import call_parts, text_of
 
     colours = {"system": "dim", "user": "cyan", "assistant": "green", "tool": "yellow"}
     for message in found.messages:
@@ -212,9 +212,8 @@ def show(
         if text:
             console.print(Text(f"{message['role']:>9}  {text}", colours.get(message["role"], "")))
         for call in message.get("tool_calls") or []:
-            function = call.get("function")  # a custom tool's call has none
-            said = f"{function['name']}({function['arguments']})" if function else json.dumps(call)
-            console.print(Text(f"     call  {said}", "magenta"))
+            name, given = call_parts(call)
+            console.print(Text(f"     call  {name}({given})", "magenta"))
     _show_ends(console, found)
 
 

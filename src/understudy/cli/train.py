@@ -59,9 +59,11 @@ def sft(
         found = list(db.read_episodes(**({"workload": workload} if workload else {})))
     with _run(run, settings) as opened:
         result = sft(opened, found, settings, judge, quiet)
-    print(f"{result.steps} steps on {result.kept} episodes; adapter in {result.adapter}")
-    for reason, count in result.left_out.items():
-        print(f"  left out: {count} episodes, {reason}")
+    rows = f" ({result.rows} conversations)" if result.rows != result.kept else ""
+    print(f"{result.steps} steps on {result.kept} episodes{rows}; adapter in {result.adapter}")
+    for what, left_out in (("episodes", result.left_out), ("conversations", result.rows_left_out)):
+        for reason, count in left_out.items():
+            print(f"  left out: {count} {what}, {reason}")
 
 
 @app.command()

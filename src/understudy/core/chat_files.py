@@ -7,16 +7,19 @@ A row out: `messages` and `tools`, the conversational format that trl's SFTTrain
 `tools` as JSON text because Arrow cannot hold schemas of different shapes in one column.
 """
 
+import errno
 import gzip
 import hashlib
 import json
+import os
+import shutil
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, cast
 
 from understudy.core import strict_json
 from understudy.core.forest import final_conversations
@@ -68,14 +71,14 @@ class ImportReport:
 @contextmanager
 def open_lines(path: str | Path) -> Iterator[Iterator[bytes]]:
     """The lines of a file, unpacked where its name ends in .gz."""
-    with _open(path, "rb") as file:
+    with _open(path) as file:
         yield iter(file)
 
 
-def _open(path: str | Path, mode: Literal["rb", "wb"]) -> IO[bytes]:
+def _open(path: str | Path) -> IO[bytes]:
     if str(path).endswith(".gz"):
-        return cast(IO[bytes], gzip.open(path, mode))
-    return Path(path).open(mode)
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    return Path(path).open("rb")
 
 
 def import_file(
@@ -294,10 +297,46 @@ def episode_rows(episodes: Iterable[Episode]) -> Iterator[dict[str, Any]]:
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Write JSON lines (gzip by suffix); returns how many."""
+    """Write JSON lines (gzip by suffix); returns how many.
+
+    They take the place of what was at `path` when the last one is written, not before. Only what
+    is no file (a pipe, a device) is written to at once.
+    """
+    path = Path(path)
     n = 0
-    with _open(path, "wb") as file:
+    with _replacing(path) as raw, _packing(raw, path) as file:
         for row in rows:
             file.write(json.dumps(row).encode() + b"\n")
             n += 1
     return n
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A partial file beside `path`, renamed to it when the block succeeds, else removed."""
+    target = path.resolve()  # a link stays one
+    if target.exists() and not target.is_file():
+        with target.open("wb") as file:
+            yield file
+        return
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            if target.exists():
+                shutil.copymode(target, partial)
+            yield file
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _packing(raw: IO[bytes], path: Path) -> Iterator[IO[bytes]]:
+    """What is written packs into `raw` where the path's name ends in .gz."""
+    if path.name.endswith(".gz"):
+        with gzip.GzipFile(path.name, "wb", fileobj=raw) as file:
+            yield cast(IO[bytes], file)
+    else:
+        yield raw

@@ -1,5 +1,8 @@
 """ChatML with Hermes-style tool calls: the format of the Qwen family, in the tiny model's dialect.
 
+The format knows functions alone: custom tools are not offered in it, and where a history holds a
+call of one, its free text stands in the place of the arguments.
+
 The dialect differs from Qwen's published template in the tools block alone: one compact JSON line
 per tool (name, description where there is one, parameter -> type) and no instructions around it.
 The tokenizer's Jinja `chat_template` renders the same text; a test holds the two together.
@@ -19,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from understudy.core import strict_json
-from understudy.core.types import Message, Tool, ToolCall, text_of
+from understudy.core.types import Message, Tool, ToolCall, call_parts, is_function, text_of
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 GENERATION_PROMPT = f"{IM_START}assistant\n"
@@ -51,6 +54,7 @@ def said(message: Message) -> str:
 def _turns(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[str]:
     first_is_system = bool(messages) and messages[0]["role"] in ("system", "developer")
     system = said(messages[0]) if first_is_system else ""
+    tools = [t for t in tools if is_function(t)]
     if tools:
         block = "\n".join(tool_line(t) for t in tools)
         system += ("\n" if system else "") + f"<tools>\n{block}\n</tools>"
@@ -84,17 +88,20 @@ def _body(messages: Sequence[Message]) -> Iterator[str]:
 
 
 def assistant_text(message: Message) -> str:
-    """What the model would have sampled for this message, without the stop token."""
+    """What the model would have sampled for this message, without the stop token.
+
+    A custom tool's call it could not have sampled so: see `is_function`.
+    """
     parts = [text_of(message.get("content"))] if message.get("content") else []
     for call in message.get("tool_calls") or []:
-        arguments = json.dumps(_arguments(call), ensure_ascii=False)
-        name = json.dumps(call["function"]["name"], ensure_ascii=False)
+        name, text = call_parts(call)
+        given = _arguments(text) if is_function(call) else text
+        name, arguments = (json.dumps(v, ensure_ascii=False) for v in (name, given))
         parts.append(f'<tool_call>\n{{"name": {name}, "arguments": {arguments}}}\n</tool_call>')
     return "\n".join(parts)
 
 
-def _arguments(call: ToolCall) -> Any:
-    text = call["function"]["arguments"]
+def _arguments(text: str) -> Any:
     try:
         return strict_json.loads(text) if text else {}
     except ValueError:
@@ -181,8 +188,11 @@ def _read_call(block: str) -> tuple[str, str]:
 
 def call_error(call: ToolCall, tools: Sequence[Tool]) -> str | None:
     """Why this call cannot be carried out, in one line for the model; None if it can be."""
-    name, text = call["function"]["name"], call["function"]["arguments"]
-    known = {t["function"]["name"]: _mapping(t["function"].get("parameters")) for t in tools}
+    name, text = call_parts(call)
+    functions = [t["function"] for t in tools if is_function(t)]
+    known = {f["name"]: _mapping(f.get("parameters")) for f in functions}
+    if not is_function(call):
+        return f"{name or 'this'} is a custom call; call functions alone, with JSON arguments"
     if not name:
         return "the tool call is not valid JSON with a name and arguments"
     if name not in known:

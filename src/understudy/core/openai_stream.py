@@ -144,13 +144,13 @@ class ChunkAssembler:
                 message[name] = value
 
     def _call(self, calls: dict[int, dict[str, Any]], delta: Mapping[str, Any]) -> None:
-        empty = {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-        call = calls.setdefault(delta.get("index", len(calls)), empty)
+        call = calls.setdefault(delta.get("index", len(calls)), {"id": "", "type": "function"})
         call["id"] = delta.get("id") or call["id"]
         call["type"] = delta.get("type") or call["type"]
-        function = delta.get("function") or {}
-        call["function"]["name"] += function.get("name") or ""
-        call["function"]["arguments"] += function.get("arguments") or ""
+        kind, text = ("custom", "input") if call["type"] == "custom" else ("function", "arguments")
+        said, more = call.setdefault(kind, {"name": "", text: ""}), delta.get(kind) or {}
+        said["name"] += more.get("name") or ""
+        said[text] += more.get(text) or ""
 
     def _message(self, index: int) -> Message:
         calls = self._calls.get(index)

@@ -325,6 +325,23 @@ def select_reward(feedback: Iterable[Feedback], name: str) -> float | None:
     return float(latest.value)
 
 
+def is_function(value: Mapping[str, Any]) -> bool:
+    """Whether a tool call or a tool is a function: a custom tool takes free text instead."""
+    kind = value.get("type", "function")
+    return kind == "function" and isinstance(value.get("function"), dict)
+
+
+def call_parts(call: Mapping[str, Any]) -> tuple[str, str]:
+    """What a tool call names and what it gives it, as text, whatever the call's kind."""
+    if is_function(call):
+        return call["function"]["name"], call["function"]["arguments"]
+    custom = call.get("custom")
+    if isinstance(custom, dict) and isinstance(custom.get("name"), str):
+        given = custom.get("input")
+        return custom["name"], given if isinstance(given, str) else canonical_json(given)
+    return "", canonical_json({k: v for k, v in call.items() if k != "id"})
+
+
 def text_of(content: str | list[dict[str, Any]] | None) -> str:
     """The text of a message's content; content parts other than text are named in brackets."""
     if content is None:

@@ -8,10 +8,8 @@ an interrupted demo goes on where it was.
 import asyncio
 import contextlib
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -25,10 +23,11 @@ from understudy.demo import owner_check
 from understudy.demo.agent import WORKLOAD, Served, ServiceClient, run_traffic
 from understudy.demo.customers import scenarios
 from understudy.demo.incumbent_server import MODEL as INCUMBENT
+from understudy.demo.jobs import Job, jobs
 from understudy.demo.report import write_demo_report
 from understudy.demo.stages import Stages
 from understudy.demo.words import console, headline, say_results, say_traffic
-from understudy.runs.directory import write_json
+from understudy.runs.directory import Run, write_json
 from understudy.runs.launch import Launched, launch, python
 from understudy.runs.machine import PeakMemory, usable_cores
 from understudy.runs.progress import Progress
@@ -116,7 +115,7 @@ def _play(demo: Demo, stages: Stages) -> None:
     for name, line in learned["distilled"].items():
         console.print(f"  {name}: {line}")
     headline(3, "Rehearsal: reinforcement learning, in the world only")
-    stages.run("rehearse", lambda: _rehearse(demo))
+    stages.run("rehearse", lambda: _rehearse(demo), goes_on=True)
     headline(4, f"Proof: {demo.size.proof} customers that nobody has seen, in the real service")
     stages.run("prove", lambda: _prove(demo))
     headline(5, "The understudy goes on: same client, same endpoint, same alias")
@@ -180,33 +179,9 @@ def _deploy(db: SQLiteStore, policy: Policy) -> None:
     db.deploy_now("prod", [(policy, 1.0)])
 
 
-def _understudy(demo: Demo, *arguments: str, threads: int, log: Path | None = None) -> Any:
-    """An `understudy` command as a process; its progress goes to the terminal, or to `log`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    stderr = log.open("ab") if log else None
-    process = subprocess.Popen(
-        [sys.executable, "-m", "understudy.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        env=environment,
-        text=True,
-    )
-    demo.memory.add(process.pid)
-    return process
-
-
-def _finish(process: Any, what: str, log: Path | None = None) -> str:
-    """The output of a process. Raises RuntimeError with its last words where it failed."""
-    try:
-        output, _ = process.communicate()
-    except BaseException:
-        process.terminate()
-        process.wait()
-        raise
-    if process.returncode:
-        words = log.read_text().strip().splitlines()[-1:] if log and log.exists() else []
-        raise RuntimeError(f"{what} failed: {words[0] if words else 'see above'}")
-    return str(output)
+def _understudy(*arguments: str) -> list[str]:
+    """The command line of an `understudy` command."""
+    return python("understudy.cli", *arguments)
 
 
 # -- stages ------------------------------------------------------------------------------------
@@ -267,23 +242,20 @@ def _learn(demo: Demo) -> dict[str, Any]:
     console.print("  learning the world and distilling, side by side ...")
     for name in ("world", "runs/distilled-all", "runs/distilled-checked"):
         shutil.rmtree(demo.out / name, ignore_errors=True)
-    jobs = {}
     whole, passed = demo.size.sft_epochs
-    for name, more in (
-        ("all", ["--set", f"epochs={whole}"]),
-        ("checked", ["--set", f"epochs={passed}", "--check", str(demo.check)]),
-    ):
-        run, log = str(demo.run(f"distilled-{name}")), logs / f"distilled-{name}.log"
-        command = ["train", "sft", run, *where, *more, *settings]
-        jobs[name] = (_understudy(demo, *command, threads=1, log=log), log)
-    learning = _understudy(
-        demo, "world", "learn", str(world), *where, threads=1, log=logs / "world.log"
-    )
-    table = _finish(learning, "learning the world", logs / "world.log")
-    lines = {
-        f"distilled ({name})": _finish(process, f"distilling ({name})", log).splitlines()[0]
-        for name, (process, log) in jobs.items()
-    }
+    with jobs(demo.memory) as start:
+        distilling: dict[str, Job] = {}
+        for name, more in (
+            ("all", ["--set", f"epochs={whole}"]),
+            ("checked", ["--set", f"epochs={passed}", "--check", str(demo.check)]),
+        ):
+            run, log = str(demo.run(f"distilled-{name}")), logs / f"distilled-{name}.log"
+            command = _understudy("train", "sft", run, *where, *more, *settings)
+            distilling[name] = start(f"distilling ({name})", command, log=log, threads=1)
+        command = _understudy("world", "learn", str(world), *where)
+        learning = start("learning the world", command, log=logs / "world.log", threads=1)
+        table = learning.output()
+        lines = {f"distilled ({k})": v.output().splitlines()[0] for k, v in distilling.items()}
     return {
         "table": table.rstrip(),
         "fidelity": json.loads((world / "fidelity.json").read_text()),
@@ -293,19 +265,51 @@ def _learn(demo: Demo) -> dict[str, Any]:
 
 
 def _rehearse(demo: Demo) -> dict[str, Any]:
-    """GRPO in the learned world, from the distillation of the episodes that pass the check."""
-    calls = asyncio.run(_calls(demo))
+    """GRPO in the learned world, from the distillation of the episodes that pass the check.
+
+    One that was interrupted goes on; one that ended before this stage was saved is taken as it is.
+    """
     settings = [x for item in demo.size.grpo for x in ("--set", item)]
-    command = [
+    command = _understudy(
         "train", "grpo", str(demo.run("rehearsed")), "--world", str(demo.out / "world"),
         "--check", str(demo.check), "--start", str(demo.run("distilled-checked")),
         "--workload", WORKLOAD, "--isolated", "--set", f"seed={demo.seed}", *settings,
-    ]  # fmt: skip
-    line = _finish(_understudy(demo, *command, threads=usable_cores()), "the rehearsal")
-    service_calls = asyncio.run(_calls(demo)) - calls
-    console.print(f"  {line.strip().splitlines()[-1]}")
+    )  # fmt: skip
+    counted = demo.out / "rehearsal_calls.json"
+    with _calls_counted(demo, counted):
+        line = _rehearsed(demo.run("rehearsed"))
+        if line is None:
+            with jobs(demo.memory) as start:
+                line = start("the rehearsal", command, threads=usable_cores()).output().strip()
+    service_calls = json.loads(counted.read_text())
+    console.print(f"  {line.splitlines()[-1]}")
     console.print(f"  calls that the real service saw meanwhile: {service_calls}")
-    return {"line": line.strip(), "service_calls": service_calls}
+    return {"line": line, "service_calls": service_calls}
+
+
+def _rehearsed(path: Path) -> str | None:
+    """What came of the rehearsal at `path`, where there is one and it is done."""
+    if not (path / "run.json").exists():
+        return None
+    with Run.open(path, read_only=True) as run:
+        if run.state != "done":
+            return None
+        last = run.metrics().rows[-1]
+    return (
+        f"{last['step'] + 1} steps, done before; in the world then: reward {last['reward']:.3f}, "
+        f"success {last['success']:.0%}; adapter in {path / 'adapter'}"
+    )
+
+
+@contextlib.contextmanager
+def _calls_counted(demo: Demo, file: Path) -> Iterator[None]:
+    """Adds the calls that the service sees during the block to the number in `file`."""
+    before = asyncio.run(_calls(demo))
+    try:
+        yield
+    finally:
+        known = json.loads(file.read_text()) if file.exists() else 0
+        write_json(file, known + asyncio.run(_calls(demo)) - before)
 
 
 def _prove(demo: Demo) -> dict[str, Any]:
@@ -324,9 +328,8 @@ def _prove(demo: Demo) -> dict[str, Any]:
         "understudy.demo.prove", "--service", demo.urls["service"], "--n", str(demo.size.proof),
         "--seed", str(demo.seed), "--out", str(file), *adapters,
     )  # fmt: skip
-    process = subprocess.Popen(command, stdout=sys.stderr, env={**os.environ})
-    demo.memory.add(process.pid)
-    _finish(process, "the proof")
+    with jobs(demo.memory) as start:
+        start("the proof", command, stdout=sys.stderr).output()
     found = json.loads(file.read_text())
     successes = [s.verdict.success for s in incumbent]
     reasons = Counter(s.verdict.reason for s in incumbent if not s.verdict.success)
@@ -344,10 +347,9 @@ def _prove(demo: Demo) -> dict[str, Any]:
 def _serve(demo: Demo) -> dict[str, Any]:
     """The alias is switched; the same client code is answered by the rehearsed adapter."""
     port = demo.urls["engine"].rsplit(":", 1)[1]
-    command = [
-        sys.executable, "-m", "understudy.cli", "engine", "serve", "tiny", "--port", port,
-        "--adapter", f"rehearsed={demo.run('rehearsed')}",
-    ]  # fmt: skip
+    command = _understudy(
+        "engine", "serve", "tiny", "--port", port, "--adapter", f"rehearsed={demo.run('rehearsed')}"
+    )
     with launch("engine", command, demo.out / "logs" / "engine.log") as engine:
         demo.memory.add(engine.pid)
         with SQLiteStore.open(demo.store) as db:

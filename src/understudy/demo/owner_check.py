@@ -8,7 +8,7 @@ def check(messages: list[dict], ticket: dict) -> float:
     calls, prices, holds, gone, declined, cancelled = {}, {}, {}, set(), set(), set()
     listed, booked = [], []
     for message in messages:
-        calls |= {c["id"]: c["function"] for c in message.get("tool_calls") or []}
+        calls |= {c["id"]: c.get("function") for c in message.get("tool_calls") or []}
         with suppress(ValueError, KeyError, TypeError, AttributeError):  # broken: earns nothing
             call = calls[message["tool_call_id"]]  # only tools' results have one
             args, result = json.loads(call["arguments"]), json.loads(message["content"])

@@ -39,14 +39,20 @@ class Stages:
         self._known: dict[str, Any] = known
         self._save()
 
-    def run(self, name: str, work: Callable[[], Any]) -> Any:
-        """The stage's result: from disk where it is done, else by `work()`."""
-        results = self._known["results"]
+    def run(self, name: str, work: Callable[[], Any], goes_on: bool = False) -> Any:
+        """The stage's result: from disk where it is done, else by `work()`.
+
+        Where `work` goes on where it was interrupted, the seconds of every attempt count.
+        """
+        results, seconds = self._known["results"], self._known["seconds"]
         if name not in results:
-            started = time.monotonic()
-            results[name] = work()
-            self._known["seconds"][name] = round(time.monotonic() - started, 1)
-            self._save()
+            started, before = time.monotonic(), seconds.get(name, 0.0) if goes_on else 0.0
+            try:
+                results[name] = work()
+            finally:
+                if goes_on or name in results:
+                    seconds[name] = round(before + time.monotonic() - started, 1)
+                    self._save()
         return results[name]
 
     @property

@@ -22,6 +22,7 @@ from understudy.core.types import (
     Request,
     Sample,
     Usage,
+    call_parts,
     text_of,
 )
 from understudy.engine.errors import ChatError, chat_error
@@ -179,9 +180,6 @@ def _tools(request: Request) -> tuple[Any, ...]:
 
 def _child(parent: bytes, message: Message) -> bytes:
     """The key of a history one message longer. What a client may leave out does not count."""
-    calls = [
-        (c["id"], c["function"]["name"], c["function"]["arguments"])
-        for c in message.get("tool_calls") or ()
-    ]
+    calls = [(c["id"], *call_parts(c)) for c in message.get("tool_calls") or ()]
     said = (message["role"], text_of(message.get("content")), calls, message.get("tool_call_id"))
     return hashlib.blake2b(parent + json.dumps(said).encode(), digest_size=16).digest()

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from understudy.core.types import Feedback, Scenario, Tool, ToolCall, ToolResult
+from understudy.core.types import Feedback, Scenario, Tool, ToolCall, ToolResult, call_parts
 
 _TYPES: dict[Any, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object",
@@ -57,19 +57,20 @@ class PythonToolsSession:
         return self.environment.specs
 
     async def call(self, role: str, tool_call: ToolCall) -> ToolResult:
-        function = self.environment.functions.get(tool_call["function"]["name"])
+        name, text = call_parts(tool_call)
+        function = self.environment.functions.get(name)
         if function is None:
-            return _failed(f"unknown tool {tool_call['function']['name']!r}")
+            return _failed(f"unknown tool {name!r}")
         try:
-            arguments = json.loads(tool_call["function"]["arguments"] or "{}")
+            arguments = json.loads(text or "{}")
             inspect.signature(function).bind(self.state, **arguments)
             result = function(self.state, **arguments)
             if inspect.isawaitable(result):
                 result = await result
         except (ToolFailed, TypeError, ValueError) as error:
             return _failed(str(error))
-        text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
-        return ToolResult(text)
+        said = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+        return ToolResult(said)
 
     async def snapshot(self) -> Any:
         return copy.deepcopy(self.state)

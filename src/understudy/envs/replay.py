@@ -1,5 +1,6 @@
 """An environment that answers from a recorded episode."""
 
+import contextlib
 import copy
 import json
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from understudy.core.types import (
     Tool,
     ToolCall,
     ToolResult,
+    call_parts,
     canonical_json,
+    is_function,
     text_of,
 )
 
@@ -47,7 +50,7 @@ class ReplaySession:
         key = _key(tool_call)
         answers = [result for k, result in self._replay.recorded if k == key]
         if not answers:
-            name = tool_call["function"]["name"]
+            name, _ = call_parts(tool_call)
             return ToolResult(f"Error: the recording has no such call of {name}", True, doubt=1.0)
         n = self._used.get(key, 0)
         self._used[key] = n + 1
@@ -88,8 +91,8 @@ def recorded_calls(episode: Episode) -> list[Recorded]:
 
 
 def _key(call: ToolCall) -> str:
-    try:
-        arguments = canonical_json(json.loads(call["function"]["arguments"] or "{}"))
-    except ValueError:
-        arguments = call["function"]["arguments"]
-    return f"{call['function']['name']}\n{arguments}"
+    name, arguments = call_parts(call)
+    if is_function(call):
+        with contextlib.suppress(ValueError):
+            arguments = canonical_json(json.loads(arguments or "{}"))
+    return f"{name}\n{arguments}"

@@ -135,8 +135,5 @@ def _unique_ids(completion: Completion, used: dict[str, ToolResult], turn: int) 
     ids = [c["id"] for c in calls]
     if len(set(ids)) == len(ids) and not any(i in used for i in ids):
         return completion
-    renamed: list[ToolCall] = [
-        {"id": f"call_{turn}_{n}", "type": "function", "function": c["function"]}
-        for n, c in enumerate(calls)
-    ]
+    renamed: list[ToolCall] = [{**call, "id": f"call_{turn}_{n}"} for n, call in enumerate(calls)]
     return replace(completion, message={**message, "tool_calls": renamed})

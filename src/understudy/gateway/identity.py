@@ -14,7 +14,7 @@ from typing import Any
 
 from understudy.core.ids import uuid7
 from understudy.core.openai_wire import WireError, parse_json
-from understudy.core.types import Message
+from understudy.core.types import Message, call_parts
 
 HEADER = "x-understudy-"
 _REMEMBERED = 100_000
@@ -72,11 +72,7 @@ def asked_of(headers: Mapping[str, str], body_metadata: Mapping[str, Any]) -> As
 
 def _said(message: Mapping[str, Any]) -> bytes:
     """What a message says and calls, whatever else its sender put in or left out."""
-    calls = []
-    for call in message.get("tool_calls") or ():
-        function = call.get("function")
-        named = function if isinstance(function, dict) else {}  # custom tools have none
-        calls.append([call.get("id"), named.get("name"), named.get("arguments")])
+    calls = [[call.get("id"), *call_parts(call)] for call in message.get("tool_calls") or ()]
     parts = [message["role"], message.get("content") or "", message.get("tool_call_id"), calls]
     return _encode(parts).encode()
 

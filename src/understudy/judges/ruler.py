@@ -31,6 +31,7 @@ from understudy.core.types import (
     Request,
     Sampling,
     Tool,
+    call_parts,
     canonical_json,
     text_of,
 )
@@ -259,9 +260,7 @@ def read_scores(completion: Completion, ids: set[str]) -> dict[str, tuple[float,
     """The scores in a judge's answer, by id. Raises ValueError saying what is wrong."""
     assert completion.message is not None
     calls = completion.message.get("tool_calls") or []
-    text = (
-        calls[0]["function"]["arguments"] if calls else text_of(completion.message.get("content"))
-    )
+    text = call_parts(calls[0])[1] if calls else text_of(completion.message.get("content"))
     scores: dict[str, tuple[float, str]] = {}
     for entry in _entries(text):
         if not isinstance(entry, dict) or not isinstance(entry.get("trajectory_id"), str | int):
@@ -297,9 +296,7 @@ def _repair(request: Request, completion: Completion, problem: str) -> tuple[Mes
     """The conversation with the bad answer in it and what to do better."""
     assert completion.message is not None
     calls = completion.message.get("tool_calls") or []
-    said = (
-        calls[0]["function"]["arguments"] if calls else text_of(completion.message.get("content"))
-    )
+    said = call_parts(calls[0])[1] if calls else text_of(completion.message.get("content"))
     return (
         *request.messages,
         {"role": "assistant", "content": said or "(nothing)"},

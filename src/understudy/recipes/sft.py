@@ -1,9 +1,10 @@
 """Supervised fine-tuning: distil captured episodes into a small model.
 
-Each kept episode is one row, rendered turn by turn as the engine will see it, cross-entropy on the
-assistant's tokens alone. Episodes are kept by an owner's check or by feedback (rejection
-sampling), or all of them. Episodes share their system prompt and tools: a batch is one token tree,
-which computes them once.
+What each agent of a kept episode said, as it ended, is one row: rendered turn by turn as the
+engine will see it, with that agent's own tools, cross-entropy on the assistant's tokens alone.
+Rows are equal in weight, 1 on each trained token, so an episode of two agents weighs as much as
+two episodes. Episodes are kept by an owner's check or by feedback (rejection sampling), or all.
+Episodes share their system prompt and tools: a batch is one token tree, which computes them once.
 
 Defaults: two epochs, learning rate ten times that of full fine-tuning ("LoRA Without Regret"),
 linear decay; a tiny model takes far more than a large one.
@@ -18,9 +19,10 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from understudy.core.rows import Row, RowStats, supervised_rows
-from understudy.core.types import Episode, JudgeFailed, select_reward
-from understudy.judges.check import Check, conversation
+from understudy.core.forest import Conversation, final_conversations
+from understudy.core.rows import Row, supervised_rows
+from understudy.core.types import Episode, JudgeFailed, is_function, select_reward
+from understudy.judges.check import Check
 from understudy.recipes.learner import Learner, Lora, make_learner, prompt_of
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
@@ -38,7 +40,7 @@ class SftConfig(Config):
     feedback: str = "thumb"  # the name that `keep=feedback` selects by
     threshold: float = 1.0  # kept from this reward on
     epochs: PositiveInt = 2
-    batch_episodes: PositiveInt = 16
+    batch_episodes: PositiveInt = 16  # rows a step: conversations, where agents share an episode
     lr: PositiveFloat = 4e-3
     warmup_steps: int = Field(default=10, ge=0)
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -52,7 +54,9 @@ class SftConfig(Config):
 class SftResult:
     adapter: Path
     kept: int
+    rows: int
     left_out: dict[str, int]  # reason -> episodes
+    rows_left_out: dict[str, int]  # reason -> conversations of kept episodes
     steps: int
 
 
@@ -71,11 +75,10 @@ def sft(
     learner = make_learner(
         config.base, config.lora, config.seed, Path(config.start) if config.start else None
     )
-    rows, stats = episode_rows(kept, learner, config.max_tokens)
-    if stats.refused_rows:
-        left_out["longer than max_tokens"] += stats.refused_rows
+    rows, rows_left_out = episode_rows(kept, learner, config.max_tokens)
     if not rows:
-        raise ValueError(f"no episode is left to train on: {dict(left_out) or 'none were given'}")
+        why = dict(left_out + rows_left_out) or "none were given"
+        raise ValueError(f"no episode is left to train on: {why}")
     order = _order(len(rows), config)
     trainer = Trainer(learner.base.model, trainer_config(config, len(order)))
     begin = _resume(run, trainer)
@@ -95,10 +98,11 @@ def sft(
         "prompt": prompt_of(first.messages, first.tools),
         "episodes": len(kept),
         "left_out": dict(left_out),
+        "rows_left_out": dict(rows_left_out),
     }
     adapter = learner.save(run.path / "adapter", metadata)
     run.write_artefact("sft.json", metadata | {"rows": len(rows), "steps": len(order)})
-    return SftResult(adapter, len(kept), dict(left_out), len(order))
+    return SftResult(adapter, len(kept), len(rows), dict(left_out), dict(rows_left_out), len(order))
 
 
 def select(
@@ -133,21 +137,37 @@ def select(
 
 def episode_rows(
     episodes: Sequence[Episode], learner: Learner, max_tokens: int
-) -> tuple[list[Row], RowStats]:
-    """One row per conversation, `ce` on what the assistant said."""
+) -> tuple[list[Row], Counter[str]]:
+    """One row per conversation, `ce` on what the assistant said; and what was left out, why.
+
+    A sample's id is its episode's with the conversation's number in it.
+    """
     rows: list[Row] = []
-    stats = RowStats()
+    left_out: Counter[str] = Counter()
     for episode in episodes:
-        more, counted = supervised_rows(
-            conversation(episode),
-            episode.tools,
-            learner.base.renderer,
-            sample_id=episode.id,
-            max_tokens=max_tokens,
-        )
-        rows.extend(more)
-        stats += counted
-    return rows, stats
+        found = final_conversations(episode.completions)
+        if not found:
+            left_out["without a whole reply"] += 1
+        for n, said in enumerate(found):
+            if _calls_custom(said):
+                left_out["calls of custom tools, which the chat format cannot say"] += 1
+                continue
+            more, counted = supervised_rows(
+                said.messages,
+                said.tools,
+                learner.base.renderer,
+                sample_id=f"{episode.id}/{n}",
+                max_tokens=max_tokens,
+            )
+            rows.extend(more)
+            left_out["longer than max_tokens"] += counted.refused_rows
+            left_out["nothing to train on"] += counted.untrainable
+    return rows, +left_out
+
+
+def _calls_custom(said: Conversation) -> bool:
+    calls = [call for m in said.messages for call in m.get("tool_calls") or []]
+    return not all(is_function(call) for call in calls)
 
 
 def trainer_config(config: SftConfig, steps: int) -> TrainerConfig:

@@ -7,21 +7,39 @@ from understudy.core.types import Episode, split_of
 from understudy.runs.directory import write_json
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.learn import learn
-from understudy.world.model import World
+from understudy.world.transitions import custom_calls, transitions
 
 
 def learn_world(episodes: Sequence[Episode], out: Path, heldout: float = 0.15) -> FidelityReport:
     """A world in the folder `out`, with `fidelity.json` beside it.
 
     Fidelity is measured on a world that has not seen the episodes kept aside; the world that is
-    written has learned from all of them. Raises ValueError where there is nothing to learn from.
+    written has learned from all of them. Where no kept-aside episode has a call with a result, or
+    none else has, nothing is measured, and the report's `unmeasured` says so. Calls of custom
+    tools are left out and counted. Raises ValueError where there is nothing to learn from.
     """
+    if not episodes:
+        raise ValueError("there are no episodes to learn from; capture or import some first")
     apart = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "heldout"]
     rest = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "train"]
-    if not rest:
-        raise ValueError("there are no episodes to learn from; capture or import some first")
-    report = fidelity(learn(rest), apart)
-    learned: World = learn(episodes)
-    learned.save(out)
+    unmeasured = _unmeasured(rest, apart)
+    if unmeasured:
+        report = FidelityReport(0, 0, unmeasured=unmeasured)
+    else:
+        report = fidelity(learn(rest), apart)
+    custom = sum(custom_calls(e) for e in episodes)
+    if custom:
+        report.left_out["of custom tools, which take free text"] = custom
+    learn(episodes).save(out)
     write_json(out / "fidelity.json", report.to_json())
     return report
+
+
+def _unmeasured(rest: Sequence[Episode], apart: Sequence[Episode]) -> str | None:
+    """Why fidelity cannot be measured with these episodes to learn from and these kept aside."""
+    if not any(transitions(e) for e in apart):
+        why = f": none of these {len(apart)} episodes has a tool call with a result"
+        return f"not measured, nothing was kept aside to measure it on{why if apart else ''}"
+    if not any(transitions(e) for e in rest):
+        return f"not measured, all calls with results are in the {len(apart)} episodes kept aside"
+    return None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.core.types import Message, ToolCall, canonical_json, text_of
+from understudy.core.types import Message, ToolCall, call_parts, canonical_json, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +103,8 @@ def _answer(messages: Sequence[Message], i: int, call_id: str, taken: set[int]) 
 
 
 def _key(turn: _Turn) -> str:
-    calls = [
-        (c["function"]["name"], _parsed(c["function"]["arguments"]))
-        for c in turn.message.get("tool_calls") or []
-    ]
+    parts = (call_parts(c) for c in turn.message.get("tool_calls") or [])
+    calls = [(name, _parsed(text)) for name, text in parts]
     said = text_of(turn.message.get("content"))
     return canonical_json([turn.message["role"], said, calls, turn.results])
 
@@ -114,7 +112,7 @@ def _key(turn: _Turn) -> str:
 def _arguments_of(turns: Sequence[_Turn]) -> set[tuple[str, str, str]]:
     """(tool, argument, value) of all calls in a conversation."""
     return {
-        (call["function"]["name"], name, value)
+        (call_parts(call)[0], name, value)
         for turn in turns
         for call in turn.message.get("tool_calls") or []
         for name, value in _arguments(call)
@@ -124,7 +122,7 @@ def _arguments_of(turns: Sequence[_Turn]) -> set[tuple[str, str, str]]:
 def _view(turn: _Turn, differs: bool, elsewhere: Sequence[set[tuple[str, str, str]]]) -> TurnView:
     calls = []
     for call, result in zip(turn.message.get("tool_calls") or [], turn.results, strict=True):
-        tool = call["function"]["name"]
+        tool, _ = call_parts(call)
         arguments = tuple(
             (name, value, any((tool, name, value) not in other for other in elsewhere))
             for name, value in _arguments(call)
@@ -144,7 +142,7 @@ def _parsed(text: str) -> Any:
 
 
 def _arguments(call: ToolCall) -> list[tuple[str, str]]:
-    value = _parsed(call["function"]["arguments"])
+    value = _parsed(call_parts(call)[1])
     if not isinstance(value, dict):
         return [("", str(value))]
     return [(name, json.dumps(v, ensure_ascii=False)) for name, v in value.items()]

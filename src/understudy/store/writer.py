@@ -29,6 +29,21 @@ SPILL_AFTER = 3  # failed attempts before a batch goes to the spill file
 RETRY_S = 0.3
 # SQLite's errors that are the record's fault; the others are the disk's
 _RECORD_FAULT = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.ProgrammingError)
+# what to do about SQLite's errors that are the disk's, by their primary code
+_HELD = "another process holds the file; end it, or try again later"
+_CLOSED = "let this process write the file and its folder, then try again"
+_DAMAGED = "the file is damaged; restore a copy, or save what `sqlite3 FILE .recover` still reads"
+_MEND = {
+    sqlite3.SQLITE_FULL: "the disk is full; free some of it and try again",
+    sqlite3.SQLITE_IOERR: "the disk fails to read or write; check it, then try again",
+    sqlite3.SQLITE_BUSY: _HELD,
+    sqlite3.SQLITE_LOCKED: _HELD,
+    sqlite3.SQLITE_READONLY: _CLOSED,
+    sqlite3.SQLITE_PERM: _CLOSED,
+    sqlite3.SQLITE_CANTOPEN: _CLOSED,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+}
 # what a record that cannot be written as a line of JSON raises
 _NO_LINE = (OSError, ValueError, TypeError, RecursionError)
 
@@ -78,6 +93,7 @@ class Writer:
         self.spilled = 0
         self.replayed = 0
         self.fault: str | None = None
+        self._mend = ""  # what to do about the fault
         self._leftover = False
         self._replay()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -187,7 +203,7 @@ class Writer:
                 outcomes = self._transaction(batch)
             except sqlite3.DatabaseError as error:
                 self._rollback()
-                self.fault = f"{type(error).__name__}: {error}"
+                self._failed(error)
                 if attempt + 1 < SPILL_AFTER:
                     with self._cond:
                         self._cond.wait_for(lambda: self._stopping, RETRY_S)
@@ -202,7 +218,7 @@ class Writer:
             self._spill_item(item)
 
     def _spill_item(self, item: _Item) -> None:
-        failure = StoreError(f"the store cannot write ({self.fault}): free the disk and try again")
+        failure = StoreError(f"the store cannot write ({self.fault}): {self._mend}")
         if item.job is not None:
             _resolve(item, failure)
             return
@@ -305,7 +321,12 @@ class Writer:
             try:
                 self._connection.execute("ROLLBACK")
             except sqlite3.DatabaseError as error:  # the fault that is already being handled
-                self.fault = f"{type(error).__name__}: {error}"
+                self._failed(error)
+
+    def _failed(self, error: sqlite3.DatabaseError) -> None:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        self.fault = f"{type(error).__name__}: {error}"
+        self._mend = _MEND.get(code & 0xFF, "try again")
 
     def _replay(self) -> None:
         """Bring spilled records of this and of dead processes into the database."""
@@ -324,7 +345,7 @@ class Writer:
                         self._transaction([_Item((r,), 0, durable=True) for r in part])
                 except sqlite3.DatabaseError as error:
                     self._rollback()
-                    self.fault = f"{type(error).__name__}: {error}"
+                    self._failed(error)
                     self._leftover = True  # the file stays and is tried again
                     return
                 self.fault = None

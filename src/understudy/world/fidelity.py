@@ -27,7 +27,8 @@ class FidelityReport:
     the training traffic) and free_type, the share of right types among the rest; flag (error
     flag right); class_f1 (macro F1 of outcome classes); list_f1 (records of listings as sets);
     real_errors and world_errors (rates, the world's from sampled results) with rate_gap.
-    Intervals are 95%, by bootstrap over episodes.
+    Intervals are 95%, by bootstrap over episodes. `left_out` counts the calls in all episodes
+    that the world could not learn from, by reason. `unmeasured` says why there are no figures.
     """
 
     episodes: int
@@ -37,6 +38,8 @@ class FidelityReport:
     tools: dict[str, dict[str, Figure]] = field(default_factory=dict)
     floor_tools: dict[str, dict[str, Figure]] = field(default_factory=dict)
     misses: list[dict[str, Any]] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    unmeasured: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,7 +71,9 @@ class FidelityReport:
         for name, figures in rows:
             table.add_row(name, *(_cell(figures, n) for n in names))
         console = Console(width=150, record=True, file=open_null())
-        console.print(table)
+        console.print(f"fidelity: {self.unmeasured}" if self.unmeasured else table)
+        for reason, count in self.left_out.items():
+            console.print(f"left out: {count} calls, {reason}")
         return console.export_text()
 
 

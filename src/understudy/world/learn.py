@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from understudy.core.types import Episode, Tool, Transition, text_of
+from understudy.core.types import Episode, Tool, Transition, is_function, text_of
 from understudy.world import ids as ids_module
 from understudy.world import listings
 from understudy.world.aftermath import mine_aftermath
@@ -51,7 +51,7 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
     ids = ids_module.mine(all_steps)
     told = {n: _told(ts) for n, ts in enumerate(found)}
     memory = remember(all_steps, ids, told, config.versions)
-    declared = {t["function"]["name"]: t for e in episodes for t in e.tools}
+    declared = {t["function"]["name"]: t for e in episodes for t in e.tools if is_function(t)}
     learner = _Learner(config, ids, memory, declared, all_steps)
     for episode in by_episode:
         learner.follow(episode)

@@ -14,6 +14,7 @@ from understudy.core.types import (
     Tool,
     ToolCall,
     ToolResult,
+    call_parts,
 )
 from understudy.world.context import Context, ToolFacts
 from understudy.world.ids import Ids
@@ -176,8 +177,7 @@ class WorldSession:
 
     async def call(self, role: str, tool_call: ToolCall) -> ToolResult:
         """Answer a call, and keep what it changed."""
-        function = tool_call["function"]
-        return self.step(function["name"], function["arguments"])
+        return self.step(*call_parts(tool_call))
 
     def step(self, name: str, arguments: str) -> ToolResult:
         """`call` without the protocol around it."""

@@ -3,11 +3,21 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.core.types import Episode, Message, Transition, canonical_json, text_of
+from understudy.core.types import (
+    Episode,
+    Message,
+    ToolCall,
+    ToolResult,
+    Transition,
+    call_parts,
+    canonical_json,
+    is_function,
+    text_of,
+)
 from understudy.world.values import parse
 
 # Words of failure in any API's style; what a given system says is learned on top of them.
@@ -23,60 +33,92 @@ _ERROR_TEXT = re.compile(
 
 
 def transitions(episode: Episode) -> list[Transition]:
-    """Every tool call of an episode with its result, in order.
+    """Every call of a function in an episode with its result, in order.
 
     Results are looked for after the call in any later request of the episode and in its tail;
-    sub-agents and branches are followed, a call that several requests repeat counts once, and
-    tool call ids may recur in later turns. A call without a result is left out.
+    sub-agents and branches are followed, a call that several requests repeat counts once, under
+    a system prompt that changes on the way too, and tool call ids may recur in later turns. A
+    call without a result is left out, and so is a custom tool's: see `custom_calls`.
     """
+    found: list[Transition] = []
+    for made in _made(episode):
+        if not is_function(made.call):
+            continue
+        answer, recorded = made.answer, made.recorded
+        is_error: bool | None = None
+        if answer is not None and isinstance(answer.get("is_error"), bool):
+            is_error = bool(answer.get("is_error"))
+        if recorded is not None:
+            is_error = recorded.is_error
+        content = recorded.content if recorded and not answer else ""
+        found.append(
+            Transition(
+                episode_id=episode.id,
+                step=len(found),
+                history=made.history,
+                name=made.call["function"]["name"],
+                arguments=made.call["function"]["arguments"],
+                content=text_of(answer.get("content")) if answer else content,
+                is_error=is_error,
+                latency_s=recorded.latency_s if recorded else None,
+            )
+        )
+    return found
+
+
+def custom_calls(episode: Episode) -> int:
+    """How many calls with a result `transitions` leaves out because they are of custom tools.
+
+    Such a call gives free text, and nobody who rehearses in a world makes one.
+    """
+    return sum(not is_function(made.call) for made in _made(episode))
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A call that was made once, and what is known of its result."""
+
+    history: tuple[Message, ...]
+    call: ToolCall
+    answer: dict[str, Any] | None  # the tool's message
+    recorded: ToolResult | None
+
+
+def _made(episode: Episode) -> Iterator[_Made]:
+    """The calls of an episode that have a result, each once."""
     ids = Counter(
         call["id"]
         for c in episode.completions
         if c.message
         for call in c.message.get("tool_calls") or []
     )
-    found: list[Transition] = []
-    seen: set[tuple[int, int]] = set()
-    for thread in _threads(episode):
-        chain = 0
+    seen: set[tuple[_Key, int]] = set()
+    for thread, keys in _threads(episode):
         for i, message in enumerate(thread):
-            chain = hash((chain, _fingerprint(message)))
             calls = message.get("tool_calls") or []
-            if not calls:
-                continue
-            answers = _answers(thread, i)
+            answers = _answers(thread, i) if calls else []
             for n, call in enumerate(calls):
-                if (chain, n) in seen:
+                if (keys[i], n) in seen:
                     continue
                 answer = _pick(answers, call["id"], n, len(calls))
                 recorded = episode.results.get(call["id"]) if ids[call["id"]] <= 1 else None
                 if answer is None and recorded is None:
                     continue
-                seen.add((chain, n))
-                is_error: bool | None = None
-                if answer is not None and isinstance(answer.get("is_error"), bool):
-                    is_error = bool(answer.get("is_error"))
-                if recorded is not None:
-                    is_error = recorded.is_error
-                content = recorded.content if recorded and not answer else ""
-                found.append(
-                    Transition(
-                        episode_id=episode.id,
-                        step=len(found),
-                        history=tuple(thread[:i]),
-                        name=call["function"]["name"],
-                        arguments=call["function"]["arguments"],
-                        content=text_of(answer.get("content")) if answer else content,
-                        is_error=is_error,
-                        latency_s=recorded.latency_s if recorded else None,
-                    )
-                )
-    return found
+                seen.add((keys[i], n))
+                yield _Made(tuple(thread[:i]), call, answer, recorded)
 
 
-def _threads(episode: Episode) -> list[list[Message]]:
-    """The episode's conversations, none a beginning of another."""
-    chains: list[tuple[list[Message], list[int]]] = []
+_Key = tuple[int, int]  # of a message in its history, and of the prompt where that tells two apart
+
+
+def _threads(episode: Episode) -> list[tuple[list[Message], list[_Key]]]:
+    """The episode's conversations, none a beginning of another, with a key for each message.
+
+    Equal keys mean the same message. System messages are no part of a history: a prompt that
+    tells the time is another one each turn. They tell apart what several agents said alike.
+    """
+    chains: list[tuple[list[Message], list[int], int]] = []
+    speakers: dict[int, set[int]] = defaultdict(set)  # a reply in its history -> its prompts
     last = len(episode.completions) - 1
     for n, completion in enumerate(episode.completions):
         messages = list(completion.request.messages)
@@ -86,24 +128,35 @@ def _threads(episode: Episode) -> list[list[Message]]:
             messages.extend(episode.tail)
         chain, hashes = 0, []
         for message in messages:
-            chain = hash((chain, _fingerprint(message)))
+            if not _is_system(message):
+                chain = hash((chain, _fingerprint(message)))
             hashes.append(chain)
-        chains.append((messages, hashes))
-    inner = {h for _, hashes in chains for h in hashes[:-1]}
-    kept: list[list[Message]] = []
-    ends: set[int] = set()
-    for messages, hashes in chains:
-        if hashes and hashes[-1] not in inner and hashes[-1] not in ends:
-            ends.add(hashes[-1])
-            kept.append(messages)
+        prompt = hash(tuple(_fingerprint(m) for m in completion.request.messages if _is_system(m)))
+        if completion.message is not None:
+            speakers[hashes[len(completion.request.messages)]].add(prompt)
+        chains.append((messages, hashes, prompt))
+    threads: list[tuple[list[Message], list[_Key], list[_Key]]] = []
+    for messages, hashes, prompt in chains:
+        alike = (speakers[h] if len(speakers[h]) > 1 else () for h in hashes)
+        keys = [(h, prompt if prompt in a else 0) for h, a in zip(hashes, alike, strict=True)]
+        said = [k for m, k in zip(messages, keys, strict=True) if not _is_system(m)]
+        threads.append((messages, keys, said))
+    inner = {key for _, _, said in threads for key in said[:-1]}
+    kept: list[tuple[list[Message], list[_Key]]] = []
+    ends: set[_Key] = set()
+    for messages, keys, said in threads:
+        if said and said[-1] not in inner and said[-1] not in ends:
+            ends.add(said[-1])
+            kept.append((messages, keys))
     return kept
 
 
+def _is_system(message: Message) -> bool:
+    return message["role"] in ("system", "developer")
+
+
 def _fingerprint(message: Message) -> tuple[Any, ...]:
-    calls = tuple(
-        (c["id"], c["function"]["name"], c["function"]["arguments"])
-        for c in message.get("tool_calls") or []
-    )
+    calls = tuple((c["id"], *call_parts(c)) for c in message.get("tool_calls") or [])
     text = text_of(message.get("content"))
     return message["role"], text, calls, message.get("tool_call_id")
 
