@@ -8,7 +8,7 @@ from typing import Any
 from . import phrases
 from . import words as w
 from .api import Api, make_api
-from .flow import Goal, make_goal
+from .goal import Goal, make_goal
 from .script import Json, Script
 from .types import Dialogue, Split
 

@@ -8,7 +8,8 @@ from random import Random
 from . import compare, copying, plain, rules
 from . import words as w
 from .api import make_api
-from .flow import Expert, Faults, Policy, make_goal
+from .flow import Expert, Faults, Policy
+from .goal import make_goal
 from .script import Script
 from .types import Dialogue, Split
 

@@ -11,7 +11,7 @@ from .script import Json
 
 if TYPE_CHECKING:
     from .api import Api
-    from .flow import Goal
+    from .goal import Goal
 
 _OPENERS = [
     "I need {a}", "Get me {a}", "find me {a}", "Looking for {a}", "please {v} {a}", "We want {a}",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from .flow import Expert, Faults, Goal, Policy, make_goal
+from .flow import Expert, Faults, Policy
+from .goal import Goal, make_goal
 from .rule_kinds import Rule, build_rule
 from .script import Script
 from .types import Dialogue, ProbeKind, Split
