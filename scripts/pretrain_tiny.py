@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = """examples:
-  python scripts/pretrain_tiny.py --minutes 80                 # train, two processes of one thread
-  python scripts/pretrain_tiny.py --minutes 80 --resume        # go on from the last checkpoint
+  python scripts/pretrain_tiny.py --minutes 112                 # train, two processes of one thread
+  python scripts/pretrain_tiny.py --minutes 112 --resume        # go on from the last checkpoint
   python scripts/pretrain_tiny.py --eval                       # probes on held-out APIs
   python scripts/pretrain_tiny.py --export                     # write the package's model files
 """
@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--run", default=str(ROOT / "build/tiny"), help="folder of the run")
-    p.add_argument("--minutes", type=float, default=80, help="wall-clock budget of training")
+    p.add_argument("--minutes", type=float, default=112, help="wall-clock budget of training")
     p.add_argument("--tokens", type=float, help="budget in tokens instead (exactly repeatable)")
     p.add_argument("--workers", type=int, default=2, help="processes that share each step")
     p.add_argument("--threads", type=int, default=1, help="threads of each process")

@@ -225,8 +225,8 @@ def make_api(rng: Random, split: Split, **want: bool | None) -> Api:
     with_confirm = has("confirm", 0.6)
     id_field = pick(w.ID)
     item_arg = rng.choice((id_field, join("snake", noun, id_field), noun))
-    size = pick(w.SIZE) if has("size", 0.4) else ""
-    span = pick(w.SPAN) if has("span", 0.3) else ""
+    size = pick(w.SIZE) if has("size", 0.5) else ""
+    span = pick(w.SPAN) if has("span", 0.5) else ""
     api = Api(
         noun=noun,
         verbs=verbs,

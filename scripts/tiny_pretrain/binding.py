@@ -6,13 +6,16 @@ words are invented anew for each dialogue, so the value must be found by its nei
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from tiny_corpus.script import param, tool
 from tiny_corpus.types import Dialogue
 
 from .lookup import _dialogue, _term
+from .writer import Writer
 
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
 _BESIDE = (
@@ -91,40 +94,94 @@ def _say(rng: Random, slot: Slot, plural: bool, parts: list[str]) -> tuple[str, 
 
 
 def binding(rng: Random, parts: list[str]) -> Dialogue:
-    """One or two tools, then many requests, each with several values to tell apart."""
+    """One or two tools, then many requests, each with several values to tell apart; or two tools
+    that are called one after the other, each with its own part of the values."""
+    return _chained(rng, parts) if rng.random() < 0.5 else _single(rng, parts)
+
+
+def _name(rng: Random, parts: list[str], thing: str) -> str:
+    form = rng.choice(("find_{t}", "{t}", "{x}_{t}", "get_{t}"))
+    return form.format(t=thing, x=rng.choice(parts))
+
+
+def _properties(rng: Random, slots: list[Slot]) -> dict[str, Any]:
+    kinds = {"integer": "integer", "limit": rng.choice(("integer", "number"))}
+    return {s.name: param(kinds.get(s.kind, "string")) for s in slots}
+
+
+def _request(
+    rng: Random, thing: str, slots: list[Slot], plural: bool, parts: list[str]
+) -> tuple[str, dict[str, Any]]:
+    """What the user says, and the values in the order of the slots."""
+    values: dict[str, Any] = {}
+    said: list[str] = []
+    for slot in slots:
+        if slot.optional and rng.random() < 0.4:
+            continue
+        text, values[slot.name] = _say(rng, slot, plural, parts)
+        said.append(text)
+    if rng.random() < 0.25:
+        said.append(rng.choice(_NOISE))
+    rng.shuffle(said)
+    said.insert(rng.choice((0, 0, 0, len(said))), rng.choice(_HEADS).format(t=thing))
+    text = said[0]
+    for piece in said[1:]:
+        text += rng.choice((", ", ", ", ". ", " and ")) + piece
+    return text, values
+
+
+def _thing(rng: Random, parts: list[str]) -> str:
+    return "".join(rng.choice(parts) for _ in range(rng.choice((1, 2))))
+
+
+def _single(rng: Random, parts: list[str]) -> Dialogue:
     tools: list[Any] = []
     made: list[tuple[str, str, list[Slot]]] = []
     for _ in range(rng.choice((1, 1, 2))):
-        slots = _slots(rng, parts)
-        thing = "".join(rng.choice(parts) for _ in range(rng.choice((1, 2))))
-        name = rng.choice(("find_{t}", "{t}", "{x}_{t}", "get_{t}")).format(
-            t=thing, x=rng.choice(parts)
-        )
+        slots, thing = _slots(rng, parts), _thing(rng, parts)
+        name = _name(rng, parts, thing)
         if name in (m[0] for m in made):
             continue
-        json_type = {"integer": "integer", "limit": rng.choice(("integer", "number"))}
-        properties = {s.name: {"type": json_type.get(s.kind, "string")} for s in slots}
         required = [s.name for s in slots if not s.optional]
-        schema = {"type": "object", "properties": properties, "required": required}
-        tools.append({"type": "function", "function": {"name": name, "parameters": schema}})
+        tools.append(tool(name, _properties(rng, slots), required))
         made.append((name, thing, slots))
     plural = rng.random() < 0.5
     turns: list[tuple[str, Any]] = []
     for _ in range(rng.randrange(4, 11)):
         name, thing, slots = rng.choice(made)
-        arguments: dict[str, Any] = {}
-        said: list[str] = []
-        for slot in slots:
-            if slot.optional and rng.random() < 0.4:
-                continue
-            text, arguments[slot.name] = _say(rng, slot, plural, parts)
-            said.append(text)
-        if rng.random() < 0.25:
-            said.append(rng.choice(_NOISE))
-        rng.shuffle(said)
-        said.insert(rng.choice((0, 0, 0, len(said))), rng.choice(_HEADS).format(t=thing))
-        text = said[0]
-        for piece in said[1:]:
-            text += rng.choice((", ", ", ", ". ", " and ")) + piece
-        turns.append((text, {"name": name, "arguments": arguments}))
+        text, values = _request(rng, thing, slots, plural, parts)
+        turns.append((text, {"name": name, "arguments": values}))
     return _dialogue("", turns, tools, "binding")
+
+
+def _chained(rng: Random, parts: list[str]) -> Dialogue:
+    """The first call takes some of the values; its result names what the second call needs, with
+    the rest of them."""
+    slots, thing = _slots(rng, parts), _thing(rng, parts)
+    cut = rng.randrange(1, len(slots))
+    first, second = slots[:cut], slots[cut:]
+    one, key = _name(rng, parts, thing), rng.choice([p for p in parts if len(p) > 1])
+    two = f"{rng.choice(parts)}_{thing}"
+    two += rng.choice(parts) if two == one else ""
+    key += "_id" if key in {s.name for s in slots} or rng.random() < 0.4 else ""
+    tools = [
+        tool(one, _properties(rng, first), [s.name for s in first if not s.optional]),
+        tool(two, {key: param("string"), **_properties(rng, second)}, [
+            key, *(s.name for s in second if not s.optional)]),
+    ]  # fmt: skip
+    writer, plural, kind = Writer(), rng.random() < 0.5, rng.choice((2, 5))
+    listed, final = rng.random() < 0.4, rng.choice(parts)
+    for _ in range(rng.randrange(2, 7)):
+        text, values = _request(rng, thing, slots, plural, parts)
+        writer.user(text)
+        names = {s.name for s in first}
+        writer.call(one, {k: v for k, v in values.items() if k in names})
+        ids = [_term(rng, kind, parts) for _ in range(rng.choice((1, 2, 3)))]
+        rows = [{key: i, final: rng.randrange(10, 900)} for i in ids]
+        writer.result(json.dumps({thing: rows} if listed else rows[0]))
+        rest = {k: v for k, v in values.items() if k not in names}
+        writer.call(two, {key: ids[0], **rest})
+        number = _term(rng, 2, parts)
+        writer.result(json.dumps({"ok": True, "done": number}))
+        writer.say(f"Done: {number}")
+    return Dialogue("binding", writer.messages, tools, writer.probes)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from random import Random
-from typing import Any
 
-from tiny_corpus.types import Dialogue, Probe
+from tiny_corpus.script import param, tool
+from tiny_corpus.types import Dialogue
 
 from .lookup import _term
+from .writer import Writer
 
 _FIRST = (
     "{v} with {l}", "use {l}", "{l} for the {t}", "{f}: {l}", "by {l}", "please use {l} to {v}",
@@ -43,24 +44,6 @@ def _answer(wrap: str, text: str) -> str:
     return f"Error: {text}"
 
 
-class _Writer:
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
-        self.probes: list[Probe] = []
-
-    def call(self, name: str, arguments: dict[str, Any]) -> None:
-        function = {"name": name, "arguments": json.dumps(arguments)}
-        entry = {"id": f"call_{len(self.messages)}", "type": "function", "function": function}
-        self.messages.append({"role": "assistant", "content": None, "tool_calls": [entry]})
-        self.probes.append(
-            Probe(len(self.messages) - 1, "copy", {"name": name, "arguments": arguments})
-        )
-
-    def result(self, text: str) -> None:
-        entry = self.messages[-1]["tool_calls"][0]
-        self.messages.append({"role": "tool", "tool_call_id": entry["id"], "content": text})
-
-
 def fallback(rng: Random, parts: list[str]) -> Dialogue:
     """Several requests, each with two to four options that are tried in their order."""
     longer = [p for p in parts if len(p) > 2]
@@ -73,15 +56,15 @@ def fallback(rng: Random, parts: list[str]) -> Dialogue:
     listed = rng.random() < 0.4  # the options are a tool's result, not the user's words
     carried = rng.random() < 0.6  # a second argument that stays the same in every attempt
     kind, id_kind = rng.choice((0, 0, 3, 4, 2, 5)), rng.choice((1, 2, 5))
-    properties = {field: {"type": "string"}}
+    properties = {field: param("string")}
     if carried:
-        properties = {key: {"type": "string"}, **properties}
-    tools = [_tool(name, properties)]
+        properties = {key: param("string"), **properties}
+    tools = [tool(name, properties, list(properties))]
     if listed:
-        tools.insert(rng.randrange(2), _tool(finder, {thing: {"type": "string"}}))
+        tools.insert(rng.randrange(2), tool(finder, {thing: param("string")}, [thing]))
     wrap, then, refused = rng.choice(_WRAP), rng.choice(_THEN), rng.choice(_REFUSED)
     many = rng.random() < 0.5
-    writer = _Writer()
+    writer = Writer()
     pool = [_term(rng, kind, parts) for _ in range(6)]
     again = rng.random() < 0.6 and kind == 0  # the same few options in every request
     for _ in range(rng.randrange(2, 6)):
@@ -97,14 +80,14 @@ def fallback(rng: Random, parts: list[str]) -> Dialogue:
             said += (rng.choice(_THEN) if many else then).format(r=option)
         text = rng.choice(_FIRST).format(l=said, v=verb, t=thing, f=field)
         if listed:
-            writer.messages.append({"role": "user", "content": f"{thing} {carry}"})
+            writer.user(f"{thing} {carry}")
             writer.call(finder, {thing: carry})
             rows = [{field: o, key: rng.randrange(10, 900)} for o in options]
             writer.result(json.dumps(rows if rng.random() < 0.5 else {thing: rows}))
         else:
             ask = (text, f"{carry}") if carried else (text,)
             shown = ", ".join(rng.sample(ask, len(ask)))
-            writer.messages.append({"role": "user", "content": shown})
+            writer.user(shown)
         accepted = min(rng.choice((0, 1, 1, 2, 2, 3)), count - 1)
         for i, option in enumerate(options[: accepted + 1]):
             arguments = {key: carry, field: option} if carried else {field: option}
@@ -117,10 +100,5 @@ def fallback(rng: Random, parts: list[str]) -> Dialogue:
                 writer.result(_answer(wrap, said_why))
         number = _term(rng, 2, parts)
         writer.result(json.dumps({"ok": True, "done": number}))
-        writer.messages.append({"role": "assistant", "content": f"Done: {number}"})
+        writer.say(f"Done: {number}")
     return Dialogue("fallback", writer.messages, tools, writer.probes)
-
-
-def _tool(name: str, properties: dict[str, Any]) -> dict[str, Any]:
-    schema = {"type": "object", "properties": properties, "required": list(properties)}
-    return {"type": "function", "function": {"name": name, "parameters": schema}}

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from engine_models import make_model
 from understudy.cli.train import _prepare
 from understudy.engine.threads import busy_s, free_cores, own_cores
 from understudy.engine.torch_engine import TorchEngine
-from understudy.runs.machine import threads_for_load, ticks_of
+from understudy.runs.machine import LoadWatch, threads_for_load, ticks_of
 
 STAT = """\
 cpu  1110 0 0 9999 0 0 0 0 0 0
@@ -51,6 +52,14 @@ def test_on_a_busy_machine_one_thread_is_used() -> None:
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("busy_machine")
+def test_a_watch_sees_what_others_computed_meanwhile() -> None:
+    watch = LoadWatch()
+    while time.monotonic() - watch.started < 0.5:  # this process computes too
+        pass
+    assert threads_for_load(busy=watch.busy()) == 1
 
 
 @pytest.mark.usefixtures("busy_machine")

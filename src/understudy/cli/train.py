@@ -95,13 +95,13 @@ def grpo(
     values = {"start": str(_adapter(start))} if start else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
     judge = Check.from_file(check)
-    fitted = _prepare(threads)
+    _prepare(threads)
     if isolated:
         only_the_store([])
     learned = World.load(world)
     with _run(run, settings) as opened:
         result = asyncio.run(
-            grpo(opened, learned, judge, settings, workload, threads=fitted, quiet=quiet)
+            grpo(opened, learned, judge, settings, workload, threads=threads or None, quiet=quiet)
         )
     print(
         f"{result.steps} steps; in the world now: reward {result.reward:.3f}, "

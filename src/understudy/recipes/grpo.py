@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.rows import Row, RowStats, policy_rows
@@ -24,6 +25,7 @@ from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_o
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
+from understudy.runs.machine import LoadWatch, threads_for_load
 from understudy.runs.progress import Progress
 from understudy.train import checkpoint
 from understudy.train.advantages import group_advantages
@@ -73,7 +75,11 @@ async def grpo(
     threads: int | None = None,
     quiet: bool = False,
 ) -> GrpoResult:
-    """Train an adapter in `world` with `check` as the reward; resumes from the last checkpoint."""
+    """Train an adapter in `world` with `check` as the reward; resumes from the last checkpoint.
+
+    Without `threads`, those of each step's training fit what others left of the machine during its
+    rollouts: two threads beside a busy process train ten times slower than one.
+    """
     learner = make_learner(
         config.base, config.lora, config.seed, Path(config.start) if config.start else None
     )
@@ -91,7 +97,7 @@ async def grpo(
                 model = ModelRef(learner.base.name, "rehearsed", step)
                 engine.load_weights(model, learner.tensors(), learner.lora)
                 policy = Policy("rehearsed", model, sampling=sampling)
-                begun = time.perf_counter()
+                begun, load = time.perf_counter(), LoadWatch()
                 numbers = curriculum.draw(config.scenarios_per_step, step)
                 played: list[Played] = await gather(
                     [
@@ -113,6 +119,8 @@ async def grpo(
                 rollout_seconds = time.perf_counter() - begun
                 for n, group in zip(numbers, played, strict=True):
                     curriculum.saw(n, group.rate)
+                if threads is None:
+                    torch.set_num_threads(threads_for_load(busy=load.busy()))
                 rows, counted = training_rows(played)
                 metrics = trainer.step(rows)
                 reward, success = _means(played)

@@ -85,15 +85,26 @@ def busy_elsewhere(seconds: float = 0.2) -> float:
     From /proc/stat where it is there; else the one-minute load average, which still remembers
     what this process did a minute ago.
     """
-    before = _cpu_ticks()
-    if before is None:
-        return _load()
-    own, started = time.process_time(), time.monotonic()
-    time.sleep(seconds)
-    elapsed = time.monotonic() - started
-    after = _cpu_ticks() or before
-    used = (after - before) / os.sysconf("SC_CLK_TCK") - (time.process_time() - own)
-    return max(0.0, used / elapsed)
+    watch = LoadWatch()
+    if watch.ticks is not None:
+        time.sleep(seconds)
+    return watch.busy()
+
+
+class LoadWatch:
+    """Cores of this process's own kept busy by others since the watch was made."""
+
+    def __init__(self) -> None:
+        self.ticks = _cpu_ticks()
+        self.own, self.started = time.process_time(), time.monotonic()
+
+    def busy(self) -> float:
+        """How many; the one-minute load average where the kernel does not tell."""
+        after = _cpu_ticks()
+        if self.ticks is None or after is None:
+            return _load()
+        used = (after - self.ticks) / os.sysconf("SC_CLK_TCK") - (time.process_time() - self.own)
+        return max(0.0, used / max(1e-9, time.monotonic() - self.started))
 
 
 def rss_mb(pids: Iterable[int]) -> float:
