@@ -18,6 +18,7 @@ from .binding import binding
 from .disguise import disguise, pieces
 from .fallback import fallback
 from .lookup import extreme, lookup
+from .pseudo import pseudo_word
 from .recipe import STAGES
 
 DRILLS = {"lookup": lookup, "extreme": extreme, "binding": binding, "fallback": fallback}
@@ -69,8 +70,12 @@ class Encoder:
         self.tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.start = self.tok.token_to_id("<|im_start|>")
         self.end = self.tok.token_to_id("<|im_end|>")
-        self.parts = pieces(folder)
+        self.pieces = self.parts = pieces(folder)
         self.head = self.tok.encode("<|im_start|>assistant\n").ids
+
+    def new_words(self, rng: Random) -> None:
+        """Parts to make names of: the vocabulary's pieces, and as many pseudo-words anew."""
+        self.parts = [*self.pieces, *(pseudo_word(rng) for _ in self.pieces)]
 
     def encode(self, text: str) -> list[int]:
         return list(self.tok.encode(text).ids)
@@ -121,6 +126,7 @@ def chunk_batches(
     names = sorted(mixture)
     index = {n: i for i, n in enumerate(family_names())}
     documents, skipped = [], 0
+    encoder.new_words(Random(_seed(seed, rank, chunk, "words")))
     for i in range(options.chunk):
         rng = Random(_seed(seed, rank, chunk, i))
         family = rng.choices(names, [mixture[n] for n in names])[0]
