@@ -210,7 +210,7 @@ def make_api(rng: Random, split: Split, **want: bool | None) -> Api:
     arg_style = "camel" if style in ("camel", "pascal") and rng.random() < 0.7 else "snake"
     roles = ("search", "act", "confirm", "details", "cancel", "escalate")
     verbs = {role: pick(w.VERBS[role]) for role in roles}
-    hold = pick([h for h in w.HOLD if h != "hold" or verbs["confirm"] != "pay"])
+    hold = pick(w.HOLD)
 
     def name(role: str, thing: str) -> str:
         if style == "reversed":
@@ -220,6 +220,7 @@ def make_api(rng: Random, split: Split, **want: bool | None) -> Api:
     price = pick(w.PRICE)
     good = pick(w.GOOD if rng.random() < 0.7 else w.NUMERIC) if has("good", 0.55) else ""
     cap = rng.choice(w.pool(w.CAP, split) or ("max_{f}",)).format(f=price)
+    cap = "price_max" if cap == "max_price" else cap  # a name of the demo's
     sort = pick(w.SORT) if has("sort", 0.3) else ""
     with_cap = has("cap", 0.45)
     with_confirm = has("confirm", 0.6)

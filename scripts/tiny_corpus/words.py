@@ -98,14 +98,13 @@ PERSON = """
 """.split()
 METHOD = "method payment pay_with account source channel wallet via tender means".split()
 METHODS = """
-    card voucher wallet invoice credit transfer cash points debit bank token check giro
-    cheque
+    card coupon wallet invoice credit transfer cash points debit bank token check cheque
 """.split()
 CAP = "max_{f} {f}_max cap limit budget up_to ceiling max {f}_limit upper".split()
 SORT = "sort sort_by order order_by rank_by sorting by".split()
 ID = "id code ref key number uid no tag handle".split()
 LIST = "items results data matches list found entries rows hits records".split()
-HOLD = "hold reservation draft request claim lock session case slip order".split()
+HOLD = "reservation draft request claim lock session case slip order".split()
 FINAL = "confirmation receipt reference ticket voucher proof contract entry code".split()
 OFFICE = "supervisor office manager support operator team lead helpdesk".split()
 NOTE = "note comment remark memo label reason text subject message".split()

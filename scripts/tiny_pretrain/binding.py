@@ -1,13 +1,15 @@
-"""A dense drill of one skill: which value in a sentence belongs to which parameter.
+"""A dense drill of one skill: which value in a sentence belongs to which parameter, and whether
+there is one.
 
 Several numbers, names and codes stand in one request; the word beside each says what it is. The
-words are invented anew for each dialogue, so the value must be found by its neighbours alone.
+words are invented anew for each dialogue, so the value must be found by its neighbours alone. In
+half of the dialogues something that is required may be left out; then it is asked for.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -32,6 +34,9 @@ _NOISE = (
     "please", "quickly", "thanks", "it is urgent", "as usual", "hello", "we need it soon",
     "do it now", "my boss asked for it", "nothing special",
 )  # fmt: skip
+_ASK = ("Which {w}?", "{w}?", "What is the {w}?", "Please tell me the {w}.", "The {w}, please.",
+        "I need the {w}.")  # fmt: skip
+_HOW_MANY = (*_ASK, "How many {w}s?", "How many {w}?", "How many {w}s, please?")
 _HEADS = ("I need a {t}", "get me a {t}", "{t}", "please arrange a {t}", "a {t}", "we want a {t}",
           "looking for a {t}", "{t} wanted", "can you find a {t}")  # fmt: skip
 
@@ -69,7 +74,15 @@ def _slots(rng: Random, parts: list[str]) -> list[Slot]:
         pool = {"integer": _BESIDE, "limit": _LIMIT, "name": _NAME, "code": _CODE}[kind]
         forms = pool if many else (rng.choice(pool),)
         slots.append(Slot(name, word, kind, forms, rng.random() < 0.2))
-    return slots
+    return [_per(rng, s, slots) if s.kind == "limit" else s for s in slots]
+
+
+def _per(rng: Random, limit: Slot, slots: list[Slot]) -> Slot:
+    """A limit is often put per something else that is counted: so much a day, for so many days."""
+    counted = [s.word for s in slots if s.kind == "integer"]
+    if rng.random() < 0.5:
+        return limit
+    return replace(limit, word=rng.choice(counted), name=rng.choice(("max_", "top_")) + limit.word)
 
 
 def _say(rng: Random, slot: Slot, plural: bool, parts: list[str]) -> tuple[str, Any]:
@@ -109,17 +122,40 @@ def _properties(rng: Random, slots: list[Slot]) -> dict[str, Any]:
     return {s.name: param(kinds.get(s.kind, "string")) for s in slots}
 
 
+@dataclass(frozen=True)
+class Request:
+    """What the user says, the values in the order of the slots, and what must be asked for."""
+
+    text: str
+    values: dict[str, Any]
+    asked: list[tuple[str, str]]  # question, answer
+
+
+def _questions(rng: Random, slots: list[Slot]) -> dict[str, str]:
+    """How this dialogue's agent asks for each slot; nothing in a dialogue where all is said."""
+    if rng.random() < 0.5:
+        return {}
+    one, many = rng.choice(_ASK), rng.choice(_HOW_MANY)
+    return {s.name: (many if s.kind == "integer" else one).format(w=s.word) for s in slots}
+
+
 def _request(
-    rng: Random, thing: str, slots: list[Slot], plural: bool, parts: list[str]
-) -> tuple[str, dict[str, Any]]:
-    """What the user says, and the values in the order of the slots."""
+    rng: Random, thing: str, slots: list[Slot], plural: bool, parts: list[str],
+    questions: dict[str, str],
+) -> Request:  # fmt: skip
     values: dict[str, Any] = {}
     said: list[str] = []
+    asked: list[tuple[str, str]] = []
     for slot in slots:
         if slot.optional and rng.random() < 0.4:
             continue
         text, values[slot.name] = _say(rng, slot, plural, parts)
-        said.append(text)
+        if questions and slot.kind != "limit" and not slot.optional and rng.random() < 0.15:
+            bare = rng.random() < 0.5 and not text.isalpha()
+            answer = str(values[slot.name]) if bare else text
+            asked.append((questions[slot.name], answer))
+        else:
+            said.append(text)
     if rng.random() < 0.25:
         said.append(rng.choice(_NOISE))
     rng.shuffle(said)
@@ -127,7 +163,7 @@ def _request(
     text = said[0]
     for piece in said[1:]:
         text += rng.choice((", ", ", ", ". ", " and ")) + piece
-    return text, values
+    return Request(text, values, asked)
 
 
 def _thing(rng: Random, parts: list[str]) -> str:
@@ -146,11 +182,16 @@ def _single(rng: Random, parts: list[str]) -> Dialogue:
         tools.append(tool(name, _properties(rng, slots), required))
         made.append((name, thing, slots))
     plural = rng.random() < 0.5
+    questions = _questions(rng, [s for _, _, slots in made for s in slots])
     turns: list[tuple[str, Any]] = []
     for _ in range(rng.randrange(4, 11)):
         name, thing, slots = rng.choice(made)
-        text, values = _request(rng, thing, slots, plural, parts)
-        turns.append((text, {"name": name, "arguments": values}))
+        request = _request(rng, thing, slots, plural, parts, questions)
+        said = request.text
+        for question, answer in request.asked:
+            turns.append((said, question))
+            said = answer
+        turns.append((said, {"name": name, "arguments": request.values}))
     return _dialogue("", turns, tools, "binding")
 
 
@@ -171,9 +212,14 @@ def _chained(rng: Random, parts: list[str]) -> Dialogue:
     ]  # fmt: skip
     writer, plural, kind = Writer(), rng.random() < 0.5, rng.choice((2, 5))
     listed, final = rng.random() < 0.4, rng.choice(parts)
+    questions = _questions(rng, slots)
     for _ in range(rng.randrange(2, 7)):
-        text, values = _request(rng, thing, slots, plural, parts)
-        writer.user(text)
+        request = _request(rng, thing, slots, plural, parts, questions)
+        values = request.values
+        writer.user(request.text)
+        for question, answer in request.asked:
+            writer.say(question)
+            writer.user(answer)
         names = {s.name for s in first}
         writer.call(one, {k: v for k, v in values.items() if k in names})
         ids = [_term(rng, kind, parts) for _ in range(rng.choice((1, 2, 3)))]

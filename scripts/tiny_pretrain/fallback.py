@@ -1,7 +1,8 @@
 """A dense drill of one skill: when a choice is refused, take the next one of the list.
 
 The list stands in the user's words, or in a tool's result. The names are invented anew for each
-dialogue. What was refused for a passing reason is tried again instead.
+dialogue. What was refused for a passing reason is tried again instead, what was refused for its
+capital letters in small ones, and where the user names nothing to try, it is asked for.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ _REFUSED = (
     "sold out", "no longer there", "taken", "{x} was rejected", "failed: {x}", "blocked",
 )  # fmt: skip
 _PASSING = ("busy", "rate limited", "timeout", "try again", "temporarily unavailable", "overloaded")
+_CAPITALS = (
+    "{f} in lower case please", "small letters only", "write {f} in small letters",
+    "no capitals in {f}", "{f}: lower case only", "{f} must be in small letters", "use lower case",
+)  # fmt: skip
+_ASK = ("Which {f}?", "{f}?", "What is the {f}?", "Please tell me the {f}.", "Which {f}s?")
 _WRAP = ("error", "ok", "text", "status", "detail")
 
 
@@ -67,6 +73,8 @@ def fallback(rng: Random, parts: list[str]) -> Dialogue:
     writer = Writer()
     pool = [_term(rng, kind, parts) for _ in range(6)]
     again = rng.random() < 0.6 and kind == 0  # the same few options in every request
+    strict, capitals = kind == 0 and rng.random() < 0.5, rng.choice(_CAPITALS).format(f=field)
+    question = rng.choice(_ASK).format(f=field) if rng.random() < 0.4 else None
     for _ in range(rng.randrange(2, 6)):
         count = rng.choice((2, 2, 3, 3, 4))
         options: list[str] = []
@@ -75,21 +83,31 @@ def fallback(rng: Random, parts: list[str]) -> Dialogue:
             if option not in options:
                 options.append(option)
         carry = _term(rng, id_kind, parts)
-        said = options[0]
-        for option in options[1:]:
+        shouted = strict and rng.random() < 0.35
+        as_said = [o.capitalize() for o in options] if shouted else options
+        said = as_said[0]
+        for option in as_said[1:]:
             said += (rng.choice(_THEN) if many else then).format(r=option)
         text = rng.choice(_FIRST).format(l=said, v=verb, t=thing, f=field)
         if listed:
             writer.user(f"{thing} {carry}")
             writer.call(finder, {thing: carry})
-            rows = [{field: o, key: rng.randrange(10, 900)} for o in options]
+            rows = [{field: o, key: rng.randrange(10, 900)} for o in as_said]
             writer.result(json.dumps(rows if rng.random() < 0.5 else {thing: rows}))
+        elif question and rng.random() < 0.3:
+            writer.user(f"{verb} {carry}" if carried else f"{verb} {thing}")
+            writer.say(question)
+            writer.user(rng.choice((said, said, text)))
         else:
             ask = (text, f"{carry}") if carried else (text,)
             shown = ", ".join(rng.sample(ask, len(ask)))
             writer.user(shown)
         accepted = min(rng.choice((0, 1, 1, 2, 2, 3)), count - 1)
         for i, option in enumerate(options[: accepted + 1]):
+            if shouted and i == 0:
+                loud = {key: carry, field: as_said[0]} if carried else {field: as_said[0]}
+                writer.call(name, loud)
+                writer.result(_answer(wrap, capitals))
             arguments = {key: carry, field: option} if carried else {field: option}
             writer.call(name, arguments)
             if rng.random() < 0.12:

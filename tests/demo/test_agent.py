@@ -106,7 +106,7 @@ def test_an_endpoint_that_is_down_ends_episodes_not_the_traffic(service_url: str
 
 def test_the_incumbent_streams(incumbent_url: str) -> None:
     client = openai.OpenAI(base_url=f"{incumbent_url}/v1", api_key="demo")
-    text = "Velmora, two guests, 3 nights, the cheapest one, pay with visa, else giro"
+    text = "Velmora, two guests, 3 nights, the cheapest one, pay with visa, else maestro"
     for said in (text, "hello there"):
         ask: Any = {"model": "m", "messages": [{"role": "user", "content": said}]}
         whole = client.chat.completions.create(**ask)

@@ -137,9 +137,9 @@ def test_a_declined_method_stays_declined_and_another_works(tmp_path: Path) -> N
     held = hold(system, session, stay)[1]["hold_id"]
     assert pay(system, session, held, "amex") == {"ok": False, "error": "declined"}
     assert pay(system, session, held, "amex") == {"ok": False, "error": "declined"}
-    paid = pay(system, session, held, "giro")
+    paid = pay(system, session, held, "maestro")
     assert paid["status"] == "confirmed"
-    assert pay(system, session, held, "giro")["error"] == "already paid"
+    assert pay(system, session, held, "maestro")["error"] == "already paid"
     found = system.outcome(session)
     assert [p["status"] for p in found["payments"]] == ["declined", "declined", "paid"]
     assert [b["id"] for b in found["bookings"]] == [paid["booking_id"]]

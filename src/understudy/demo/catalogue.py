@@ -17,7 +17,7 @@ CITIES = (
     "Lirona", "Morvane", "Norbrick", "Ondara", "Pirelle", "Rustow", "Selvia", "Thornel",
     "Ulverne", "Vastrel", "Wendow", "Yarmel", "Zephra", "Caldrin", "Emberly", "Fennick",
 )  # fmt: skip
-METHODS = ("visa", "amex", "paypal", "giro", "voucher")
+METHODS = ("visa", "amex", "paypal", "maestro", "klarna")
 StayState = Literal["free", "sold_out", "gone", "dearer"]
 
 

@@ -89,7 +89,8 @@ async def grpo(
     begin = _resume(run, trainer, curriculum)
     engine, chat = make_engine(learner.base, threads)
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
-    reward = success = 0.0
+    done = run.metrics().rows[-1:] if begin else []
+    reward, success = next(((r["reward"], r["success"]) for r in done), (0.0, 0.0))
     try:
         with Progress("rehearse", total=config.steps, unit="steps", quiet=quiet) as progress:
             progress.advance(begin)
