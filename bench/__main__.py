@@ -5,8 +5,9 @@
     python -m bench --list
 
 Each `bench/bench_NAME.py` has `run() -> {figure: {value, unit, low, high}}`. The figures go to
-build/bench/NAME.json, and to docs/benchmarks.md with the machine and its load beside them. A
-benchmark that cannot run here raises `CannotRun` with the reason, which is written instead.
+build/bench/NAME.json with the load of the machine as one more, and to docs/benchmarks.md with the
+machine beside them. A benchmark that cannot run here raises `CannotRun` with the reason, which is
+written instead.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.figures import CannotRun, Figure, figure
 from understudy.runs.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,23 +30,27 @@ def names() -> list[str]:
     return sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py"))
 
 
-def measure(name: str) -> dict[str, Any]:
+def measure(name: str, **sizes: Any) -> dict[str, Any]:
+    """Runs one benchmark, of other sizes where they are given."""
     load_before = os.getloadavg()[0]
     started = time.time()
     module = importlib.import_module(f"bench.bench_{name}")
+    figures: dict[str, Figure] = {}
+    cannot: str | None = None
     try:
-        figures, cannot = module.run(), None
-    except Exception as error:
-        if type(error).__name__ != "CannotRun":
-            raise
-        figures, cannot = {}, str(error)
+        figures = module.run(**sizes)
+    except CannotRun as error:
+        cannot = str(error)
+    load_after = os.getloadavg()[0]
+    if figures:
+        figures["load_average"] = figure([load_before, load_after], "before and after, 1 min")
     return {
         "name": name,
         "title": (module.__doc__ or name).strip().splitlines()[0],
         "date": time.strftime("%Y-%m-%d", time.gmtime(started)),
         "seconds": round(time.time() - started, 1),
         "load_before": round(load_before, 2),
-        "load_after": round(os.getloadavg()[0], 2),
+        "load_after": round(load_after, 2),
         "machine": machine().as_dict(),
         "figures": figures,
         "cannot_run": cannot,
@@ -69,9 +75,9 @@ def write_docs() -> None:
             lines += ["", f"Could not run here: {record['cannot_run']}"]
             continue
         lines += ["", "| figure | value | unit | low | high |", "|---|---|---|---|---|"]
-        for figure, entry in record["figures"].items():
+        for label, entry in record["figures"].items():
             cells = [_number(entry.get(k)) for k in ("value", "low", "high")]
-            lines.append(f"| {figure} | {cells[0]} | {entry['unit']} | {cells[1]} | {cells[2]} |")
+            lines.append(f"| {label} | {cells[0]} | {entry['unit']} | {cells[1]} | {cells[2]} |")
     (ROOT / "docs").mkdir(exist_ok=True)
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
 
@@ -97,8 +103,8 @@ def main() -> int:
         (OUT / f"{name}.json").write_text(json.dumps(record["figures"], indent=1) + "\n")
         (OUT / "records").mkdir(exist_ok=True)
         (OUT / "records" / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-        for figure, entry in record["figures"].items():
-            print(f"  {figure:42s} {_number(entry['value']):>12s} {entry['unit']}")
+        for label, entry in record["figures"].items():
+            print(f"  {label:42s} {_number(entry['value']):>12s} {entry['unit']}")
         if record["cannot_run"]:
             print(f"  cannot run here: {record['cannot_run']}")
         write_docs()

@@ -1,20 +1,23 @@
 """What the gateway adds: latency at one connection, requests per second at sixteen.
 
 A stub upstream (named stub: it answers at once), the gateway and the client are three processes
-on this machine. `python bench/bench_gateway.py` prints the figures as JSON.
+on this machine. `python -m bench.bench_gateway` prints the figures as JSON.
 """
 
 import asyncio
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
+from bench.figures import Figure, figure
+
+CAPTURES = ("off", "batched", "durable")
 STUB = Path(__file__).parent.parent / "tests" / "gateway" / "stub_upstream.py"
 BODY = {
     "model": "m",
@@ -57,19 +60,14 @@ def _at(values: list[float], share: float) -> float:
     return values[min(int(share * len(values)), len(values) - 1)]
 
 
-def _figure(values: list[float], unit: str) -> dict[str, Any]:
-    """The median of repeats, and their range."""
-    ordered = sorted(values)
-    return {"value": round(ordered[len(ordered) // 2], 4), "unit": unit,
-            "low": round(ordered[0], 4), "high": round(ordered[-1], 4)}  # fmt: skip
-
-
-def run(requests: int = 1000, repeats: int = 3) -> dict[str, dict[str, Any]]:
-    """{figure: {value, unit, low, high}}; low and high are the range over the repeats."""
+def run(
+    requests: int = 1000, repeats: int = 3, captures: tuple[str, ...] = CAPTURES
+) -> dict[str, Figure]:
+    """Figures of the stub alone, and of the gateway before it in each way of capturing."""
     stub, direct = _spawn(str(STUB))
     seen: dict[str, list[float]] = {}
     try:
-        for capture in ("direct", "off", "batched", "durable"):
+        for capture in ("direct", *captures):
             with tempfile.TemporaryDirectory() as folder:
                 gateway, url = None, direct
                 if capture != "direct":
@@ -96,12 +94,12 @@ def run(requests: int = 1000, repeats: int = 3) -> dict[str, dict[str, Any]]:
     for name, values in seen.items():
         capture, kind = name.split("_")
         if kind == "rate":
-            figures[f"{capture}: requests per second at 16 connections"] = _figure(values, "1/s")
+            figures[f"{capture}: requests per second at 16 connections"] = figure(values, "1/s")
             continue
-        figures[f"{capture}: {kind} at 1 connection"] = _figure(values, "ms")
+        figures[f"{capture}: {kind} at 1 connection"] = figure(values, "ms")
         if capture != "direct":
-            base = sorted(seen[f"direct_{kind}"])[repeats // 2]
-            figures[f"{capture}: added {kind}"] = _figure([v - base for v in values], "ms")
+            base = statistics.median(seen[f"direct_{kind}"])
+            figures[f"{capture}: added {kind}"] = figure([v - base for v in values], "ms")
     return figures
 
 

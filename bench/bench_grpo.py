@@ -5,24 +5,24 @@ scenarios with 8 episodes each, the owner's check as the judge.
 """
 
 import asyncio
-import statistics
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+from bench.figures import CannotRun, Figure, figure
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-TRAFFIC, STEPS, SCENARIOS, SIZE = 400, 6, 16, 8
 
-
-def run() -> dict[str, Any]:
+def run(
+    traffic: int = 400, steps: int = 6, scenarios: int = 16, size: int = 8
+) -> dict[str, Figure]:
     with tempfile.TemporaryDirectory() as folder:
-        return _run(Path(folder))
+        return _run(Path(folder), traffic, steps, scenarios, size)
 
 
-def _run(folder: Path) -> dict[str, Any]:
+def _run(folder: Path, traffic: int, steps: int, scenarios: int, size: int) -> dict[str, Figure]:
     from traffic import conversations, write_jsonl
     from understudy.core.chat_files import import_file
     from understudy.demo import owner_check
@@ -32,18 +32,20 @@ def _run(folder: Path) -> dict[str, Any]:
     from understudy.runs.directory import Run
     from understudy.world.learn import learn
 
-    rows = asyncio.run(conversations(folder, TRAFFIC))
+    rows = asyncio.run(conversations(folder, traffic))
     episodes = list(import_file(write_jsonl(folder / "traffic.jsonl", rows)))
     check = Check.from_file(str(owner_check.__file__))
     distil = SftConfig(epochs=1, batch_episodes=4, lr=3e-3)
     with Run.create(folder / "distilled", distil) as distilled:
         start = sft(distilled, episodes, distil, quiet=True).adapter
     config = GrpoConfig(
-        start=str(start), steps=STEPS, scenarios_per_step=SCENARIOS, group_size=SIZE, pool=400
+        start=str(start), steps=steps, scenarios_per_step=scenarios, group_size=size, pool=400
     )
     with Run.create(folder / "rehearsed", config) as rehearsed:
         asyncio.run(grpo(rehearsed, learn(episodes), check, config, quiet=True))
         seen = [r for r in rehearsed.metrics().rows[1:] if r["skipped"] is None]
+    if not seen:
+        raise CannotRun("no step had a group whose rewards differ: nothing was trained")
     parts = {
         "step_seconds": [r["rollout_seconds"] + r["seconds"] for r in seen],
         "rollout_seconds": [r["rollout_seconds"] for r in seen],
@@ -53,19 +55,11 @@ def _run(folder: Path) -> dict[str, Any]:
         "computed_share": [r["tokens_computed"] / r["tokens_in_rows"] for r in seen],
     }
     units = {
-        "step_seconds": f"s, {SCENARIOS} x {SIZE} episodes",
+        "step_seconds": f"s, {scenarios} x {size} episodes",
         "rollout_seconds": "s",
         "training_seconds": "s",
         "rollout_tokens_per_s": "sampled tokens/s",
         "training_tokens_per_s": "row tokens/s",
         "computed_share": "of row tokens",
     }
-    return {
-        name: {
-            "value": statistics.median(values),
-            "unit": units[name],
-            "low": min(values),
-            "high": max(values),
-        }
-        for name, values in parts.items()
-    }
+    return {name: figure(values, units[name]) for name, values in parts.items()}

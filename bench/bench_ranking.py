@@ -2,27 +2,29 @@
 
 A world is learned from 1,000 episodes of the demo's incumbent, without HTTP; then the incumbent,
 a flawless agent and agents with one flaw each play in the world (judged by the owner's check) and
-in the service (judged by its database), on different customers.
+in the service (judged by its database), on different customers. Kendall's tau has the interval of
+2,000 resamples of all episodes (a parametric bootstrap).
 """
 
 import asyncio
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+
+from bench.figures import CannotRun, Figure, interval
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "demo")]
 
-TRAFFIC, PLAYED = 1000, 300
 
-
-def run() -> dict[str, Any]:
+def run(traffic: int = 1000, played: int = 300) -> dict[str, Figure]:
     with tempfile.TemporaryDirectory() as folder:
-        return _run(Path(folder))
+        return _run(Path(folder), traffic, played)
 
 
-def _run(folder: Path) -> dict[str, Any]:
+def _run(folder: Path, traffic: int, count: int) -> dict[str, Figure]:
     from helpers import new_system, play
 
     from traffic import conversations, write_jsonl
@@ -34,7 +36,7 @@ def _run(folder: Path) -> dict[str, Any]:
     from understudy.demo.incumbent import NO_FLAWS, FlawRates, decide
     from understudy.judges.check import Check
     from understudy.recipes.evaluate import play_scenarios, success
-    from understudy.runs.statistics import kendall_tau, wilson
+    from understudy.runs.statistics import Interval, wilson
     from understudy.world.learn import learn
 
     class Scripted:
@@ -47,14 +49,15 @@ def _run(folder: Path) -> dict[str, Any]:
             message = decide(list(request.messages), 0, self.rates)
             return Completion(uuid7(), request, "ok", message=message, finish_reason="stop")
 
-    rows = asyncio.run(conversations(folder, TRAFFIC))
+    rows = asyncio.run(conversations(folder, traffic))
     world = learn(list(import_file(write_jsonl(folder / "traffic.jsonl", rows))))
     check = Check.from_file(str(owner_check.__file__))
     policies = {"flawless": NO_FLAWS, "incumbent": FlawRates()}
     for flaw in ("one_method", "gives_up", "forgets_cap", "forgets_sort"):
         policies[flaw] = NO_FLAWS.model_copy(update={flaw: 1.0})
-    drawn = world.scenarios(PLAYED, 5)
-    figures: dict[str, Any] = {}
+    drawn = world.scenarios(count, 5)
+    figures: dict[str, Figure] = {}
+    found: dict[str, list[Interval]] = {"world": [], "service": []}
     systems = folder / "systems"
     systems.mkdir()
     for name, rates in policies.items():
@@ -73,15 +76,30 @@ def _run(folder: Path) -> dict[str, Any]:
         system = new_system(systems)
         wins = sum(
             play(system, s, lambda m, rates=rates: decide(m, 0, rates))[1].success
-            for s in scenarios("proof", PLAYED, 1)
+            for s in scenarios("proof", count, 1)
         )
         system.close()
-        real = wilson(wins, PLAYED)
-        for where, found in (("world", success(played)), ("service", real)):
-            figures[f"{name}_{where}"] = {
-                "value": found.mean, "unit": "success", "low": found.low, "high": found.high
-            }  # fmt: skip
-    pairs = [(figures[f"{n}_world"]["value"], figures[f"{n}_service"]["value"]) for n in policies]
-    tau = kendall_tau([a for a, _ in pairs], [b for _, b in pairs])
-    figures["kendall_tau"] = {"value": tau, "unit": "world against service"}
+        real = wilson(wins, count)
+        for where, share in (("world", success(played)), ("service", real)):
+            found[where].append(share)
+            figures[f"{name}_{where}"] = interval(share.mean, "success", share.low, share.high)
+    world_means, service_means = ([i.mean for i in found[w]] for w in ("world", "service"))
+    figures["kendall_tau"] = agreement(world_means, service_means, count)
     return figures
+
+
+def agreement(world: list[float], service: list[float], count: int) -> Figure:
+    """Kendall's tau of the success rates of `count` episodes each, with 95% of what it is where
+    the episodes are drawn anew at these rates."""
+    from understudy.runs.statistics import kendall_tau
+
+    tau = kendall_tau(world, service)
+    if tau is None:
+        raise CannotRun("all agents succeed equally often: there is no ranking")
+    rng = np.random.default_rng(0)
+    drawn = [
+        kendall_tau(rng.binomial(count, world).tolist(), rng.binomial(count, service).tolist())
+        for _ in range(2000)
+    ]
+    low, high = np.quantile([t for t in drawn if t is not None], (0.025, 0.975))
+    return interval(tau, "world against service", min(low, tau), max(high, tau))

@@ -1,15 +1,15 @@
 """Training: a GRPO-shaped batch in each layout and precision
 
 Groups of eight episodes that share their system prompt, tools, first message and first turns, as
-rehearsal makes them; the shipped tiny model with LoRA on every linear layer.
+rehearsal makes them; the shipped tiny model, its vocabulary, LoRA on every linear layer.
 """
 
 import random
-import statistics
 from typing import Any
 
 import torch
 
+from bench.figures import Figure, figure
 from understudy.core.rows import Entry, Row
 from understudy.recipes.learner import Lora, make_learner
 from understudy.runs.machine import threads_for_load
@@ -22,17 +22,16 @@ PROMPT, OPENING, SHARED, OWN = (
     120,
     180,
 )  # tokens: all groups, a group, its first turns, own
-GROUPS, SIZE, REPEATS = 8, 8, 5
 
 
-def batch(rng: random.Random, vocabulary: int) -> list[Row]:
+def batch(rng: random.Random, vocabulary: int, groups: int, size: int) -> list[Row]:
     def tokens(n: int) -> list[int]:
         return [rng.randrange(10, vocabulary) for _ in range(n)]
 
     prompt, rows = tokens(PROMPT), []
-    for _ in range(GROUPS):
+    for _ in range(groups):
         opening, shared = tokens(OPENING), tokens(SHARED)
-        for i in range(SIZE):
+        for i in range(size):
             ids = (*prompt, *opening, *shared, *tokens(OWN))
             at = [t for t in range(PROMPT + OPENING, len(ids)) if t % 3]  # two of three are sampled
             weight = 1.0 if i % 2 else -1.0
@@ -42,27 +41,20 @@ def batch(rng: random.Random, vocabulary: int) -> list[Row]:
     return rows
 
 
-def run() -> dict[str, Any]:
+def run(groups: int = 8, size: int = 8, repeats: int = 5) -> dict[str, Figure]:
     torch.set_num_threads(threads_for_load())
-    rows = batch(random.Random(0), 2560)
-    figures: dict[str, Any] = {}
+    figures: dict[str, Figure] = {}
     for layout in ("tree", "packed", "padded"):
         for precision in ("fp32", "bf16"):
-            learner = make_learner("tiny", Lora(), 0)
+            model: Any = make_learner("tiny", Lora(), 0).base.model
+            rows = batch(random.Random(0), model.config.vocab_size, groups, size)
             config = TrainerConfig(lr=1e-5, layout=layout, precision=precision)
-            trainer = Trainer(learner.base.model, config)
-            trainer.step(rows[:SIZE])
-            seen = [trainer.step(rows) for _ in range(REPEATS)]
+            trainer = Trainer(model, config)
+            trainer.step(rows[:size])
+            seen = [trainer.step(rows) for _ in range(repeats)]
             rates = [m.tokens_per_s for m in seen]
-            figures[f"{layout}_{precision}_tokens_per_s"] = {
-                "value": statistics.median(rates),
-                "unit": "row tokens/s",
-                "low": min(rates),
-                "high": max(rates),
-            }
+            figures[f"{layout}_{precision}_tokens_per_s"] = figure(rates, "row tokens/s")
             if precision == "fp32":
-                share = seen[0].tokens_computed / seen[0].tokens_in_rows
-                figures[f"{layout}_computed_share"] = {
-                    "value": share, "unit": "of row tokens", "low": share, "high": share
-                }  # fmt: skip
+                shares = [m.tokens_computed / m.tokens_in_rows for m in seen]
+                figures[f"{layout}_computed_share"] = figure(shares, "of row tokens")
     return figures

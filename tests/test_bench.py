@@ -1,0 +1,82 @@
+"""Every benchmark runs, at its smallest size, and writes figures of the promised form."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import bench.__main__ as bench
+import pytest
+from bench.bench_engine import random_model
+from bench.bench_ranking import agreement
+
+from understudy.models.loading import load_base
+
+SMALLEST: dict[str, dict[str, Any]] = {
+    "engine": {"repeats": 1, "live": 2, "adapters": 2},
+    "gateway": {"requests": 16, "repeats": 1, "captures": ("batched",)},
+    "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2},
+    "ranking": {"traffic": 40, "played": 4},
+    "train": {"groups": 1, "size": 2, "repeats": 1},
+    "world": {"episodes": 40, "sessions": 5, "repeats": 2},
+}
+
+
+def test_every_benchmark_is_tested() -> None:
+    assert bench.names() == sorted(SMALLEST)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_figures_have_a_value_a_unit_and_a_range(name: str) -> None:
+    record = bench.measure(name, **SMALLEST[name])
+    if name == "grpo" and record["cannot_run"]:  # so few episodes may all have the same reward
+        assert "nothing was trained" in record["cannot_run"]
+        return
+    assert record["cannot_run"] is None
+    figures = json.loads(json.dumps(record["figures"]))
+    assert len(figures) > 2
+    assert "load_average" in figures
+    for label, figure in figures.items():
+        assert set(figure) == {"value", "unit", "low", "high"}, label
+        assert isinstance(figure["unit"], str)
+        assert figure["unit"]
+        numbers = [figure[k] for k in ("low", "value", "high")]
+        assert all(math.isfinite(n) for n in numbers), label
+        assert numbers == sorted(numbers), label
+
+
+def test_the_engines_random_model_has_the_shipped_ones_shape() -> None:
+    shipped = {n: p.shape for n, p in load_base("tiny").model.named_parameters()}
+    assert {n: p.shape for n, p in random_model().named_parameters()} == shipped
+
+
+def test_the_documents_show_value_and_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr(bench, "OUT", tmp_path / "build" / "bench")
+    records = tmp_path / "build" / "bench" / "records"
+    records.mkdir(parents=True)
+    record = {
+        "name": "x",
+        "title": "X",
+        "date": "2026-01-01",
+        "seconds": 1.0,
+        "load_before": 0.5,
+        "load_after": 0.75,
+        "machine": {"cpu": "c"},
+        "figures": {"speed": {"value": 2.0, "unit": "1/s", "low": 1.5, "high": 2.5}},
+        "cannot_run": None,
+    }
+    (records / "x.json").write_text(json.dumps(record))
+    bench.write_docs()
+    text = (tmp_path / "docs" / "benchmarks.md").read_text()
+    assert "| speed | 2 | 1/s | 1.5 | 2.5 |" in text
+    assert "load 0.5 to 0.75" in text
+
+
+def test_agreement_of_the_rankings_is_surer_with_more_episodes() -> None:
+    world, service = [0.9, 0.7, 0.5, 0.3], [0.85, 0.7, 0.45, 0.35]
+    few, many = agreement(world, service, 10), agreement(world, service, 1000)
+    assert few["value"] == many["value"] == 1.0
+    assert many["low"] > few["low"]
