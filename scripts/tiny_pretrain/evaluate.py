@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 import time
 from collections import defaultdict
@@ -22,13 +23,18 @@ ITEMS = range(2, 7)
 
 @dataclass(frozen=True)
 class Case:
-    """One probe: the prompt, what must come, and in which figures it counts."""
+    """One probe: the prompt, what must come, and in which figures it counts.
+
+    `whole` says that a text must be the expected string and nothing else; where the words around a
+    value are free, it must hold the value.
+    """
 
     figures: tuple[str, ...]
     family: str
     prompt: str
     expected: dict[str, Any] | str
     tools: list[dict[str, Any]]
+    whole: bool = True
 
 
 def items_shown(messages: Sequence[dict[str, Any]]) -> int | None:
@@ -80,7 +86,11 @@ def cases(count: int, longest: int = 6000, split: str = "heldout") -> list[Case]
             taken.add(key)
             held[key] += 1
             unique = tuple(dict.fromkeys(figures))
-            out.append(Case(unique, dialogue.family, prompt, probe.expected, dialogue.tools))
+            said = (dialogue.messages[probe.message].get("content") or "").strip()
+            out.append(
+                Case(unique, dialogue.family, prompt, probe.expected, dialogue.tools,
+                     whole=said == probe.expected)
+            )  # fmt: skip
     return out
 
 
@@ -109,9 +119,13 @@ def answers(folder: Path, prompts: Sequence[str], batch: int = 48) -> list[str]:
 
 
 def is_right(case: Case, text: str) -> bool:
-    """Whether the first call equals the expected one, or the text holds the expected string."""
+    """Whether the first call equals the expected one; or the text, which must have ended, is the
+    expected string, or holds it apart from other words where its words are free."""
     if isinstance(case.expected, str):
-        return case.expected in text
+        if case.whole:
+            return text.strip() == case.expected
+        held = re.search(rf"(?<!\w){re.escape(case.expected)}(?!\w)", text)
+        return held is not None and not text.endswith("<|cut|>")
     calls = parse_assistant(text).get("tool_calls") or []
     if not calls:
         return False
