@@ -201,14 +201,18 @@ def _produce(
 def stream(
     folder: Path, options: DataOptions, seed: int, rank: int, chunk: int, index: int
 ) -> Iterator[Batch]:
-    """Batches from position (chunk, index) on, for ever, made in the background."""
+    """Batches from position (chunk, index) on, made in the background until it is closed."""
     context = mp.get_context("spawn")
     queue = context.Queue(maxsize=3)
     arguments = (queue, str(folder), options, seed, rank, chunk, os.getpid())
     process = context.Process(target=_produce, args=arguments, daemon=True)
     process.start()
     first = True
-    while True:
-        batches = queue.get(timeout=600)
-        yield from (batches[index:] if first else batches)
-        first = False
+    try:
+        while True:
+            batches = queue.get(timeout=600)
+            yield from (batches[index:] if first else batches)
+            first = False
+    finally:
+        process.terminate()
+        process.join()
