@@ -1,18 +1,29 @@
-"""Every command that the README shows is run here, in its order, on a small scale."""
+"""Every command that the README shows is run here, in its order, on a small scale; its Python
+block too. What serves goes on serving, and clients ask it what the README says they can ask."""
 
+import json
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from traffic import conversations, write_jsonl
+from understudy import OpenAI
+from understudy.core.ids import uuid7
+from understudy.core.types import ModelRef
 from understudy.demo import owner_check
+from understudy.gateway.routing import draw
+from understudy.store import SQLiteStore
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,7 +32,7 @@ SMALL = {  # what is added to a command of the README so that it takes seconds
     "train grpo": "--set steps=1 --set scenarios_per_step=2 --set group_size=2 --set pool=20 "
     "--set max_turns=4 --quiet --threads 1",
 }
-SERVES = ("up", "engine serve")
+STUB = ROOT / "tests" / "gateway" / "stub_upstream.py"
 
 
 def readme_commands() -> list[str]:
@@ -45,19 +56,80 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 async def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "conversations.jsonl.gz", await conversations(tmp_path, 30))
     shutil.copyfile(str(owner_check.__file__), tmp_path / "check.py")
-    ran = 0
-    for line in readme_commands():
-        if not line.startswith("understudy "):
-            continue
-        arguments = shlex.split(line)[1:]
-        name = " ".join(arguments[:2])
-        if any(name.startswith(s) for s in SERVES):
-            _serves(arguments, tmp_path)
-        else:
-            done = _run([*arguments, *shlex.split(SMALL.get(name, ""))], tmp_path)
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        ran += 1
-    assert ran >= 10
+    ran: list[str] = []
+    with ExitStack() as stack:
+
+        def serve(*command: str) -> str:
+            return stack.enter_context(_serving([sys.executable, *command], tmp_path))
+
+        provider, port = serve(str(STUB)), _free_port()
+        gateway = ""
+        for line in readme_commands():
+            if not line.startswith("understudy "):
+                continue
+            arguments = shlex.split(line)[1:]
+            if arguments[0] == "up":
+                arguments[arguments.index("--upstream") + 1] = provider
+                arguments += ["--port", "0", "--engine-url", f"http://127.0.0.1:{port}"]
+                gateway = serve("-m", "understudy.cli", *arguments)
+                _run_python_block(gateway, tmp_path)
+            elif arguments[:2] == ["engine", "serve"]:
+                serve("-m", "understudy.cli", *arguments, "--port", str(port))
+            else:
+                more = shlex.split(SMALL.get(" ".join(arguments[:2]), ""))
+                done = _run([*arguments, *more], tmp_path)
+                assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+            if arguments[0] in ("deploy", "rollback"):
+                _everything_deployed_answers(gateway, tmp_path / "understudy.db")
+            ran.append(arguments[0])
+    assert len(ran) >= 10
+    assert ran.count("deploy") == 2
+    with SQLiteStore.open(tmp_path / "understudy.db") as store:
+        (episode,) = store.read_episodes(workload="support", limit=1)
+        assert [f.name for f in episode.feedback] == ["thumb"]
+        assert episode.metadata == {"ticket": {"id": 17}}
+        (served,) = {
+            c.served
+            for s in store.find_completions(alias="prod", limit=1000)
+            if (c := store.read_completion(s.id)) is not None and c.output_ids and c.logprobs
+        }
+    assert served == ModelRef("rehearsed")  # by the engine, which gives ids and logprobs
+
+
+def _run_python_block(gateway: str, folder: Path) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", block + "\nprint(reply.choices[0].message.content)"],
+        cwd=folder,
+        env={**_environment(), "UNDERSTUDY_BASE_URL": gateway},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "Hello\n"), done.stderr  # the stand-in echoes
+
+
+def _everything_deployed_answers(gateway: str, path: Path) -> None:
+    """Under `prod`, each policy of the deployment answers the episodes that are drawn for it, once
+    the gateway has seen the deployment."""
+    with SQLiteStore.open(path) as store:
+        deployed = store.deployments()["prod"]
+    until = time.monotonic() + 20
+    for policy, _ in deployed.shares:
+        ids = (i for i in iter(uuid7, "") if draw(deployed, i) == policy)
+        while _answered_by(gateway, next(ids)) != policy.name:
+            assert time.monotonic() < until, f"{policy.name} does not answer under prod"
+
+
+def _answered_by(gateway: str, episode_id: str) -> str:
+    with OpenAI(base_url=gateway, max_retries=0) as client:
+        with client.episode(id=episode_id):
+            answer = client.chat.completions.create(
+                model="prod", messages=[{"role": "user", "content": "Hello"}], max_tokens=8
+            )
+    assert answer.choices[0].message.role == "assistant"
+    return answer.model
 
 
 def _environment() -> dict[str, str]:
@@ -81,9 +153,9 @@ def _run(arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str
     )
 
 
-def _serves(arguments: list[str], folder: Path) -> None:
+@contextmanager
+def _serving(command: list[str], folder: Path) -> Iterator[str]:
     """A command that serves: it prints a line of JSON with its URL, and ends when told to."""
-    command = [sys.executable, "-m", "understudy.cli", *arguments, "--port", "0"]
     with subprocess.Popen(
         command, cwd=folder, env=_environment(), stdout=subprocess.PIPE, text=True
     ) as process:
@@ -91,9 +163,16 @@ def _serves(arguments: list[str], folder: Path) -> None:
             assert process.stdout is not None
             line = process.stdout.readline()
             assert '"url"' in line, line
+            yield str(json.loads(line)["url"])
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from openai._models import FinalRequestOptions
 from understudy.core.ids import uuid7
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8400/v1"
+MAX_METADATA = 64 << 10  # bytes of an episode's metadata as JSON: it travels with each call
 _HEADER = "x-understudy-"
 _Client = TypeVar("_Client")
 _current: ContextVar["_Scope[Any] | None"] = ContextVar("understudy_episode", default=None)
@@ -44,7 +45,7 @@ class _Scope(Generic[_Client]):
             "episode": self.id,
             "workload": self.workload,
             "scenario": self.scenario,
-            "metadata": json.dumps(dict(self.metadata)) if self.metadata else None,
+            "metadata": _encoded(self.metadata) if self.metadata else None,
             "caused-by": self.caused_by,
         }
         return {_HEADER + k: v for k, v in said.items() if v is not None}
@@ -96,8 +97,20 @@ class AsyncEpisode(_Scope["AsyncOpenAI"]):
         return str(answer["id"])
 
 
+def _encoded(metadata: Mapping[str, Any]) -> str:
+    """One header's worth of ASCII. Raises ValueError where it is too much for one."""
+    text = json.dumps(dict(metadata))
+    if len(text) > MAX_METADATA:
+        raise ValueError(
+            f"metadata is {len(text)} bytes as JSON, more than {MAX_METADATA}: "
+            "keep what is large elsewhere and name it here"
+        )
+    return text
+
+
 @contextmanager
 def _entered(scope: Any) -> Iterator[Any]:
+    _encoded(scope.metadata)  # refused here, before a call of the agent's fails for it
     token = _current.set(scope)
     try:
         yield scope
@@ -137,7 +150,10 @@ class OpenAI(openai.OpenAI):
         id: str | None = None,
         caused_by: str | None = None,
     ) -> Iterator[Episode]:
-        """Every call of this package's clients within belongs to one episode."""
+        """Every call of this package's clients within belongs to one episode.
+
+        Raises ValueError for metadata of more than MAX_METADATA bytes as JSON.
+        """
         scope = Episode(self, id or uuid7(), workload, scenario, metadata or {}, caused_by)
         with _entered(scope):
             yield scope

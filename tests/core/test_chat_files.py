@@ -1,5 +1,6 @@
 import gzip
 import json
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from understudy.core.chat_files import (
     training_rows,
     write_rows,
 )
-from understudy.core.ids import uuid7_time
 from understudy.core.types import ToolResult
 from understudy.store import SQLiteStore
 
@@ -136,11 +136,13 @@ def test_importing_again_gives_the_same_ids_and_equal_rows_stay_apart() -> None:
     assert not {e.id for e in once} & {e.id for e in other}
 
 
-def test_derived_ids_are_in_order_and_carry_the_time() -> None:
+def test_derived_ids_are_in_order_and_know_nothing_of_the_files_time() -> None:
     (episode,), _ = read(row(), created_at=1_700_000_000.0)
     made = [episode.id, *(c.id for c in episode.completions)]
     assert made == sorted(made)
-    assert uuid7_time(episode.id) == pytest.approx(1_700_000_000.0, abs=0.001)
+    assert uuid.UUID(episode.id).version == 8
+    (copied,), _ = read(row(), created_at=1_800_000_000.0)
+    assert [copied.id, *(c.id for c in copied.completions)] == made
 
 
 @pytest.mark.parametrize("name", ["chats.jsonl", "chats.jsonl.gz"])

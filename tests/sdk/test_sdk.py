@@ -8,6 +8,7 @@ import pytest
 
 import understudy
 from understudy import AsyncOpenAI, OpenAI
+from understudy.sdk import MAX_METADATA
 
 
 def ask(client: Any, text: str) -> Any:
@@ -27,6 +28,19 @@ async def test_calls_within_belong_to_the_episode(running: Any) -> None:
     assert found.metadata == {"ticket": {"é": 1}}
     assert [(f.name, f.value, f.comment) for f in found.feedback] == [("thumb", True, "nice")]
     assert len(list(running.gateway.store.read_episodes())) == 2
+
+
+async def test_large_metadata_arrives_and_too_large_is_refused_before_any_call(
+    running: Any,
+) -> None:
+    largest = {"ticket": "x" * (MAX_METADATA - len('{"ticket": ""}'))}
+    async with AsyncOpenAI(base_url=running.url) as client:
+        with client.episode(metadata=largest) as episode:
+            await ask(client, "one")
+        with pytest.raises(ValueError, match="65537 bytes as JSON, more than 65536"):
+            with client.episode(metadata={"ticket": largest["ticket"] + "x"}):
+                pass
+    assert running.gateway.store.read_episode(episode.id).metadata == largest
 
 
 async def test_interleaved_episodes_stay_apart(running: Any) -> None:

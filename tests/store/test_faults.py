@@ -15,6 +15,7 @@ import pytest
 from understudy.core.ids import uuid7
 from understudy.core.types import Completion, ModelRef, Policy, Request
 from understudy.store import SQLiteStore, StoreError
+from understudy.store.spill import Spill
 
 _WRITER = """
 import sys
@@ -86,6 +87,21 @@ def test_a_refusing_disk_spills_and_what_was_spilled_comes_back(tmp_path: Path) 
         assert [store.read_completion(r.id) for r in records] == records
         assert store.counts()["dropped"] == {}
     assert not list(tmp_path.glob("*.spill-*"))
+
+
+def test_what_was_spilled_is_erased_too(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+    request = Request(({"role": "user", "content": "zanzibar"},), ModelRef("m"), episode_id="e")
+    with SQLiteStore.open(path) as store:
+        spill = Spill(path)  # as another process has one
+        spill.write([Completion(uuid7(), request, "ok", {"role": "assistant", "content": "y"})])
+        with pytest.raises(StoreError, match="captured records wait in"):
+            store.erase_now("e")
+        spill.release()  # it ends
+        assert store.erase_now("e") == 1
+    assert not list(tmp_path.glob("*.spill-*"))
+    for file in tmp_path.iterdir():
+        assert b"zanzibar" not in file.read_bytes()
 
 
 @pytest.mark.usefixtures("impatient")

@@ -248,6 +248,16 @@ def test_erasing_a_subject_leaves_no_trace(store: SQLiteStore) -> None:
     assert store.read_completion(again.id) == again
 
 
+def test_a_subject_is_found_at_any_depth_of_the_metadata(store: SQLiteStore) -> None:
+    nested: list[Any] = [{"ticket": {"customer": "ann"}}, {"tags": [{"who": ["ann"]}]}]
+    store.write([call(f"e{n}", metadata=m) for n, m in enumerate(nested)])
+    others: list[Any] = [{"ticket": {"ann": "bob"}}, {"ticket": True}, {"ticket": {"x": "annie"}}]
+    store.write([call(f"o{n}", metadata=m) for n, m in enumerate(others)])
+    assert store.erase_now("ann") == 2
+    assert store.erase_now("1") == 0  # true is no name
+    assert [e.id for e in store.read_episodes()] == ["o0", "o1", "o2"]
+
+
 def test_a_newer_file_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     SQLiteStore.open(path).close()

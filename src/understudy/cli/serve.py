@@ -27,11 +27,13 @@ def up(
         list[str] | None, typer.Option(help="A model that the upstream serves (repeatable).")
     ] = None,
     engine_url: Annotated[
-        str | None, typer.Option(help="An engine that serves adapters, beside the upstream.")
-    ] = None,
+        str, typer.Option(help="The engine that serves what is deployed and no --model names.")
+    ] = "http://127.0.0.1:8401",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8400,
 ) -> None:
     """Start the gateway: a drop-in OpenAI endpoint that captures what passes.
+
+    The first --model is deployed as `prod`, unless the store has a `prod` already.
 
     Example: understudy up --upstream https://api.openai.com/v1 --key-env OPENAI_API_KEY
              --model gpt-4o
@@ -42,19 +44,42 @@ def up(
     if (config is None) == (upstream is None):
         raise ValueError("name either --config FILE or --upstream URL")
     if config is None:
-        upstreams: dict[str, Any] = {"default": {"base_url": upstream, "api_key_env": key_env}}
-        if engine_url:
-            upstreams["engine"] = {"base_url": engine_url, "kind": "engine"}
+        at = engine_url.rstrip("/")  # as `engine serve` prints it, or with /v1
+        upstreams: dict[str, Any] = {
+            "default": {"base_url": upstream, "api_key_env": key_env},
+            "engine": {"base_url": f"{at.removesuffix('/v1')}/v1", "kind": "engine"},
+        }
         config = store.with_suffix(".gateway.json")
         models = dict.fromkeys(model or [], "default")
-        write_json(config, {"store": str(store), "upstreams": upstreams, "models": models})
+        write_json(
+            config,
+            {
+                "store": str(store),
+                "upstreams": upstreams,
+                "models": models,
+                "deployed": "engine",
+            },
+        )
+        if model:
+            _deploy_first(store, model[0])
     code = gateway_main(["--config", str(config), "--store", str(store), "--port", str(port)])
     raise typer.Exit(code)
 
 
+def _deploy_first(store: Path, model: str) -> None:
+    """`prod` is this model where it is nothing yet, so that clients can ask for it at once."""
+    from understudy.core.types import ModelRef, Policy
+
+    with open_store(store, create=True) as db:
+        if "prod" not in db.deployments():
+            db.deploy_now("prod", [(Policy(model, ModelRef(model)), 1.0)], expected=0)
+
+
 @engine.command("serve")
 def engine_serve(
-    base: Annotated[str, typer.Argument(help="A base model: a folder, a hub name, or 'tiny'.")],
+    base: Annotated[
+        str, typer.Argument(help="A base model: a folder in Hugging Face format, or 'tiny'.")
+    ],
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME=FOLDER, repeatable; a run's folder will do.")
     ] = None,

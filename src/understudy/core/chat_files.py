@@ -147,7 +147,7 @@ def episode_from_row(row: Mapping[str, Any], options: ImportOptions, origin: str
     scenario = row.get(options.scenario)
     scenario_id = None if scenario is None else _name(options.scenario, scenario)
     model = ModelRef(_name("model", row.get("model") or options.model))
-    ids = _Ids(origin, options.created_at)
+    ids = _Ids(origin)
     episode_id = ids.new()
     said, results = _split_results(messages)
     completions = tuple(
@@ -252,19 +252,20 @@ def _split_results(
 
 
 class _Ids:
-    """UUIDv7s that derive from where they came from: the same row, the same ids, in order."""
+    """UUIDs of version 8 (RFC 9562, section 5.8) that derive from the row alone, whenever its file
+    was written: the same row, the same ids, in order."""
 
-    def __init__(self, origin: str, created_at: float) -> None:
-        self._digest = hashlib.sha256(origin.encode("utf-8", "surrogatepass")).digest()
-        self._ms = int(created_at * 1000)
+    def __init__(self, origin: str) -> None:
+        digest = hashlib.sha256(origin.encode("utf-8", "surrogatepass")).digest()
+        self._head = int.from_bytes(digest[8:13])  # 40 bits; 20 that count follow them
+        self._tail = int.from_bytes(digest[:8]) & ((1 << 62) - 1)
         self._n = 0
 
     def new(self) -> str:
-        # the 12 bits after the timestamp count, further ones carry into the timestamp
-        ms, counter = self._ms + (self._n >> 12), self._n & 0xFFF
+        high, low = self._n >> 12, self._n & 0xFFF
         self._n += 1
-        random = int.from_bytes(self._digest[:8]) & ((1 << 62) - 1)
-        h = f"{ms << 80 | 0x7 << 76 | counter << 64 | 0b10 << 62 | random:032x}"
+        value = self._head << 88 | high << 80 | 0x8 << 76 | low << 64 | 0b10 << 62 | self._tail
+        h = f"{value:032x}"
         return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 

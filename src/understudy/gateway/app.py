@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from understudy.gateway.routing import Router
 from understudy.store import SQLiteStore, StoreError
 
 MAX_BODY = 64 << 20
+MAX_HEADER = 128 << 10  # the SDK's 64 KiB of metadata, with room
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -36,11 +38,13 @@ class Gateway:
         self.proxy = Proxy(config, self.store, self.router, session)
         self.started_at = time.time()
         self.requests = 0
+        self.poll_fault: str | None = None  # why deployments and keys are not seen at the moment
 
     def routes(self) -> list[web.RouteDef]:
         return [
             web.post("/v1/chat/completions", self._guard(self.proxy.chat)),
             web.get("/v1/models", self._guard(self._models)),
+            web.get("/v1/models/{name:.+}", self._guard(self._model)),
             web.post("/v1/feedback", self._guard(self._feedback)),
             web.get("/v1/episodes/{id}", self._guard(self._episode)),
             web.get("/health", self._guard(self._health)),
@@ -74,12 +78,19 @@ class Gateway:
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         self.router.check_key(request.headers.get("Authorization"), "infer")
-        created = int(self.started_at)
-        data = [
-            {"id": name, "object": "model", "created": created, "owned_by": "understudy"}
-            for name in self.router.names
-        ]
+        data = [self._described(name) for name in self.router.names]
         return web.json_response({"object": "list", "data": data})
+
+    async def _model(self, request: web.Request) -> web.StreamResponse:
+        self.router.check_key(request.headers.get("Authorization"), "infer")
+        name = request.match_info["name"]
+        if name not in self.router.names:
+            raise self.router.unknown(name)
+        return web.json_response(self._described(name))
+
+    def _described(self, name: str) -> dict[str, Any]:
+        created = int(self.started_at)
+        return {"id": name, "object": "model", "created": created, "owned_by": "understudy"}
 
     async def _feedback(self, request: web.Request) -> web.StreamResponse:
         self.router.check_key(request.headers.get("Authorization"), "feedback")
@@ -95,7 +106,7 @@ class Gateway:
         return web.json_response(episode_to_json(episode))
 
     async def _health(self, request: web.Request) -> web.StreamResponse:
-        fault = self.store.stats()["fault"]
+        fault = self.store.stats()["fault"] or self.poll_fault
         return web.json_response({"status": "ok" if fault is None else "degraded", "fault": fault})
 
     async def _stats(self, request: web.Request) -> web.StreamResponse:
@@ -111,10 +122,15 @@ class Gateway:
         )
 
     async def poll(self) -> None:
-        """See new deployments and keys, until cancelled."""
+        """See new deployments and keys, until cancelled. While the store cannot be read, those
+        that are known stay in force."""
         while True:
             await asyncio.sleep(self.config.poll_s)
-            self.router.refresh()
+            try:
+                await asyncio.to_thread(self.router.refresh)
+                self.poll_fault = None
+            except sqlite3.Error as error:
+                self.poll_fault = f"deployments and keys cannot be read: {error}"
 
 
 def parse_feedback(data: bytes) -> Feedback:
@@ -189,7 +205,12 @@ async def start(config: GatewayConfig) -> Running:
     app = web.Application(client_max_size=MAX_BODY)
     app.add_routes(gateway.routes())
     runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=config.drain_s
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        shutdown_timeout=config.drain_s,
+        max_line_size=MAX_HEADER,
+        max_field_size=MAX_HEADER,
     )
     try:
         await runner.setup()

@@ -29,7 +29,8 @@ class Upstream(BaseModel):
 
 
 class GatewayConfig(BaseModel):
-    """`models` maps a model's name to its upstream. Aliases are the store's deployments.
+    """`models` maps a model's name to its upstream. Aliases are the store's deployments; a model
+    that is deployed but not in `models` is looked for at the upstream `deployed`.
 
     `capture`: `durable` ends a reply after its commit; `batched` commits within 30 ms (what a
     power cut may lose; a killed gateway may lose what was not yet committed); `off` keeps nothing.
@@ -40,6 +41,7 @@ class GatewayConfig(BaseModel):
     store: str
     upstreams: dict[str, Upstream]
     models: dict[str, str] = {}
+    deployed: str | None = None
     capture: Capture = "batched"
     host: str = "127.0.0.1"
     port: int = Field(8400, ge=0, le=65535)
@@ -54,6 +56,8 @@ class GatewayConfig(BaseModel):
         for model, upstream in self.models.items():
             if upstream not in self.upstreams:
                 raise ValueError(f"model {model!r} names an upstream {upstream!r} that is not here")
+        if self.deployed is not None and self.deployed not in self.upstreams:
+            raise ValueError(f"deployed names an upstream {self.deployed!r} that is not here")
         if not self.require_key and not _is_loopback(self.host):
             raise ValueError(f"host {self.host} is open to others: set require_key to true")
         return self

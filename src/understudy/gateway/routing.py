@@ -51,23 +51,27 @@ class Router:
         """Every name that a request may ask for."""
         return sorted({*self._config.models, *self.deployments})
 
+    def unknown(self, name: str) -> WireError:
+        """What a request for a name that nothing has is told."""
+        known = ", ".join(self.names) or "none"
+        line = f"there is no model {name!r}; the models are: {known}"
+        return WireError(line, param="model", status=404, code="model_not_found")
+
     def resolve(self, name: str, episode_id: str) -> Route:
         """Raises WireError: 404 for an unknown name, 503 for a policy without an upstream."""
         deployment = self.deployments.get(name)
         if deployment is None:
             upstream = self._config.models.get(name)
             if upstream is None:
-                known = ", ".join(self.names) or "none"
-                raise WireError(
-                    f"there is no model {name!r}; the models are: {known}",
-                    param="model", status=404, code="model_not_found",
-                )  # fmt: skip
+                raise self.unknown(name)
             return Route(upstream, name)
         policy = self._choose(deployment, episode_id)
         ref = policy.model
         for candidate in (str(ref), ref.adapter, ref.base):
             if candidate is not None and candidate in self._config.models:
                 return Route(self._config.models[candidate], str(ref), name, policy)
+        if self._config.deployed is not None:
+            return Route(self._config.deployed, str(ref), name, policy)
         raise WireError(
             f"alias {name!r} is deployed to {ref}, for which no upstream is configured", status=503
         )

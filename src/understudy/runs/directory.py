@@ -3,7 +3,6 @@
 RUN/
   run.json         resolved configuration, seed, state, versions of what made it
   metrics.jsonl    one line a step
-  store.sqlite     the run's own store: the completions of its rehearsals, judges and users
   checkpoints/     what resuming needs
   artefacts/       what the run is for: adapters, worlds, reports, tables
   lock             held by the one process that writes
@@ -137,10 +136,6 @@ class Run:
     def reason(self) -> str | None:
         """Why it failed or was interrupted, where that is known."""
         return self._record.get("reason")
-
-    @property
-    def store_path(self) -> Path:
-        return self.path / "store.sqlite"
 
     @property
     def checkpoints(self) -> Path:

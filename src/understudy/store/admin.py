@@ -124,9 +124,11 @@ def keys(connection: sqlite3.Connection) -> dict[bytes, frozenset[str]]:
 
 
 def erase(connection: sqlite3.Connection, subject: str) -> int:
-    """Delete the subject's episodes and every body that nobody else shares."""
+    """Delete the subject's episodes and every body that nobody else shares. The subject is an
+    episode's id, or a text or a number at any depth of its metadata."""
     named = (
-        "EXISTS (SELECT 1 FROM json_each({0}.metadata) j WHERE CAST(j.value AS TEXT) = :subject)"
+        "EXISTS (SELECT 1 FROM json_tree({0}.metadata) j "
+        "WHERE j.type IN ('text', 'integer', 'real') AND CAST(j.atom AS TEXT) = :subject)"
     )
     whose = {"subject": subject}
     found = connection.execute(

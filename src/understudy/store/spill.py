@@ -81,6 +81,10 @@ class Spill:
                 self._file.close()
             self._path = self._file = None
 
+    def waiting(self) -> list[Path]:
+        """Files whose records are not in the database yet, whoever holds them."""
+        return sorted(self._folder.glob(f"{self._stem}*.jsonl"))
+
     def orphans(self) -> Iterator[tuple[Path, IO[str]]]:
         """Files that no process holds, locked and open. The caller removes and closes them."""
         for path in sorted(self._folder.glob(f"{self._stem}*.jsonl")):

@@ -65,6 +65,9 @@ class SQLiteStore:
         self._reading.execute("PRAGMA query_only = ON")
         prepare(self._reading)
         self._lock = threading.RLock()
+        self._control = _connect(path)  # for deployments and keys: never behind a long read
+        self._control.execute("PRAGMA query_only = ON")
+        self._control_lock = threading.Lock()
         self._writing = writing
         self._writer = Writer(writing, Spill(path, spill_folder), max_bytes)
         self._closed = False
@@ -97,6 +100,8 @@ class SQLiteStore:
         self._writer.close()
         with self._lock:
             self._reading.close()
+        with self._control_lock:
+            self._control.close()
         self._writing.close()
 
     def __enter__(self) -> Self:
@@ -300,16 +305,16 @@ class SQLiteStore:
 
     def deployments(self) -> dict[str, Deployment]:
         """The current deployment of every alias."""
-        with self._lock:
-            return admin.deployments(self._reading)
+        with self._control_lock:
+            return admin.deployments(self._control)
 
     async def deployment(self, alias: str) -> Deployment | None:
         return self.deployments().get(alias)
 
     def control_version(self) -> tuple[int, int, int]:
         """Changes whenever a deployment or a key does; cheap enough to ask ten times a second."""
-        with self._lock:
-            row = self._reading.execute(
+        with self._control_lock:
+            row = self._control.execute(
                 "SELECT (SELECT coalesce(max(seq), 0) FROM deployments), "
                 "(SELECT count(*) FROM keys), (SELECT count(revoked_at) FROM keys)"
             ).fetchone()
@@ -328,17 +333,19 @@ class SQLiteStore:
 
     def keys(self) -> dict[bytes, frozenset[str]]:
         """Hash to scopes, of the keys in use."""
-        with self._lock:
-            return admin.keys(self._reading)
+        with self._control_lock:
+            return admin.keys(self._control)
 
     async def erase(self, subject: str) -> int:
         return await asyncio.to_thread(self.erase_now, subject)
 
     def erase_now(self, subject: str) -> int:
-        """Erase every episode whose id, or one of whose metadata values, is `subject`, with its
-        completions, feedback and bodies that nothing else shares; datasets lose it too.
-        Returns the number of episodes erased."""
-        erased: int = self._writer.call(lambda c: admin.erase(c, subject)).result()
+        """Erase every episode whose id, or a value at any depth of whose metadata, is `subject`,
+        with its completions, feedback and bodies that nothing else shares; datasets lose it too.
+        Returns the number of episodes erased. Raises StoreError while records wait in spill
+        files that cannot be brought in first."""
+        job = self._writer.call(lambda c: admin.erase(c, subject), spilled_first=True)
+        erased: int = job.result()
         with self._lock:  # the text is gone from the file and from its log
             self._reading.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return erased

@@ -55,6 +55,7 @@ class _Item:
     durable: bool = False
     future: "Future[Any] | None" = None
     job: Job | None = None
+    spilled_first: bool = False  # what waits in spill files must be in the database before
 
 
 def size_of(record: Record) -> int:
@@ -120,13 +121,14 @@ class Writer:
             self._push(_Item(records, sum(map(size_of, records)), True, future))
         return future
 
-    def call(self, job: Job) -> "Future[Any]":
-        """Run `job(connection)` in a transaction of the writer, after what is queued."""
+    def call(self, job: Job, spilled_first: bool = False) -> "Future[Any]":
+        """Run `job(connection)` in a transaction of the writer, after what is queued and, where
+        asked, what was spilled; the future raises StoreError where that cannot be brought in."""
         future: Future[Any] = Future()
         with self._cond:
             if self._stopping:
                 raise StoreError("the store is closed")
-            self._push(_Item((), 0, True, future, job))
+            self._push(_Item((), 0, True, future, job, spilled_first))
         return future
 
     def flush(self) -> "Future[None]":
@@ -190,6 +192,9 @@ class Writer:
                         break
                     self._cond.wait(left)
                 batch = [self._queue[i] for i in range(min(len(self._queue), MAX_ROWS))]
+            if any(item.spilled_first for item in batch):
+                self._spill.release()
+                self._replay()
             if batch:
                 self._write(batch)
             if self._behind and (self.fault is None or not batch):
@@ -269,6 +274,11 @@ class Writer:
     def _item(self, item: _Item, final: set[str]) -> Any:
         self._connection.execute("SAVEPOINT item")
         try:
+            if item.spilled_first and (waiting := self._spill.waiting()):
+                raise StoreError(
+                    f"captured records wait in {waiting[0]}, which another process holds or the "
+                    "store cannot take yet; end that process, or try again later"
+                )
             if item.job is not None:
                 outcome = item.job(self._connection)
                 self._check_epoch()
