@@ -93,6 +93,8 @@ async def grpo(
     try:
         with Progress("rehearse", total=config.steps, unit="steps", quiet=quiet) as progress:
             progress.advance(begin)
+            if len(scenarios) < config.scenarios_per_step:
+                progress.note(f"the traffic gives {len(scenarios)} scenarios: each step plays all")
             for step in range(begin, config.steps):
                 model = ModelRef(learner.base.name, "rehearsed", step)
                 engine.load_weights(model, learner.tensors(), learner.lora)
