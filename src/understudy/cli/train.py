@@ -49,12 +49,12 @@ def sft(
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.config import load_config
 
+    if isolated:  # before the owner's code runs
+        only_the_store([store])
     values = {"keep": "check"} if check else {}
     settings = load_config(SftConfig, config, overrides or [], values)
     judge = Check.from_file(check) if check else None
     _prepare(threads)
-    if isolated:
-        only_the_store([store])
     with open_store(store) as db:
         found = list(db.read_episodes(**({"workload": workload} if workload else {})))
     with _run(run, settings) as opened:
@@ -92,12 +92,12 @@ def grpo(
     from understudy.runs.config import load_config
     from understudy.world.model import World
 
+    if isolated:  # before the owner's code runs
+        only_the_store([])
     values = {"start": str(_adapter(start))} if start else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
     judge = Check.from_file(check)
     _prepare(threads)
-    if isolated:
-        only_the_store([])
     learned = World.load(world)
     with _run(run, settings) as opened:
         result = asyncio.run(
