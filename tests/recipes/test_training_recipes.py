@@ -90,7 +90,7 @@ def test_an_interrupted_distillation_ends_bit_for_bit_as_the_uninterrupted(
 
 
 def test_distillation_lowers_the_loss(traffic: list[Episode], tmp_path: Path) -> None:
-    config = SftConfig(lora=LORA, epochs=3, batch_episodes=8)
+    config = SftConfig(lora=LORA, epochs=3, batch_episodes=8, split="all")
     with Run.create(tmp_path / "run", config) as run:
         sft(run, traffic, config, quiet=True)
         losses = [row["loss"]["ce"] for row in run.metrics().rows]

@@ -42,6 +42,8 @@ def sft(
 ) -> None:
     """Distil captured episodes into an adapter. With --check, only those that pass it.
 
+    Episodes of the held-out split are left out, unless --set split=all.
+
     Example: understudy train sft runs/distilled --check check.py --set epochs=3
     """
     from understudy.judges.check import Check
@@ -119,6 +121,9 @@ def eval_(
     threads: ThreadsOption = 0,
 ) -> None:
     """Success of a policy in a learned world, with its interval.
+
+    It plays scenarios of the held-out split, which policies are not trained on by default. The
+    world itself has learned from all episodes, those included.
 
     Example: understudy eval runs/rehearsed --world build/world --check check.py --temperature 1
     """

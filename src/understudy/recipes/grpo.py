@@ -23,6 +23,7 @@ from understudy.judges.check import Check
 from understudy.recipes.curriculum import Curriculum
 from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of
 from understudy.recipes.rehearsal import Played, gather, play_group
+from understudy.recipes.resuming import from_checkpoint
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.machine import LoadWatch, threads_for_load
@@ -217,10 +218,7 @@ def _trainer_config(config: GrpoConfig) -> TrainerConfig:
 
 
 def _resume(run: Run, trainer: Trainer, curriculum: Curriculum) -> int:
-    folder = run.checkpoints / "last"
-    if not folder.exists():
-        return 0
-    state: dict[str, Any] = checkpoint.load(folder, trainer)
-    curriculum.restore(state["curriculum"])
-    run.rewind(state["step"] - 1)
+    state = from_checkpoint(run, trainer)
+    if "curriculum" in state:
+        curriculum.restore(state["curriculum"])
     return int(state["step"])
