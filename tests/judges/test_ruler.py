@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 from stand_in import Shown, StandInJudge, by_length, episode, scores, shown_to_judge
 
 from understudy.core.types import (
-    Completion,
     Episode,
     Feedback,
     Group,
     JudgeFailed,
     Message,
     ModelRef,
-    Request,
 )
 from understudy.judges.ruler import Ruler, shared_prefix, trajectory_key
 
@@ -152,27 +150,6 @@ async def test_two_bad_answers_fail_every_episode_with_the_reason(name: str) -> 
     for verdict in verdicts:
         assert isinstance(verdict, JudgeFailed)
         assert problem in verdict.reason
-
-
-class Broken:
-    """A stand-in for a judge that cannot be reached."""
-
-    def __init__(self, status: str) -> None:
-        self.status, self.calls = status, 0
-
-    async def complete(self, request: Request) -> Completion:
-        self.calls += 1
-        if self.status == "raise":
-            raise ConnectionError("refused")
-        return Completion("x", request, "upstream_error", error="HTTP 503")
-
-
-@pytest.mark.parametrize(("status", "words"), [("raise", "refused"), ("error", "HTTP 503")])
-async def test_a_judge_out_of_reach_is_asked_twice(status: str, words: str) -> None:
-    chat = Broken(status)
-    verdicts = await Ruler(chat, JUDGE).judge(group(1, 2))
-    assert chat.calls == 2
-    assert all(isinstance(v, JudgeFailed) and words in v.reason for v in verdicts)
 
 
 async def test_text_answers_are_read_too() -> None:

@@ -103,7 +103,7 @@ def test_what_cannot_be_learned_is_left_out_and_counted(learner: Learner) -> Non
 
 
 def test_a_distillation_says_how_many_conversations_it_learned_from(tmp_path: Path) -> None:
-    config = SftConfig(lora=LORA, epochs=1, batch_episodes=2)
+    config = SftConfig(lora=LORA, epochs=1, batch_episodes=2, split="all")
     unanswered = Episode("u", ())
     with Run.create(tmp_path / "run", config) as run:
         result = sft(run, [interleaved(), interleaved("f"), unanswered], config, quiet=True)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from understudy.cli import main
-from understudy.core.types import split_of
+from understudy.core.types import HELDOUT_SHARE, split_of
 
 CALLS = 4
 
@@ -30,7 +30,7 @@ def row(scenario: str, calls: int = CALLS, custom: bool = False) -> dict[str, An
     return {"messages": messages, "scenario": scenario}
 
 
-def scenarios(split: str, n: int, heldout: float = 0.15) -> list[str]:
+def scenarios(split: str, n: int, heldout: float = HELDOUT_SHARE) -> list[str]:
     """The first names whose episodes are learned from (`train`) or kept aside (`heldout`)."""
     names = (f"s{i}" for i in range(1000))
     found = [name for name in names if split_of(name, heldout) == split]

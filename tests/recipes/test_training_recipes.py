@@ -90,7 +90,7 @@ def test_an_interrupted_distillation_ends_bit_for_bit_as_the_uninterrupted(
 
 
 def test_distillation_lowers_the_loss(traffic: list[Episode], tmp_path: Path) -> None:
-    config = SftConfig(lora=LORA, epochs=3, batch_episodes=8)
+    config = SftConfig(lora=LORA, epochs=3, batch_episodes=8, split="all")
     with Run.create(tmp_path / "run", config) as run:
         sft(run, traffic, config, quiet=True)
         losses = [row["loss"]["ce"] for row in run.metrics().rows]
@@ -122,6 +122,17 @@ async def test_grpo_in_the_world_trains_an_adapter(
     assert abs(first["ratio_mean"] - 1) < 1e-5  # the first update is on-policy
     tensors = load_adapter(result.adapter).tensors
     assert any(t.abs().max() > 0 for k, t in tensors.items() if ".lora_B." in k)
+
+
+async def test_grpo_on_fewer_scenarios_than_a_step_wants_plays_all_and_says_so(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partial = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
+    config = GrpoConfig(**SMALL | {"steps": 1, "pool": 2, "scenarios_per_step": 5})
+    with Run.create(tmp_path / "run", config) as run:
+        result = await grpo(run, world, partial, config, threads=1)
+    assert result.steps == 1
+    assert "the traffic gives 2 scenarios: each step plays all" in capsys.readouterr().err
 
 
 async def test_recorded_logprobs_are_the_trainers_before_and_after_a_step(

@@ -42,6 +42,8 @@ def sft(
 ) -> None:
     """Distil captured episodes into an adapter. With --check, only those that pass it.
 
+    Episodes of the held-out split are left out, unless --set split=all.
+
     Example: understudy train sft runs/distilled --check check.py --set epochs=3
     """
     from understudy.judges.check import Check
@@ -49,12 +51,12 @@ def sft(
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.config import load_config
 
+    if isolated:  # before the owner's code runs
+        only_the_store([store])
     values = {"keep": "check"} if check else {}
     settings = load_config(SftConfig, config, overrides or [], values)
     judge = Check.from_file(check) if check else None
     _prepare(threads)
-    if isolated:
-        only_the_store([store])
     with open_store(store) as db:
         found = list(db.read_episodes(**({"workload": workload} if workload else {})))
     with _run(run, settings) as opened:
@@ -92,12 +94,12 @@ def grpo(
     from understudy.runs.config import load_config
     from understudy.world.model import World
 
+    if isolated:  # before the owner's code runs
+        only_the_store([])
     values = {"start": str(_adapter(start))} if start else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
     judge = Check.from_file(check)
     _prepare(threads)
-    if isolated:
-        only_the_store([])
     learned = World.load(world)
     with _run(run, settings) as opened:
         result = asyncio.run(
@@ -119,6 +121,9 @@ def eval_(
     threads: ThreadsOption = 0,
 ) -> None:
     """Success of a policy in a learned world, with its interval.
+
+    It plays scenarios of the held-out split, which policies are not trained on by default. The
+    world itself has learned from all episodes, those included.
 
     Example: understudy eval runs/rehearsed --world build/world --check check.py --temperature 1
     """

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, JsonOption, StoreOption, open_store
+from understudy.core.types import HELDOUT_SHARE
 
 app = typer.Typer(help="A world learned from traffic.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -18,7 +19,7 @@ def learn(
     workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
     heldout: Annotated[
         float, typer.Option(min=0, max=0.9, help="The share kept aside to measure fidelity on.")
-    ] = 0.15,
+    ] = HELDOUT_SHARE,
     isolated: Annotated[
         bool, typer.Option(help="Refuse everything but the store, for the process's life.")
     ] = False,

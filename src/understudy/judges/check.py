@@ -46,7 +46,7 @@ class Check:
         try:
             source = path.read_bytes()
         except OSError as error:
-            raise CheckError(f"{path}: cannot be read ({error.strerror})") from None
+            raise CheckError(f"{path}: cannot be read ({error.strerror or error})") from None
         version = hashlib.sha256(source).hexdigest()[:16]
         found = getattr(_module(path, source, version), function, None)
         if not callable(found):

@@ -9,6 +9,11 @@ Cheap hardening on top: trajectories are shown in a seeded random order; the ans
 id and refused unless every id occurs exactly once with a score in [0, 1]; one retry tells the
 judge what was wrong; trajectories are fenced and declared as data; equal ones are judged once.
 What still fails is JudgeFailed for every episode concerned.
+
+The default rubric is not the published text. It says what the published four points say (whoever
+reaches the goal scores well above whoever does not; fewer detours are better; small differences,
+small gaps; some credit for progress) in other words, and adds a fifth: the tools' results count,
+not the agent's claims. Pass `rubric` for another.
 """
 
 import hashlib
@@ -20,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from understudy.core.ids import uuid7
-from understudy.core.protocols import Chat
+from understudy.core.protocols import Chat, ChatError
 from understudy.core.types import (
     Completion,
     Feedback,
@@ -214,7 +219,7 @@ class Ruler:
         for _attempt in range(2):
             try:
                 completion = await self.chat.complete(request)
-            except (OSError, TimeoutError) as error:
+            except (ChatError, OSError) as error:
                 reason = f"the judge could not be asked ({type(error).__name__}: {error})"
                 continue
             if completion.status != "ok" or completion.message is None:

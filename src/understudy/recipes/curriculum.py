@@ -22,7 +22,8 @@ class Curriculum:
         self.rates: dict[int, float] = {}  # the pass rate of scenarios worth another visit
 
     def draw(self, count: int, step: int) -> list[int]:
-        """`count` different scenario numbers for this step."""
+        """`count` different scenario numbers for this step; all of them where there are fewer."""
+        count = min(count, self.n)
         rng = random.Random(f"{self.seed}/{step}")
         worth = [(i, p * (1 - p) + 0.02) for i, p in self.rates.items()]
         chosen: list[int] = []

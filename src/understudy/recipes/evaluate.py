@@ -66,7 +66,10 @@ async def evaluate_in_world(
     seed: int,
     threads: int | None = None,
 ) -> Interval:
-    """Success of an adapter on scenarios of the world's held-out split."""
+    """Success of an adapter on scenarios of the world's held-out split.
+
+    Policies are not trained on those; the world itself has learned from all episodes, theirs too.
+    """
     file = load_adapter(adapter)
     base = load_base(file.base or "tiny")
     engine, chat = make_engine(base, threads)

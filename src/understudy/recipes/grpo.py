@@ -23,6 +23,7 @@ from understudy.judges.check import Check
 from understudy.recipes.curriculum import Curriculum
 from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of
 from understudy.recipes.rehearsal import Played, gather, play_group
+from understudy.recipes.resuming import from_checkpoint
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.machine import LoadWatch, threads_for_load
@@ -94,6 +95,8 @@ async def grpo(
     try:
         with Progress("rehearse", total=config.steps, unit="steps", quiet=quiet) as progress:
             progress.advance(begin)
+            if len(scenarios) < config.scenarios_per_step:
+                progress.note(f"the traffic gives {len(scenarios)} scenarios: each step plays all")
             for step in range(begin, config.steps):
                 model = ModelRef(learner.base.name, "rehearsed", step)
                 engine.load_weights(model, learner.tensors(), learner.lora)
@@ -216,10 +219,7 @@ def _trainer_config(config: GrpoConfig) -> TrainerConfig:
 
 
 def _resume(run: Run, trainer: Trainer, curriculum: Curriculum) -> int:
-    folder = run.checkpoints / "last"
-    if not folder.exists():
-        return 0
-    state: dict[str, Any] = checkpoint.load(folder, trainer)
-    curriculum.restore(state["curriculum"])
-    run.rewind(state["step"] - 1)
+    state = from_checkpoint(run, trainer)
+    if "curriculum" in state:
+        curriculum.restore(state["curriculum"])
     return int(state["step"])

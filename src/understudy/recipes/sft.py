@@ -15,15 +15,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.forest import Conversation, final_conversations
 from understudy.core.rows import Row, supervised_rows
-from understudy.core.types import Episode, JudgeFailed, is_function, select_reward
+from understudy.core.types import Episode, JudgeFailed, Split, is_function, select_reward, split_of
 from understudy.judges.check import Check
 from understudy.recipes.learner import Learner, Lora, make_learner, prompt_of
+from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -36,6 +37,7 @@ class SftConfig(Config):
     base: str = "tiny"
     start: str | None = None  # an adapter folder to go on from
     lora: Lora = Lora()
+    split: Split | Literal["all"] = "train"  # `heldout` is what `eval` plays
     keep: Literal["all", "check", "feedback"] = "all"
     feedback: str = "thumb"  # the name that `keep=feedback` selects by
     threshold: float = 1.0  # kept from this reward on
@@ -69,9 +71,13 @@ def sft(
 ) -> SftResult:
     """Train an adapter on the episodes that are kept; resumes from the run's checkpoint.
 
-    Raises ValueError where nothing is left to train on.
+    A resumed run goes on with the episodes that it began with, whatever else is given. Raises
+    ValueError where some of those are gone, or nothing is left to train on.
     """
-    kept, left_out = select(episodes, config, check)
+    given = [e for e in episodes if config.split in ("all", split_of(e.scenario_id or e.id))]
+    apart = len(episodes) - len(given)
+    episodes, kept, left_out = begun_with(run, given, lambda es: select(es, config, check))
+    left_out += Counter({f"not of the split {config.split}": apart})
     learner = make_learner(
         config.base, config.lora, config.seed, Path(config.start) if config.start else None
     )
@@ -194,9 +200,4 @@ def _order(rows: int, config: SftConfig) -> list[list[int]]:
 
 def _resume(run: Run, trainer: Trainer) -> int:
     """The step to go on from: 0, or what the run's last checkpoint says."""
-    folder = run.checkpoints / "last"
-    if not folder.exists():
-        return 0
-    state: dict[str, Any] = checkpoint.load(folder, trainer)
-    run.rewind(state["step"] - 1)
-    return int(state["step"])
+    return int(from_checkpoint(run, trainer)["step"])

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from understudy.core.types import Episode, split_of
+from understudy.core.types import HELDOUT_SHARE, Episode, split_of
 from understudy.runs.directory import write_json
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.learn import learn
 from understudy.world.transitions import custom_calls, transitions
 
 
-def learn_world(episodes: Sequence[Episode], out: Path, heldout: float = 0.15) -> FidelityReport:
+def learn_world(
+    episodes: Sequence[Episode], out: Path, heldout: float = HELDOUT_SHARE
+) -> FidelityReport:
     """A world in the folder `out`, with `fidelity.json` beside it.
 
     Fidelity is measured on a world that has not seen the episodes kept aside; the world that is

@@ -38,7 +38,7 @@ def save(path: str | Path, trainer: Trainer, extra: dict[str, Any] | None = None
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+    new, old = path.with_name(f".{path.name}.new"), _before(path)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     try:
@@ -46,13 +46,19 @@ def save(path: str | Path, trainer: Trainer, extra: dict[str, Any] | None = None
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
-    shutil.rmtree(old, ignore_errors=True)
     if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     new.rename(path)
     _sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a checkpoint to load at `path`."""
+    path = Path(path)
+    return path.is_dir() or _before(path).is_dir()
 
 
 def load(path: str | Path, trainer: Trainer) -> dict[str, Any]:
@@ -102,13 +108,16 @@ def _write(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
     _sync(folder)
 
 
+def _before(path: Path) -> Path:
+    """Where the checkpoint at `path` is while a new one takes its place."""
+    return path.with_name(f".{path.name}.old")
+
+
 def _existing(path: Path) -> Path:
     """The checkpoint, or the one before it where the process died between two renames."""
-    old = path.with_name(f".{path.name}.old")
-    if path.is_dir():
-        return path
-    if old.is_dir():
-        return old
+    for found in (path, _before(path)):
+        if found.is_dir():
+            return found
     raise CheckpointError(f"there is no checkpoint at {path}")
 
 

@@ -1,0 +1,52 @@
+"""What a resumed run goes on from: its last checkpoint, and the episodes that it began with."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from understudy.core.types import Episode
+from understudy.runs.directory import Run
+from understudy.train import checkpoint
+from understudy.train.trainer import Trainer
+
+EPISODES = "episodes.json"
+Choose = Callable[[Sequence[Episode]], tuple[list[Episode], Counter[str]]]
+
+
+def from_checkpoint(run: Run, trainer: Trainer) -> dict[str, Any]:
+    """Loads the run's last checkpoint, where it has one; the state that was saved with it.
+
+    Its `step` is the step to go on from. Metrics from there on are set aside.
+    """
+    folder = run.checkpoints / "last"
+    state = checkpoint.load(folder, trainer) if checkpoint.exists(folder) else {"step": 0}
+    run.rewind(state["step"] - 1)
+    return state
+
+
+def begun_with(
+    run: Run, episodes: Sequence[Episode], choose: Choose
+) -> tuple[list[Episode], list[Episode], Counter[str]]:
+    """The episodes given, those of them that `choose` kept, and why others were left out.
+
+    The choice is made once, when the run begins, and written down: a store grows, and a resumed
+    run goes on with what it began with. Raises ValueError where some of that is gone.
+    """
+    file = run.artefacts / EPISODES
+    if not file.exists():
+        kept, left_out = choose(episodes)
+        ids = {"given": [e.id for e in episodes], "kept": [e.id for e in kept]}
+        if kept:
+            run.write_artefact(EPISODES, ids | {"left_out": dict(left_out)})
+        return list(episodes), kept, left_out
+    begun = json.loads(file.read_text())
+    found = {e.id: e for e in episodes}
+    gone = [i for i in begun["given"] if i not in found]
+    if gone:
+        raise ValueError(
+            f"{run.path} began with {len(begun['given'])} episodes, and {len(gone)} of them are "
+            f"gone ({gone[0]} is the first): begin a new run"
+        )
+    given, kept = ([found[i] for i in begun[name]] for name in ("given", "kept"))
+    return given, kept, Counter(begun["left_out"])

@@ -1,0 +1,156 @@
+"""A run that was interrupted, wherever, ends as the uninterrupted one.
+
+Distillation does so bit for bit. The engine's logprobs depend in their last bits on what it decodes
+side by side, so two rehearsals of one seed sample the same and differ by that much.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from traffic import conversations, write_jsonl
+from understudy.core.chat_files import import_file
+from understudy.core.types import Episode, split_of
+from understudy.judges.check import Check
+from understudy.models.adapters import load_adapter
+from understudy.recipes.grpo import GrpoConfig, grpo
+from understudy.recipes.learner import Lora
+from understudy.recipes.sft import SftConfig, sft
+from understudy.runs.directory import Run
+from understudy.train.trainer import Trainer
+from understudy.world.learn import learn
+from understudy.world.model import World
+
+LORA = Lora(rank=2, alpha=4)
+DISTIL = SftConfig(
+    lora=LORA, epochs=1, batch_episodes=4, checkpoint_every=2, precision="fp32", split="all"
+)
+REHEARSE = GrpoConfig(
+    lora=LORA, steps=4, scenarios_per_step=2, group_size=3, pool=12, max_turns=2, max_tokens=16,
+    precision="fp32", checkpoint_every=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def traffic(tmp_path_factory: pytest.TempPathFactory) -> list[Episode]:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("traffic")
+    rows = asyncio.run(conversations(folder, 24))
+    return list(import_file(write_jsonl(folder / "c.jsonl", rows)))
+
+
+@pytest.fixture(scope="module")
+def world(traffic: list[Episode]) -> World:
+    return learn(traffic)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C at the trainer's step of this number, counted from one."""
+    steps, step = 0, Trainer.step
+
+    def stopping(self: Trainer, rows: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == number:
+            raise KeyboardInterrupt
+        return step(self, rows)
+
+    monkeypatch.setattr(Trainer, "step", stopping)
+
+
+def same(a: Path, b: Path) -> bool:
+    one, two = load_adapter(a).tensors, load_adapter(b).tensors
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def gap(a: Path, b: Path) -> float:
+    """How far two adapters are apart, for the size of the first: relative error of the norm."""
+    one, two = load_adapter(a).tensors, load_adapter(b).tensors
+    apart = sum(float((one[k] - two[k]).norm()) ** 2 for k in one if ".lora_B." in k)
+    return (apart / sum(float(one[k].norm()) ** 2 for k in one if ".lora_B." in k)) ** 0.5
+
+
+def set_aside(run: Path) -> int:
+    """The steps since the last checkpoint, which were taken twice."""
+    return (run / "metrics.rewound.jsonl").read_text().count("\n")
+
+
+def die_between_two_renames(run: Path) -> None:
+    """What a checkpoint that is being replaced looks like when the process dies."""
+    (run / "checkpoints" / "last").rename(run / "checkpoints" / ".last.old")
+
+
+@pytest.mark.parametrize("cut", [2, 4])  # before the first checkpoint, and after it
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_distillation_goes_on_with_the_episodes_it_began_with(
+    traffic: list[Episode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int, dies: bool
+) -> None:
+    with Run.create(tmp_path / "whole", DISTIL) as run:
+        whole = sft(run, traffic[:16], DISTIL, quiet=True)
+    stop_at(monkeypatch, cut)
+    with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "cut", DISTIL) as run:
+        sft(run, traffic[:16], DISTIL, quiet=True)
+    monkeypatch.undo()
+    if dies and cut == 4:
+        die_between_two_renames(tmp_path / "cut")
+    with Run.open(tmp_path / "cut") as run:  # more was captured meanwhile
+        resumed = sft(run, traffic, DISTIL, quiet=True)
+        assert [r["step"] for r in run.metrics().rows] == list(range(whole.steps))
+    assert same(whole.adapter, resumed.adapter)
+    assert set_aside(tmp_path / "cut") == 1
+
+
+def test_a_distillation_whose_episodes_are_gone_does_not_go_on(
+    traffic: list[Episode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "run", DISTIL) as run:
+        sft(run, traffic[:16], DISTIL, quiet=True)
+    monkeypatch.undo()
+    why = f"began with 16 episodes, and 3 of them are gone .{traffic[0].id} is the first"
+    with pytest.raises(ValueError, match=why), Run.open(tmp_path / "run") as run:
+        sft(run, traffic[3:], DISTIL, quiet=True)
+
+
+@pytest.mark.parametrize("cut", [2, 4])
+async def test_a_rehearsal_goes_on_as_if_nothing_had_happened(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    check = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
+    with Run.create(tmp_path / "whole", REHEARSE) as run:
+        whole = await grpo(run, world, check, REHEARSE, threads=1, quiet=True)
+        told = [(r["step"], r["reward"], r["sampled_tokens"]) for r in run.metrics().rows]
+    stop_at(monkeypatch, cut)
+    with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "cut", REHEARSE) as run:
+        await grpo(run, world, check, REHEARSE, threads=1, quiet=True)
+    monkeypatch.undo()
+    if cut == 4:
+        die_between_two_renames(tmp_path / "cut")
+    with Run.open(tmp_path / "cut") as run:
+        resumed = await grpo(run, world, check, REHEARSE, threads=1, quiet=True)
+        again = [(r["step"], r["reward"], r["sampled_tokens"]) for r in run.metrics().rows]
+    assert again == told
+    assert gap(whole.adapter, resumed.adapter) < 1e-3
+    assert set_aside(tmp_path / "cut") == 1
+
+
+def test_episodes_of_the_held_out_split_are_not_trained_on(
+    traffic: list[Episode], tmp_path: Path
+) -> None:
+    named = [e for e in traffic if split_of(e.scenario_id or e.id) == "train"][:6]
+    apart = Episode("apart", named[0].completions, scenario_id=a_heldout_name())
+    config = SftConfig(lora=LORA, epochs=1)
+    with Run.create(tmp_path / "run", config) as run:
+        result = sft(run, [*named, apart], config, quiet=True)
+    assert result.kept == 6
+    assert result.left_out == {"not of the split train": 1}
+    whole = SftConfig(lora=LORA, epochs=1, split="all")
+    with Run.create(tmp_path / "all", whole) as run:
+        assert sft(run, [*named, apart], whole, quiet=True).kept == 7
+
+
+def a_heldout_name() -> str:
+    return next(f"s{n}" for n in range(1000) if split_of(f"s{n}") == "heldout")
