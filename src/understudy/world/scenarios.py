@@ -52,17 +52,17 @@ class Book:
 
 def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]) -> Book:
     """Openings, dependent fields and later user turns of a traffic."""
-    told = [(e, _ticket(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
+    told = [(e, ticket_of(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
     told = [(e, t, u) for e, t, u in told if u]
-    speakable = _speakable(told)
+    speakable = speakable_kinds(told)
     votes = Votes()
     for _, ticket, said in told:
         for text in said:
-            votes.learn(text, {p: v for p, v in ticket.items() if _kind(p) in speakable})
-    book = Book(groups=_groups([t for _, t, _ in told], speakable))
+            votes.learn(text, {p: v for p, v in ticket.items() if kind_of(p) in speakable})
+    book = Book(groups=dependent_groups([t for _, t, _ in told], speakable))
     talks: list[tuple[Episode, dict[str, Any]]] = []
     for e, ticket, said in told:
-        fields = {p: v for p, v in ticket.items() if _kind(p) in speakable}
+        fields = {p: v for p, v in ticket.items() if kind_of(p) in speakable}
         parts = split_text(said[0], fields, votes)
         spoken = set(slots(parts))
         for text in said[1:]:
@@ -88,7 +88,7 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
     return book
 
 
-def _kind(path: str) -> str:
+def kind_of(path: str) -> str:
     return "/".join("#" if p.isdigit() else p for p in path.split("/"))
 
 
@@ -96,7 +96,7 @@ def _users(e: Episode) -> list[str]:
     return [text_of(m.get("content")) for m in e.messages if m["role"] == "user"]
 
 
-def _ticket(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
+def ticket_of(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
     """The client's metadata; without any, argument values that the user had named first."""
     if e.metadata:
         return flat(dict(e.metadata))
@@ -111,7 +111,7 @@ def _ticket(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
     return named
 
 
-def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]]) -> set[str]:
+def speakable_kinds(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]]) -> set[str]:
     """Fields that users put into words as they stand: nearly every value is found in the text
     of nearly every episode that has it. Others (choices that select a phrasing) are not slots."""
     seen: dict[str, Counter[Any]] = defaultdict(Counter)
@@ -121,8 +121,8 @@ def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]])
         for path, value in ticket.items():
             if value is None or isinstance(value, bool) or value == "":
                 continue
-            seen[_kind(path)][value] += 1
-            hit[_kind(path)][value] += bool(occurrences(text, {path: value}))
+            seen[kind_of(path)][value] += 1
+            hit[kind_of(path)][value] += bool(occurrences(text, {path: value}))
     found = set()
     for path, values in seen.items():
         n, k = sum(values.values()), sum(hit[path].values())
@@ -133,9 +133,9 @@ def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]])
     return found
 
 
-def _groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[list[str]]:
+def dependent_groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[list[str]]:
     """Fields whose values depend on each other (G test against independence), as groups."""
-    paths = sorted({p for t in tickets for p in t if _kind(p) in speakable})
+    paths = sorted({p for t in tickets for p in t if kind_of(p) in speakable})
     fields = sorted({p for t in tickets for p in t if not isinstance(t[p], bool)})
     parent = {p: p for p in fields}
 
@@ -212,7 +212,7 @@ def _recombine(
     for group in [g for g in groups if g]:
         for _ in range(12):
             donor = rng.choice(tickets)
-            if all(_fits(donor.get(p), own[p]) for p in group):
+            if all(fits(donor.get(p), own[p]) for p in group):
                 fields.update((p, donor[p]) for p in group)
                 break
     text = join(opening.parts, fields)
@@ -221,7 +221,7 @@ def _recombine(
     metadata = copy.deepcopy(opening.metadata)
     for path, value in fields.items():
         if opening.metadata:
-            _put(metadata, path, value)
+            put(metadata, path, value)
     goal = metadata if metadata else {p.lstrip("/"): v for p, v in fields.items()}
     message: Message = {"role": "user", "content": text}
     body = canonical_json([opening.origin, text, metadata])
@@ -238,7 +238,7 @@ def _recombine(
     )
 
 
-def _fits(new: Any, old: Any) -> bool:
+def fits(new: Any, old: Any) -> bool:
     """Whether a value can stand where another stood: same kind, same grammatical number."""
     if new is None or isinstance(new, (dict, list)):
         return False
@@ -247,7 +247,7 @@ def _fits(new: Any, old: Any) -> bool:
     return isinstance(new, str) == isinstance(old, str)
 
 
-def _put(target: Any, path: str, value: Any) -> None:
+def put(target: Any, path: str, value: Any) -> None:
     parts = [unescape(p) for p in path.split("/")[1:]]
     for part in parts[:-1]:
         target = target[int(part)] if isinstance(target, list) else target[part]
