@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,8 @@ from understudy.core.types import (
     text_of,
 )
 from understudy.world.users import Situation, mine_situations
-from understudy.world.values import chance, is_number, leaves, parse, unescape
+from understudy.world.values import WORD, chance, is_number, leaves, parse, unescape
+from understudy.world.values import put as make
 from understudy.world.wording import Part, Votes, flat, join, occurrences, say, slots, split_text
 
 
@@ -37,7 +38,7 @@ class Opening:
     metadata: dict[str, Any]
     tools: list[Tool]
     free: list[str]  # the fields that may change: said in some user turn
-    hidden: dict[str, Any] = field(default_factory=dict)  # values found without a ticket
+    hidden: dict[str, Any] = field(default_factory=dict)  # values said that no ticket holds
 
 
 @dataclass(slots=True)
@@ -54,6 +55,7 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
     """Openings, dependent fields and later user turns of a traffic."""
     told = [(e, ticket_of(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
     told = [(e, t, u) for e, t, u in told if u]
+    _name_known(told)
     speakable = speakable_kinds(told)
     votes = Votes()
     for _, ticket, said in told:
@@ -78,7 +80,7 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
                 dict(e.metadata),
                 list(e.tools),
                 sorted(spoken),
-                {} if e.metadata else fields,
+                {p: v for p, v in fields.items() if p not in flat(e.metadata)},
             )
         )
         talks.append((e, fields))
@@ -97,18 +99,41 @@ def _users(e: Episode) -> list[str]:
 
 
 def ticket_of(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
-    """The client's metadata; without any, argument values that the user had named first."""
-    if e.metadata:
-        return flat(dict(e.metadata))
-    first = next((text_of(m.get("content")) for m in e.messages if m["role"] == "user"), "")
-    named: dict[str, Any] = {}
+    """The client's metadata and, beside it, argument values that the user
+    said before a tool did."""
+    ticket = flat(dict(e.metadata))
+    held = {say(v, "plain") for v in ticket.values()}
+    first_said = _first_said(e)
     for t in found:
         for path, value in leaves(parse(t.arguments)):
-            if not isinstance(value, str) or len(value) < 4 or path in named:
+            if not isinstance(value, str) or len(value) < 4 or path in ticket or not path:
                 continue
-            if value in first and any(ch.isdigit() for ch in value):
-                named[path] = value
-    return named
+            known = value in held or unescape(path.split("/")[1]) in e.metadata
+            if not known and any(ch.isdigit() for ch in value) and first_said(value):
+                ticket[path] = value
+    return ticket
+
+
+def _first_said(e: Episode) -> Callable[[str], bool]:
+    """Whether a user turn holds a text before any tool result does: what the user knew, though
+    the agent may have guessed it and the user said yes."""
+    told = [
+        (m["role"] == "user", text_of(m.get("content")))
+        for m in e.messages
+        if m["role"] in ("user", "tool")
+    ]
+    return lambda value: next((user for user, text in told if value in text), False)
+
+
+def _name_known(told: Sequence[tuple[Episode, dict[str, Any], Sequence[str]]]) -> None:
+    """Add to the tickets what users said and only another episode's calls used: said by a user
+    who is asked for it, it must not stay one customer's own."""
+    known = {v: p for e, t, _ in told for p, v in t.items() if p not in flat(dict(e.metadata))}
+    for e, ticket, said in told:
+        for value in dict.fromkeys(WORD.findall("\n".join(said))):
+            path = known.get(value)
+            if path and path not in ticket and unescape(path.split("/")[1]) not in e.metadata:
+                ticket[path] = value
 
 
 def speakable_kinds(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]]) -> set[str]:
@@ -185,7 +210,7 @@ def draw_scenarios(book: Book, n: int, seed: int, split: Split) -> list[Scenario
     if not openings:
         raise ValueError(f"no captured episode belongs to the split {split!r}")
     rng = random.Random(f"scenarios:{seed}")
-    tickets = [flat(o.metadata) or o.hidden for o in openings]
+    tickets = [{**flat(o.metadata), **o.hidden} for o in openings]
     found: dict[str, Scenario] = {}
     for _ in range(20 * n + 100):
         if len(found) >= n:
@@ -203,13 +228,9 @@ def _recombine(
     tickets: Sequence[Mapping[str, Any]],
     rng: random.Random,
 ) -> Scenario | None:
-    own = flat(opening.metadata) or opening.hidden
+    own = {**flat(opening.metadata), **opening.hidden}
     fields = dict(own)
-    free = set(opening.free)
-    groups = [[p for p in g if p in free] for g in book.groups]
-    if not opening.metadata:
-        groups = [sorted(free)]
-    for group in [g for g in groups if g]:
+    for group in _free_groups(book, opening):
         for _ in range(12):
             donor = rng.choice(tickets)
             if all(fits(donor.get(p), own[p]) for p in group):
@@ -220,11 +241,13 @@ def _recombine(
         return None
     metadata = copy.deepcopy(opening.metadata)
     for path, value in fields.items():
-        if opening.metadata:
+        if path not in opening.hidden:
             put(metadata, path, value)
-    goal = metadata if metadata else {p.lstrip("/"): v for p, v in fields.items()}
+    goal = copy.deepcopy(metadata)
+    for path in opening.hidden:
+        make(goal, path, fields[path])
     message: Message = {"role": "user", "content": text}
-    body = canonical_json([opening.origin, text, metadata])
+    body = canonical_json([opening.origin, text, goal])
     digest = hashlib.sha256(body.encode()).hexdigest()[:24]
     return Scenario(
         id=f"scn_{digest}",
@@ -236,6 +259,16 @@ def _recombine(
         metadata=metadata,
         origin=opening.origin,
     )
+
+
+def _free_groups(book: Book, opening: Opening) -> list[list[str]]:
+    """The fields of an opening that may change, by groups that change together: values without a
+    ticket belong to one person and thing, so all of them do, with what they depend on."""
+    free = set(opening.free)
+    groups = [g for g in ([p for p in g if p in free] for g in book.groups) if g]
+    together = [g for g in groups if any(p in opening.hidden for p in g)]
+    apart = [g for g in groups if not any(p in opening.hidden for p in g)]
+    return [*apart, sorted(p for g in together for p in g)] if together else apart
 
 
 def fits(new: Any, old: Any) -> bool:
