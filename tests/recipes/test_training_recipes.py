@@ -159,9 +159,9 @@ async def test_recorded_logprobs_are_the_trainers_before_and_after_a_step(
                 for row in policy_rows(e, 1.0 if i % 2 else -1.0)[0]
             ]
             ours = trainer.logprobs(rows)
-            for row, logprobs in zip(rows, ours, strict=True):
-                for entry, logprob in zip(row.entries, logprobs, strict=True):
-                    assert entry.anchor == pytest.approx(logprob, abs=1e-4)
+            recorded = torch.tensor([e.anchor for row in rows for e in row.entries])
+            trained = torch.tensor([v for logprobs in ours for v in logprobs])
+            assert (recorded - trained).norm() / trained.norm() < 1e-5
             seen.append(rows)
             before = ours
             trainer.step(rows)

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import warehouse
@@ -109,3 +110,33 @@ def _asked(n: int) -> Episode:
         message={"role": "assistant", "content": "It is ordered. Anything else?"},
     )
     return Episode(f"e{n}", (completion,), metadata={"ticket": {"colour": colour, "size": size}})
+
+
+def test_values_are_mined_beside_metadata_that_nobody_says() -> None:
+    """A client's run number switches nothing off: colours with a number are drawn anew, and an
+    argument that the agent made up is not taken for the user's."""
+    world = learn([_numbered(n) for n in range(60)])
+    drawn = world.scenarios(40, seed=0)
+    captured = {str(_numbered(n).messages[0]["content"]) for n in range(60)}
+    assert sum(str(s.messages[-1]["content"]) not in captured for s in drawn) >= 10
+    for s in drawn:
+        assert set(s.metadata) == {"run"}
+        assert set(s.goal) == {"run", "shade"}
+        assert str(s.goal["shade"]) in str(s.messages[-1]["content"])
+
+
+def _numbered(n: int) -> Episode:
+    """An episode whose metadata is a run number; the shade is said, the order number is not."""
+    e = _asked(n)
+    shade, room = f"RAL-{7000 + n}", ["kitchen", "hall", "attic"][n % 3]
+    function = {"name": "paint", "arguments": f'{{"shade": "{shade}", "order": "ORD-{n}99"}}'}
+    messages: Any = [
+        {"role": "user", "content": f"Paint the {room} in {shade}, please."},
+        {"role": "assistant", "content": None,
+         "tool_calls": [{"id": "x", "type": "function", "function": function}]},
+        {"role": "tool", "tool_call_id": "x", "content": '{"ok": true}'},
+    ]  # fmt: skip
+    completion = replace(
+        e.completions[0], request=replace(e.completions[0].request, messages=tuple(messages))
+    )
+    return Episode(f"e{n}", (completion,), metadata={"run": n % 4})

@@ -166,8 +166,13 @@ class Decoder:
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """RoPE in the half-split layout: x (N, H, D), cosine and sine (N, 1, D / 2)."""
-    a, b = x.float().chunk(2, -1)
+    a, b = x.to(cosine.dtype).chunk(2, -1)
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine], -1).to(x.dtype)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Half precision raised to float32; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def attention(
@@ -177,7 +182,7 @@ def attention(
     if q_BHTD.device.type == "cpu":
         out, lse = _flash(q_BHTD, k_BHLD, v_BHLD, attn_mask=mask, scale=scale)
         return out, lse
-    scores = torch.matmul(q_BHTD, k_BHLD.transpose(-1, -2)).float() * scale
+    scores = wide(torch.matmul(q_BHTD, k_BHLD.transpose(-1, -2))) * scale
     if mask is not None:
         scores = scores + mask
     lse = scores.logsumexp(-1)

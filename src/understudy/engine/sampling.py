@@ -36,18 +36,19 @@ def draw(
     top_k: Array,
     uniform: Array,
 ) -> tuple[Tensor, Tensor]:
-    """One id and its logprob for each row: (R,) int64 and (R,) float32.
+    """One id and its logprob for each row: (R,) int64 and (R,), float32 or where the
+    logits are float64 that.
 
     The logprob is of the distribution that was sampled: after temperature, top-k and top-p.
     Temperature 0 takes the most likely token, with its logprob at temperature 1. V is a multiple
     of VOCAB_BLOCK, padded with minus infinity. A row with a NaN gets a NaN logprob.
     """
     device = logits_RV.device
-    logits_RV = logits_RV.float()
+    logits_RV = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))
     greedy = temperature == 0
     if ((temperature != 1) & ~greedy).any():
-        scale = torch.from_numpy(np.where(greedy, 1.0, temperature).astype(np.float32))
-        logits_RV = logits_RV / scale.to(device)[:, None]
+        scale = torch.from_numpy(np.where(greedy, 1.0, temperature))
+        logits_RV = logits_RV / scale.to(device, logits_RV.dtype)[:, None]
     narrowed = np.flatnonzero(((top_p < 1) | (top_k > 0)) & ~greedy)
     if len(narrowed):
         rows = torch.from_numpy(narrowed).to(device)

@@ -7,7 +7,7 @@ from torch import Tensor
 from understudy.core.types import Scores
 from understudy.engine.adapters import LoraBatch, Model, Stacks
 from understudy.engine.cache import Cache, Ids, Slot
-from understudy.engine.decoder import Decoder, PrefillBatch
+from understudy.engine.decoder import Decoder, PrefillBatch, wide
 from understudy.engine.weights import Weights
 
 _CHUNK = 512  # positions whose logits are held at once
@@ -32,7 +32,7 @@ def score_ids(
     for rows, wanted in zip(
         torch.split(hidden[:-1], _CHUNK), torch.split(targets, _CHUNK), strict=True
     ):
-        all_TV = F.log_softmax(decoder.logits(weights, rows).float(), -1)
+        all_TV = F.log_softmax(wide(decoder.logits(weights, rows)), -1)
         logprobs += all_TV.gather(1, wanted[:, None])[:, 0].tolist()
         if top_k:
             values, indices = all_TV.topk(min(top_k, weights.shape.vocab), -1)

@@ -51,7 +51,7 @@ class Shard:
         self.running: dict[int, Job] = {}  # by slot
         self.order = np.zeros(0, dtype=np.int64)  # running slots
         self.rows = Rows.empty(0)
-        self.logprobs = np.zeros((0, 256), dtype=np.float32)
+        self.logprobs = np.zeros((0, 256), dtype=np.float64)  # float32 ones fit without loss
         self.counters = Counters()
         self.load = 0  # jobs submitted and not finished; read by the router
         self._stacks = Stacks()
@@ -206,7 +206,7 @@ class Shard:
                 b[: len(a)] = a
         if self.logprobs.shape[0] < slots or self.logprobs.shape[1] < limit:
             wide = max(self.logprobs.shape[1], 1 << (limit - 1).bit_length())
-            new = np.zeros((slots, wide), dtype=np.float32)
+            new = np.zeros((slots, wide), dtype=np.float64)
             new[: self.logprobs.shape[0], : self.logprobs.shape[1]] = self.logprobs
             self.logprobs = new
 

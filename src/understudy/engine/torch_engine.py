@@ -66,16 +66,16 @@ class TorchEngine:
         self._weights = fuse(model.state_dict(), self.shape, self._tied)
         self.context = min(context or self.shape.context, self.shape.context)
         device = self._weights.embed.device
-        rope = rope_tables(model, self.context, device)
+        dtype = self._weights.embed.dtype
+        rope = rope_tables(model, self.context, device, dtype)
         compiled = None
-        if kernel == "auto" and device.type == "cpu" and self._weights.embed.dtype == torch.float32:
+        if kernel == "auto" and device.type == "cpu" and dtype == torch.float32:
             compiled = build_kernel(self.shape.head_dim, self.shape.kv_heads, self.shape.group)
         self.has_kernel = compiled is not None
         self._models: dict[tuple[str | None, int | None], Model] = {}
         self._models[None, None] = Model(ModelRef(base), weights=self._weights)
         self._latest: dict[str, int] = {}
         count = 1 if device.type != "cpu" else free_cores() if threads == "auto" else threads
-        dtype = self._weights.embed.dtype
         self._rope = rope
         shard_config = ShardConfig(
             base=self._weights,

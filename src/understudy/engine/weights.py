@@ -135,12 +135,18 @@ def fuse(state: Mapping[str, Tensor], shape: Shape, tied: bool) -> Weights:
     return Weights(shape, embed, blocks, one("model.norm.weight"), head, bias)
 
 
-def rope_tables(model: Any, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (length, head_dim / 2) of the model's own rotary frequencies."""
+def rope_tables(
+    model: Any, length: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (length, head_dim / 2) of the model's own rotary frequencies: worked out in
+    float32 whatever the model's type, as Hugging Face does, then raised to float64 where that is
+    the model's."""
     rotary = model.model.rotary_emb
     if rotary.rope_type in ("dynamic", "longrope"):
         raise ValueError(f"the engine has no {rotary.rope_type!r} RoPE scaling")
     inverse = rotary.inv_freq.to(device=device, dtype=torch.float32)
     angles = torch.arange(length, device=device, dtype=torch.float32)[:, None] * inverse
     scaling = float(rotary.attention_scaling)
-    return (angles.cos() * scaling).contiguous(), (angles.sin() * scaling).contiguous()
+    wide = torch.promote_types(dtype, torch.float32)
+    cosine, sine = ((t * scaling).to(wide).contiguous() for t in (angles.cos(), angles.sin()))
+    return cosine, sine

@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,8 @@ from understudy.core.types import (
     text_of,
 )
 from understudy.world.users import Situation, mine_situations
-from understudy.world.values import chance, is_number, leaves, parse, unescape
+from understudy.world.values import WORD, chance, is_number, leaves, parse, unescape
+from understudy.world.values import put as make
 from understudy.world.wording import Part, Votes, flat, join, occurrences, say, slots, split_text
 
 
@@ -37,7 +38,7 @@ class Opening:
     metadata: dict[str, Any]
     tools: list[Tool]
     free: list[str]  # the fields that may change: said in some user turn
-    hidden: dict[str, Any] = field(default_factory=dict)  # values found without a ticket
+    hidden: dict[str, Any] = field(default_factory=dict)  # values said that no ticket holds
 
 
 @dataclass(slots=True)
@@ -52,17 +53,18 @@ class Book:
 
 def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]) -> Book:
     """Openings, dependent fields and later user turns of a traffic."""
-    told = [(e, _ticket(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
+    told = [(e, ticket_of(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
     told = [(e, t, u) for e, t, u in told if u]
-    speakable = _speakable(told)
+    _name_known(told)
+    speakable = speakable_kinds(told)
     votes = Votes()
     for _, ticket, said in told:
         for text in said:
-            votes.learn(text, {p: v for p, v in ticket.items() if _kind(p) in speakable})
-    book = Book(groups=_groups([t for _, t, _ in told], speakable))
+            votes.learn(text, {p: v for p, v in ticket.items() if kind_of(p) in speakable})
+    book = Book(groups=dependent_groups([t for _, t, _ in told], speakable))
     talks: list[tuple[Episode, dict[str, Any]]] = []
     for e, ticket, said in told:
-        fields = {p: v for p, v in ticket.items() if _kind(p) in speakable}
+        fields = {p: v for p, v in ticket.items() if kind_of(p) in speakable}
         parts = split_text(said[0], fields, votes)
         spoken = set(slots(parts))
         for text in said[1:]:
@@ -78,7 +80,7 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
                 dict(e.metadata),
                 list(e.tools),
                 sorted(spoken),
-                {} if e.metadata else fields,
+                {p: v for p, v in fields.items() if p not in flat(e.metadata)},
             )
         )
         talks.append((e, fields))
@@ -88,7 +90,7 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
     return book
 
 
-def _kind(path: str) -> str:
+def kind_of(path: str) -> str:
     return "/".join("#" if p.isdigit() else p for p in path.split("/"))
 
 
@@ -96,22 +98,45 @@ def _users(e: Episode) -> list[str]:
     return [text_of(m.get("content")) for m in e.messages if m["role"] == "user"]
 
 
-def _ticket(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
-    """The client's metadata; without any, argument values that the user had named first."""
-    if e.metadata:
-        return flat(dict(e.metadata))
-    first = next((text_of(m.get("content")) for m in e.messages if m["role"] == "user"), "")
-    named: dict[str, Any] = {}
+def ticket_of(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
+    """The client's metadata and, beside it, argument values that the user
+    said before a tool did."""
+    ticket = flat(dict(e.metadata))
+    held = {say(v, "plain") for v in ticket.values()}
+    first_said = _first_said(e)
     for t in found:
         for path, value in leaves(parse(t.arguments)):
-            if not isinstance(value, str) or len(value) < 4 or path in named:
+            if not isinstance(value, str) or len(value) < 4 or path in ticket or not path:
                 continue
-            if value in first and any(ch.isdigit() for ch in value):
-                named[path] = value
-    return named
+            known = value in held or unescape(path.split("/")[1]) in e.metadata
+            if not known and any(ch.isdigit() for ch in value) and first_said(value):
+                ticket[path] = value
+    return ticket
 
 
-def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]]) -> set[str]:
+def _first_said(e: Episode) -> Callable[[str], bool]:
+    """Whether a user turn holds a text before any tool result does: what the user knew, though
+    the agent may have guessed it and the user said yes."""
+    told = [
+        (m["role"] == "user", text_of(m.get("content")))
+        for m in e.messages
+        if m["role"] in ("user", "tool")
+    ]
+    return lambda value: next((user for user, text in told if value in text), False)
+
+
+def _name_known(told: Sequence[tuple[Episode, dict[str, Any], Sequence[str]]]) -> None:
+    """Add to the tickets what users said and only another episode's calls used: said by a user
+    who is asked for it, it must not stay one customer's own."""
+    known = {v: p for e, t, _ in told for p, v in t.items() if p not in flat(dict(e.metadata))}
+    for e, ticket, said in told:
+        for value in dict.fromkeys(WORD.findall("\n".join(said))):
+            path = known.get(value)
+            if path and path not in ticket and unescape(path.split("/")[1]) not in e.metadata:
+                ticket[path] = value
+
+
+def speakable_kinds(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]]) -> set[str]:
     """Fields that users put into words as they stand: nearly every value is found in the text
     of nearly every episode that has it. Others (choices that select a phrasing) are not slots."""
     seen: dict[str, Counter[Any]] = defaultdict(Counter)
@@ -121,8 +146,8 @@ def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]])
         for path, value in ticket.items():
             if value is None or isinstance(value, bool) or value == "":
                 continue
-            seen[_kind(path)][value] += 1
-            hit[_kind(path)][value] += bool(occurrences(text, {path: value}))
+            seen[kind_of(path)][value] += 1
+            hit[kind_of(path)][value] += bool(occurrences(text, {path: value}))
     found = set()
     for path, values in seen.items():
         n, k = sum(values.values()), sum(hit[path].values())
@@ -133,9 +158,9 @@ def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]])
     return found
 
 
-def _groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[list[str]]:
+def dependent_groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[list[str]]:
     """Fields whose values depend on each other (G test against independence), as groups."""
-    paths = sorted({p for t in tickets for p in t if _kind(p) in speakable})
+    paths = sorted({p for t in tickets for p in t if kind_of(p) in speakable})
     fields = sorted({p for t in tickets for p in t if not isinstance(t[p], bool)})
     parent = {p: p for p in fields}
 
@@ -185,7 +210,7 @@ def draw_scenarios(book: Book, n: int, seed: int, split: Split) -> list[Scenario
     if not openings:
         raise ValueError(f"no captured episode belongs to the split {split!r}")
     rng = random.Random(f"scenarios:{seed}")
-    tickets = [flat(o.metadata) or o.hidden for o in openings]
+    tickets = [{**flat(o.metadata), **o.hidden} for o in openings]
     found: dict[str, Scenario] = {}
     for _ in range(20 * n + 100):
         if len(found) >= n:
@@ -203,16 +228,12 @@ def _recombine(
     tickets: Sequence[Mapping[str, Any]],
     rng: random.Random,
 ) -> Scenario | None:
-    own = flat(opening.metadata) or opening.hidden
+    own = {**flat(opening.metadata), **opening.hidden}
     fields = dict(own)
-    free = set(opening.free)
-    groups = [[p for p in g if p in free] for g in book.groups]
-    if not opening.metadata:
-        groups = [sorted(free)]
-    for group in [g for g in groups if g]:
+    for group in _free_groups(book, opening):
         for _ in range(12):
             donor = rng.choice(tickets)
-            if all(_fits(donor.get(p), own[p]) for p in group):
+            if all(fits(donor.get(p), own[p]) for p in group):
                 fields.update((p, donor[p]) for p in group)
                 break
     text = join(opening.parts, fields)
@@ -220,11 +241,13 @@ def _recombine(
         return None
     metadata = copy.deepcopy(opening.metadata)
     for path, value in fields.items():
-        if opening.metadata:
-            _put(metadata, path, value)
-    goal = metadata if metadata else {p.lstrip("/"): v for p, v in fields.items()}
+        if path not in opening.hidden:
+            put(metadata, path, value)
+    goal = copy.deepcopy(metadata)
+    for path in opening.hidden:
+        make(goal, path, fields[path])
     message: Message = {"role": "user", "content": text}
-    body = canonical_json([opening.origin, text, metadata])
+    body = canonical_json([opening.origin, text, goal])
     digest = hashlib.sha256(body.encode()).hexdigest()[:24]
     return Scenario(
         id=f"scn_{digest}",
@@ -238,7 +261,17 @@ def _recombine(
     )
 
 
-def _fits(new: Any, old: Any) -> bool:
+def _free_groups(book: Book, opening: Opening) -> list[list[str]]:
+    """The fields of an opening that may change, by groups that change together: values without a
+    ticket belong to one person and thing, so all of them do, with what they depend on."""
+    free = set(opening.free)
+    groups = [g for g in ([p for p in g if p in free] for g in book.groups) if g]
+    together = [g for g in groups if any(p in opening.hidden for p in g)]
+    apart = [g for g in groups if not any(p in opening.hidden for p in g)]
+    return [*apart, sorted(p for g in together for p in g)] if together else apart
+
+
+def fits(new: Any, old: Any) -> bool:
     """Whether a value can stand where another stood: same kind, same grammatical number."""
     if new is None or isinstance(new, (dict, list)):
         return False
@@ -247,7 +280,7 @@ def _fits(new: Any, old: Any) -> bool:
     return isinstance(new, str) == isinstance(old, str)
 
 
-def _put(target: Any, path: str, value: Any) -> None:
+def put(target: Any, path: str, value: Any) -> None:
     parts = [unescape(p) for p in path.split("/")[1:]]
     for part in parts[:-1]:
         target = target[int(part)] if isinstance(target, list) else target[part]
