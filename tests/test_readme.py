@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from traffic import conversations, write_jsonl
 from understudy.demo import owner_check
 
@@ -94,11 +92,3 @@ def _serves(arguments: list[str], folder: Path) -> None:
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(timeout=60)
-
-
-@pytest.mark.slow
-def test_make_demo_runs_to_its_end(tmp_path: Path) -> None:
-    done = _run(["demo", "--quick", "--out", str(tmp_path / "demo")], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "demo" / "report.html").exists()
-    assert (tmp_path / "demo" / "report.json").exists()
