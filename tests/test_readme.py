@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
-
 from traffic import conversations, write_jsonl
 from understudy import OpenAI
 from understudy.core.ids import uuid7
@@ -173,11 +171,3 @@ def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
-
-
-@pytest.mark.slow
-def test_make_demo_runs_to_its_end(tmp_path: Path) -> None:
-    done = _run(["demo", "--quick", "--out", str(tmp_path / "demo")], tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "demo" / "report.html").exists()
-    assert (tmp_path / "demo" / "report.json").exists()

@@ -85,6 +85,8 @@ def test_traffic_through_the_official_client(service_url: str, incumbent_url: st
         metadata = json.loads(headers["x-understudy-metadata"])
         assert metadata == episodes[headers["x-understudy-episode"]].scenario.metadata
         assert headers["x-understudy-workload"] == "booking"
+        customer = episodes[headers["x-understudy-episode"]].scenario
+        assert headers["x-understudy-scenario"] == customer.id
     thumbs = {t["episode_id"]: t["value"] for t in relay.thumbs}
     assert thumbs == {s.episode_id: s.thumb for s in served if s.thumb is not None}
     assert {(t["name"], t["source"]) for t in relay.thumbs} == {("thumb", "user")}

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from understudy.demo.figures import time_table
+from understudy.demo.main import QUICK
 from understudy.demo.stages import Stages
 from understudy.store import SQLiteStore
 
@@ -56,6 +58,24 @@ def test_of_a_stage_that_goes_on_every_attempt_counts(tmp_path: Path, said: list
     stages = Stages(folder, SETTING, False, said.append)
     assert (stages.run("anew", lambda: 1), stages.run("on", lambda: 2, goes_on=True)) == (1, 2)
     assert stages.seconds["anew"] < 60 <= stages.seconds["on"]
+
+
+def test_time_and_memory_of_every_attempt_count(tmp_path: Path, said: list[str]) -> None:
+    folder = tmp_path / "demo"
+    first = Stages(folder, SETTING, False, said.append, lambda: 900.0)
+    with pytest.raises(KeyboardInterrupt):
+        first.run("one", interrupted)
+    state = json.loads((folder / "state.json").read_text())
+    assert state["peak_mb"] == 900
+    state["elapsed"] = 60.0  # the attempt that was interrupted took that long
+    (folder / "state.json").write_text(json.dumps(state))
+    second = Stages(folder, SETTING, False, said.append, lambda: 500.0)
+    second.run("one", lambda: 1)
+    assert (second.peak_mb, int(second.elapsed)) == (900.0, 60)
+    table = time_table(second.seconds, second.elapsed)
+    assert table["one"] < 1
+    assert table["total"] >= table["other"] >= 59
+    assert Stages(folder, SETTING, True, said.append).elapsed < 59  # a clean start counts anew
 
 
 @pytest.mark.parametrize(
@@ -143,14 +163,14 @@ def test_ctrl_c_in_the_middle_of_the_demo(tmp_path: Path) -> None:
         ctrl_c(first, out)
     with SQLiteStore.open(out / "store.db") as store:
         counts = store.counts()
-    assert (counts["episodes"], counts["dropped"]) == (120, {})
+    assert (counts["episodes"], counts["dropped"]) == (QUICK.traffic, {})
     with demo(out) as second:
         line = until(second, "going on in")
         assert line == f"going on in {out}: traffic done already; --fresh starts clean"
         until(second, "A world learned from that traffic")  # the traffic is not captured again
         ctrl_c(second, out)
     with SQLiteStore.open(out / "store.db") as store:
-        assert store.counts()["episodes"] == 120
+        assert store.counts()["episodes"] == QUICK.traffic
     with demo(out, "--seed", "1") as third:
         line = until(third, "starting clean in")
         assert line == f"starting clean in {out} (what was there: other settings)"

@@ -1,13 +1,18 @@
 """A world learned from little, or from what cannot all be learned, and said so."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from understudy.cli import main
+from understudy.core.chat_files import ImportOptions, import_file
 from understudy.core.types import HELDOUT_SHARE, split_of
+from understudy.recipes.sft import SftConfig, select
+from understudy.recipes.world import learn_world
+from understudy.world.model import World
 
 CALLS = 4
 
@@ -104,3 +109,17 @@ def test_where_no_call_has_a_result_nothing_is_learned(
     assert main(["world", "learn", str(tmp_path / "world"), "--store", store]) == 1
     assert "no tool call with a result in these episodes" in capsys.readouterr().err
     assert not (tmp_path / "world").exists()
+
+
+def test_arrival_order_and_episode_ids_change_neither_split_nor_scenarios(tmp_path: Path) -> None:
+    file = tmp_path / "traffic.jsonl"
+    file.write_text("".join(json.dumps(row(s)) + "\n" for s in scenarios("train", 20)))
+    arrived = list(import_file(file, ImportOptions()))
+    runs = []
+    for number, episodes in enumerate((arrived, arrived[::-1])):
+        renamed = [replace(e, id=f"{number}-{k}") for k, e in enumerate(episodes)]
+        learn_world(renamed, tmp_path / str(number))
+        kept, _ = select(renamed, SftConfig(keep="all"), None)
+        drawn = World.load(tmp_path / str(number)).scenarios(5, 0, "train")
+        runs.append(([e.scenario_id for e in kept], [s.id for s in drawn]))
+    assert runs[0] == runs[1]

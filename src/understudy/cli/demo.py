@@ -9,7 +9,7 @@ import typer
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("build/demo"),
-    seed: Annotated[int, typer.Option(help="Everything follows from it.")] = 0,
+    seed: Annotated[int, typer.Option(help="Fixes customers, flaws and what is drawn.")] = 0,
     quick: Annotated[bool, typer.Option(help="A small version, to see that it runs.")] = False,
     fresh: Annotated[bool, typer.Option(help="Start clean, even where a run could go on.")] = False,
 ) -> None:

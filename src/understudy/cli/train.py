@@ -91,13 +91,15 @@ def grpo(
     from understudy.judges.check import Check
     from understudy.recipes.grpo import GrpoConfig, grpo
     from understudy.recipes.isolation import only_the_store
+    from understudy.recipes.learner import prepare_kernel
     from understudy.runs.config import load_config
     from understudy.world.model import World
 
-    if isolated:  # before the owner's code runs
-        only_the_store([])
     values = {"start": str(_adapter(start))} if start else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
+    if isolated:  # before the owner's code runs; no compiler can be started afterwards
+        prepare_kernel(settings.base)
+        only_the_store([])
     judge = Check.from_file(check)
     _prepare(threads)
     learned = World.load(world)

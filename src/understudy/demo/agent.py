@@ -18,6 +18,7 @@ from understudy.demo.customers import Customer
 from understudy.demo.outcome import Verdict, judge_outcome
 
 WORKLOAD = "booking"
+PROOF_WORKLOAD = "booking-proof"  # nobody learns from it
 MAX_TURNS = 20
 SYSTEM_PROMPT = (
     "You book stays for customers. Ask for what is missing. "
@@ -132,6 +133,7 @@ async def serve_customer(
     model: str = "prod",
     system_prompt: str = SYSTEM_PROMPT,
     feedback: Callable[[str, bool], Any] | None = None,
+    workload: str = WORKLOAD,
     **request: Any,
 ) -> Served:
     """Talks with one customer until it leaves; judges the outcome; passes the thumb on.
@@ -149,7 +151,8 @@ async def serve_customer(
     ]
     headers = {
         "x-understudy-episode": episode_id,
-        "x-understudy-workload": WORKLOAD,
+        "x-understudy-workload": workload,
+        "x-understudy-scenario": scenario.id,
         "x-understudy-metadata": json.dumps(dict(scenario.metadata)),
     }
     ended, completions, error = "max_turns", 0, None
@@ -211,6 +214,7 @@ async def run_traffic(
     feedback_url: str | None = None,
     on_progress: Callable[[Served], None] | None = None,
     api_key: str = "demo",
+    workload: str = WORKLOAD,
     **request: Any,
 ) -> list[Served]:
     """Serves all customers, `concurrency` at a time, in the order of `customers`.
@@ -237,7 +241,7 @@ async def run_traffic(
             async with gate:
                 served = await serve_customer(
                     client, service, Customer(scenario), model,
-                    feedback=post_thumb if thumbs else None, **request,
+                    feedback=post_thumb if thumbs else None, workload=workload, **request,
                 )  # fmt: skip
             if on_progress is not None:
                 on_progress(served)

@@ -20,13 +20,15 @@ from typing import Any
 
 from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.demo import owner_check
-from understudy.demo.agent import WORKLOAD, Served, ServiceClient, run_traffic
+from understudy.demo.agent import PROOF_WORKLOAD, WORKLOAD, Served, ServiceClient, run_traffic
 from understudy.demo.customers import scenarios
+from understudy.demo.figures import time_table
 from understudy.demo.incumbent_server import MODEL as INCUMBENT
 from understudy.demo.jobs import Job, jobs
 from understudy.demo.report import write_demo_report
+from understudy.demo.situations import failures_by_situation, met
 from understudy.demo.stages import Stages
-from understudy.demo.words import console, headline, say_results, say_traffic
+from understudy.demo.words import console, headline, say_calls, say_results, say_traffic
 from understudy.runs.directory import Run, write_json
 from understudy.runs.launch import Launched, launch, python
 from understudy.runs.machine import PeakMemory, usable_cores
@@ -44,17 +46,17 @@ class Size:
     proof: int = 300
     served: int = 40
     sft: tuple[str, ...] = ("batch_episodes=4", "lr=3e-3")
-    sft_epochs: tuple[int, int] = (1, 2)  # of all episodes, of those that pass the check
-    grpo: tuple[str, ...] = ("steps=26", "scenarios_per_step=8")
+    sft_epochs: tuple[int, int] = (2, 3)  # of all episodes, of those that pass the check
+    grpo: tuple[str, ...] = ("steps=24", "lr=5e-4", "max_turns=12")
 
 
 FULL = Size()
 QUICK = Size(
-    traffic=120,
-    proof=24,
-    served=6,
+    traffic=80,
+    proof=16,
+    served=4,
     sft_epochs=(1, 1),
-    grpo=("steps=2", "scenarios_per_step=4", "group_size=4", "pool=100", "max_turns=10"),
+    grpo=("steps=2", "scenarios_per_step=2", "group_size=4", "pool=40", "max_turns=8"),
 )
 
 
@@ -85,10 +87,10 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False, fresh: bool = False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the services in order
     out = out.resolve()
     setting = {"seed": seed, "quick": quick, "version": 1}
-    stages = Stages(out, setting, fresh, console.print)
     size = QUICK if quick else FULL
-    shutil.copyfile(str(owner_check.__file__), out / "owner_check.py")
     with PeakMemory() as memory:
+        stages = Stages(out, setting, fresh, console.print, lambda: memory.peak_mb)
+        shutil.copyfile(str(owner_check.__file__), out / "owner_check.py")
         demo = Demo(out, seed, size, memory, {})
         with _services(demo, stages):
             try:
@@ -96,13 +98,12 @@ def run_demo(out: Path, seed: int = 0, quick: bool = False, fresh: bool = False)
             except KeyboardInterrupt:
                 console.print("\ninterrupted; the same command goes on from the last whole stage")
                 return 130
-        peak = memory.peak_mb
-    results = stages.results
-    report = write_demo_report(out, results, stages.seconds, peak, setting)
+    seconds = time_table(stages.seconds, stages.elapsed)
+    report = write_demo_report(out, stages.results, seconds, stages.peak_mb, setting)
     stages.finish()
     say_results(report)
     console.print(f"\n  {out / 'report.html'}\n")
-    return 0
+    return 0 if say_calls(report["service_calls"]) else 1
 
 
 def _play(demo: Demo, stages: Stages) -> None:
@@ -114,6 +115,7 @@ def _play(demo: Demo, stages: Stages) -> None:
     console.print(learned["table"], markup=False)
     for name, line in learned["distilled"].items():
         console.print(f"  {name}: {line}")
+    console.print(f"  calls that the real service saw meanwhile: {learned['service_calls']}")
     headline(3, "Rehearsal: reinforcement learning, in the world only")
     stages.run("rehearse", lambda: _rehearse(demo), goes_on=True)
     headline(4, f"Proof: {demo.size.proof} customers that nobody has seen, in the real service")
@@ -206,7 +208,7 @@ def _traffic(demo: Demo) -> dict[str, Any]:
     }
 
 
-def _talk(demo: Demo, customers: Any, what: str) -> list[Served]:
+def _talk(demo: Demo, customers: Any, what: str, workload: str = WORKLOAD) -> list[Served]:
     success = 0
     with Progress(what, total=len(customers), unit="customers") as progress:
 
@@ -222,6 +224,7 @@ def _talk(demo: Demo, customers: Any, what: str) -> list[Served]:
                 customers,
                 concurrency=demo.size.concurrency,
                 on_progress=on_progress,
+                workload=workload,
             )
         )
 
@@ -314,7 +317,8 @@ def _calls_counted(demo: Demo, file: Path) -> Iterator[None]:
 
 def _prove(demo: Demo) -> dict[str, Any]:
     """Incumbent, both distillations and the rehearsed policy on held-out customers."""
-    incumbent = _talk(demo, scenarios("proof", demo.size.proof, demo.seed), "incumbent")
+    customers = scenarios("proof", demo.size.proof, demo.seed)
+    incumbent = _talk(demo, customers, "incumbent", PROOF_WORKLOAD)
     file = demo.out / "proof.json"
     names = {
         "distilled_all": "distilled-all",
@@ -338,6 +342,9 @@ def _prove(demo: Demo) -> dict[str, Any]:
             "success": wilson(sum(successes), len(successes)).as_dict(),
             "successes": successes,
             "reasons": dict(reasons),
+            "situations": failures_by_situation(
+                [met(s.messages, s.scenario.metadata["ticket"]) for s in incumbent], successes
+            ),
             "conversations": [list(s.messages) for s in incumbent[:60]],
         }
     }
@@ -357,7 +364,8 @@ def _serve(demo: Demo) -> dict[str, Any]:
             _deploy(db, Policy("rehearsed", ModelRef("rehearsed"), sampling=sampling))
         time.sleep(0.5)  # longer than the gateway's poll for deployments
         customers = scenarios("proof", demo.size.proof + demo.size.served, demo.seed)
-        served = _talk(demo, customers[demo.size.proof :], "served by the understudy")
+        customers = customers[demo.size.proof :]
+        served = _talk(demo, customers, "served by the understudy", PROOF_WORKLOAD)
     with SQLiteStore.open(demo.store) as db:
         episodes = [e for s in served if (e := db.read_episode(s.episode_id)) is not None]
     completions = [c for e in episodes for c in e.completions]

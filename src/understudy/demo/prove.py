@@ -17,9 +17,10 @@ from statistics import median
 from typing import Any
 
 from understudy.core.types import ModelRef, Policy, Sampling, Scenario
-from understudy.demo.agent import MAX_TURNS, SYSTEM_PROMPT, WORKLOAD, ServiceClient
+from understudy.demo.agent import MAX_TURNS, PROOF_WORKLOAD, SYSTEM_PROMPT, ServiceClient
 from understudy.demo.customers import Customer, scenarios
 from understudy.demo.env import ServiceEnvironment
+from understudy.demo.situations import failures_by_situation, met
 from understudy.models.loading import load_base
 from understudy.recipes.evaluate import episodes_of, play_scenarios, success
 from understudy.recipes.learner import make_engine
@@ -56,11 +57,11 @@ async def prove(
                         customers,
                         seed=seed,
                         max_turns=MAX_TURNS,
-                        workload=WORKLOAD,
+                        workload=PROOF_WORKLOAD,
                     )
                     seconds = time.perf_counter() - started
                     entry = {"success": success(played).as_dict(), "seconds": round(seconds, 2)}
-                    entry |= describe(played)
+                    entry |= describe(played, customers)
                     if decoding == "greedy":
                         entry["conversations"] = [
                             [dict(m) for e in item.group.episodes for m in e.messages]
@@ -78,7 +79,7 @@ def _customer(scenario: Scenario, seed: int) -> Customer:
     return Customer(scenario)
 
 
-def describe(played: Sequence[Played]) -> dict[str, Any]:
+def describe(played: Sequence[Played], customers: Sequence[Scenario]) -> dict[str, Any]:
     """What the report needs of a policy's episodes, in the order of the scenarios. One that could
     not be judged, because the model did not answer, has failed."""
     episodes = episodes_of(played)
@@ -89,8 +90,14 @@ def describe(played: Sequence[Played]) -> dict[str, Any]:
     ]
     prompt = sum(c.usage.prompt_tokens or 0 for c in completions)
     cached = sum(c.usage.cached_tokens or 0 for c in completions)
+    successes = [item.rate >= 1.0 for item in played]
+    situations = [
+        met([m for e in item.group.episodes for m in e.messages], customer.metadata["ticket"])
+        for item, customer in zip(played, customers, strict=True)
+    ]
     return {
-        "successes": [item.rate >= 1.0 for item in played],
+        "successes": successes,
+        "situations": failures_by_situation(situations, successes),
         "reasons": dict(
             Counter(v.comment for v in verdicts if not v.value)
             + sum((item.failed for item in played), Counter())

@@ -1,15 +1,22 @@
 """The demo's results as `report.json` and as one self-contained page."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from understudy.core.prices import Price, cost_of, price_of
-from understudy.core.types import Usage
+from understudy.demo.figures import (
+    Results,
+    better_distilled,
+    costs,
+    failures_removed,
+    gains,
+    success_table,
+    throughput,
+)
+from understudy.demo.situations import SITUATIONS
 from understudy.runs.conversations import Conversation
 from understudy.runs.directory import Run, write_json
 from understudy.runs.machine import machine
-from understudy.runs.plots import Bar, BarChart, LineChart, Series, StackedBars, percent
+from understudy.runs.plots import Bar, BarChart, LineChart, Series, percent
 from understudy.runs.report import (
     Comparison,
     Headline,
@@ -22,13 +29,6 @@ from understudy.runs.report import (
     machine_section,
     write_report,
 )
-from understudy.runs.statistics import wilson
-from understudy.store import SQLiteStore
-
-# an assumption: what a hosted model of seven billion parameters cost per million tokens in 2024
-SMALL_MODEL = Price(1.20, 1.60, None, "hosted 7B, 2024")
-LARGE_MODEL = "gpt-4o"
-Results = dict[str, Any]
 
 
 def write_demo_report(
@@ -40,10 +40,20 @@ def write_demo_report(
         metrics = run.metrics()
     report = {
         "setting": setting,
-        "seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "seconds": seconds,
         "peak_rss_mb": round(peak_mb),
         "success": success_table(traffic, proof),
+        "better_distilled": better_distilled(proof),
+        "gain_over_distilled": gains(proof, "distilled"),
+        "gain_over_incumbent": gains(proof, "incumbent"),
         "failures_removed": failures_removed(proof),
+        "failures_by_situation": {
+            "incumbent": {"heldout": proof["incumbent"]["heldout"]["situations"]},
+            **{
+                name: {how: proof[name][how]["situations"] for how in ("greedy", "t1")}
+                for name in ("distilled_all", "distilled_checked", "rehearsed")
+            },
+        },
         "fidelity": results["learn"]["fidelity"]["overall"],
         "fidelity_floor": results["learn"]["fidelity"]["floor"],
         "throughput": throughput(results, seconds, metrics),
@@ -63,70 +73,6 @@ def write_demo_report(
     (out / "success.svg").write_text(chart.svg(760))
     write_report(page(report, results, metrics), out / "report.html")
     return report
-
-
-def success_table(traffic: Results, proof: Results) -> dict[str, dict[str, Any]]:
-    """policy -> decoding -> {mean, low, high, n}. `distilled` is the better of the two
-    distillations at the same decoding."""
-    table: dict[str, dict[str, Any]] = {
-        "incumbent": {
-            "traffic": wilson(traffic["successes"], traffic["n"]).as_dict(),
-            "heldout": proof["incumbent"]["heldout"]["success"],
-        }
-    }
-    both = [proof["distilled_all"], proof["distilled_checked"]]
-    table["distilled"] = {
-        how: max((b[how]["success"] for b in both), key=lambda s: s["mean"])
-        for how in ("greedy", "t1")
-    }
-    for name in ("rehearsed", "distilled_all", "distilled_checked"):
-        table[name] = {how: proof[name][how]["success"] for how in ("greedy", "t1")}
-    return table
-
-
-def failures_removed(proof: Results) -> dict[str, float | None]:
-    """Of the failures that the better distillation leaves, the share that rehearsal removes."""
-    table = success_table({"successes": 0, "n": 1}, proof)
-    removed: dict[str, float | None] = {}
-    for how in ("greedy", "t1"):
-        left = 1 - table["distilled"][how]["mean"]
-        still = 1 - table["rehearsed"][how]["mean"]
-        removed[how] = round(1 - still / left, 3) if left > 0 else None
-    return removed
-
-
-def throughput(results: Results, seconds: dict[str, float], metrics: Any) -> dict[str, Any]:
-    steps = [r for r in metrics.rows if "sampled_tokens" in r]
-    sampled = sum(r["sampled_tokens"] for r in steps)
-    training = sum(r["seconds"] for r in steps)
-    return {
-        "traffic_episodes_per_s": round(results["traffic"]["n"] / max(seconds["traffic"], 0.1), 1),
-        "grpo_steps": len(steps),
-        "grpo_step_s": round(seconds["rehearse"] / max(1, len(steps)), 2),
-        "grpo_training_share": round(training / max(seconds["rehearse"], 0.1), 3),
-        "sampled_tokens": sampled,
-        "sampled_tokens_per_s": round(sampled / max(seconds["rehearse"] - training, 0.1)),
-    }
-
-
-def costs(out: Path, proof: Results) -> dict[str, Any]:
-    """Dollars per 1,000 episodes at list prices; every figure of it is an assumption."""
-    with SQLiteStore.open(out / "store.db") as db:
-        incumbent = db.find(limit=500, newest_first=False)
-    prompt = sum(s.prompt_tokens for s in incumbent) / max(1, len(incumbent))
-    output = sum(s.completion_tokens for s in incumbent) / max(1, len(incumbent))
-    large = price_of(LARGE_MODEL)
-    assert large is not None
-    cell = proof["rehearsed"]["greedy"]
-    n = len(cell["successes"])
-    ours = Usage(round(cell["prompt_tokens"] / n), None, round(cell["completion_tokens"] / n))
-    theirs = Usage(round(prompt), None, round(output))
-    return {
-        "assumed": f"incumbent at {LARGE_MODEL}'s {large.version} (its tokens estimated), "
-        f"understudy at {SMALL_MODEL.version} prices",
-        "incumbent_per_1000": round(1000 * (cost_of(theirs, large) or 0.0), 2),
-        "understudy_per_1000": round(1000 * (cost_of(ours, SMALL_MODEL) or 0.0), 2),
-    }
 
 
 # -- the page ----------------------------------------------------------------------------------
@@ -168,7 +114,7 @@ def page(report: dict[str, Any], results: Results, metrics: Any) -> Report:
             Headline("Memory", f"{report['peak_rss_mb'] / 1024:.1f} GB", "all processes, at most"),
         ),
         (
-            Section("Proof", _proof_blocks(report, results), PROOF_LEAD),
+            Section("Proof", _proof_blocks(report), PROOF_LEAD),
             Section("Rehearsal", _rehearsal_blocks(report, metrics)),
             Section("The world", _world_blocks(results)),
             Section("Before and after", _comparisons(results)),
@@ -185,41 +131,76 @@ PROOF_LEAD = (
 )
 
 
-def _proof_blocks(report: dict[str, Any], results: Results) -> tuple[Any, ...]:
-    proof = results["prove"]
+def _proof_blocks(report: dict[str, Any]) -> tuple[Any, ...]:
     rows = [
         (NAMES[name], HOW[how], f"{leaf['mean']:.1%}", _interval(leaf))
         for name, cells in report["success"].items()
         for how, leaf in cells.items()
     ]
-    cells = [
-        ("Incumbent, unseen customers", proof["incumbent"]["heldout"]["reasons"]),
-        ("Distilled, T = 1", proof["distilled_checked"]["t1"]["reasons"]),
-        ("Rehearsed, T = 1", proof["rehearsed"]["t1"]["reasons"]),
-        ("Rehearsed, greedy", proof["rehearsed"]["greedy"]["reasons"]),
-    ]
-    total: Counter[str] = Counter()
-    for _, reasons in cells:
-        total.update(reasons)
-    parts = [reason for reason, _ in total.most_common(5)]
-    stacked = tuple(
-        (
-            name,
-            (
-                *(float(reasons.get(p, 0)) for p in parts),
-                float(sum(v for k, v in reasons.items() if k not in parts)),
-            ),
-        )
-        for name, reasons in cells
-    )
     return (
         Plot(success_chart(report["success"]), "Means with 95% Wilson intervals."),
-        Plot(
-            StackedBars("Failures by situation", (*parts, "other"), stacked),
-            f"Of {report['success']['rehearsed']['t1']['n']} customers each.",
-        ),
         Table(("policy", "decoding", "success", "95% interval"), rows),
+        Table(
+            ("rehearsed, compared with", "decoding", "points of success", "95% interval, paired"),
+            _gain_rows(report),
+            "What rehearsal adds",
+            "The same customers meet every policy, so differences are taken customer by customer. "
+            "Of the failures that the better distillation leaves, rehearsal removes "
+            f"{_removed_said(report)}.",
+        ),
+        Plot(
+            situations_chart(report),
+            "Of the conversations that met a situation, the share that failed, with 95% Wilson "
+            "intervals. A conversation may meet several.",
+        ),
     )
+
+
+def _gain_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    better = report["better_distilled"]
+    compared = [
+        *((NAMES[better[how]], how, report["gain_over_distilled"][how]) for how in better),
+        *(("Incumbent, unseen", how, report["gain_over_incumbent"][how]) for how in better),
+    ]
+    return [
+        (name, HOW[how], f"{100 * leaf['mean']:+.1f}",
+         f"{100 * leaf['low']:+.1f} to {100 * leaf['high']:+.1f}, n = {leaf['n']}")
+        for name, how, leaf in compared
+    ]  # fmt: skip
+
+
+def _removed_said(report: dict[str, Any]) -> str:
+    said = [
+        f"{percent(share)} ({HOW[how]})"
+        for how, share in report["failures_removed"].items()
+        if share is not None
+    ]
+    return " and ".join(said) or "none: it leaves none"
+
+
+def situations_chart(report: dict[str, Any]) -> BarChart:
+    """At temperature 1; the distillation is the better one at that decoding."""
+    found, better = report["failures_by_situation"], report["better_distilled"]["t1"]
+    policies = (
+        ("Incumbent, unseen customers", found["incumbent"]["heldout"]),
+        (f"{NAMES[better]}, T = 1", found[better]["t1"]),
+        ("Rehearsed, T = 1", found["rehearsed"]["t1"]),
+    )
+    bars = [
+        Bar(s, leaf[s]["mean"], leaf[s]["low"], leaf[s]["high"], policy, f"of {leaf[s]['n']}")
+        for policy, leaf in policies
+        for s in SITUATIONS
+        if s in leaf
+    ]
+    return BarChart("Failures by situation", tuple(bars), top=1.0)
+
+
+def calls_said(calls: dict[str, int]) -> str:
+    """What the service's count says of learning and rehearsal, whichever it is."""
+    counted = f"({calls['learning']} and {calls['rehearsal']} calls)"
+    if calls["learning"] or calls["rehearsal"]:
+        return f"Learning and rehearsal reached the real service {counted}: they must not."
+    return f"Neither learning nor rehearsal called the real service {counted}, by its own count."
 
 
 def _rehearsal_blocks(report: dict[str, Any], metrics: Any) -> tuple[Any, ...]:
@@ -240,8 +221,7 @@ def _rehearsal_blocks(report: dict[str, Any], metrics: Any) -> tuple[Any, ...]:
                 bottom=0.0,
                 top=1.0,
             ),
-            "Points are steps; lines a moving mean of five. No call reached the real service "
-            f"meanwhile: it counted {report['service_calls']['rehearsal']}.",
+            f"Points are steps; lines a moving mean of five. {calls_said(report['service_calls'])}",
         ),
         Plot(
             LineChart("Entropy", (Series("nats", tuple(x), tuple(y), smooth=3),), "GRPO step"),
@@ -262,6 +242,11 @@ def _world_blocks(results: Results) -> tuple[Any, ...]:
     rows += [_fidelity_row(tool, f) for tool, f in sorted(fidelity["tools"].items())]
     rows.append(_fidelity_row("nearest logged call (floor)", fidelity["floor"]))
     return (
+        Plot(
+            fidelity_chart(fidelity),
+            "Each call of held-out episodes predicted with its true history; 95% intervals by "
+            "bootstrap over episodes.",
+        ),
         Table(
             ("tool", "calls", "exact", "exact but free values", "knowable leaves", "error flag"),
             rows,
@@ -270,6 +255,22 @@ def _world_blocks(results: Results) -> tuple[Any, ...]:
             "know, such as a new id.",
         ),
     )
+
+
+def fidelity_chart(fidelity: dict[str, Any]) -> BarChart:
+    tools = {
+        "all tools": fidelity["overall"],
+        **dict(sorted(fidelity["tools"].items())),
+        "nearest logged call": fidelity["floor"],
+    }
+    kinds = {"exact_but_free": "Exact but for free values", "flag": "Error flag right"}
+    bars = [
+        Bar(tool, f[kind]["value"], f[kind]["low"], f[kind]["high"], heading)
+        for kind, heading in kinds.items()
+        for tool, f in tools.items()
+        if f.get(kind, {}).get("n")
+    ]
+    return BarChart("Fidelity per tool", tuple(bars), top=1.0)
 
 
 def _fidelity_row(name: str, figures: dict[str, Any]) -> tuple[Any, ...]:

@@ -13,13 +13,22 @@ from understudy.runs.directory import write_json
 class Stages:
     """Stages run in order; a finished one is not run again. Results and seconds are JSON.
 
+    The time of every attempt, all of it, and the highest memory of any (`peak_mb` tells it as it
+    is now) are kept beside them whenever a stage ends, however it ends.
+
     A folder that was begun with another `setting` is started clean, and said so. One that holds
     anything but a demo is left alone: ValueError.
     """
 
     def __init__(
-        self, folder: Path, setting: dict[str, Any], fresh: bool, say: Callable[[str], None]
+        self,
+        folder: Path,
+        setting: dict[str, Any],
+        fresh: bool,
+        say: Callable[[str], None],
+        peak_mb: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        self._started, self._peak_mb = time.monotonic(), peak_mb
         self.folder, self.say = folder, say
         self.file = folder / "state.json"
         known = self._read()
@@ -37,6 +46,7 @@ class Stages:
             folder.mkdir(parents=True)
             known = {"setting": setting, "results": {}, "seconds": {}}
         self._known: dict[str, Any] = known
+        self._elapsed_before: float = known.get("elapsed", 0.0)
         self._save()
 
     def run(self, name: str, work: Callable[[], Any], goes_on: bool = False) -> Any:
@@ -52,7 +62,7 @@ class Stages:
             finally:
                 if goes_on or name in results:
                     seconds[name] = round(before + time.monotonic() - started, 1)
-                    self._save()
+                self._save()
         return results[name]
 
     @property
@@ -62,6 +72,16 @@ class Stages:
     @property
     def seconds(self) -> dict[str, float]:
         return dict(self._known["seconds"])
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of all attempts, with all that they did beside the stages."""
+        return self._elapsed_before + time.monotonic() - self._started
+
+    @property
+    def peak_mb(self) -> float:
+        """The highest memory of any attempt, in MiB."""
+        return max(float(self._known.get("peak_mb", 0.0)), self._peak_mb())
 
     def done(self, name: str) -> bool:
         return name in self._known["results"]
@@ -82,4 +102,5 @@ class Stages:
         return known if ours else None
 
     def _save(self) -> None:
+        self._known |= {"elapsed": round(self.elapsed, 1), "peak_mb": round(self.peak_mb, 1)}
         write_json(self.file, self._known)

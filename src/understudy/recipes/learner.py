@@ -10,9 +10,11 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.types import Message, Tool, text_of
 from understudy.engine.chat import LocalChat
+from understudy.engine.kernel import build_kernel
 from understudy.engine.torch_engine import TorchEngine
+from understudy.engine.weights import shape_of
 from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
-from understudy.models.loading import LoadedBase, load_base
+from understudy.models.loading import TINY, LoadedBase, load_base
 from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora, set_adapter_tensors
 from understudy.runs.config import Config
 
@@ -55,6 +57,15 @@ def make_learner(base: str, lora: Lora, seed: int, start: Path | None = None) ->
     else:
         inject_lora(loaded.model, config)
     return Learner(loaded, config)
+
+
+def prepare_kernel(base: str) -> None:
+    """Compile the engine's kernel for a base now, while a compiler may still be started."""
+    from transformers import AutoConfig
+
+    folder = TINY if base == "tiny" else Path(base)
+    shape = shape_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+    build_kernel(shape.head_dim, shape.kv_heads, shape.group)
 
 
 def make_engine(base: LoadedBase, threads: int | None = None) -> tuple[TorchEngine, LocalChat]:

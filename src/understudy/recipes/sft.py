@@ -114,12 +114,12 @@ def sft(
 def select(
     episodes: Sequence[Episode], config: SftConfig, check: Check | None
 ) -> tuple[list[Episode], Counter[str]]:
-    """The episodes to learn from, and why the others are left out."""
+    """The episodes to learn from, by scenario, and why the others are left out."""
     if config.keep == "check" and check is None:
         raise ValueError("keep=check needs a check; pass --check FILE or choose keep=all")
     kept: list[Episode] = []
     left_out: Counter[str] = Counter()
-    for episode in episodes:
+    for episode in sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id)):
         reward: float | None
         if config.keep == "all":
             reward = config.threshold

@@ -18,10 +18,12 @@ def learn_world(
     Fidelity is measured on a world that has not seen the episodes kept aside; the world that is
     written has learned from all of them. Where no kept-aside episode has a call with a result, or
     none else has, nothing is measured, and the report's `unmeasured` says so. Calls of custom
-    tools are left out and counted. Raises ValueError where there is nothing to learn from.
+    tools are left out and counted. Episodes are read by scenario, so that it does not matter which
+    of many at once was recorded first. Raises ValueError where there is nothing to learn from.
     """
     if not episodes:
         raise ValueError("there are no episodes to learn from; capture or import some first")
+    episodes = sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))
     apart = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "heldout"]
     rest = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "train"]
     unmeasured = _unmeasured(rest, apart)
