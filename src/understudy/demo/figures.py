@@ -63,11 +63,10 @@ def success_table(traffic: Results, proof: Results) -> dict[str, dict[str, Any]]
 
 def failures_removed(proof: Results) -> dict[str, float | None]:
     """Of the failures that the better distillation leaves, the share that rehearsal removes."""
-    table = success_table({"successes": 0, "n": 1}, proof)
     removed: dict[str, float | None] = {}
-    for how in ("greedy", "t1"):
-        left = 1 - table["distilled"][how]["mean"]
-        still = 1 - table["rehearsed"][how]["mean"]
+    for how, better in better_distilled(proof).items():
+        left = 1 - proof[better][how]["success"]["mean"]
+        still = 1 - proof["rehearsed"][how]["success"]["mean"]
         removed[how] = round(1 - still / left, 3) if left > 0 else None
     return removed
 

@@ -23,6 +23,11 @@ class LoadedBase:
     name: str
 
 
+def folder_of(name_or_path: str) -> Path:
+    """The folder of a base: the shipped one for "tiny"."""
+    return TINY if name_or_path == "tiny" else Path(name_or_path)
+
+
 def load_base(
     name_or_path: str = "tiny",
     dtype: torch.dtype = torch.float32,
@@ -35,7 +40,7 @@ def load_base(
     """
     from transformers import AutoModelForCausalLM
 
-    folder = TINY if name_or_path == "tiny" else Path(name_or_path)
+    folder = folder_of(name_or_path)
     if not (folder / "config.json").is_file():
         hint = "run scripts/pretrain_tiny.py" if name_or_path == "tiny" else "download it first"
         raise FileNotFoundError(f"there is no model in {folder}: {hint}")
@@ -49,7 +54,7 @@ def load_renderer(name_or_path: str = "tiny") -> tuple[Any, ChatMLRenderer]:
     """The tokenizer and the renderer alone."""
     from transformers import AutoTokenizer
 
-    folder = TINY if name_or_path == "tiny" else Path(name_or_path)
+    folder = folder_of(name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return tokenizer, chatml_renderer(tokenizer)
 

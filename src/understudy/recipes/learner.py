@@ -14,7 +14,7 @@ from understudy.engine.kernel import build_kernel
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.weights import shape_of
 from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
-from understudy.models.loading import TINY, LoadedBase, load_base
+from understudy.models.loading import LoadedBase, folder_of, load_base
 from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora, set_adapter_tensors
 from understudy.runs.config import Config
 
@@ -63,8 +63,7 @@ def prepare_kernel(base: str) -> None:
     """Compile the engine's kernel for a base now, while a compiler may still be started."""
     from transformers import AutoConfig
 
-    folder = TINY if base == "tiny" else Path(base)
-    shape = shape_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+    shape = shape_of(AutoConfig.from_pretrained(folder_of(base), local_files_only=True))
     build_kernel(shape.head_dim, shape.kv_heads, shape.group)
 
 

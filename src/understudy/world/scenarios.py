@@ -22,8 +22,7 @@ from understudy.core.types import (
     text_of,
 )
 from understudy.world.users import Situation, mine_situations
-from understudy.world.values import WORD, chance, is_number, leaves, parse, unescape
-from understudy.world.values import put as make
+from understudy.world.values import WORD, chance, is_number, leaves, parse, put, unescape
 from understudy.world.wording import Part, Votes, flat, join, occurrences, say, slots, split_text
 
 
@@ -53,18 +52,18 @@ class Book:
 
 def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]) -> Book:
     """Openings, dependent fields and later user turns of a traffic."""
-    told = [(e, ticket_of(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
+    told = [(e, _ticket(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
     told = [(e, t, u) for e, t, u in told if u]
     _name_known(told)
-    speakable = speakable_kinds(told)
+    speakable = _speakable(told)
     votes = Votes()
     for _, ticket, said in told:
         for text in said:
-            votes.learn(text, {p: v for p, v in ticket.items() if kind_of(p) in speakable})
-    book = Book(groups=dependent_groups([t for _, t, _ in told], speakable))
+            votes.learn(text, {p: v for p, v in ticket.items() if _kind(p) in speakable})
+    book = Book(groups=_groups([t for _, t, _ in told], speakable))
     talks: list[tuple[Episode, dict[str, Any]]] = []
     for e, ticket, said in told:
-        fields = {p: v for p, v in ticket.items() if kind_of(p) in speakable}
+        fields = {p: v for p, v in ticket.items() if _kind(p) in speakable}
         parts = split_text(said[0], fields, votes)
         spoken = set(slots(parts))
         for text in said[1:]:
@@ -90,7 +89,7 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
     return book
 
 
-def kind_of(path: str) -> str:
+def _kind(path: str) -> str:
     return "/".join("#" if p.isdigit() else p for p in path.split("/"))
 
 
@@ -98,7 +97,7 @@ def _users(e: Episode) -> list[str]:
     return [text_of(m.get("content")) for m in e.messages if m["role"] == "user"]
 
 
-def ticket_of(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
+def _ticket(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
     """The client's metadata and, beside it, argument values that the user
     said before a tool did."""
     ticket = flat(dict(e.metadata))
@@ -136,7 +135,7 @@ def _name_known(told: Sequence[tuple[Episode, dict[str, Any], Sequence[str]]]) -
                 ticket[path] = value
 
 
-def speakable_kinds(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]]) -> set[str]:
+def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]]) -> set[str]:
     """Fields that users put into words as they stand: nearly every value is found in the text
     of nearly every episode that has it. Others (choices that select a phrasing) are not slots."""
     seen: dict[str, Counter[Any]] = defaultdict(Counter)
@@ -146,8 +145,8 @@ def speakable_kinds(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[st
         for path, value in ticket.items():
             if value is None or isinstance(value, bool) or value == "":
                 continue
-            seen[kind_of(path)][value] += 1
-            hit[kind_of(path)][value] += bool(occurrences(text, {path: value}))
+            seen[_kind(path)][value] += 1
+            hit[_kind(path)][value] += bool(occurrences(text, {path: value}))
     found = set()
     for path, values in seen.items():
         n, k = sum(values.values()), sum(hit[path].values())
@@ -158,9 +157,9 @@ def speakable_kinds(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[st
     return found
 
 
-def dependent_groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[list[str]]:
+def _groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[list[str]]:
     """Fields whose values depend on each other (G test against independence), as groups."""
-    paths = sorted({p for t in tickets for p in t if kind_of(p) in speakable})
+    paths = sorted({p for t in tickets for p in t if _kind(p) in speakable})
     fields = sorted({p for t in tickets for p in t if not isinstance(t[p], bool)})
     parent = {p: p for p in fields}
 
@@ -233,7 +232,7 @@ def _recombine(
     for group in _free_groups(book, opening):
         for _ in range(12):
             donor = rng.choice(tickets)
-            if all(fits(donor.get(p), own[p]) for p in group):
+            if all(_fits(donor.get(p), own[p]) for p in group):
                 fields.update((p, donor[p]) for p in group)
                 break
     text = join(opening.parts, fields)
@@ -242,10 +241,10 @@ def _recombine(
     metadata = copy.deepcopy(opening.metadata)
     for path, value in fields.items():
         if path not in opening.hidden:
-            put(metadata, path, value)
+            _put(metadata, path, value)
     goal = copy.deepcopy(metadata)
     for path in opening.hidden:
-        make(goal, path, fields[path])
+        put(goal, path, fields[path])
     message: Message = {"role": "user", "content": text}
     body = canonical_json([opening.origin, text, goal])
     digest = hashlib.sha256(body.encode()).hexdigest()[:24]
@@ -271,7 +270,7 @@ def _free_groups(book: Book, opening: Opening) -> list[list[str]]:
     return [*apart, sorted(p for g in together for p in g)] if together else apart
 
 
-def fits(new: Any, old: Any) -> bool:
+def _fits(new: Any, old: Any) -> bool:
     """Whether a value can stand where another stood: same kind, same grammatical number."""
     if new is None or isinstance(new, (dict, list)):
         return False
@@ -280,7 +279,7 @@ def fits(new: Any, old: Any) -> bool:
     return isinstance(new, str) == isinstance(old, str)
 
 
-def put(target: Any, path: str, value: Any) -> None:
+def _put(target: Any, path: str, value: Any) -> None:
     parts = [unescape(p) for p in path.split("/")[1:]]
     for part in parts[:-1]:
         target = target[int(part)] if isinstance(target, list) else target[part]
