@@ -194,6 +194,34 @@ def test_nothing_is_called_observed_that_the_session_did_not_show(world: World) 
             known |= {str(v) for v in value.values() if not isinstance(v, list)}
 
 
+def test_every_value_says_where_it_comes_from(world: World) -> None:
+    session = world.session(3)
+    listed = session.step(
+        "find_parts", json.dumps({"category": "gears", "max_price": 60, "order": "price"})
+    )
+    rows = json.loads(listed.content)["parts"]
+    assert rows
+    by_path = {p.path: p for p in listed.provenance}
+    for i in range(len(rows)):
+        kind, _, episode = by_path[f"/parts/{i}"].source.partition(" ")
+        assert (by_path[f"/parts/{i}"].kind, kind) == ("remembered", "episode")
+        assert episode in world.episode_ids
+    sku = rows[0]["sku"]
+    shown = session.step("part", json.dumps({"sku": sku}))
+    for p in shown.provenance:
+        assert p.source, p
+        if p.path == "/sku":
+            assert (p.kind, p.source) == ("observed", "argument /sku")
+    assert any(p.source == "call 0" for p in shown.provenance)
+    again = session.step(
+        "find_parts", json.dumps({"category": "gears", "max_price": 60, "order": "price"})
+    )
+    assert {p.source for p in again.provenance if p.path.startswith("/parts")} & {
+        "call 0",
+        "call 1",
+    }
+
+
 def test_a_thousand_calls_take_less_than_half_a_second(world: World) -> None:
     began = time.process_time()
     for seed in range(250):

@@ -86,7 +86,7 @@ def resolve(source: Source, c: Context) -> Found | None:
         value = _at(past.value, source[2])
         if value is None:
             return None
-        return value[0], _kind_at(past, source[2]), f"call {n}"
+        return value[0], kind_at(past, source[2]), f"call {n}"
     if head == "repeat":
         n = c.state.same.get(c.key)
         if n is None or not c.state.calls[n].ok:
@@ -95,7 +95,7 @@ def resolve(source: Source, c: Context) -> Found | None:
         value = _at(past.value, source[1])
         if value is None:
             return None
-        return value[0], _kind_at(past, source[1]), f"call {n}"
+        return value[0], kind_at(past, source[1]), f"call {n}"
     if head == "recall":
         value = _at(c.recall, source[1]) if c.recall is not None else None
         return None if value is None else (value[0], "remembered", "same call in the traffic")
@@ -109,11 +109,12 @@ def resolve(source: Source, c: Context) -> Found | None:
     return None
 
 
-def _kind_at(past: Past, path: str) -> ProvenanceKind:
+def kind_at(past: Past, path: str) -> ProvenanceKind:
     """Where a leaf of an earlier result came from; what was really seen was observed."""
-    if not past.kinds:
+    if not past.marks:
         return "observed"
-    return past.kinds.get(path) or past.kinds.get("", "remembered")
+    mark = past.marks.get(path) or past.marks.get("")
+    return mark.kind if mark else "remembered"
 
 
 def _operate(source: Source, c: Context) -> Found | None:

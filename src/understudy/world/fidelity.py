@@ -157,11 +157,7 @@ def predict_step(
     model = world.models.get(name)
     text = content(p, model) if model is not None else p.text or ""
     doubt = 1 - (1 - p.doubt) * p.chances.get(p.outcome, 1.0)
-    from understudy.core.types import Provenance
-
-    return ToolResult(
-        text, p.flag, None, tuple(Provenance(k, v) for k, v in p.kinds.items()), doubt
-    )
+    return ToolResult(text, p.flag, None, world.provenance(p), doubt)
 
 
 _VALUES: dict[int, set[str]] = {}

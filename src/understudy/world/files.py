@@ -19,7 +19,7 @@ from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.users import Situation
 
-FORMAT = 2
+FORMAT = 3
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -79,7 +79,7 @@ def to_json(world: World) -> dict[str, Any]:
             "patience": world.book.patience,
         },
         "failures": _fields(world.failures),
-        "episodes": world.episodes,
+        "episodes": world.episode_ids,
     }
 
 

@@ -59,7 +59,15 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
     pooled, unknown = learner.pooled()
     book = mine_book(episodes, found)
     return World(
-        ids, memory, models, list(declared.values()), pooled, unknown, book, failures, len(episodes)
+        ids,
+        memory,
+        models,
+        list(declared.values()),
+        pooled,
+        unknown,
+        book,
+        failures,
+        [e.id for e in episodes],
     )
 
 

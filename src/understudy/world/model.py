@@ -19,7 +19,7 @@ from understudy.core.types import (
 from understudy.world.context import Context, ToolFacts
 from understudy.world.ids import Ids
 from understudy.world.scenarios import Book, draw_scenarios, user_seed
-from understudy.world.state import Memory, State
+from understudy.world.state import Mark, Memory, State
 from understudy.world.templates import Template, abstract
 from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
@@ -39,7 +39,7 @@ class World:
     unknown: dict[str, Template]
     book: Book
     failures: Failures
-    episodes: int
+    episode_ids: list[str]  # of the traffic, by the numbers that memory knows them by
     _weights: dict[str, float] | None = field(default=None, repr=False)
 
     async def start(
@@ -81,13 +81,22 @@ class World:
         label, chances, fact = model.outcome(c, self.pooled, rng, greedy)
         text: str | None
         if label not in model.texts and label not in model.shapes:
-            value, text, flag, kinds, doubt = self._borrow(label, c)
+            value, text, flag, marks, doubt = self._borrow(label, c)
         else:
-            value, text, flag, kinds, doubt = model.render(label, c, rng, greedy)
+            value, text, flag, marks, doubt = model.render(label, c, rng, greedy)
         failure = sum(p for k, p in chances.items() if k.startswith("err"))
-        prediction = Prediction(label, value, text, flag, kinds, 0.0, failure, chances)
+        prediction = Prediction(label, value, text, flag, marks, 0.0, failure, chances)
         prediction.doubt = _doubt(doubt, c, model, label, fact)
         return prediction, c
+
+    def provenance(self, p: Prediction) -> tuple[Provenance, ...]:
+        """Where each value of a prediction comes from; episodes by their ids."""
+        return tuple(Provenance(path, m.kind, self._named(m.source)) for path, m in p.marks.items())
+
+    def _named(self, source: str) -> str:
+        head, _, number = source.partition(" ")
+        named = head == "episode" and number.isdigit() and int(number) < len(self.episode_ids)
+        return f"episode {self.episode_ids[int(number)]}" if named else source
 
     def _borrow(self, label: str, c: Context) -> tuple[Any, str, bool, dict[str, Any], float]:
         """A failure that other tools worded."""
@@ -98,11 +107,11 @@ class World:
                     text,
                     text,
                     model.texts[label].flag > 0.5,
-                    {"": "inferred"},
+                    {"": Mark("inferred", "wording of another tool")},
                     max(0.3, guessed),
                 )
         text = f"unknown: nothing in the traffic shows what {c.tool.name} answers here"
-        return text, text, True, {"": "invented"}, 1.0
+        return text, text, True, {"": Mark("invented", "")}, 1.0
 
     def _unknown(self, kind: str, state: State, name: str, args: dict[str, Any]) -> Prediction:
         """A tool that the traffic never showed, or arguments that are no JSON object."""
@@ -117,7 +126,14 @@ class World:
             text, flag, doubt = json.dumps({"error": f"{name} {what}"}), True, 0.9
         outcome = f"err:{kind}"
         return Prediction(
-            outcome, parse(text), text, flag, {"": "inferred"}, doubt, 1.0, {outcome: 1}
+            outcome,
+            parse(text),
+            text,
+            flag,
+            {"": Mark("inferred", "wording of this outcome")},
+            doubt,
+            1.0,
+            {outcome: 1},
         )
 
     def classify(self, c: Context, content: str, failed: bool) -> str:
@@ -186,17 +202,17 @@ class WorldSession:
         args = parse(arguments or "{}")
         if not isinstance(args, dict):
             p = self.world._unknown("bad", state, name, {})
-            return ToolResult(p.text or "", p.flag, None, (Provenance("", "inferred"),), p.doubt)
+            return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)
         p, c = self.world.predict(state, name, args, rng, greedy=False)
         model = self.world.models.get(name)
         if model is None or c is None:
-            return ToolResult(p.text or "", p.flag, None, (Provenance("", "inferred"),), p.doubt)
+            return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)
         model.settle(c, p.outcome, p.chances)
-        state.observe(name, args, p.outcome, p.value, p.kinds or {"": "invented"})
+        state.observe(name, args, p.outcome, p.value, p.marks or {"": Mark("invented", "")})
         model.follow_up(c, p.outcome, p.value)
         latency = rng.choice(model.latencies) if model.latencies else None
-        provenance = tuple(Provenance(path, kind) for path, kind in p.kinds.items())
-        return ToolResult(content(p, model), p.flag, latency, provenance, round(p.doubt, 4))
+        found = self.world.provenance(p)
+        return ToolResult(content(p, model), p.flag, latency, found, round(p.doubt, 4))
 
     def observe(
         self, name: str, args: dict[str, Any], content_: str, is_error: bool | None

@@ -4,7 +4,7 @@ combinations of arguments from the records that the traffic showed."""
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.world.state import State
+from understudy.world.state import RANK, Mark, State
 from understudy.world.values import call_key, chance, is_number, same
 
 
@@ -102,8 +102,8 @@ class Query:
                 return round(fields[other] * args[p], 2)
         return fields.get(name)
 
-    def answer(self, args: dict[str, Any], state: State) -> list[dict[str, Any]]:
-        """The records of a call, in the order of the tool."""
+    def answer(self, args: dict[str, Any], state: State) -> list[tuple[dict[str, Any], Mark]]:
+        """The records of a call, in the order of the tool, and where each comes from."""
         found = []
         for row in self.matches(args, state.without):
             fields = self._current(row, state)
@@ -122,7 +122,18 @@ class Query:
             found = found[: int(limit)]
         elif self.limit is not None:
             found = found[: self.limit]
-        return [dict(fields) for _, fields in found]
+        return [(dict(fields), self._mark(row, state)) for row, fields in found]
+
+    def _mark(self, row: Row, state: State) -> Mark:
+        """The session's own knowledge of a record where there is some, else the traffic's."""
+        if self.domain is not None and self.vary is None:
+            thing = state.things.get((self.domain, row.key))
+            known = [thing.fields[n] for n in row.fields if n in thing.fields] if thing else []
+            if known:
+                last = max(known, key=lambda v: (RANK[v[1]], v[2]))
+                return Mark(last[1], last[2])
+        seen = [e for e in row.episodes if e != state.without]
+        return Mark("remembered", f"episode {seen[-1]}" if seen else "")
 
     def _current(self, row: Row, state: State) -> dict[str, Any]:
         """A record as this session knows it."""

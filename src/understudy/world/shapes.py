@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.core.types import ProvenanceKind
 from understudy.world.context import (
     Context,
     Feature,
@@ -19,6 +18,7 @@ from understudy.world.context import (
     sources,
     tuplify,
 )
+from understudy.world.state import Mark
 from understudy.world.tree import Node, decide, grow, tuples
 from understudy.world.values import FreshIds, is_number, put, same
 
@@ -115,52 +115,53 @@ class Shape:
 
     def render(
         self, c: Context, rng: random.Random, greedy: bool
-    ) -> tuple[Any, dict[str, ProvenanceKind], float]:
+    ) -> tuple[Any, dict[str, Mark], float]:
         """A value, the provenance of its leaves, and the expected share of wrong ones."""
         out: dict[str, Any] = {}
-        kinds: dict[str, ProvenanceKind] = {}
+        marks: dict[str, Mark] = {}
         wrong = 0.0
         donor: Any = _NONE
         for leaf in self.leaves:
             if leaf.share < 0.5 or (leaf.share < 1 and not greedy and rng.random() > leaf.share):
                 continue
-            item, kind, doubt = self._leaf(leaf, c, rng, greedy)
+            item, mark, doubt = self._leaf(leaf, c, rng, greedy)
             if item is _NONE:
                 if donor is _NONE:
                     donor = self._donor(c, rng)
                 item = dict(branches(donor)).get(leaf.path)
-                kind, doubt = ("invented", 0.7)
+                mark, doubt = Mark("invented", "another result of this tool"), 0.7
                 if c.recall is not None:
-                    kind, doubt = ("remembered", 0.3)
+                    mark, doubt = Mark("remembered", "the same call in the traffic"), 0.3
             wrong += doubt
-            kinds[leaf.path] = kind
+            marks[leaf.path] = mark
             if not leaf.path:
-                return item, kinds, wrong
+                return item, marks, wrong
             put(out, leaf.path, item)
-        return out, kinds, wrong / max(1, len(self.leaves))
+        return out, marks, wrong / max(1, len(self.leaves))
 
     def _donor(self, c: Context, rng: random.Random) -> Any:
         return c.recall if c.recall is not None else rng.choice(self.donors)
 
     def _leaf(
         self, leaf: Leaf, c: Context, rng: random.Random, greedy: bool
-    ) -> tuple[Any, ProvenanceKind, float]:
+    ) -> tuple[Any, Mark, float]:
         for source, precise in leaf.sources:
             if precise < 0.9 and leaf.tree is not None:
                 break
             found = resolve(source, c)
             if found is not None:
-                kind = found[1] if precise >= 0.9 or found[1] == "remembered" else "invented"
-                return found[0], kind, 1 - precise
+                sure = precise >= 0.9 or found[1] == "remembered"
+                return found[0], Mark(found[1] if sure else "invented", found[2]), 1 - precise
         if leaf.tree is not None:
             counts = decide(leaf.tree, lambda f: feature(f, c))
             total = sum(counts.values())
             label = max(counts, key=counts.__getitem__) if greedy else weighted(counts, rng)
-            sure = counts[label] / total
-            return json.loads(label), "inferred" if sure > 0.9 else "invented", 1 - sure
+            share = counts[label] / total
+            mark = Mark("inferred" if share > 0.9 else "invented", "decision tree")
+            return json.loads(label), mark, 1 - share
         if leaf.fresh is not None:
-            return leaf.fresh.draw(rng), "inferred", 0.0 if not greedy else 1.0
-        return _NONE, "invented", 1.0
+            return leaf.fresh.draw(rng), Mark("inferred", "new id"), 0.0 if not greedy else 1.0
+        return _NONE, Mark("invented", ""), 1.0
 
     def to_json(self) -> list[Any]:
         found = [

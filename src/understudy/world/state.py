@@ -4,7 +4,7 @@ from, and under them the memory of what the traffic showed in other episodes."""
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from understudy.core.types import ProvenanceKind
 from understudy.world.ids import Ids
@@ -13,6 +13,14 @@ from understudy.world.values import call_key, chance, columns, leaves
 
 Key = tuple[str, Any]  # domain, id
 Value = tuple[Any, ProvenanceKind, str]
+
+
+class Mark(NamedTuple):
+    """Where a value comes from, and what exactly: a call of the session, an episode of the
+    traffic (by its number), a rule."""
+
+    kind: ProvenanceKind
+    source: str
 
 
 @dataclass(slots=True)
@@ -25,7 +33,7 @@ class Past:
     outcome: str  # class, "ok:..." or "err:..."
     value: Any
     ids: tuple[Key, ...]
-    kinds: dict[str, ProvenanceKind] = field(default_factory=dict)  # leaf path -> kind
+    marks: dict[str, Mark] = field(default_factory=dict)  # path -> where it comes from
 
     @property
     def ok(self) -> bool:
@@ -174,16 +182,16 @@ class State:
         args: dict[str, Any],
         outcome: str,
         value: Any,
-        kinds: dict[str, ProvenanceKind] | None = None,
+        marks: dict[str, Mark] | None = None,
     ) -> None:
-        """Take a call and its result into the state. Without `kinds` all of it was observed."""
+        """Take a call and its result into the state. Without `marks` all of it was observed."""
         n = len(self.calls)
         key = call_key(name, args)
         named: list[Key] = [(d, v) for _, d, v in self.ids.of_args(name, args)]
         ok = outcome.startswith("ok")
         own: list[Key] = []
         if ok:
-            own = self._take_records(name, named, value, n, kinds)
+            own = self._take_records(name, named, value, n, marks)
             if isinstance(value, (dict, list)):
                 self.shown.update(v for _, v in columns(value) if idlike(v))
             self.last[name] = n
@@ -195,10 +203,10 @@ class State:
             else:
                 thing.failed[name] = outcome
         self.same[key] = n
-        self.calls.append(Past(name, key, args, outcome, value, tuple(named), kinds or {}))
+        self.calls.append(Past(name, key, args, outcome, value, tuple(named), marks or {}))
 
     def _take_records(
-        self, name: str, named: list[Key], value: Any, n: int, kinds: Any
+        self, name: str, named: list[Key], value: Any, n: int, marks: Any
     ) -> list[Key]:
         if not isinstance(value, (dict, list)):
             return []
@@ -208,44 +216,44 @@ class State:
             found = True
             if record is value:
                 own.append((domain, item))
-            self._merge((domain, item), record, n, kinds, name, record is value)
+            self._merge((domain, item), record, n, marks, name, record is value)
         if isinstance(value, dict) and "" not in self.ids.keys.get(name, {}):
             same = [k for k in named if any(v == k[1] for v in value.values())]
             if not found and not same and len(named) == 1:
                 same = named
             for key in same:
-                self._merge(key, value, n, kinds, name, True)
+                self._merge(key, value, n, marks, name, True)
         return own
 
     def _merge(
-        self, key: Key, record: dict[str, Any], n: int, kinds: Any, name: str, top: bool
+        self, key: Key, record: dict[str, Any], n: int, marks: Any, name: str, top: bool
     ) -> None:
         thing = self.things.get(key)
         if thing is None:
             thing = self.things[key] = Thing(first=n)
         source = f"call {n}"
         for field_name, item in record.items():
-            if kinds is None:
+            if marks is None:
                 kind: ProvenanceKind = "observed"
             else:
-                kind = _kind(kinds, field_name, item, top)
+                kind = _kind(marks, field_name, top)
             thing.fields[field_name] = (item, kind, source)
 
 
-def _kind(kinds: dict[str, Any], name: str, item: Any, top: bool) -> ProvenanceKind:
-    if top and f"/{name}" in kinds:
-        return kinds[f"/{name}"]
+def _kind(marks: dict[str, Mark], name: str, top: bool) -> ProvenanceKind:
+    if top and f"/{name}" in marks:
+        return marks[f"/{name}"].kind
     if not top:
-        return kinds.get("", "remembered")
-    return worst(k for p, k in kinds.items() if p.startswith(f"/{name}/"))
+        return marks[""].kind if "" in marks else "remembered"
+    return worst(m.kind for p, m in marks.items() if p.startswith(f"/{name}/"))
 
 
-_RANK: dict[ProvenanceKind, int] = {"observed": 0, "remembered": 1, "inferred": 2, "invented": 3}
+RANK: dict[ProvenanceKind, int] = {"observed": 0, "remembered": 1, "inferred": 2, "invented": 3}
 
 
 def worst(kinds: Iterable[ProvenanceKind]) -> ProvenanceKind:
     """The least certain of several kinds."""
-    return max(kinds, key=_RANK.__getitem__, default="remembered")
+    return max(kinds, key=RANK.__getitem__, default="remembered")
 
 
 def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: int = 8) -> Memory:

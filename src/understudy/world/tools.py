@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.core.types import ProvenanceKind
-from understudy.world.context import Context, ToolFacts, feature
+from understudy.world.context import Context, ToolFacts, feature, kind_at
 from understudy.world.query import Query
 from understudy.world.shapes import Shape, weighted
+from understudy.world.state import Mark
 from understudy.world.templates import Template
 from understudy.world.tree import Node, decide
-from understudy.world.values import call_key
+from understudy.world.values import call_key, escape
 
 TRANSIENT = re.compile(
     r"rate.?limit|too many|time.?d? ?out|timeout|temporar|try again|unavailable right|busy|retry|"
@@ -49,7 +49,7 @@ class Prediction:
     value: Any  # parsed
     text: str | None  # the exact text, where the class is one of texts
     flag: bool
-    kinds: dict[str, ProvenanceKind]
+    marks: dict[str, Mark]
     doubt: float
     failure: float  # probability of failure in this situation
     chances: dict[str, float]
@@ -158,29 +158,32 @@ class ToolModel:
 
     def render(
         self, label: str, c: Context, rng: random.Random, greedy: bool
-    ) -> tuple[Any, str | None, bool, dict[str, ProvenanceKind], float]:
+    ) -> tuple[Any, str | None, bool, dict[str, Mark], float]:
         """(value, text, flag, provenance, doubt) of an outcome class."""
         flag = label.startswith("err")
         if label in self.texts:
             template = self.texts[label]
             text, guessed = template.render(c, 0.0 if greedy else rng.random())
-            kind: ProvenanceKind = "inferred" if not guessed else "invented"
-            return text, text, template.flag > 0.5, {"": kind}, guessed
+            mark = Mark("invented" if guessed else "inferred", "wording of this outcome")
+            return text, text, template.flag > 0.5, {"": mark}, guessed
         shape = self.shapes.get(label)
         if shape is None:
             return None, None, flag, {}, 1.0
-        value, kinds, doubt = shape.render(c, rng, greedy)
+        value, marks, doubt = shape.render(c, rng, greedy)
         if shape.listing is not None and self.query is not None:
             again = self._again(c)
             if again is not None:
                 return again[0], None, self.flags.get(label, 0.0) > 0.5, {"": again[1]}, 0.02
-            listed = self.query.answer(c.args, c.state)
-            kinds["/" + shape.listing if shape.listing else ""] = "remembered"
-            doubt = max(doubt, 0.1 if listed else 0.3)
+            found = self.query.answer(c.args, c.state)
+            path = f"/{escape(shape.listing)}" if shape.listing else ""
+            marks[path] = Mark("remembered", "records of the traffic")
+            marks |= {f"{path}/{i}": mark for i, (_, mark) in enumerate(found)}
+            doubt = max(doubt, 0.1 if found else 0.3)
+            listed = [fields for fields, _ in found]
             value = listed if shape.listing == "" else _insert(value, shape, listed)
-        return value, None, self.flags.get(label, float(flag)) > 0.5, kinds, doubt
+        return value, None, self.flags.get(label, float(flag)) > 0.5, marks, doubt
 
-    def _again(self, c: Context) -> tuple[Any, ProvenanceKind] | None:
+    def _again(self, c: Context) -> tuple[Any, Mark] | None:
         """A listing that repeats itself: in this session, or as the traffic showed it."""
         assert self.query is not None
         n = c.state.same.get(c.key)
@@ -188,9 +191,9 @@ class ToolModel:
             return None
         if self.query.repeats >= 0.8 and n is not None and c.state.calls[n].ok:
             past = c.state.calls[n]
-            return past.value, past.kinds.get("", "remembered") if past.kinds else "observed"
+            return past.value, Mark(kind_at(past, ""), f"call {n}")
         if self.query.recalls >= 0.8 and c.recall is not None:
-            return c.recall, "remembered"
+            return c.recall, Mark("remembered", "the same call in the traffic")
         return None
 
 
