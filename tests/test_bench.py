@@ -7,12 +7,14 @@ from typing import Any
 
 import bench.__main__ as bench
 import pytest
+from bench.bench_demo import figures as demo_figures
 from bench.bench_engine import random_model
 from bench.bench_ranking import agreement
 
 from understudy.models.loading import load_base
 
 SMALLEST: dict[str, dict[str, Any]] = {
+    "demo": {"seeds": (0,), "quick": True},
     "engine": {"repeats": 1, "live": 2, "adapters": 2},
     "gateway": {"requests": 16, "repeats": 1, "captures": ("batched",)},
     "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2},
@@ -43,6 +45,28 @@ def test_figures_have_a_value_a_unit_and_a_range(name: str) -> None:
         numbers = [figure[k] for k in ("low", "value", "high")]
         assert all(math.isfinite(n) for n in numbers), label
         assert numbers == sorted(numbers), label
+
+
+def report(rehearsed: float, removed: float | None) -> dict[str, Any]:
+    cell = {"mean": rehearsed, "low": 0.0, "high": 1.0, "n": 4}
+    return {
+        "seconds": {"total": 100 * rehearsed},
+        "peak_rss_mb": 9,
+        "success": {"rehearsed": {"t1": cell}},
+        "failures_removed": {"t1": removed},
+    }
+
+
+def test_the_demos_figures_are_the_mean_and_the_extremes_of_its_seeds() -> None:
+    found = demo_figures([report(0.5, 0.25), report(1.0, None), report(0.75, 0.75)])
+    assert found["success_rehearsed_t1"] == {
+        "value": 0.75, "unit": "share", "low": 0.5, "high": 1.0
+    }  # fmt: skip
+    assert found["demo_seconds"] == {"value": 75.0, "unit": "s", "low": 50.0, "high": 100.0}
+    assert found["failures_removed_t1"] == {
+        "value": 0.5, "unit": "share", "low": 0.25, "high": 0.75
+    }  # fmt: skip
+    assert "failures_removed_t1" not in demo_figures([report(1.0, None)])
 
 
 def test_the_engines_random_model_has_the_shipped_ones_shape() -> None:

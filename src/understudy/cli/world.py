@@ -1,6 +1,7 @@
-"""Learn a world from captured episodes, and look at how faithful it is."""
+"""Learn a world from captured episodes, look at how faithful it is, call its tools by hand."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -56,3 +57,34 @@ def report(
         raise ValueError(f"{world} has no fidelity.json; learn the world with `world learn`")
     data = json.loads(file.read_text())
     print(json.dumps(data) if as_json else FidelityReport.from_json(data).table())
+
+
+@app.command("try")
+def try_(
+    world: Annotated[Path, typer.Argument(help="A folder that `world learn` wrote.")],
+    seed: Annotated[int, typer.Option(help="Of the first session.")] = 0,
+) -> None:
+    """Call the world's tools by hand; see state, provenance and doubt after each call.
+
+    Example: understudy world try build/world
+    """
+    import sys
+
+    from understudy.cli.world_try import HELP, play
+    from understudy.world.model import World
+
+    learned = World.load(world)
+    if sys.stdin.isatty():
+        print(HELP)
+    play(learned, _lines(), seed=seed)
+
+
+def _lines() -> Iterator[str]:
+    """Lines from a person, or from a file, until there are no more."""
+    import sys
+
+    while True:
+        try:
+            yield input("world> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return

@@ -24,7 +24,7 @@ from understudy.demo.situations import failures_by_situation, met
 from understudy.models.loading import load_base
 from understudy.recipes.evaluate import episodes_of, play_scenarios, success
 from understudy.recipes.learner import make_engine
-from understudy.recipes.rehearsal import Played
+from understudy.recipes.rehearsal import Played, gather
 from understudy.runs.directory import write_json
 
 DECODINGS = {"greedy": 0.0, "t1": 1.0}
@@ -45,22 +45,30 @@ async def prove(
                 model = ModelRef(base.name, name, 1)
                 await engine.load(model, str(folder))
                 found[name] = {}
-                for decoding, temperature in DECODINGS.items():
-                    sampling = Sampling(temperature=temperature, max_tokens=128)
-                    policy = Policy(name, model, prompt=SYSTEM_PROMPT, sampling=sampling)
-                    started = time.perf_counter()
-                    played = await play_scenarios(
-                        chat,
-                        policy,
-                        ServiceEnvironment(service),
-                        _customer,
-                        customers,
-                        seed=seed,
-                        max_turns=MAX_TURNS,
-                        workload=PROOF_WORKLOAD,
-                    )
-                    seconds = time.perf_counter() - started
-                    entry = {"success": success(played).as_dict(), "seconds": round(seconds, 2)}
+                started = time.perf_counter()
+                both = await gather(
+                    [
+                        play_scenarios(
+                            chat,
+                            Policy(
+                                name,
+                                model,
+                                prompt=SYSTEM_PROMPT,
+                                sampling=Sampling(temperature=temperature, max_tokens=128),
+                            ),
+                            ServiceEnvironment(service),
+                            _customer,
+                            customers,
+                            seed=seed,
+                            max_turns=MAX_TURNS,
+                            workload=PROOF_WORKLOAD,
+                        )
+                        for temperature in DECODINGS.values()
+                    ]
+                )
+                seconds = time.perf_counter() - started
+                for decoding, played in zip(DECODINGS, both, strict=True):
+                    entry: dict[str, Any] = {"success": success(played).as_dict()}
                     entry |= describe(played, customers)
                     if decoding == "greedy":
                         entry["conversations"] = [
@@ -68,8 +76,8 @@ async def prove(
                             for item in played[:KEPT]
                         ]
                     found[name][decoding] = entry
-                    interval = success(played)
-                    print(f"{name:>22} {decoding:>7}  {interval}  {seconds:.1f} s", flush=True)
+                    print(f"{name:>22} {decoding:>7}  {success(played)}", flush=True)
+                print(f"{'':>22} {'':>7}  {seconds:.1f} s", flush=True)
     finally:
         await engine.aclose()
     return found

@@ -180,7 +180,13 @@ class ToolModel:
             marks |= {f"{path}/{i}": mark for i, (_, mark) in enumerate(found)}
             doubt = max(doubt, 0.1 if found else 0.3)
             listed = [fields for fields, _ in found]
-            value = listed if shape.listing == "" else _insert(value, shape, listed)
+            if shape.listing == "":
+                value = listed
+            else:
+                counts = _counts(shape)
+                value = _insert(value, shape, listed, counts)
+                of_records = Mark("inferred", "number of records")
+                marks |= {f"/{escape(k)}": of_records for k in counts}
         return value, None, self.flags.get(label, float(flag)) > 0.5, marks, doubt
 
     def _again(self, c: Context) -> tuple[Any, Mark] | None:
@@ -197,7 +203,21 @@ class ToolModel:
         return None
 
 
-def _insert(value: Any, shape: Shape, listed: list[Any]) -> Any:
+def _counts(shape: Shape) -> list[str]:
+    """The keys beside a listing that always hold how many records it has."""
+    assert shape.listing is not None
+    first = shape.donors[-1]
+    return [
+        key
+        for key in first
+        if all(
+            d.get(key) == len(d.get(shape.listing, ())) and isinstance(d.get(key), int)
+            for d in shape.donors
+        )
+    ]
+
+
+def _insert(value: Any, shape: Shape, listed: list[Any], counts: list[str]) -> Any:
     """The listing at its place among the other keys, a count of it kept true."""
     assert shape.listing is not None
     donor = shape.donors[-1]
@@ -207,11 +227,7 @@ def _insert(value: Any, shape: Shape, listed: list[Any]) -> Any:
         if key == shape.listing:
             out[key] = listed
         elif key in own:
-            counted = all(
-                d.get(key) == len(d.get(shape.listing, ())) and isinstance(d.get(key), int)
-                for d in shape.donors
-            )
-            out[key] = len(listed) if counted else own[key]
+            out[key] = len(listed) if key in counts else own[key]
     return out
 
 

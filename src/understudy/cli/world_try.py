@@ -1,0 +1,114 @@
+"""Calling a world's tools by hand, to see what it answers, why, and how sure it is."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from understudy.world.model import World, WorldSession
+
+HELP = """\
+  TOOL ARGUMENTS   call a tool; arguments as one JSON object, or as name=value ...
+  tools            the tools and their parameters
+  state            the things of this session, each value with where it comes from
+  new [SEED]       a fresh session
+  help, quit"""
+
+
+def play(
+    world: World, lines: Iterable[str], say: Callable[[str], None] = print, seed: int = 0
+) -> None:
+    """Carry out one line after the other until `quit` or the end. What a line gets wrong is said
+    in one line; the session goes on."""
+    session = world.session(seed)
+    for line in lines:
+        word, _, rest = line.strip().partition(" ")
+        if not word:
+            continue
+        if word in ("quit", "exit"):
+            return
+        if word == "help":
+            say(HELP)
+        elif word == "tools":
+            say("\n".join(map(tool_line, session.tools())))
+        elif word == "state":
+            say(state_text(session) or "  nothing yet: call a tool")
+        elif word == "new":
+            if rest and not rest.strip().lstrip("-").isdigit():
+                say(f"  a seed is a whole number, not {rest.strip()}")
+                continue
+            session = world.session(int(rest or seed))
+            say("  a fresh session")
+        else:
+            _call(session, word, rest.strip(), say)
+
+
+def _call(session: WorldSession, name: str, rest: str, say: Callable[[str], None]) -> None:
+    known = [t["function"]["name"] for t in session.tools()]
+    if name not in known:
+        say(f"  no tool {name}; there are {', '.join(known)}")
+        return
+    try:
+        arguments = arguments_of(rest)
+    except ValueError as wrong:
+        say(f"  {wrong}")
+        return
+    result = session.step(name, json.dumps(arguments))
+    say(("error " if result.is_error else "") + pretty(result.content))
+    width = max((len(p.path) for p in result.provenance), default=0)
+    for p in result.provenance:
+        say(f"  {p.path or '(all)':{max(width, 5)}}  {p.kind:10}  {p.source}".rstrip())
+    say(f"  doubt {result.doubt:.2f}")
+
+
+def arguments_of(text: str) -> dict[str, Any]:
+    """`{"a": 1}` or `a=1 b="two words"`: a value that is JSON is taken as such, any other as text.
+
+    Raises ValueError with what is wrong.
+    """
+    if not text:
+        return {}
+    if text.startswith("{"):
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError as wrong:
+            raise ValueError(f"the arguments are no JSON: {wrong}") from None
+        return dict(value)
+    found: dict[str, Any] = {}
+    for part in shlex.split(text):
+        name, equals, value = part.partition("=")
+        if not equals or not name:
+            raise ValueError(f'write arguments as name=value or as {{"name": value}}, not {part}')
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def pretty(content: str) -> str:
+    """A result to read: JSON over several lines where it is long."""
+    if len(content) < 80:
+        return content
+    try:
+        return json.dumps(json.loads(content), indent=2, ensure_ascii=False)
+    except json.JSONDecodeError:
+        return content
+
+
+def tool_line(tool: Any) -> str:
+    function = tool["function"]
+    schema = function.get("parameters") or {}
+    needed = schema.get("required") or []
+    names = [n if n in needed else f"[{n}]" for n in schema.get("properties") or {}]
+    return "  " + " ".join([function["name"], *names])
+
+
+def state_text(session: WorldSession) -> str:
+    """What the session knows of each thing: value, kind and source of each of its fields."""
+    lines = []
+    for (domain, item), thing in session.state.things.items():
+        lines.append(f"  {domain} {item}")
+        for name, (value, kind, source) in thing.fields.items():
+            lines.append(f"    {name} = {json.dumps(value, ensure_ascii=False)}  {kind}, {source}")
+    return "\n".join(lines)
