@@ -37,6 +37,11 @@ class Told:
         if self.socket is not None:
             self.socket.sendall(f"{word}\n".encode())
 
+    def wait_for_the_end(self) -> None:
+        """Until the test is no more."""
+        assert self.socket is not None
+        self.socket.recv(1)
+
 
 class Service:
     """Sums, one for each client session."""
@@ -130,7 +135,7 @@ async def serve_stdio(server: Server[Any], service: Service) -> None:
         await server.run(read, write, server.create_initialization_options())
     if service.options.linger:
         service.told.say("lingers")
-        await asyncio.Event().wait()
+        service.told.wait_for_the_end()
 
 
 async def serve_http(server: Server[Any], options: argparse.Namespace) -> None:
