@@ -18,8 +18,9 @@ from pathlib import Path
 from traffic import conversations, write_jsonl
 from understudy import OpenAI
 from understudy.core.ids import uuid7
-from understudy.core.types import ModelRef
+from understudy.core.types import ModelRef, Scenario
 from understudy.demo import owner_check
+from understudy.envs.mcp_env import McpTools
 from understudy.gateway.routing import draw
 from understudy.store import SQLiteStore
 
@@ -71,6 +72,10 @@ async def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
                 arguments += ["--port", "0", "--engine-url", f"http://127.0.0.1:{port}"]
                 gateway = serve("-m", "understudy.cli", *arguments)
                 _run_python_block(gateway, tmp_path)
+            elif arguments[:2] == ["world", "serve"]:
+                arguments[arguments.index("--http") + 1] = "127.0.0.1:0"
+                url = serve("-m", "understudy.cli", *arguments)
+                await _serves_lives(url, tmp_path / "understudy.db")
             elif arguments[:2] == ["engine", "serve"]:
                 serve("-m", "understudy.cli", *arguments, "--port", str(port))
             else:
@@ -106,6 +111,22 @@ def _run_python_block(gateway: str, folder: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "Hello\n"), done.stderr  # the stand-in echoes
+
+
+async def _serves_lives(url: str, path: Path) -> None:
+    """The tools of the traffic are there, and a seed gives the same life again."""
+    with SQLiteStore.open(path) as store:
+        episodes = [e for e in store.read_episodes() if e.tools][:5]
+    calls = [c for e in episodes for m in e.messages for c in m.get("tool_calls") or []]
+    lives = []
+    for seed in (7, 7, 8):
+        session = await McpTools(f"{url}?seed={seed}").start(Scenario("s", ()), 0)
+        assert {t["function"]["name"] for t in session.tools()} == {
+            t["function"]["name"] for t in episodes[0].tools
+        }
+        lives.append([(await session.call("agent", c)).content for c in calls])
+        await session.aclose()
+    assert lives[0] == lives[1] != lives[2]
 
 
 def _everything_deployed_answers(gateway: str, path: Path) -> None:

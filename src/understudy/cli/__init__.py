@@ -33,6 +33,7 @@ app.command("rollback")(serve.rollback)
 app.command("demo")(demo.demo)
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # the base of every error in a command line itself
+FOR_MCP = {"mcp", "mcp_types", "uvicorn", "starlette"}
 # what a command may raise for a reason that its user can mend; anything else is a bug and shown
 EXPECTED = (ValueError, OSError, RuntimeError, ModuleNotFoundError, sqlite3.Error)
 
@@ -68,6 +69,8 @@ def cause_of(error: BaseException) -> BaseException:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
+        if error.name in FOR_MCP:
+            return f"{error.name} is not installed; MCP needs it: pip install 'understudy[mcp]'"
         need = "training and engines need it: pip install 'understudy[train]'"
         return f"{error.name} is not installed; {need}"
     if isinstance(error, FileNotFoundError) and error.filename:

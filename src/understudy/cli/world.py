@@ -1,9 +1,12 @@
-"""Learn a world from captured episodes, look at how faithful it is, call its tools by hand."""
+"""Learn a world from captured episodes, look at how faithful it is, serve it, try it by hand."""
 
+import asyncio
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,8 +71,6 @@ def try_(
 
     Example: understudy world try build/world
     """
-    import sys
-
     from understudy.cli.world_try import HELP, play
     from understudy.world.model import World
 
@@ -81,10 +82,58 @@ def try_(
 
 def _lines() -> Iterator[str]:
     """Lines from a person, or from a file, until there are no more."""
-    import sys
-
     while True:
         try:
             yield input("world> " if sys.stdin.isatty() else "")
         except (EOFError, KeyboardInterrupt):
             return
+
+
+@app.command()
+def serve(
+    world: Annotated[Path, typer.Argument(help="A folder that `world learn` wrote.")],
+    http: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Over HTTP; port 0: any free one.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The first client's; the next one has the next.")] = 0,
+    allow_remote: Annotated[
+        bool, typer.Option(help="Let whoever can reach the host use the world.")
+    ] = False,
+) -> None:
+    """Serve a world's tools over MCP: on stdin and stdout, or over HTTP.
+
+    Each client session is a life of its own. Over HTTP, a URL that ends in ?seed=N asks for that
+    life; what is printed is the URL.
+
+    Example: understudy world serve build/world --http 127.0.0.1:8402
+    """
+    from understudy.world.model import World
+    from understudy.world.serve import serve_stdio
+
+    address = None if http is None else _address(http)
+    learned = World.load(world)
+    if address is None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read of stdin cannot be interrupted
+        asyncio.run(serve_stdio(learned, seed))
+    else:
+        asyncio.run(_serve_http(learned, *address, seed, allow_remote))
+
+
+async def _serve_http(world: Any, host: str, port: int, seed: int, allow_remote: bool) -> None:
+    from understudy.world.serve import serve_http
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with serve_http(world, host, port, seed, allow_remote=allow_remote) as url:
+        print(json.dumps({"url": url}), flush=True)
+        await stop.wait()
+
+
+def _address(text: str) -> tuple[str, int]:
+    """HOST:PORT, an IPv6 host in brackets."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError(f"--http {text!r} is not of the form HOST:PORT")
+    return host, int(port)

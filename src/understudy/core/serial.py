@@ -26,6 +26,7 @@ from understudy.core.types import (
 )
 
 Decode = Callable[[Any], Any]
+RESULT_META = "understudy/result"  # where MCP carries what a world knows of a result of its own
 
 
 def _encode(value: Any) -> dict[str, Any]:

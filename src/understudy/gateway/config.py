@@ -1,12 +1,13 @@
 """The gateway's configuration: a JSON or TOML file, typed, unknown fields refused."""
 
-import ipaddress
 import json
 import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from understudy.core.hosts import is_loopback
 
 Capture = Literal["durable", "batched", "off"]
 
@@ -58,18 +59,9 @@ class GatewayConfig(BaseModel):
                 raise ValueError(f"model {model!r} names an upstream {upstream!r} that is not here")
         if self.deployed is not None and self.deployed not in self.upstreams:
             raise ValueError(f"deployed names an upstream {self.deployed!r} that is not here")
-        if not self.require_key and not _is_loopback(self.host):
+        if not self.require_key and not is_loopback(self.host):
             raise ValueError(f"host {self.host} is open to others: set require_key to true")
         return self
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load_config(path: str | Path, **overrides: object) -> GatewayConfig:
