@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.figures import Figure
+from bench.figures import Figure, interval
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "bench"
@@ -45,10 +45,8 @@ def figures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
         values = [v for v in all_values if v is not None]
         if values:
             low, high = min(values), max(values)
-            mean = min(max(statistics.fmean(values), low), high)
-            found[name] = {
-                "value": mean, "unit": UNITS.get(name, "share"), "low": low, "high": high
-            }  # fmt: skip
+            mean = min(max(statistics.fmean(values), low), high)  # rounding may leave the range
+            found[name] = interval(mean, UNITS.get(name, "share"), low, high)
     return found
 
 
