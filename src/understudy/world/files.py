@@ -6,6 +6,7 @@ from typing import Any
 
 import zstandard
 
+from understudy.world.clauses import Exchange
 from understudy.world.context import ToolFacts
 from understudy.world.ids import Ids
 from understudy.world.model import World
@@ -18,8 +19,9 @@ from understudy.world.tools import After, Hard, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.users import Situation
+from understudy.world.wording import Part
 
-FORMAT = 3
+FORMAT = 4
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -77,6 +79,7 @@ def to_json(world: World) -> dict[str, Any]:
             "groups": world.book.groups,
             "situations": [_fields(s) for s in world.book.situations],
             "patience": world.book.patience,
+            "exchanges": [_fields(e) for e in world.book.exchanges],
         },
         "failures": _fields(world.failures),
         "episodes": world.episode_ids,
@@ -104,13 +107,20 @@ def from_json(data: dict[str, Any]) -> World:
         for d, things in data["memory"]
     }
     book = data["book"]
-    openings = [
-        Opening(**{**o, "parts": [p if isinstance(p, str) else tuple(p) for p in o["parts"]]})
-        for o in book["openings"]
-    ]
+    openings = [Opening(**{**o, "parts": _parts(o["parts"])}) for o in book["openings"]]
     situations = [
-        Situation(s["words"], [(_parts(parts), n) for parts, n in s["replies"]])
+        Situation(
+            s["words"],
+            [(None if parts is None else _parts(parts), n) for parts, n in s["replies"]],
+        )
         for s in book["situations"]
+    ]
+    exchanges = [
+        Exchange(
+            tuple((path, one) for path, one in e["saying"]),
+            [(_parts(clause), n) for clause, n in e["clauses"]],
+        )
+        for e in book["exchanges"]
     ]
     models = [_read_tool(m) for m in data["models"]]
     return World(
@@ -120,14 +130,14 @@ def from_json(data: dict[str, Any]) -> World:
         data["declared"],
         data["pooled"],
         {k: Template.from_json(t) for k, t in data["unknown"].items()},
-        Book(openings, book["groups"], situations, book["patience"]),
+        Book(openings, book["groups"], situations, book["patience"], exchanges),
         Failures(**data["failures"]),
         data["episodes"],
     )
 
 
-def _parts(parts: list[Any] | None) -> list[Any] | None:
-    return None if parts is None else [p if isinstance(p, str) else tuple(p) for p in parts]
+def _parts(parts: list[Any]) -> list[Part]:
+    return [p if isinstance(p, str) else (p[0], p[1]) for p in parts]
 
 
 def _read_tool(data: dict[str, Any]) -> ToolModel:

@@ -1,9 +1,8 @@
-"""Scenarios mined from captured episodes and recombined: one episode's wording with another's
-values, drawn together where they depend on each other."""
+"""Scenarios mined from captured episodes and recombined: one episode's wording, its clauses
+exchanged for others', with another's values, drawn together where they depend on each other."""
 
 import copy
 import hashlib
-import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,8 @@ from understudy.core.types import (
     split_of,
     text_of,
 )
+from understudy.world.clauses import Exchange, Exchanger, mine_exchanges
+from understudy.world.dependence import coded, dependent
 from understudy.world.users import Situation, mine_situations
 from understudy.world.values import WORD, chance, is_number, leaves, parse, put, unescape
 from understudy.world.wording import Part, Votes, flat, join, occurrences, say, slots, split_text
@@ -48,11 +49,13 @@ class Book:
     groups: list[list[str]] = field(default_factory=list)  # fields that depend on each other
     situations: list[Situation] = field(default_factory=list)
     patience: int = 12
+    exchanges: list[Exchange] = field(default_factory=list)  # clauses for each other
 
 
 def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]) -> Book:
     """Openings, dependent fields and later user turns of a traffic."""
     told = [(e, _ticket(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
+    calls = [ts for (_, _, u), ts in zip(told, found, strict=True) if u]
     told = [(e, t, u) for e, t, u in told if u]
     _name_known(told)
     speakable = _speakable(told)
@@ -84,9 +87,20 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
         )
         talks.append((e, fields))
     book.situations = mine_situations(talks, votes)
+    trained = [(o, ts) for o, ts in zip(book.openings, calls, strict=True) if o.split == "train"]
+    book.exchanges = mine_exchanges(
+        [(o.parts, {**flat(o.metadata), **o.hidden}) for o, _ in trained],
+        [_decided(o, ts, speakable) for o, ts in trained],
+    )
     turns = sorted(len(s) for _, _, s in told)
     book.patience = turns[int(0.98 * (len(turns) - 1))] + 1 if turns else 12
     return book
+
+
+def _decided(opening: Opening, calls: Sequence[Transition], speakable: set[str]) -> dict[str, Any]:
+    """What may depend on how something was put: the tools called, the fields that are no slots."""
+    chosen = {p: v for p, v in flat(opening.metadata).items() if _kind(p) not in speakable}
+    return chosen | {t.name: True for t in calls}
 
 
 def _kind(path: str) -> str:
@@ -168,10 +182,10 @@ def _groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[l
             p = parent[p]
         return p
 
-    coded = {p: _coded([t.get(p) for t in tickets]) for p in fields}
+    codes = {p: coded([t.get(p) for t in tickets]) for p in fields}
     for i, a in enumerate(paths):
         for b in paths[i + 1 :]:
-            if _dependent(coded[a], coded[b]):
+            if dependent(codes[a], codes[b]):
                 parent[find(a)] = find(b)
     groups: dict[str, list[str]] = defaultdict(list)
     for p in paths:
@@ -179,30 +193,10 @@ def _groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[l
     return sorted(groups.values())
 
 
-def _coded(values: Sequence[Any]) -> list[Any]:
-    numbers = sorted(v for v in values if is_number(v))
-    if len(set(numbers)) > 8:
-        cuts = [numbers[int(len(numbers) * q)] for q in (0.2, 0.4, 0.6, 0.8)]
-        return [sum(v > c for c in cuts) if is_number(v) else None for v in values]
-    return list(values)
-
-
-def _dependent(a: Sequence[Any], b: Sequence[Any]) -> bool:
-    pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-    n = len(pairs)
-    left, right, both = Counter(x for x, _ in pairs), Counter(y for _, y in pairs), Counter(pairs)
-    if len(left) < 2 or len(right) < 2:
-        return False
-    if max(len(left), len(right)) > 0.5 * n:
-        return True  # nearly unique values: nothing can be said, they stay together
-    g = 2 * sum(k * math.log(k * n / (left[x] * right[y])) for (x, y), k in both.items())
-    freedom = (len(left) - 1) * (len(right) - 1)
-    return g > freedom + 3.5 * math.sqrt(2 * freedom) + 6
-
-
 def draw_scenarios(book: Book, n: int, seed: int, split: Split) -> list[Scenario]:
     """New scenarios: a wording of the split with values of the split's tickets, none twice.
 
+    Clauses are exchanged in the split `train` alone: held-out wordings stay as they were said.
     Fewer than n where the traffic holds no more combinations.
     """
     openings = [o for o in book.openings if o.split == split]
@@ -210,11 +204,12 @@ def draw_scenarios(book: Book, n: int, seed: int, split: Split) -> list[Scenario
         raise ValueError(f"no captured episode belongs to the split {split!r}")
     rng = random.Random(f"scenarios:{seed}")
     tickets = [{**flat(o.metadata), **o.hidden} for o in openings]
+    exchanger = Exchanger(book.exchanges if split == "train" else [])
     found: dict[str, Scenario] = {}
     for _ in range(20 * n + 100):
         if len(found) >= n:
             break
-        scenario = _recombine(book, rng.choice(openings), openings, tickets, rng)
+        scenario = _recombine(book, rng.choice(openings), openings, tickets, exchanger, rng)
         if scenario is not None:
             found.setdefault(scenario.id, scenario)
     return list(found.values())
@@ -225,6 +220,7 @@ def _recombine(
     opening: Opening,
     openings: Sequence[Opening],
     tickets: Sequence[Mapping[str, Any]],
+    exchanger: Exchanger,
     rng: random.Random,
 ) -> Scenario | None:
     own = {**flat(opening.metadata), **opening.hidden}
@@ -235,7 +231,7 @@ def _recombine(
             if all(_fits(donor.get(p), own[p]) for p in group):
                 fields.update((p, donor[p]) for p in group)
                 break
-    text = join(opening.parts, fields)
+    text = join(exchanger.say(opening.parts, own, rng), fields)
     if text is None:
         return None
     metadata = copy.deepcopy(opening.metadata)

@@ -1,0 +1,128 @@
+"""Clauses that users exchange: wordings recombined below the message.
+
+What traffic shows of wordings is few whole messages, but many clauses in many orders. A clause
+between two marks of punctuation that says certain fields is exchanged for another that says the
+same fields, where both were said often and nothing else depends on which of them was said:
+"cancel order {id}" and "change order {id}" say the same field, but what happens then tells them
+apart.
+"""
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from understudy.world.dependence import dependent
+from understudy.world.wording import Part
+
+_MARK = re.compile(r"([,.;:!?]+(?:\s+|$)|\s*\n\s*)")
+_OFTEN = 3  # uses of a clause before it is exchanged
+Clause = list[Part]
+Saying = tuple[tuple[str, bool], ...]  # the fields that a clause says, and which of them are 1
+
+
+@dataclass(slots=True)
+class Exchange:
+    """Clauses that can stand for each other, each with how often it was said."""
+
+    saying: Saying
+    clauses: list[tuple[Clause, int]]
+
+
+def cut(parts: Sequence[Part]) -> list[Clause]:
+    """A text as clauses and what separates them, in turn: the first and last are clauses."""
+    found: list[Clause] = [[]]
+    for part in parts:
+        if not isinstance(part, str):
+            found[-1].append(part)
+            continue
+        for n, piece in enumerate(_MARK.split(part)):
+            if n % 2:
+                found += [[piece], []]
+            elif piece:
+                found[-1].append(piece)
+    return found
+
+
+def saying(clause: Sequence[Part], fields: Mapping[str, Any]) -> Saying:
+    """What a clause says; () where it says no field. A 1 is told apart for its grammar."""
+    return tuple((p[0], fields.get(p[0]) == 1) for p in clause if not isinstance(p, str))
+
+
+def mine_exchanges(
+    texts: Sequence[tuple[Sequence[Part], Mapping[str, Any]]],
+    facts: Sequence[Mapping[str, Any]],
+) -> list[Exchange]:
+    """What can be exchanged in texts (parts, with their fields). `facts` of each text is what no
+    clause may decide, such as which tools were called after it."""
+    uses: dict[Saying, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    shown: dict[tuple[Saying, str], Counter[str]] = defaultdict(Counter)
+    forms: dict[str, Clause] = {}
+    for n, (parts, fields) in enumerate(texts):
+        for clause in cut(parts)[::2]:
+            said, words = saying(clause, fields), plain(clause)
+            if said:
+                uses[said][words].append(n)
+                shown[said, words][repr(clause)] += 1
+                forms[repr(clause)] = clause
+    found = []
+    for said, by_words in sorted(uses.items()):
+        often = {words: ns for words, ns in sorted(by_words.items()) if len(ns) >= _OFTEN}
+        which = [words for words, ns in often.items() for _ in ns]
+        where = [n for ns in often.values() for n in ns]
+        names = sorted({name for n in where for name in facts[n]})
+        decided = (dependent(which, [facts[n].get(name, False) for n in where]) for name in names)
+        if len(often) > 1 and not any(decided):
+            counts = [item for words in often for item in sorted(shown[said, words].items())]
+            found.append(Exchange(said, [(forms[form], n) for form, n in counts]))
+    return found
+
+
+class Exchanger:
+    """Says texts with other clauses."""
+
+    def __init__(self, exchanges: Sequence[Exchange]) -> None:
+        self.sets = {(e.saying, plain(c)): e.clauses for e in exchanges for c, _ in e.clauses}
+
+    def say(
+        self, parts: Sequence[Part], fields: Mapping[str, Any], rng: random.Random
+    ) -> list[Part]:
+        """The text, each clause exchanged that can be: for any of its set, as often as that was
+        said. `fields` are those that the text was said with."""
+        pieces = cut(parts)
+        for i in range(0, len(pieces), 2):
+            others = self.sets.get((saying(pieces[i], fields), plain(pieces[i])))
+            if others:
+                other = rng.choices([c for c, _ in others], [n for _, n in others])[0]
+                pieces[i] = _in_case(other, pieces[i])
+        return _joined(pieces)
+
+
+def plain(clause: Sequence[Part]) -> str:
+    """What is the same in two clauses that differ in their values, or in capitals, alone."""
+    return "".join(p.lower() if isinstance(p, str) else f"\0{p[0]}\0" for p in clause).strip()
+
+
+def _in_case(clause: Clause, like: Clause) -> Clause:
+    """The clause with the capital, or without, that another began with."""
+    first, model = clause[0], like[0]
+    if not (isinstance(first, str) and isinstance(model, str) and first and model):
+        return clause
+    word = re.match(r"\w+", first)
+    if word and len(word.group()) > 1:
+        initial = first[0].upper() if model[0].isupper() else first[0].lower()
+        return [initial + first[1:], *clause[1:]]
+    return clause
+
+
+def _joined(pieces: Sequence[Clause]) -> list[Part]:
+    """The pieces as one text, neighbouring literals as one."""
+    whole: list[Part] = []
+    for part in (p for piece in pieces for p in piece):
+        if isinstance(part, str) and whole and isinstance(whole[-1], str):
+            whole[-1] += part
+        else:
+            whole.append(part)
+    return whole

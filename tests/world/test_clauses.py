@@ -1,0 +1,88 @@
+"""Clauses that users exchange: what may stand for what, and that no meaning changes."""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from understudy.world.clauses import Exchanger, cut, mine_exchanges, plain, saying
+from understudy.world.wording import Part, join, slots
+
+NAMES = ("/size", "/colour", "/code")
+literals = st.text(st.sampled_from("ab ,.!\nX"), min_size=1, max_size=8)
+parts_of_texts = st.lists(
+    literals | st.tuples(st.sampled_from(NAMES), st.just("plain")), min_size=1, max_size=8
+).map(lambda parts: [p for i, p in enumerate(parts) if not i or not _both_texts(parts, i)])
+
+
+def _both_texts(parts: list[Part], i: int) -> bool:
+    return isinstance(parts[i], str) and isinstance(parts[i - 1], str)
+
+
+@given(parts_of_texts)
+def test_cutting_loses_nothing(parts: list[Part]) -> None:
+    again = [p for piece in cut(parts) for p in piece]
+    fields = {name: f"<{name}>" for name in NAMES}
+    assert join(again, fields) == join(parts, fields)
+
+
+@given(st.lists(parts_of_texts, min_size=1, max_size=12), st.integers(0, 9))
+def test_what_is_said_stays_said_in_the_same_order(texts: list[list[Part]], seed: int) -> None:
+    fields = {"/size": 1, "/colour": "red", "/code": "K17"}
+    exchanger = Exchanger(mine_exchanges([(t, fields) for t in texts] * 3, [{}] * len(texts) * 3))
+    for text in texts:
+        assert slots(exchanger.say(text, fields, random.Random(seed))) == slots(text)
+
+
+def _orders(
+    verb: str, tool: str, n: int
+) -> list[tuple[list[Part], dict[str, str], dict[str, bool]]]:
+    text: list[Part] = ["Hello, ", f"{verb} ", ("/order", "plain"), "."]
+    return [(text, {"/order": f"K{i}"}, {tool: True}) for i in range(n)]
+
+
+def test_clauses_that_the_tools_tell_apart_are_not_exchanged() -> None:
+    same = _orders("drop", "cancel", 30) + _orders("cancel", "cancel", 30)
+    other = _orders("drop", "cancel", 30) + _orders("change", "change", 30)
+    assert [len(e.clauses) for e in _mined(same)] == [2]
+    assert _mined(other) == []
+
+
+def _mined(told: list[tuple[list[Part], dict[str, str], dict[str, bool]]]):
+    return mine_exchanges([(t, f) for t, f, _ in told], [d for _, _, d in told])
+
+
+def test_a_clause_said_once_stays_where_it_was() -> None:
+    exchanges = _mined(_orders("drop", "cancel", 20) + _orders("cancel", "cancel", 20))
+    once: list[Part] = ["for my aunt's ", ("/order", "plain"), " do something"]
+    assert Exchanger(exchanges).say(once, {"/order": "K1"}, random.Random(0)) == once
+
+
+def test_an_exchanged_clause_begins_as_the_one_before_did() -> None:
+    exchanger = Exchanger(_mined(_orders("Drop", "a", 20) + _orders("Cancel", "a", 20)))
+    for seed in range(20):
+        said = exchanger.say(
+            ["ok, drop ", ("/order", "plain")], {"/order": "K1"}, random.Random(seed)
+        )
+        assert said[0] in ("ok, drop ", "ok, cancel ")
+        said = exchanger.say(["Drop ", ("/order", "plain")], {"/order": "K1"}, random.Random(seed))
+        assert said[0] in ("Drop ", "Cancel ")
+
+
+def test_one_of_a_thing_is_not_said_as_many() -> None:
+    many: list[Part] = ["for ", ("/n", "plain"), " people"]
+    party: list[Part] = ["a party of ", ("/n", "plain")]
+    single: list[Part] = ["for ", ("/n", "plain"), " person"]
+    told = [(p, {"/n": n}) for p, n in ((many, 4), (party, 2), (single, 1)) for _ in range(9)]
+    exchanger = Exchanger(mine_exchanges(told, [{}] * len(told)))
+    said = {str(exchanger.say(many, {"/n": 3}, random.Random(s))) for s in range(30)}
+    assert said == {str(many), str(party)}
+    assert exchanger.say(single, {"/n": 1}, random.Random(0)) == single
+
+
+def test_a_clause_is_known_by_its_words_and_fields() -> None:
+    assert plain(["For ", ("/n", "word"), " "]) == plain(["for ", ("/n", "plain")])
+    assert saying([("/n", "word"), " of ", ("/m", "plain")], {"/n": 1, "/m": 2}) == (
+        ("/n", True),
+        ("/m", False),
+    )
