@@ -18,6 +18,7 @@ from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
 from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.learner import Lora
+from understudy.recipes.rft import RftConfig, rft
 from understudy.recipes.sft import SftConfig, sft
 from understudy.runs.directory import Run
 from understudy.train.trainer import Trainer
@@ -28,6 +29,10 @@ LORA = Lora(rank=2, alpha=4)
 DISTIL = SftConfig(
     lora=LORA, epochs=1, batch_episodes=4, checkpoint_every=2, precision="fp32", split="all"
 )
+SAMPLE = RftConfig(
+    lora=LORA, reader_epochs=1, scenarios=8, max_turns=2, max_tokens=16, epochs=1,
+    batch_episodes=4, precision="fp32", checkpoint_every=2,
+)  # fmt: skip
 REHEARSE = GrpoConfig(
     lora=LORA, steps=4, scenarios_per_step=2, group_size=3, pool=12, max_turns=2, max_tokens=16,
     precision="fp32", checkpoint_every=2,
@@ -135,6 +140,31 @@ async def test_a_rehearsal_goes_on_as_if_nothing_had_happened(
     assert again == told
     assert gap(whole.adapter, resumed.adapter) < 1e-3
     assert set_aside(tmp_path / "cut") == 1
+
+
+@pytest.mark.parametrize("cut", [2, 5])  # while the reader is trained; after it has played
+async def test_rejection_sampling_goes_on_where_it_was(
+    traffic: list[Episode],
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cut: int,
+) -> None:
+    check = Check(lambda messages, ticket: 1.0, "any")
+    captured = [e for e in traffic if split_of(e.scenario_id or e.id) == "train"][:12]
+    with Run.create(tmp_path / "whole", SAMPLE) as run:
+        whole = await rft(run, world, captured, check, SAMPLE, threads=1, quiet=True)
+    stop_at(monkeypatch, cut)
+    with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "cut", SAMPLE) as run:
+        await rft(run, world, captured, check, SAMPLE, threads=1, quiet=True)
+    monkeypatch.undo()
+    played = tmp_path / "cut" / "artefacts" / "rehearsed.jsonl"
+    assert played.exists() == (cut == 5)
+    with Run.open(tmp_path / "cut") as run:
+        resumed = await rft(run, world, captured, check, SAMPLE, threads=1, quiet=True)
+    assert (resumed.captured, resumed.rehearsed, resumed.played) == (12, 8, 8)
+    assert same(*(tmp_path / name / "reader" / "adapter" for name in ("whole", "cut")))
+    assert same(whole.adapter, resumed.adapter)
 
 
 def test_episodes_of_the_held_out_split_are_not_trained_on(

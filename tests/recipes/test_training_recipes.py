@@ -10,13 +10,14 @@ import torch
 from traffic import conversations, write_jsonl
 from understudy.core.chat_files import import_file, training_rows, write_rows
 from understudy.core.rows import policy_rows
-from understudy.core.types import Episode, ModelRef, Policy, Sampling
+from understudy.core.types import Episode, ModelRef, Policy, Sampling, split_of
 from understudy.demo import owner_check
 from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
 from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.learner import Lora, make_engine, make_learner
 from understudy.recipes.rehearsal import play_group
+from understudy.recipes.rft import RftConfig, rft
 from understudy.recipes.sft import SftConfig, select, sft
 from understudy.runs.directory import Run
 from understudy.train.optimiser import TrainerConfig
@@ -122,6 +123,45 @@ async def test_grpo_in_the_world_trains_an_adapter(
     assert abs(first["ratio_mean"] - 1) < 1e-5  # the first update is on-policy
     tensors = load_adapter(result.adapter).tensors
     assert any(t.abs().max() > 0 for k, t in tensors.items() if ".lora_B." in k)
+
+
+async def test_what_passes_in_the_world_is_distilled_without_the_notes(
+    traffic: list[Episode], world: World, tmp_path: Path
+) -> None:
+    config = RftConfig(
+        lora=LORA, reader_epochs=1, scenarios=12, max_turns=3, max_tokens=24, epochs=1,
+        precision="fp32",
+    )  # fmt: skip
+    seen: list[str] = []
+
+    def passes_half(messages: list[dict[str, Any]], ticket: dict[str, Any]) -> float:
+        seen.append(str(messages[1]["content"]))
+        return float(ticket["guests"] <= 2)
+
+    check = Check(passes_half, "half")
+    with Run.create(tmp_path / "run", config) as run:
+        result = await rft(run, world, traffic, check, config, threads=1, quiet=True)
+    played = [text for text in seen if "[said]" in text]
+    assert len(played) == result.played == 12
+    rehearsed = list(import_file(tmp_path / "run" / "artefacts" / "rehearsed.jsonl"))
+    assert 0 < len(rehearsed) == result.rehearsed < 12
+    assert result.rehearsed + sum(result.left_out.values()) == 12
+    for episode in rehearsed:
+        assert passes_half([dict(m) for m in episode.messages], dict(episode.metadata["ticket"]))
+        assert "[said]" not in str(episode.messages)
+    assert result.captured == sum(
+        split_of(e.scenario_id or e.id) == "train" and e.metadata["ticket"]["guests"] <= 2
+        for e in traffic
+    )
+    assert load_adapter(result.adapter).tensors
+
+
+async def test_rejection_sampling_needs_a_captured_success(
+    traffic: list[Episode], world: World, tmp_path: Path
+) -> None:
+    config = RftConfig(lora=LORA)
+    with Run.create(tmp_path / "run", config) as run, pytest.raises(ValueError, match="passes"):
+        await rft(run, world, traffic, Check(lambda m, t: 0.0, "none"), config, quiet=True)
 
 
 async def test_grpo_on_fewer_scenarios_than_a_step_wants_plays_all_and_says_so(

@@ -69,6 +69,61 @@ def sft(
 
 
 @app.command()
+def rft(
+    run: RunArgument,
+    world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],
+    check: Annotated[Path, typer.Option(help="A Python file: check(messages, ticket) -> reward.")],
+    store: StoreOption = DEFAULT_STORE,
+    workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    isolated: IsolatedOption = False,
+    threads: ThreadsOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Play thousands of scenarios in a learned world, and distil what passes the check.
+
+    Example: understudy train rft runs/rehearsed --world build/world --check check.py
+             --set scenarios=2000
+    """
+    from understudy.judges.check import Check
+    from understudy.recipes.isolation import only_the_store
+    from understudy.recipes.learner import prepare_kernel
+    from understudy.recipes.rft import RftConfig, rft
+    from understudy.runs.config import load_config
+    from understudy.world.model import World
+
+    settings = load_config(RftConfig, config, overrides or [], {})
+    if isolated:  # before the owner's code runs; no compiler can be started afterwards
+        prepare_kernel(settings.base)
+        only_the_store([store])
+    judge = Check.from_file(check)
+    _prepare(threads)
+    learned = World.load(world)
+    with open_store(store) as db:
+        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    with _run(run, settings) as opened:
+        result = asyncio.run(
+            rft(
+                opened,
+                learned,
+                found,
+                judge,
+                settings,
+                workload or "default",
+                threads=threads or None,
+                quiet=quiet,
+            )
+        )
+    print(
+        f"{result.rehearsed} of {result.played} scenarios passed; distilled with {result.captured} "
+        f"captured episodes; adapter in {result.adapter}"
+    )
+    for reason, count in result.left_out.items():
+        print(f"  left out: {count} of those played, {reason}")
+
+
+@app.command()
 def grpo(
     run: RunArgument,
     world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],

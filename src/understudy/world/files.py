@@ -19,7 +19,7 @@ from understudy.world.tools import After, Hard, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.users import Situation
-from understudy.world.wording import Part
+from understudy.world.wording import Part, Votes
 
 FORMAT = 4
 _LARGE = 1_000_000
@@ -80,6 +80,9 @@ def to_json(world: World) -> dict[str, Any]:
             "situations": [_fields(s) for s in world.book.situations],
             "patience": world.book.patience,
             "exchanges": [_fields(e) for e in world.book.exchanges],
+            "kinds": world.book.kinds,
+            "votes": [[*key, n] for key, n in world.book.votes.counts.items()],
+            "totals": [[key, n] for key, n in world.book.votes.totals.items()],
         },
         "failures": _fields(world.failures),
         "episodes": world.episode_ids,
@@ -130,7 +133,15 @@ def from_json(data: dict[str, Any]) -> World:
         data["declared"],
         data["pooled"],
         {k: Template.from_json(t) for k, t in data["unknown"].items()},
-        Book(openings, book["groups"], situations, book["patience"], exchanges),
+        Book(
+            openings,
+            book["groups"],
+            situations,
+            book["patience"],
+            exchanges,
+            book["kinds"],
+            _votes(book["votes"], book["totals"]),
+        ),
         Failures(**data["failures"]),
         data["episodes"],
     )
@@ -138,6 +149,13 @@ def from_json(data: dict[str, Any]) -> World:
 
 def _parts(parts: list[Any]) -> list[Part]:
     return [p if isinstance(p, str) else (p[0], p[1]) for p in parts]
+
+
+def _votes(counts: list[Any], totals: list[Any]) -> Votes:
+    votes = Votes()
+    votes.counts.update({(name, (side, words)): n for name, (side, words), n in counts})
+    votes.totals.update({(side, words): n for (side, words), n in totals})
+    return votes
 
 
 def _read_tool(data: dict[str, Any]) -> ToolModel:

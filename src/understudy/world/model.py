@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.core.types import (
+    Episode,
     Feedback,
     Provenance,
     Scenario,
@@ -18,6 +19,7 @@ from understudy.core.types import (
 )
 from understudy.world.context import Context, ToolFacts
 from understudy.world.ids import Ids
+from understudy.world.notes import Notes
 from understudy.world.scenarios import Book, draw_scenarios, user_seed
 from understudy.world.state import Mark, Memory, State
 from understudy.world.templates import Template, abstract
@@ -25,6 +27,7 @@ from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.users import MinedUser, rarity
 from understudy.world.values import kind_of, parse
+from understudy.world.wording import flat
 
 
 @dataclass(slots=True)
@@ -41,6 +44,7 @@ class World:
     failures: Failures
     episode_ids: list[str]  # of the traffic, by the numbers that memory knows them by
     _weights: dict[str, float] | None = field(default=None, repr=False)
+    _hidden: dict[str, dict[str, Any]] | None = field(default=None, repr=False)
 
     async def start(
         self, scenario: Scenario, seed: int, snapshot: Any | None = None
@@ -69,6 +73,19 @@ class World:
             self._weights = rarity(self.book.situations)
         own, book = user_seed(scenario, seed), self.book
         return MinedUser(book.situations, scenario.goal, own, book.patience, self._weights)
+
+    @property
+    def notes(self) -> Notes:
+        """What reads the fields that users say."""
+        return Notes(frozenset(self.book.kinds), self.book.votes)
+
+    def fields(self, episode: Episode) -> dict[str, Any]:
+        """The fields of a captured episode's ticket, by their paths, and those mined beside it;
+        the ticket's alone where the world has not learned from the episode."""
+        if self._hidden is None:
+            self._hidden = {o.origin: o.hidden for o in self.book.openings}
+        hidden = self._hidden.get(episode.scenario_id or episode.id, {})
+        return flat(dict(episode.metadata)) | hidden
 
     def predict(
         self, state: State, name: str, args: dict[str, Any], rng: random.Random, greedy: bool

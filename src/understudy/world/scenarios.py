@@ -24,7 +24,17 @@ from understudy.world.clauses import Exchange, Exchanger, mine_exchanges
 from understudy.world.dependence import coded, dependent
 from understudy.world.users import Situation, mine_situations
 from understudy.world.values import WORD, chance, is_number, leaves, parse, put, unescape
-from understudy.world.wording import Part, Votes, flat, join, occurrences, say, slots, split_text
+from understudy.world.wording import (
+    Part,
+    Votes,
+    flat,
+    join,
+    kind,
+    occurrences,
+    say,
+    slots,
+    split_text,
+)
 
 
 @dataclass(slots=True)
@@ -40,6 +50,11 @@ class Opening:
     free: list[str]  # the fields that may change: said in some user turn
     hidden: dict[str, Any] = field(default_factory=dict)  # values said that no ticket holds
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The ticket's fields and the hidden ones, by their paths."""
+        return {**flat(self.metadata), **self.hidden}
+
 
 @dataclass(slots=True)
 class Book:
@@ -50,6 +65,8 @@ class Book:
     situations: list[Situation] = field(default_factory=list)
     patience: int = 12
     exchanges: list[Exchange] = field(default_factory=list)  # clauses for each other
+    kinds: list[str] = field(default_factory=list)  # fields that are slots, without item numbers
+    votes: Votes = field(default_factory=Votes)  # where each stands in a text
 
 
 def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]) -> Book:
@@ -62,11 +79,12 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
     votes = Votes()
     for _, ticket, said in told:
         for text in said:
-            votes.learn(text, {p: v for p, v in ticket.items() if _kind(p) in speakable})
-    book = Book(groups=_groups([t for _, t, _ in told], speakable))
+            votes.learn(text, {p: v for p, v in ticket.items() if kind(p) in speakable})
+    groups = _groups([t for _, t, _ in told], speakable)
+    book = Book(groups=groups, kinds=sorted(speakable), votes=votes)
     talks: list[tuple[Episode, dict[str, Any]]] = []
     for e, ticket, said in told:
-        fields = {p: v for p, v in ticket.items() if _kind(p) in speakable}
+        fields = {p: v for p, v in ticket.items() if kind(p) in speakable}
         parts = split_text(said[0], fields, votes)
         spoken = set(slots(parts))
         for text in said[1:]:
@@ -89,7 +107,7 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
     book.situations = mine_situations(talks, votes)
     trained = [(o, ts) for o, ts in zip(book.openings, calls, strict=True) if o.split == "train"]
     book.exchanges = mine_exchanges(
-        [(o.parts, {**flat(o.metadata), **o.hidden}) for o, _ in trained],
+        [(o.parts, o.fields) for o, _ in trained],
         [_decided(o, ts, speakable) for o, ts in trained],
     )
     turns = sorted(len(s) for _, _, s in told)
@@ -99,12 +117,8 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
 
 def _decided(opening: Opening, calls: Sequence[Transition], speakable: set[str]) -> dict[str, Any]:
     """What may depend on how something was put: the tools called, the fields that are no slots."""
-    chosen = {p: v for p, v in flat(opening.metadata).items() if _kind(p) not in speakable}
+    chosen = {p: v for p, v in flat(opening.metadata).items() if kind(p) not in speakable}
     return chosen | {t.name: True for t in calls}
-
-
-def _kind(path: str) -> str:
-    return "/".join("#" if p.isdigit() else p for p in path.split("/"))
 
 
 def _users(e: Episode) -> list[str]:
@@ -159,8 +173,8 @@ def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]])
         for path, value in ticket.items():
             if value is None or isinstance(value, bool) or value == "":
                 continue
-            seen[_kind(path)][value] += 1
-            hit[_kind(path)][value] += bool(occurrences(text, {path: value}))
+            seen[kind(path)][value] += 1
+            hit[kind(path)][value] += bool(occurrences(text, {path: value}))
     found = set()
     for path, values in seen.items():
         n, k = sum(values.values()), sum(hit[path].values())
@@ -173,7 +187,7 @@ def _speakable(told: Sequence[tuple[Episode, Mapping[str, Any], Sequence[str]]])
 
 def _groups(tickets: Sequence[Mapping[str, Any]], speakable: set[str]) -> list[list[str]]:
     """Fields whose values depend on each other (G test against independence), as groups."""
-    paths = sorted({p for t in tickets for p in t if _kind(p) in speakable})
+    paths = sorted({p for t in tickets for p in t if kind(p) in speakable})
     fields = sorted({p for t in tickets for p in t if not isinstance(t[p], bool)})
     parent = {p: p for p in fields}
 
@@ -203,7 +217,7 @@ def draw_scenarios(book: Book, n: int, seed: int, split: Split) -> list[Scenario
     if not openings:
         raise ValueError(f"no captured episode belongs to the split {split!r}")
     rng = random.Random(f"scenarios:{seed}")
-    tickets = [{**flat(o.metadata), **o.hidden} for o in openings]
+    tickets = [o.fields for o in openings]
     exchanger = Exchanger(book.exchanges if split == "train" else [])
     found: dict[str, Scenario] = {}
     for _ in range(20 * n + 100):
@@ -223,7 +237,7 @@ def _recombine(
     exchanger: Exchanger,
     rng: random.Random,
 ) -> Scenario | None:
-    own = {**flat(opening.metadata), **opening.hidden}
+    own = opening.fields
     fields = dict(own)
     for group in _free_groups(book, opening):
         for _ in range(12):

@@ -115,23 +115,24 @@ class Votes:
 
     def learn(self, text: str, fields: Mapping[str, Any]) -> None:
         for start, end, said in occurrences(text, fields):
-            paths = {_kind(p) for p, _ in said}
-            weight = 4 if len(paths) == 1 else 1
-            for path in paths:
+            kinds = {kind(p) for p, _ in said}
+            weight = 4 if len(kinds) == 1 else 1
+            for name in kinds:
                 for place in around(text, start, end):
-                    self.counts[path, place] += weight
+                    self.counts[name, place] += weight
             for place in around(text, start, end):
                 self.totals[place] += weight
 
     def score(self, path: str, text: str, start: int, end: int) -> float:
         return sum(
-            self.counts[_kind(path), place] / (self.totals[place] + 1)
+            self.counts[kind(path), place] / (self.totals[place] + 1)
             for place in around(text, start, end)
         )
 
 
-def _kind(path: str) -> str:
-    return re.sub(r"/\d+", "/#", path)
+def kind(path: str) -> str:
+    """A path without the numbers of list items."""
+    return "/".join("#" if part.isdigit() else part for part in path.split("/"))
 
 
 def split_text(text: str, fields: Mapping[str, Any], votes: Votes) -> list[Part]:

@@ -1,0 +1,220 @@
+"""Rejection-sampling fine-tuning in a learned world: play thousands of scenarios, keep what
+passes the owner's check, distil it.
+
+Who plays is a *reader*: distilled from the captured episodes that pass, with notes beside what
+users say (world.notes). What it did is taught without the notes, to an adapter that also learns
+from the captured episodes themselves. Rejection sampling as in arXiv 2308.01825, its attempts
+found with hints that training leaves out as in STaR (arXiv 2203.14465). A greedy reader leaves
+behind the minority of the incumbent's flaws that happened to pass.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from understudy.core.chat_files import episode_rows, import_file, write_rows
+from understudy.core.types import (
+    Episode,
+    Message,
+    ModelRef,
+    Policy,
+    Sampling,
+    Scenario,
+    split_of,
+)
+from understudy.judges.check import Check
+from understudy.models.loading import load_base
+from understudy.recipes.learner import Lora, make_engine
+from understudy.recipes.rehearsal import Played, gather, play_group
+from understudy.recipes.sft import SftConfig, select, sft
+from understudy.runs.config import Config
+from understudy.runs.directory import Run
+from understudy.runs.progress import Progress
+from understudy.world.model import World
+from understudy.world.notes import NotedUser, without
+from understudy.world.wording import flat
+
+REHEARSED = "rehearsed.jsonl"
+
+
+class RftConfig(Config):
+    base: str = "tiny"
+    lora: Lora = Lora()
+    reader_epochs: PositiveInt = 3
+    scenarios: PositiveInt = 3000
+    in_flight: PositiveInt = 256  # conversations at a time
+    temperature: NonNegativeFloat = 0.0  # the reader's
+    max_tokens: PositiveInt = 128  # a turn
+    max_turns: PositiveInt = 12
+    epochs: PositiveInt = 2
+    batch_episodes: PositiveInt = 8
+    lr: PositiveFloat = 3e-3
+    precision: Literal["fp32", "bf16"] = "bf16"
+    threshold: float = 1.0  # of the check, for captured and rehearsed episodes alike
+    checkpoint_every: PositiveInt = 50
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RftResult:
+    adapter: Path
+    captured: int  # episodes that passed
+    rehearsed: int
+    played: int
+    left_out: dict[str, int]  # reason -> played episodes
+
+
+async def rft(
+    run: Run,
+    world: World,
+    episodes: Sequence[Episode],
+    check: Check,
+    config: RftConfig,
+    workload: str = "default",
+    threads: int | None = None,
+    quiet: bool = False,
+) -> RftResult:
+    """Train an adapter on what passes `check`: captured episodes, and those played in `world`.
+
+    Resumes from the reader's or its own last checkpoint, or with what was played, whichever came
+    last. Raises ValueError where no captured episode passes.
+    """
+    given = [e for e in episodes if split_of(e.scenario_id or e.id) == "train"]
+    chosen = SftConfig(keep="check", threshold=config.threshold)
+    captured, _ = select(given, chosen, check)
+    if not captured:
+        raise ValueError("no captured episode passes the check: there is nothing to read from")
+    file = run.artefacts / REHEARSED
+    if not file.exists():
+        reader = _reader(run, world, captured, config, quiet)
+        played = await _play(reader, world, check, config, workload, threads, quiet)
+        kept, counted = _passed(played, config.threshold)
+        run.write_artefact("rft.json", {"played": len(played), "left_out": dict(counted)})
+        write_rows(file, episode_rows(kept))
+    told = json.loads((run.artefacts / "rft.json").read_text())
+    rehearsed = list(import_file(file))
+    settings = _sft_config(config, config.epochs)
+    result = sft(run, [*captured, *rehearsed], settings, None, quiet)
+    return RftResult(
+        result.adapter, len(captured), len(rehearsed), told["played"], told["left_out"]
+    )
+
+
+def _reader(
+    run: Run, world: World, captured: Sequence[Episode], config: RftConfig, quiet: bool
+) -> Path:
+    """The adapter that reads with notes; taken as it is where it was trained before."""
+    path = run.path / "reader"
+    settings = _sft_config(config, config.reader_epochs)
+    noted = []
+    for episode in captured:
+        fields = world.fields(episode)
+        noted.append(_said_with(episode, partial(world.notes.add, fields=fields)))
+    opened = Run.open(path) if (path / "run.json").exists() else Run.create(path, settings)
+    if opened.state == "done":
+        return path / "adapter"
+    with opened as inner:
+        return sft(inner, noted, settings, None, quiet).adapter
+
+
+async def _play(
+    reader: Path,
+    world: World,
+    check: Check,
+    config: RftConfig,
+    workload: str,
+    threads: int | None,
+    quiet: bool,
+) -> list[Played]:
+    """One episode of each scenario, users' messages with notes."""
+    scenarios = world.scenarios(config.scenarios, config.seed)
+    base = load_base(config.base)
+    engine, chat = make_engine(base, threads)
+    model = ModelRef(base.name, "reader")
+    sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
+    policy = Policy("reader", model, sampling=sampling)
+    free, passed = asyncio.Semaphore(config.in_flight), 0
+
+    def user(scenario: Scenario, seed: int) -> NotedUser:
+        return NotedUser(world.user(scenario, seed), world.notes, flat(scenario.goal))
+
+    with Progress("play", total=len(scenarios), unit="scenarios", quiet=quiet) as progress:
+
+        async def one(number: int, scenario: Scenario) -> Played:
+            nonlocal passed
+            noted = tuple(world.notes.add(scenario.messages, flat(scenario.goal)))
+            async with free:
+                played = await play_group(
+                    chat,
+                    policy,
+                    world,
+                    user,
+                    replace(scenario, messages=noted),
+                    1,
+                    seed=config.seed * 1_000_003 + number,
+                    check=check,
+                    max_turns=config.max_turns,
+                    workload=workload,
+                )
+            passed += played.rate >= 1.0
+            progress.advance(passed=f"{passed / (progress.done + 1):.0%}")
+            return played
+
+        try:
+            await engine.load(model, str(reader))
+            return await gather([one(n, s) for n, s in enumerate(scenarios)])
+        finally:
+            await engine.aclose()
+
+
+def _passed(played: Sequence[Played], threshold: float) -> tuple[list[Episode], Counter[str]]:
+    """The episodes to learn from, without notes, and why the others are left out."""
+    kept: list[Episode] = []
+    left_out: Counter[str] = Counter()
+    for item in played:
+        left_out.update({f"unjudged: {reason}": n for reason, n in item.failed.items()})
+        for episode, reward in zip(item.group.episodes, item.group.rewards or (), strict=True):
+            if reward >= threshold:
+                kept.append(_said_with(episode, without))
+            else:
+                left_out[f"below {threshold:g}"] += 1
+    return kept, left_out
+
+
+def _said_with(
+    episode: Episode, change: Callable[[Sequence[Message]], Sequence[Message]]
+) -> Episode:
+    """The episode with its messages changed; what an engine recorded of others is not kept."""
+    completions = tuple(
+        replace(
+            c,
+            request=replace(c.request, messages=tuple(change(c.request.messages))),
+            prompt_ids=None,
+            output_ids=None,
+            logprobs=None,
+        )
+        for c in episode.completions
+    )
+    return replace(episode, completions=completions, tail=tuple(change(episode.tail)))
+
+
+def _sft_config(config: RftConfig, epochs: int) -> SftConfig:
+    return SftConfig(
+        base=config.base,
+        lora=config.lora,
+        split="all",  # chosen before
+        keep="all",
+        epochs=epochs,
+        batch_episodes=config.batch_episodes,
+        lr=config.lr,
+        precision=config.precision,
+        checkpoint_every=config.checkpoint_every,
+        seed=config.seed,
+    )
