@@ -110,20 +110,20 @@ def test_a_signal_waits_for_the_end_of_the_block() -> None:
 def test_a_rehearsal_that_ended_before_its_stage_was_saved_is_taken_as_it_is(
     service: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "rehearsal_calls.json").write_text("2")  # the service saw calls in that attempt
+    (tmp_path / "rehearsed_calls.json").write_text("2")  # the service saw calls in that attempt
     with PeakMemory() as memory:
         demo = main.Demo(tmp_path, 0, main.QUICK, memory, {"service": service})
         with Run.create(demo.run("rehearsed"), {"steps": 2}) as run:
             run.log(0, reward=0.25, success=0.0)
             run.log(1, reward=0.5, success=0.25)
         taken = main._rehearse(demo)
-    assert taken["line"].startswith("2 steps, done before; in the world then: reward 0.500, ")
+    assert taken["line"].startswith("2 steps, done before; in the world then: reward 0.500; ")
     assert taken["service_calls"] == 2
 
 
 def test_a_rehearsal_that_was_interrupted_is_not_taken_for_done(tmp_path: Path) -> None:
-    assert main._rehearsed(tmp_path / "none") is None
+    assert main._done_before(tmp_path / "none") is None
     with Run.create(tmp_path / "run", {}) as run:
         run.log(0, reward=0.25, success=0.0)
         run.finish("interrupted")
-    assert main._rehearsed(tmp_path / "run") is None
+    assert main._done_before(tmp_path / "run") is None

@@ -70,7 +70,7 @@ def test_rehearsal_is_compared_with_the_better_distillation_in_pairs(report: Any
 
 def test_time_and_memory_are_whole(report: Any) -> None:
     seconds = report["seconds"]
-    stages = {"traffic", "learn", "rehearse", "prove", "serve"}
+    stages = {"traffic", "learn", "sample", "rehearse", "prove", "serve"}
     assert set(seconds) == stages | {"other", "total"}
     assert all(seconds[name] > 0 for name in stages)
     assert sum(v for k, v in seconds.items() if k != "total") == pytest.approx(
@@ -85,7 +85,7 @@ def test_the_service_saw_nothing_of_learning_and_rehearsal(
     calls = report["service_calls"]
     assert calls["traffic"] > QUICK.traffic
     assert (calls["learning"], calls["rehearsal"]) == (0, 0)
-    assert played[1].count("calls that the real service saw meanwhile: 0") == 2
+    assert played[1].count("calls that the real service saw meanwhile: 0") == 3
 
 
 def test_the_page_needs_nothing_but_itself(played: tuple[Path, str]) -> None:

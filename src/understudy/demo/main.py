@@ -45,9 +45,12 @@ class Size:
     concurrency: int = 24
     proof: int = 300
     served: int = 40
-    sft: tuple[str, ...] = ("batch_episodes=4", "lr=3e-3")
+    sft: tuple[str, ...] = ("batch_episodes=4", "lr=3e-3", "lora.rank=64", "lora.alpha=128")
     sft_epochs: tuple[int, int] = (2, 3)  # of all episodes, of those that pass the check
-    grpo: tuple[str, ...] = ("steps=24", "lr=5e-4", "max_turns=12")
+    rft: tuple[str, ...] = ("scenarios=3000", "epochs=1")  # and what `sft` says
+    grpo: tuple[str, ...] = (
+        "steps=12", "lr=3e-4", "max_turns=12", "scenarios_per_step=32", "group_size=4",
+    )  # fmt: skip
 
 
 FULL = Size()
@@ -56,6 +59,7 @@ QUICK = Size(
     proof=16,
     served=4,
     sft_epochs=(1, 1),
+    rft=("scenarios=24", "epochs=1", "reader_epochs=1", "max_turns=6"),
     grpo=("steps=2", "scenarios_per_step=2", "group_size=4", "pool=40", "max_turns=8"),
 )
 
@@ -116,7 +120,8 @@ def _play(demo: Demo, stages: Stages) -> None:
     for name, line in learned["distilled"].items():
         console.print(f"  {name}: {line}")
     console.print(f"  calls that the real service saw meanwhile: {learned['service_calls']}")
-    headline(3, "Rehearsal: reinforcement learning, in the world only")
+    headline(3, "Rehearsal, in the world only: what passes is learned, then reinforced")
+    stages.run("sample", lambda: _sample(demo), goes_on=True)
     stages.run("rehearse", lambda: _rehearse(demo), goes_on=True)
     headline(4, f"Proof: {demo.size.proof} customers that nobody has seen, in the real service")
     stages.run("prove", lambda: _prove(demo))
@@ -267,41 +272,55 @@ def _learn(demo: Demo) -> dict[str, Any]:
     }
 
 
-def _rehearse(demo: Demo) -> dict[str, Any]:
-    """GRPO in the learned world, from the distillation of the episodes that pass the check.
+def _sample(demo: Demo) -> dict[str, Any]:
+    """Scenarios played in the learned world; the episodes that pass are distilled.
 
     One that was interrupted goes on; one that ended before this stage was saved is taken as it is.
     """
+    settings = [x for item in (*demo.size.sft, *demo.size.rft) for x in ("--set", item)]
+    command = _understudy(
+        "train", "rft", str(demo.run("sampled")), "--world", str(demo.out / "world"),
+        "--check", str(demo.check), "--store", str(demo.store),
+        "--workload", WORKLOAD, "--isolated", "--set", f"seed={demo.seed}", *settings,
+    )  # fmt: skip
+    return _in_the_world(demo, "sampled", command)
+
+
+def _rehearse(demo: Demo) -> dict[str, Any]:
+    """GRPO in the learned world, from what was distilled of the episodes that passed in it."""
     settings = [x for item in demo.size.grpo for x in ("--set", item)]
     command = _understudy(
         "train", "grpo", str(demo.run("rehearsed")), "--world", str(demo.out / "world"),
-        "--check", str(demo.check), "--start", str(demo.run("distilled-checked")),
+        "--check", str(demo.check), "--start", str(demo.run("sampled")),
         "--workload", WORKLOAD, "--isolated", "--set", f"seed={demo.seed}", *settings,
     )  # fmt: skip
-    counted = demo.out / "rehearsal_calls.json"
+    return _in_the_world(demo, "rehearsed", command)
+
+
+def _in_the_world(demo: Demo, name: str, command: Sequence[str]) -> dict[str, Any]:
+    """Runs what trains in the world; its last line, and the calls that the service saw."""
+    counted = demo.out / f"{name}_calls.json"
     with _calls_counted(demo, counted):
-        line = _rehearsed(demo.run("rehearsed"))
+        line = _done_before(demo.run(name))
         if line is None:
             with jobs(demo.memory) as start:
-                line = start("the rehearsal", command, threads=usable_cores()).output().strip()
+                line = start(f"the run {name}", command, threads=usable_cores()).output().strip()
     service_calls = json.loads(counted.read_text())
-    console.print(f"  {line.splitlines()[-1]}")
+    console.print(f"  {line}", markup=False)
     console.print(f"  calls that the real service saw meanwhile: {service_calls}")
     return {"line": line, "service_calls": service_calls}
 
 
-def _rehearsed(path: Path) -> str | None:
-    """What came of the rehearsal at `path`, where there is one and it is done."""
+def _done_before(path: Path) -> str | None:
+    """What came of the run at `path`, where there is one and it is done."""
     if not (path / "run.json").exists():
         return None
     with Run.open(path, read_only=True) as run:
         if run.state != "done":
             return None
         last = run.metrics().rows[-1]
-    return (
-        f"{last['step'] + 1} steps, done before; in the world then: reward {last['reward']:.3f}, "
-        f"success {last['success']:.0%}; adapter in {path / 'adapter'}"
-    )
+    reward = f"; in the world then: reward {last['reward']:.3f}" if "reward" in last else ""
+    return f"{last['step'] + 1} steps, done before{reward}; adapter in {path / 'adapter'}"
 
 
 @contextlib.contextmanager

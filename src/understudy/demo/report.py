@@ -60,7 +60,7 @@ def write_demo_report(
         "service_calls": {
             "traffic": traffic["service_calls"],
             "learning": results["learn"]["service_calls"],
-            "rehearsal": results["rehearse"]["service_calls"],
+            "rehearsal": sum(results[k]["service_calls"] for k in ("sample", "rehearse")),
         },
         "cost": costs(out, proof),
         "served": results["serve"],
