@@ -18,6 +18,7 @@ from understudy.world.learn import learn
 
 DEMO = Path(understudy.__file__).parent / "demo"
 SMALL_SFT = ["epochs=1", "batch_episodes=8", "lora.rank=2"]
+SMALL_RFT = ["epochs=1", "reader_epochs=1", "scenarios=4", "max_turns=2", "max_tokens=16"]
 SMALL_GRPO = ["steps=1", "scenarios_per_step=1", "group_size=2", "pool=2", "lora.rank=2",
               "max_turns=1", "max_tokens=4", "precision=fp32"]  # fmt: skip
 # a command in a process of its own, and what that process can see once it has run
@@ -116,6 +117,19 @@ def test_an_isolated_distillation_sees_nothing(
     assert connections(service) == 0
 
 
+def test_isolated_rejection_sampling_sees_nothing(
+    captured: tuple[Path, Path], service: socket.socket, tmp_path: Path
+) -> None:
+    seen = seen_by(
+        tmp_path, service, "train", "rft", str(tmp_path / "run"), "--world", str(captured[1]),
+        "--store", str(captured[0]), "--check", str(tmp_path / "looks.py"), "--threads", "1",
+        "--quiet", "--isolated", *sets(SMALL_RFT),
+    )  # fmt: skip
+    assert len(seen) > 4 + 1  # the captured episodes, those played, and after the command
+    assert [s for s in seen if s] == []
+    assert connections(service) == 0
+
+
 def test_an_isolated_rehearsal_sees_nothing(
     captured: tuple[Path, Path], service: socket.socket, tmp_path: Path
 ) -> None:
@@ -150,6 +164,7 @@ def test_a_check_that_reads_what_is_forbidden_when_loaded_is_refused(
     check.write_text("from understudy.demo.customers import scenarios\ncheck = print")
     for arguments in (
         ["sft", str(tmp_path / "run"), "--store", str(captured[0])],
+        ["rft", str(tmp_path / "run"), "--world", str(captured[1]), "--store", str(captured[0])],
         ["grpo", str(tmp_path / "run"), "--world", str(captured[1])],
     ):
         code = f"from understudy.cli import main; raise SystemExit(main({['train', *arguments]!r}"
