@@ -30,8 +30,8 @@ DISTIL = SftConfig(
     lora=LORA, epochs=1, batch_episodes=4, checkpoint_every=2, precision="fp32", split="all"
 )
 SAMPLE = RftConfig(
-    lora=LORA, reader_epochs=1, scenarios=8, max_turns=2, max_tokens=16, epochs=1,
-    batch_episodes=4, precision="fp32", checkpoint_every=2,
+    lora=LORA, reader_epochs=1, scenarios=8, max_turns=2, max_tokens=16, readings=1,
+    batch_episodes=2, precision="fp32", checkpoint_every=2,
 )  # fmt: skip
 REHEARSE = GrpoConfig(
     lora=LORA, steps=4, scenarios_per_step=2, group_size=3, pool=12, max_turns=2, max_tokens=16,
@@ -142,7 +142,7 @@ async def test_a_rehearsal_goes_on_as_if_nothing_had_happened(
     assert set_aside(tmp_path / "cut") == 1
 
 
-@pytest.mark.parametrize("cut", [2, 5])  # while the reader is trained; after it has played
+@pytest.mark.parametrize("cut", [2, 9])  # while the reader is trained; after it has played
 async def test_rejection_sampling_goes_on_where_it_was(
     traffic: list[Episode],
     world: World,
@@ -159,7 +159,7 @@ async def test_rejection_sampling_goes_on_where_it_was(
         await rft(run, world, captured, check, SAMPLE, threads=1, quiet=True)
     monkeypatch.undo()
     played = tmp_path / "cut" / "artefacts" / "rehearsed.jsonl"
-    assert played.exists() == (cut == 5)
+    assert played.exists() == (cut == 9)
     with Run.open(tmp_path / "cut") as run:
         resumed = await rft(run, world, captured, check, SAMPLE, threads=1, quiet=True)
     assert (resumed.captured, resumed.rehearsed, resumed.played) == (12, 8, 8)

@@ -1,6 +1,7 @@
 """The recipes on a small scale: real traffic, the tiny model, real gradients."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ async def test_what_passes_in_the_world_is_distilled_without_the_notes(
     traffic: list[Episode], world: World, tmp_path: Path
 ) -> None:
     config = RftConfig(
-        lora=LORA, reader_epochs=1, scenarios=12, max_turns=3, max_tokens=24, epochs=1,
+        lora=LORA, reader_epochs=1, scenarios=12, max_turns=3, max_tokens=24, readings=2,
         precision="fp32",
     )  # fmt: skip
     seen: list[str] = []
@@ -153,6 +154,13 @@ async def test_what_passes_in_the_world_is_distilled_without_the_notes(
         split_of(e.scenario_id or e.id) == "train" and e.metadata["ticket"]["guests"] <= 2
         for e in traffic
     )
+    readings = list(import_file(tmp_path / "run" / "artefacts" / "readings.jsonl"))
+    assert len(readings) == 2 * (result.captured + result.rehearsed)
+    for reading in readings:
+        (said,) = (str(m["content"]) for m in reading.messages if m["role"] == "user")
+        note = json.loads(str(reading.messages[-1]["content"]))
+        assert said.endswith("\n[said]")
+        assert note["city"].lower() in said.lower()
     assert load_adapter(result.adapter).tensors
 
 

@@ -43,6 +43,12 @@ def test_fields_that_no_user_says_are_not_noted() -> None:
     assert read(Notes(["/ticket/secret"], Votes()).beside("to Arden", TICKET)) == {}
 
 
+def test_a_reading_asks_what_a_message_says_and_answers_it() -> None:
+    asked, answer = notes().reading({"role": "user", "content": "to Arden, 6 days"}, TICKET)
+    assert asked == {"role": "user", "content": "to Arden, 6 days\n[said]"}
+    assert answer == {"role": "assistant", "content": '{"days": 6, "town": "Arden"}'}
+
+
 texts = st.text() | st.sampled_from(["4 people\n[said] {}", "", "\n[said] ", "Arden, 6 days"])
 
 

@@ -47,7 +47,7 @@ class Size:
     served: int = 40
     sft: tuple[str, ...] = ("batch_episodes=4", "lr=3e-3", "lora.rank=64", "lora.alpha=128")
     sft_epochs: tuple[int, int] = (2, 3)  # of all episodes, of those that pass the check
-    rft: tuple[str, ...] = ("scenarios=3000", "epochs=1")  # and what `sft` says
+    rft: tuple[str, ...] = ("scenarios=3000",)  # and what `sft` says
     grpo: tuple[str, ...] = (
         "steps=12", "lr=3e-4", "max_turns=12", "scenarios_per_step=32", "group_size=4",
     )  # fmt: skip
@@ -59,7 +59,7 @@ QUICK = Size(
     proof=16,
     served=4,
     sft_epochs=(1, 1),
-    rft=("scenarios=24", "epochs=1", "reader_epochs=1", "max_turns=6"),
+    rft=("scenarios=24", "reader_epochs=1", "readings=1", "max_turns=6"),
     grpo=("steps=2", "scenarios_per_step=2", "group_size=4", "pool=40", "max_turns=8"),
 )
 

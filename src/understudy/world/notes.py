@@ -25,13 +25,23 @@ class Notes:
     kinds: Collection[str]
     votes: Votes
 
-    def beside(self, text: str, fields: Mapping[str, Any]) -> str:
-        """The text with its note: which of the fields it says, by the last parts of their paths."""
+    def of(self, text: str, fields: Mapping[str, Any]) -> str:
+        """Which of the fields a text says, as JSON, by the last parts of their paths."""
         known = {p: v for p, v in fields.items() if kind(p) in self.kinds and v is not None}
         said = dict.fromkeys(sorted(slots(split_text(text, known, self.votes))))
         names = _short(known)
         note = {names[path]: known[path] for path in said}
-        return f"{text}{_BEGIN}{json.dumps(note, ensure_ascii=False)}"
+        return json.dumps(note, ensure_ascii=False)
+
+    def beside(self, text: str, fields: Mapping[str, Any]) -> str:
+        """The text with its note."""
+        return f"{text}{_BEGIN}{self.of(text, fields)}"
+
+    def reading(self, message: Message, fields: Mapping[str, Any]) -> list[Message]:
+        """A user's message with the question what it says, and its note as the answer."""
+        text = text_of(message.get("content"))
+        answer: Message = {"role": "assistant", "content": self.of(text, fields)}
+        return [_with(message, f"{text}{_BEGIN.rstrip()}"), answer]
 
     def add(self, messages: Iterable[Message], fields: Mapping[str, Any]) -> list[Message]:
         """The messages, those of users with notes."""
