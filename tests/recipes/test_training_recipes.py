@@ -147,6 +147,7 @@ async def test_what_passes_in_the_world_is_distilled_without_the_notes(
     rehearsed = list(import_file(tmp_path / "run" / "artefacts" / "rehearsed.jsonl"))
     assert 0 < len(rehearsed) == result.rehearsed < 12
     assert result.rehearsed + sum(result.left_out.values()) == 12
+    assert result.captured + sum(result.captured_left_out.values()) == len(traffic)
     for episode in rehearsed:
         assert passes_half([dict(m) for m in episode.messages], dict(episode.metadata["ticket"]))
         assert "[said]" not in str(episode.messages)

@@ -119,8 +119,10 @@ def rft(
         f"{result.rehearsed} of {result.played} scenarios passed; distilled with {result.captured} "
         f"captured episodes; adapter in {result.adapter}"
     )
-    for reason, count in result.left_out.items():
-        print(f"  left out: {count} of those played, {reason}")
+    parts = (("captured", result.captured_left_out), ("played", result.left_out))
+    for what, left_out in parts:
+        for reason, count in left_out.items():
+            print(f"  left out: {count} of those {what}, {reason}")
 
 
 @app.command()

@@ -70,6 +70,7 @@ class RftResult:
     captured: int  # episodes that passed
     rehearsed: int
     played: int
+    captured_left_out: dict[str, int]  # reason -> captured episodes
     left_out: dict[str, int]  # reason -> played episodes
 
 
@@ -90,7 +91,8 @@ async def rft(
     """
     given = [e for e in episodes if split_of(e.scenario_id or e.id) == "train"]
     chosen = SftConfig(keep="check", threshold=config.threshold)
-    captured, _ = select(given, chosen, check)
+    captured, failed = select(given, chosen, check)
+    failed += Counter({"of the held-out split": len(episodes) - len(given)})
     if not captured:
         raise ValueError("no captured episode passes the check: there is nothing to read from")
     file = run.artefacts / REHEARSED
@@ -98,7 +100,8 @@ async def rft(
         reader = _reader(run, world, captured, config, quiet)
         played = await _play(reader, world, check, config, workload, threads, quiet)
         kept, counted = _passed(played, config.threshold)
-        run.write_artefact("rft.json", {"played": len(played), "left_out": dict(counted)})
+        told = {"played": len(played), "left_out": dict(counted), "captured_left_out": failed}
+        run.write_artefact("rft.json", told)
         count = config.readings * (len(captured) + len(kept))
         write_rows(run.artefacts / READINGS, _readings(world, count, config.seed))
         write_rows(file, episode_rows(kept))
@@ -108,7 +111,12 @@ async def rft(
     settings = _sft_config(config, config.epochs, config.batch_episodes * (1 + config.readings))
     result = sft(run, [*captured, *rehearsed, *readings], settings, None, quiet)
     return RftResult(
-        result.adapter, len(captured), len(rehearsed), told["played"], told["left_out"]
+        result.adapter,
+        len(captured),
+        len(rehearsed),
+        told["played"],
+        told["captured_left_out"],
+        told["left_out"],
     )
 
 
