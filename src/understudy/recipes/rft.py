@@ -98,13 +98,13 @@ async def rft(
     file = run.artefacts / REHEARSED
     if not file.exists():
         reader = _reader(run, world, captured, config, quiet)
-        played = await _play(reader, world, check, config, workload, threads, quiet)
-        kept, counted = _passed(played, config.threshold)
-        told = {"played": len(played), "left_out": dict(counted), "captured_left_out": failed}
+        kept, counted = await _play(reader, world, check, config, workload, threads, quiet)
+        played = len(kept) + counted.total()
+        told = {"played": played, "left_out": dict(counted), "captured_left_out": failed}
         run.write_artefact("rft.json", told)
         count = config.readings * (len(captured) + len(kept))
         write_rows(run.artefacts / READINGS, _readings(world, count, config.seed))
-        write_rows(file, episode_rows(kept))
+        write_rows(file, kept)
     told = json.loads((run.artefacts / "rft.json").read_text())
     rehearsed = list(import_file(file))
     readings = list(import_file(run.artefacts / READINGS))
@@ -145,8 +145,9 @@ async def _play(
     workload: str,
     threads: int | None,
     quiet: bool,
-) -> list[Played]:
-    """One episode of each scenario, users' messages with notes."""
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """One episode of each scenario, users' messages with notes: the rows of those that pass,
+    without notes, and why the others are left out."""
     scenarios = world.scenarios(config.scenarios, config.seed)
     base = load_base(config.base)
     engine, chat = make_engine(base, threads)
@@ -154,13 +155,14 @@ async def _play(
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
     policy = Policy("reader", model, sampling=sampling)
     free, passed = asyncio.Semaphore(config.in_flight), 0
+    left_out: Counter[str] = Counter()
 
     def user(scenario: Scenario, seed: int) -> NotedUser:
         return NotedUser(world.user(scenario, seed), world.notes, flat(scenario.goal))
 
     with Progress("play", total=len(scenarios), unit="scenarios", quiet=quiet) as progress:
 
-        async def one(number: int, scenario: Scenario) -> Played:
+        async def one(number: int, scenario: Scenario) -> list[dict[str, Any]]:
             nonlocal passed
             noted = tuple(world.notes.add(scenario.messages, flat(scenario.goal)))
             async with free:
@@ -178,26 +180,27 @@ async def _play(
                 )
             passed += played.rate >= 1.0
             progress.advance(passed=f"{passed / (progress.done + 1):.0%}")
-            return played
+            kept, reasons = _passed(played, config.threshold)
+            left_out.update(reasons)
+            return list(episode_rows(kept))  # no more of an episode is held on to
 
         try:
             await engine.load(model, str(reader))
-            return await gather([one(n, s) for n, s in enumerate(scenarios)])
+            rows = await gather([one(n, s) for n, s in enumerate(scenarios)])
+            return [row for some in rows for row in some], left_out
         finally:
             await engine.aclose()
 
 
-def _passed(played: Sequence[Played], threshold: float) -> tuple[list[Episode], Counter[str]]:
+def _passed(played: Played, threshold: float) -> tuple[list[Episode], Counter[str]]:
     """The episodes to learn from, without notes, and why the others are left out."""
     kept: list[Episode] = []
-    left_out: Counter[str] = Counter()
-    for item in played:
-        left_out.update({f"unjudged: {reason}": n for reason, n in item.failed.items()})
-        for episode, reward in zip(item.group.episodes, item.group.rewards or (), strict=True):
-            if reward >= threshold:
-                kept.append(_said_with(episode, without))
-            else:
-                left_out[f"below {threshold:g}"] += 1
+    left_out = Counter({f"unjudged: {reason}": n for reason, n in played.failed.items()})
+    for episode, reward in zip(played.group.episodes, played.group.rewards or (), strict=True):
+        if reward >= threshold:
+            kept.append(_said_with(episode, without))
+        else:
+            left_out[f"below {threshold:g}"] += 1
     return kept, left_out
 
 
