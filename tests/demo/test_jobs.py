@@ -117,7 +117,7 @@ def test_a_rehearsal_that_ended_before_its_stage_was_saved_is_taken_as_it_is(
             run.log(0, reward=0.25, success=0.0)
             run.log(1, reward=0.5, success=0.25)
         taken = main._rehearse(demo)
-    assert taken["line"].startswith("2 steps, done before; in the world then: reward 0.500; ")
+    assert taken["line"].startswith("2 steps, done before; in the world then: reward 0.500, ")
     assert taken["service_calls"] == 2
 
 

@@ -30,6 +30,12 @@ def test_a_saved_world_answers_as_before(world: World, tmp_path: Path) -> None:
     for seed in range(40):
         assert play(again, seed) == play(world, seed)
     assert again.scenarios(20, 3) == world.scenarios(20, 3)
+    assert world.book.exchanges
+    assert again.book.exchanges == world.book.exchanges
+    assert again.book.kinds == world.book.kinds
+    for name in ("counts", "totals"):
+        assert getattr(world.book.votes, name)
+        assert getattr(again.book.votes, name) == getattr(world.book.votes, name)
 
 
 def test_no_world_and_a_newer_world_are_clear_errors(tmp_path: Path) -> None:

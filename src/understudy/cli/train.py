@@ -17,6 +17,11 @@ RunArgument = Annotated[Path, typer.Argument(help="The run's folder; an interrup
 CheckOption = Annotated[
     Path | None, typer.Option(help="A Python file with check(messages, ticket) -> reward.")
 ]
+JudgeOption = Annotated[
+    Path, typer.Option("--check", help="A Python file: check(messages, ticket) -> reward.")
+]
+WorldOption = Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")]
+WorkloadOption = Annotated[str | None, typer.Option(help="Only this workload's episodes.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. --set steps=10.")
@@ -32,7 +37,7 @@ QuietOption = Annotated[bool, typer.Option(help="No progress display.")]
 def sft(
     run: RunArgument,
     store: StoreOption = DEFAULT_STORE,
-    workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
+    workload: WorkloadOption = None,
     check: CheckOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -57,8 +62,7 @@ def sft(
     settings = load_config(SftConfig, config, overrides or [], values)
     judge = Check.from_file(check) if check else None
     _prepare(threads)
-    with open_store(store) as db:
-        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    found = _episodes(store, workload)
     with _run(run, settings) as opened:
         result = sft(opened, found, settings, judge, quiet)
     rows = f" ({result.rows} conversations)" if result.rows != result.kept else ""
@@ -71,10 +75,10 @@ def sft(
 @app.command()
 def rft(
     run: RunArgument,
-    world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],
-    check: Annotated[Path, typer.Option(help="A Python file: check(messages, ticket) -> reward.")],
+    world: WorldOption,
+    check: JudgeOption,
     store: StoreOption = DEFAULT_STORE,
-    workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
+    workload: WorkloadOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     isolated: IsolatedOption = False,
@@ -83,7 +87,7 @@ def rft(
 ) -> None:
     """Play thousands of scenarios in a learned world, and distil what passes the check.
 
-    Example: understudy train rft runs/rehearsed --world build/world --check check.py
+    Example: understudy train rft runs/sampled --world build/world --check check.py
              --set scenarios=2000
     """
     from understudy.judges.check import Check
@@ -100,8 +104,7 @@ def rft(
     judge = Check.from_file(check)
     _prepare(threads)
     learned = World.load(world)
-    with open_store(store) as db:
-        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    found = _episodes(store, workload)
     with _run(run, settings) as opened:
         result = asyncio.run(
             rft(
@@ -119,8 +122,7 @@ def rft(
         f"{result.rehearsed} of {result.played} scenarios passed; distilled with {result.captured} "
         f"captured episodes; adapter in {result.adapter}"
     )
-    parts = (("captured", result.captured_left_out), ("played", result.left_out))
-    for what, left_out in parts:
+    for what, left_out in (("captured", result.captured_left_out), ("played", result.left_out)):
         for reason, count in left_out.items():
             print(f"  left out: {count} of those {what}, {reason}")
 
@@ -128,8 +130,8 @@ def rft(
 @app.command()
 def grpo(
     run: RunArgument,
-    world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],
-    check: Annotated[Path, typer.Option(help="A Python file: check(messages, ticket) -> reward.")],
+    world: WorldOption,
+    check: JudgeOption,
     start: Annotated[
         Path | None, typer.Option(help="A run or adapter folder to go on from.")
     ] = None,
@@ -172,8 +174,8 @@ def grpo(
 
 def eval_(
     adapter: Annotated[Path, typer.Argument(help="A run or adapter folder.")],
-    world: Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")],
-    check: Annotated[Path, typer.Option(help="A Python file: check(messages, ticket) -> reward.")],
+    world: WorldOption,
+    check: JudgeOption,
     scenarios: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0: greedy.")] = 0.0,
     seed: int = 1,
@@ -198,6 +200,12 @@ def eval_(
         )
     )
     print(json.dumps(result.as_dict()))
+
+
+def _episodes(store: Path, workload: str | None) -> list[Any]:
+    """The captured episodes, or one workload's."""
+    with open_store(store) as db:
+        return list(db.read_episodes(**({"workload": workload} if workload else {})))
 
 
 def _adapter(path: Path) -> Path:

@@ -273,10 +273,7 @@ def _learn(demo: Demo) -> dict[str, Any]:
 
 
 def _sample(demo: Demo) -> dict[str, Any]:
-    """Scenarios played in the learned world; the episodes that pass are distilled.
-
-    One that was interrupted goes on; one that ended before this stage was saved is taken as it is.
-    """
+    """Scenarios played in the learned world; the episodes that pass are distilled."""
     settings = [x for item in (*demo.size.sft, *demo.size.rft) for x in ("--set", item)]
     command = _understudy(
         "train", "rft", str(demo.run("sampled")), "--world", str(demo.out / "world"),
@@ -298,7 +295,7 @@ def _rehearse(demo: Demo) -> dict[str, Any]:
 
 
 def _in_the_world(demo: Demo, name: str, command: Sequence[str]) -> dict[str, Any]:
-    """Runs what trains in the world; its last line, and the calls that the service saw."""
+    """Runs what trains in the world: interrupted, it goes on; done, it is taken as it is."""
     counted = demo.out / f"{name}_calls.json"
     with _calls_counted(demo, counted):
         line = _done_before(demo.run(name))
@@ -319,8 +316,10 @@ def _done_before(path: Path) -> str | None:
         if run.state != "done":
             return None
         last = run.metrics().rows[-1]
-    reward = f"; in the world then: reward {last['reward']:.3f}" if "reward" in last else ""
-    return f"{last['step'] + 1} steps, done before{reward}; adapter in {path / 'adapter'}"
+    found = ""
+    if "reward" in last:  # in a distillation it has none
+        found = f"; in the world then: reward {last['reward']:.3f}, success {last['success']:.0%}"
+    return f"{last['step'] + 1} steps, done before{found}; adapter in {path / 'adapter'}"
 
 
 @contextlib.contextmanager

@@ -104,8 +104,9 @@ def page(report: dict[str, Any], results: Results, metrics: Any) -> Report:
     return Report(
         "An understudy takes over a booking agent",
         f"{results['traffic']['n']:,} conversations with the incumbent went through the gateway. "
-        "From those alone a world was learned, and a tiny model rehearsed in it for "
-        f"{report['throughput']['grpo_steps']} steps of reinforcement learning. Then it met {n} "
+        "From those alone a world was learned. A tiny model learned from the episodes that passed "
+        f"in it, and from {report['throughput']['grpo_steps']} steps of reinforcement learning in "
+        f"it. Then it met {n} "
         "customers that nobody had seen, in the real service.",
         (
             Headline("Success, greedy", percent(greedy["mean"]), _interval(greedy), before),

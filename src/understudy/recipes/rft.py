@@ -126,13 +126,12 @@ def _reader(
     """The adapter that reads with notes; taken as it is where it was trained before."""
     path = run.path / "reader"
     settings = _sft_config(config, config.reader_epochs, config.batch_episodes)
-    noted = []
-    for episode in captured:
-        fields = world.fields(episode)
-        noted.append(_said_with(episode, partial(world.notes.add, fields=fields)))
-    opened = Run.open(path) if (path / "run.json").exists() else Run.create(path, settings)
+    begun = (path / "run.json").exists()
+    opened = Run.open(path) if begun else Run.create(path, settings, config.seed)
     if opened.state == "done":
         return path / "adapter"
+    add = world.notes.add
+    noted = [_said_with(e, partial(add, fields=world.fields(e))) for e in captured]
     with opened as inner:
         return sft(inner, noted, settings, None, quiet).adapter
 
@@ -148,7 +147,7 @@ async def _play(
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """One episode of each scenario, users' messages with notes: the rows of those that pass,
     without notes, and why the others are left out."""
-    scenarios = world.scenarios(config.scenarios, config.seed)
+    scenarios, notes = world.scenarios(config.scenarios, config.seed), world.notes
     base = load_base(config.base)
     engine, chat = make_engine(base, threads)
     model = ModelRef(base.name, "reader")
@@ -158,13 +157,13 @@ async def _play(
     left_out: Counter[str] = Counter()
 
     def user(scenario: Scenario, seed: int) -> NotedUser:
-        return NotedUser(world.user(scenario, seed), world.notes, flat(scenario.goal))
+        return NotedUser(world.user(scenario, seed), notes, flat(scenario.goal))
 
     with Progress("play", total=len(scenarios), unit="scenarios", quiet=quiet) as progress:
 
         async def one(number: int, scenario: Scenario) -> list[dict[str, Any]]:
             nonlocal passed
-            noted = tuple(world.notes.add(scenario.messages, flat(scenario.goal)))
+            noted = tuple(notes.add(scenario.messages, flat(scenario.goal)))
             async with free:
                 played = await play_group(
                     chat,
@@ -207,12 +206,13 @@ def _passed(played: Played, threshold: float) -> tuple[list[Episode], Counter[st
 def _readings(world: World, n: int, seed: int) -> Iterator[dict[str, Any]]:
     """First messages of n new scenarios with the question what they say, and the answer.
 
-    Where a policy errs because it misreads its user, this teaches to read at a fifth of the cost
-    of an episode. The question is never asked of it again.
+    Where a policy errs because it misreads its user, this teaches to read in far fewer
+    tokens than an episode has. The question is never asked of it again.
     """
+    notes = world.notes
     for scenario in world.scenarios(n, seed + 1) if n else ():
         *before, message = scenario.messages
-        asked = world.notes.reading(message, flat(scenario.goal))
+        asked = notes.reading(message, flat(scenario.goal))
         yield {
             "messages": [*before, *asked],
             "tools": list(scenario.tools),

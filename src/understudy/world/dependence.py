@@ -9,6 +9,7 @@ from understudy.world.values import is_number
 
 
 def coded(values: Sequence[Any]) -> list[Any]:
+    """The values, or their fifths where they are more than eight different numbers."""
     numbers = sorted(v for v in values if is_number(v))
     if len(set(numbers)) > 8:
         cuts = [numbers[int(len(numbers) * q)] for q in (0.2, 0.4, 0.6, 0.8)]
@@ -17,6 +18,10 @@ def coded(values: Sequence[Any]) -> list[Any]:
 
 
 def dependent(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """A G test against independence, far out in its tail: many pairs of things are asked for.
+
+    A pair of which one is None is left aside. Nearly unique values count as dependent.
+    """
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
     n = len(pairs)
     left, right, both = Counter(x for x, _ in pairs), Counter(y for _, y in pairs), Counter(pairs)

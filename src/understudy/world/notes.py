@@ -28,7 +28,7 @@ class Notes:
     def of(self, text: str, fields: Mapping[str, Any]) -> str:
         """Which of the fields a text says, as JSON, by the last parts of their paths."""
         known = {p: v for p, v in fields.items() if kind(p) in self.kinds and v is not None}
-        said = dict.fromkeys(sorted(slots(split_text(text, known, self.votes))))
+        said = sorted(set(slots(split_text(text, known, self.votes))))
         names = _short(known)
         note = {names[path]: known[path] for path in said}
         return json.dumps(note, ensure_ascii=False)
@@ -67,7 +67,7 @@ class NotedUser:
 
     async def reply(self, seen: Sequence[Message]) -> Message | None:
         said = await self.user.reply(without(seen))
-        return said and self.notes.add([said], self.fields)[0]
+        return None if said is None else self.notes.add([said], self.fields)[0]
 
 
 def _with(message: Message, text: str) -> Message:
