@@ -1,11 +1,12 @@
-"""Training: a GRPO-shaped batch in each layout and precision
+"""Training: a GRPO-shaped batch in each layout and precision, on one core and on all
 
 Groups of eight episodes that share their system prompt, tools, first message and first turns, as
-rehearsal makes them; the shipped tiny model, its vocabulary, LoRA on every linear layer.
+rehearsal makes them; the shipped tiny model, its vocabulary, LoRA on every linear layer. Layouts
+are compared on one core; `tree_bf16` also on those that are free, by threads and by processes.
 """
 
 import random
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,13 +16,14 @@ from understudy.recipes.learner import Lora, make_learner
 from understudy.runs.machine import threads_for_load
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
+from understudy.train.tree_batch import Layout
 
-PROMPT, OPENING, SHARED, OWN = (
-    263,
-    45,
-    120,
-    180,
-)  # tokens: all groups, a group, its first turns, own
+Precision = Literal["fp32", "bf16"]
+LAYOUTS: tuple[Layout, ...] = ("tree", "packed", "padded")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+
+# tokens: of all groups, of a group, of its first turns, an episode's own
+PROMPT, OPENING, SHARED, OWN = 263, 45, 120, 180
 
 
 def batch(rng: random.Random, vocabulary: int, groups: int, size: int) -> list[Row]:
@@ -42,19 +44,30 @@ def batch(rng: random.Random, vocabulary: int, groups: int, size: int) -> list[R
 
 
 def run(groups: int = 8, size: int = 8, repeats: int = 5) -> dict[str, Figure]:
-    torch.set_num_threads(threads_for_load())
+    cores = threads_for_load()
     figures: dict[str, Figure] = {}
-    for layout in ("tree", "packed", "padded"):
-        for precision in ("fp32", "bf16"):
-            model: Any = make_learner("tiny", Lora(), 0).base.model
-            rows = batch(random.Random(0), model.config.vocab_size, groups, size)
-            config = TrainerConfig(lr=1e-5, layout=layout, precision=precision)
-            trainer = Trainer(model, config)
+
+    def measure(
+        name: str, layout: Layout, precision: Precision, threads: int, workers: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        model: Any = make_learner("tiny", Lora(), 0).base.model
+        rows = batch(random.Random(0), model.config.vocab_size, groups, size)
+        config = TrainerConfig(lr=1e-5, layout=layout, precision=precision)
+        with Trainer(model, config, workers) as trainer:
             trainer.step(rows[:size])
             seen = [trainer.step(rows) for _ in range(repeats)]
-            rates = [m.tokens_per_s for m in seen]
-            figures[f"{layout}_{precision}_tokens_per_s"] = figure(rates, "row tokens/s")
-            if precision == "fp32":
-                shares = [m.tokens_computed / m.tokens_in_rows for m in seen]
-                figures[f"{layout}_computed_share"] = figure(shares, "of row tokens")
+        figures[f"{name}_tokens_per_s"] = figure([m.tokens_per_s for m in seen], "row tokens/s")
+        if precision == "fp32":
+            shares = [m.tokens_computed / m.tokens_in_rows for m in seen]
+            figures[f"{name.removesuffix('_fp32')}_computed_share"] = figure(
+                shares, "of row tokens"
+            )
+
+    for layout in LAYOUTS:
+        for precision in PRECISIONS:
+            measure(f"{layout}_{precision}", layout, precision, 1, 1)
+    if cores > 1:
+        measure(f"tree_bf16_{cores}_threads", "tree", "bf16", cores, 1)
+        measure(f"tree_bf16_{cores}_processes", "tree", "bf16", 1, cores)
     return figures

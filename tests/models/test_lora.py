@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
 from understudy.models.lora import (
     LoraConfig,
+    LoRALinear,
     adapter_tensors,
     base_only,
     full_parameters,
@@ -63,6 +64,37 @@ def test_fresh_adapter_changes_nothing_and_trains_only_itself() -> None:
     assert not torch.allclose(logits(model), before)
     with base_only(model):
         assert torch.equal(logits(model), before)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_low_and_high_ranks_compute_the_published_formula(rank: int, bias: bool) -> None:
+    """Whether A and B are multiplied first or not (`LoRALinear`): outputs and all gradients."""
+    torch.manual_seed(rank)
+    base = torch.nn.Linear(12, 20, bias=bias).double()
+    layer = LoRALinear(base, LoraConfig(rank=rank, alpha=3.0), torch.Generator())
+    layer.lora_B.data.normal_()
+    x = torch.randn(7, 12, dtype=torch.float64, requires_grad=True)
+    inputs = (x, layer.lora_A, layer.lora_B)
+    out = layer(x)
+    expected = base(x) + 3.0 / rank * (x @ layer.lora_A.T) @ layer.lora_B.T
+    upstream = torch.randn_like(out)
+    assert torch.allclose(out, expected, rtol=1e-12, atol=1e-12)
+    for got, wanted in zip(
+        torch.autograd.grad(out, inputs, upstream),
+        torch.autograd.grad(expected, inputs, upstream),
+        strict=True,
+    ):
+        assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-12)
+    assert layer._merges == (rank >= 3)
+
+
+def test_dropout_is_of_the_low_rank_input_alone_whatever_the_rank() -> None:
+    layer = LoRALinear(torch.nn.Linear(8, 8), LoraConfig(rank=8, dropout=0.5), torch.Generator())
+    layer.lora_B.data.normal_()
+    x = torch.randn(5, 8)
+    assert torch.equal(layer.eval()(x), layer(x))
+    assert not torch.equal(layer.train()(x), layer(x))
 
 
 def test_the_seed_fixes_the_start() -> None:

@@ -100,9 +100,6 @@ PROGRAMS = {
     "pipe": "import os; os.popen('true')",
     "posix_spawn": "import os; os.posix_spawn('/bin/true', ['true'], {})",
     "exec": "import os; os.execv('/bin/true', ['true'])",
-    "fork": "import os; os.fork() or os._exit(0)",
-    "spawnv": "import os; os.spawnv(os.P_WAIT, '/bin/true', ['true'])",
-    "pty": "import pty; pty.spawn(['/bin/true'])",
     "multiprocessing": "from multiprocessing.util import spawnv_passfds as s\n"
     "s(b'/bin/true', ['true'], [])",
     "fork_exec": "import subprocess; subprocess._fork_exec()",
@@ -115,6 +112,24 @@ def test_no_program_can_be_started(store: Path, how: str) -> None:
     assert "PermissionError: rehearsal reads the store" in done.stderr
     assert "program" in done.stderr
     assert done.stdout == ""
+
+
+FORKS = {
+    "program": "os.execv('/bin/touch', ['touch', there])",
+    "program, by spawnv": "os.spawnv(os.P_WAIT, '/bin/touch', ['touch', there])",
+    "program, on a terminal": "import pty; pty.spawn(['/bin/touch', there])",
+    "demo": "import understudy.demo; open(there, 'w')",
+    "database": "import sqlite3; sqlite3.connect(there)",
+}
+
+
+@pytest.mark.parametrize("what", FORKS)
+def test_a_fork_may_do_no_more_than_its_parent(store: Path, tmp_path: Path, what: str) -> None:
+    there = tmp_path / "reached.db"
+    fork = f"if os.fork() == 0:\n {FORKS[what]}\n os._exit(0)\nos.wait()"
+    done = isolated(f"import os; there = sys.argv[2]\n{fork}\nprint('ended')", store, str(there))
+    assert "ended" in done.stdout
+    assert not there.exists()
 
 
 DEMO = Path(understudy.__file__).parent / "demo"

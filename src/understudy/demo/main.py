@@ -27,6 +27,7 @@ from understudy.demo.incumbent_server import MODEL as INCUMBENT
 from understudy.demo.jobs import Job, jobs
 from understudy.demo.report import write_demo_report
 from understudy.demo.situations import failures_by_situation, met
+from understudy.demo.size import FULL, QUICK, Size
 from understudy.demo.stages import Stages
 from understudy.demo.words import console, headline, say_calls, say_results, say_traffic
 from understudy.runs.directory import Run, write_json
@@ -35,33 +36,6 @@ from understudy.runs.machine import PeakMemory, usable_cores
 from understudy.runs.progress import Progress
 from understudy.runs.statistics import wilson
 from understudy.store import SQLiteStore
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How much of everything; the defaults are the demo's, QUICK is for seeing that it runs."""
-
-    traffic: int = 1000
-    concurrency: int = 24
-    proof: int = 300
-    served: int = 40
-    sft: tuple[str, ...] = ("batch_episodes=4", "lr=3e-3", "lora.rank=64", "lora.alpha=128")
-    sft_epochs: tuple[int, int] = (2, 3)  # of all episodes, of those that pass the check
-    rft: tuple[str, ...] = ("scenarios=3000",)  # and what `sft` says
-    grpo: tuple[str, ...] = (
-        "steps=12", "lr=3e-4", "max_turns=12", "scenarios_per_step=32", "group_size=4",
-    )  # fmt: skip
-
-
-FULL = Size()
-QUICK = Size(
-    traffic=80,
-    proof=16,
-    served=4,
-    sft_epochs=(1, 1),
-    rft=("scenarios=24", "reader_epochs=1", "readings=1", "max_turns=6"),
-    grpo=("steps=2", "scenarios_per_step=2", "group_size=4", "pool=40", "max_turns=8"),
-)
 
 
 @dataclass(slots=True)

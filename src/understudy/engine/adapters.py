@@ -9,13 +9,14 @@ products: adapters with many rows one after the other, the rest padded into one 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from understudy.core.types import ModelRef
+from understudy.engine.matrix import matrix
 from understudy.engine.weights import Block, Shape, Weights
 from understudy.models.lora import PEFT_PREFIX, LoraConfig
 
@@ -110,9 +111,10 @@ def merge(base: Weights, model: Model) -> Weights:
     """The base's weights with the adapter added; what it leaves alone is shared, not copied."""
 
     def block(old: Block, sites: dict[Site, tuple[Tensor, Tensor]]) -> Block:
-        return replace(
-            old, **{n: torch.addmm(getattr(old, n), b.T, a.T) for n, (a, b) in sites.items()}
-        )
+        merged: dict[str, Any] = {
+            n: matrix(torch.addmm(getattr(old, n).dense(), b.T, a.T)) for n, (a, b) in sites.items()
+        }
+        return replace(old, **merged)
 
     blocks = tuple(block(o, s) for o, s in zip(base.blocks, model.lora, strict=True))
     return replace(base, blocks=blocks)

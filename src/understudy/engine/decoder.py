@@ -19,6 +19,7 @@ from torch import Tensor
 from understudy.engine.adapters import LoraBatch
 from understudy.engine.cache import Cache, Entry, Slot
 from understudy.engine.kernel import Kernel
+from understudy.engine.matrix import Matrix
 from understudy.engine.weights import Block, Weights
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -87,7 +88,7 @@ class Decoder:
         rows = batch.rows
         for i, block in enumerate(weights.blocks):
             x = self._norm(hidden, block.norm_in)
-            qkv = F.linear(x, block.qkv, block.qkv_bias)
+            qkv = block.qkv(x, block.qkv_bias)
             if lora:
                 lora.add(i, "qkv", x, qkv)
             q_NHD = self._post(block, batch.tokens, qkv, self.cache.kv[i])
@@ -99,7 +100,7 @@ class Decoder:
             if lora:
                 lora.add(i, "o", x, hidden)
             x = self._norm(hidden, block.norm_mlp)
-            gate_up = F.linear(x, block.gate_up, block.gate_up_bias)
+            gate_up = block.gate_up(x, block.gate_up_bias)
             if lora:
                 lora.add(i, "gate_up", x, gate_up)
             x = self._silu_mul(gate_up)
@@ -111,7 +112,7 @@ class Decoder:
     def logits(self, weights: Weights, hidden: Tensor) -> Tensor:
         """(N, padded vocabulary), minus infinity in the padding."""
         x = self._norm(hidden, weights.norm)
-        return torch.addmm(weights.head_bias, x, weights.head.T)
+        return weights.head(x, weights.head_bias)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         eps = self.cache.shape.eps
@@ -126,8 +127,8 @@ class Decoder:
         return F.silu(gate) * up
 
     @staticmethod
-    def _join(hidden: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        hidden = torch.addmm(hidden, x, weight.T)
+    def _join(hidden: Tensor, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
+        hidden = weight.added(hidden, x)
         return hidden if bias is None else hidden.add_(bias)
 
     def _attention(self, layer: int, rows: Rows, q_NHD: Tensor) -> Tensor:

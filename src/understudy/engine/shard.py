@@ -59,7 +59,7 @@ class Shard:
         self._watched = 0  # running jobs that need a look at every token
         self._closed = False  # seen by the loop
         self._shut = False  # said by `close`; nothing is taken after it
-        vocab = len(config.base.head)
+        vocab = config.base.head.shape[0]
         self._is_stop = np.zeros(vocab, dtype=bool)
         self._is_stop[[i for i in config.stop_ids if i < vocab]] = True
         self._lock = threading.Lock()

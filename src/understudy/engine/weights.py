@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.engine.matrix import Matrix, matrix
+
 FAMILIES = ("llama", "qwen2", "qwen3")
 VOCAB_BLOCK = 64  # the head is padded to a multiple of this, see sampling
 
@@ -36,19 +38,19 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One layer. Matrices are (out, in); qkv and gate_up are stacked along `out`."""
+    """One layer; qkv and gate_up are stacked along `out`."""
 
     norm_in: Tensor
-    qkv: Tensor
+    qkv: Matrix
     qkv_bias: Tensor | None
     q_norm: Tensor | None
     k_norm: Tensor | None
-    o: Tensor
+    o: Matrix
     o_bias: Tensor | None
     norm_mlp: Tensor
-    gate_up: Tensor
+    gate_up: Matrix
     gate_up_bias: Tensor | None
-    down: Tensor
+    down: Matrix
     down_bias: Tensor | None
 
 
@@ -60,7 +62,7 @@ class Weights:
     embed: Tensor
     blocks: tuple[Block, ...]
     norm: Tensor
-    head: Tensor
+    head: Matrix
     head_bias: Tensor
 
 
@@ -111,16 +113,16 @@ def fuse(state: Mapping[str, Tensor], shape: Shape, tied: bool) -> Weights:
         assert fused_gate_up is not None
         return Block(
             norm_in=one(f"{p}.input_layernorm.weight"),
-            qkv=fused_qkv,
+            qkv=matrix(fused_qkv),
             qkv_bias=stack(a, qkv, "bias"),
             q_norm=maybe(f"{a}.q_norm.weight"),
             k_norm=maybe(f"{a}.k_norm.weight"),
-            o=one(f"{a}.o_proj.weight"),
+            o=matrix(one(f"{a}.o_proj.weight")),
             o_bias=maybe(f"{a}.o_proj.bias"),
             norm_mlp=one(f"{p}.post_attention_layernorm.weight"),
-            gate_up=fused_gate_up,
+            gate_up=matrix(fused_gate_up),
             gate_up_bias=stack(f"{p}.mlp", gate_up, "bias"),
-            down=one(f"{p}.mlp.down_proj.weight"),
+            down=matrix(one(f"{p}.mlp.down_proj.weight")),
             down_bias=maybe(f"{p}.mlp.down_proj.bias"),
         )
 
@@ -132,7 +134,7 @@ def fuse(state: Mapping[str, Tensor], shape: Shape, tied: bool) -> Weights:
     bias = head.new_zeros(len(head))
     bias[shape.vocab :] = -torch.inf
     blocks = tuple(block(i) for i in range(shape.layers))
-    return Weights(shape, embed, blocks, one("model.norm.weight"), head, bias)
+    return Weights(shape, embed, blocks, one("model.norm.weight"), matrix(head), bias)
 
 
 def rope_tables(

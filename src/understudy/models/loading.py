@@ -67,10 +67,11 @@ def chatml_renderer(tokenizer: Any) -> ChatMLRenderer:
     """
 
     backend = tokenizer.backend_tokenizer
+    same: dict[int, int] = {}  # one object for each id: rows of thousands of episodes are kept
 
     def encode(text: str) -> list[int]:
         ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return [same.setdefault(i, i) for i in ids]
 
     def decode(ids: Sequence[int]) -> str:
         text: str = backend.decode(list(ids), skip_special_tokens=False)

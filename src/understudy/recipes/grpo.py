@@ -10,23 +10,23 @@ step, hand the adapter to the engine.
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.rows import Row, RowStats, policy_rows
 from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.judges.check import Check
 from understudy.recipes.curriculum import Curriculum
-from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of
+from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of, training
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.resuming import from_checkpoint
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
-from understudy.runs.machine import LoadWatch, threads_for_load
+from understudy.runs.machine import LoadWatch, threads_for_load, usable_cores
 from understudy.runs.progress import Progress
 from understudy.train import checkpoint
 from understudy.train.advantages import group_advantages
@@ -78,70 +78,73 @@ async def grpo(
 ) -> GrpoResult:
     """Train an adapter in `world` with `check` as the reward; resumes from the last checkpoint.
 
-    Without `threads`, those of each step's training fit what others left of the machine during its
-    rollouts: two threads beside a busy process train ten times slower than one.
+    Without `threads`, the cores of each step's training are those that others left free during its
+    rollouts.
     """
     learner = make_learner(
         config.base, config.lora, config.seed, Path(config.start) if config.start else None
     )
-    trainer = Trainer(learner.base.model, _trainer_config(config))
     scenarios = world.scenarios(config.pool, config.seed)
     curriculum = Curriculum(len(scenarios), config.again, config.seed)
-    begin = _resume(run, trainer, curriculum)
-    engine, chat = make_engine(learner.base, threads)
-    sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
-    done = run.metrics().rows[-1:] if begin else []
-    reward, success = next(((r["reward"], r["success"]) for r in done), (0.0, 0.0))
-    try:
-        with Progress("rehearse", total=config.steps, unit="steps", quiet=quiet) as progress:
-            progress.advance(begin)
-            if len(scenarios) < config.scenarios_per_step:
-                progress.note(f"the traffic gives {len(scenarios)} scenarios: each step plays all")
-            for step in range(begin, config.steps):
-                model = ModelRef(learner.base.name, "rehearsed", step)
-                engine.load_weights(model, learner.tensors(), learner.lora)
-                policy = Policy("rehearsed", model, sampling=sampling)
-                begun, load = time.perf_counter(), LoadWatch()
-                numbers = curriculum.draw(config.scenarios_per_step, step)
-                played: list[Played] = await gather(
-                    [
-                        play_group(
-                            chat,
-                            policy,
-                            world,
-                            world.user,
-                            scenarios[n],
-                            config.group_size,
-                            seed=config.seed * 1_000_003 + step * 4099 + n,
-                            check=check,
-                            max_turns=config.max_turns,
-                            workload=workload,
-                        )
-                        for n in numbers
-                    ]
+    with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
+        begin = _resume(run, trainer, curriculum)
+        engine, chat = make_engine(learner.base, threads)
+
+        async def play(step: int, numbers: Sequence[int]) -> list[Played]:
+            model = ModelRef(learner.base.name, "rehearsed", step)
+            engine.load_weights(model, learner.tensors(), learner.lora)
+            sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
+            policy = Policy("rehearsed", model, sampling=sampling)
+            groups = [
+                play_group(
+                    chat,
+                    policy,
+                    world,
+                    world.user,
+                    scenarios[n],
+                    config.group_size,
+                    seed=config.seed * 1_000_003 + step * 4099 + n,
+                    check=check,
+                    max_turns=config.max_turns,
+                    workload=workload,
                 )
-                rollout_seconds = time.perf_counter() - begun
-                for n, group in zip(numbers, played, strict=True):
-                    curriculum.saw(n, group.rate)
-                if threads is None:
-                    torch.set_num_threads(threads_for_load(busy=load.busy()))
-                rows, counted = training_rows(played)
-                metrics = trainer.step(rows)
-                reward, success = _means(played)
-                _log(run, step, played, metrics, counted, rollout_seconds)
-                progress.advance(
-                    reward=round(reward, 3),
-                    success=f"{success:.0%}",
-                    entropy=metrics.entropy,
-                    flat=counted["flat groups"],
-                )
-                if metrics.skipped:
-                    progress.note(f"step {step}: no update, {metrics.skipped}")
-                if (step + 1) % config.checkpoint_every == 0:
-                    state = {"step": step + 1, "curriculum": curriculum.state()}
-                    checkpoint.save(run.checkpoints / "last", trainer, state)
-    finally:
-        await engine.aclose()
+                for n in numbers
+            ]
+            return await gather(groups)
+
+        done = run.metrics().rows[-1:] if begin else []
+        reward, success = next(((r["reward"], r["success"]) for r in done), (0.0, 0.0))
+        try:
+            with Progress("rehearse", total=config.steps, unit="steps", quiet=quiet) as progress:
+                progress.advance(begin)
+                if len(scenarios) < config.scenarios_per_step:
+                    few = f"the traffic gives {len(scenarios)} scenarios: each step plays all"
+                    progress.note(few)
+                for step in range(begin, config.steps):
+                    begun, load = time.perf_counter(), LoadWatch()
+                    numbers = curriculum.draw(config.scenarios_per_step, step)
+                    played = await play(step, numbers)
+                    rollout_seconds = time.perf_counter() - begun
+                    for n, group in zip(numbers, played, strict=True):
+                        curriculum.saw(n, group.rate)
+                    trainer.use_cores(threads or threads_for_load(busy=load.busy()))
+                    rows, counted = training_rows(played)
+                    metrics = trainer.step(rows)
+                    reward, success = _means(played)
+                    _log(run, step, played, metrics, counted, rollout_seconds)
+                    progress.advance(
+                        reward=round(reward, 3),
+                        success=f"{success:.0%}",
+                        entropy=metrics.entropy,
+                        flat=counted["flat groups"],
+                    )
+                    if metrics.skipped:
+                        progress.note(f"step {step}: no update, {metrics.skipped}")
+                    if (step + 1) % config.checkpoint_every == 0:
+                        state = {"step": step + 1, "curriculum": curriculum.state()}
+                        checkpoint.save(run.checkpoints / "last", trainer, state)
+        finally:
+            await engine.aclose()
     first = scenarios[0]
     metadata = {"recipe": "grpo", "prompt": prompt_of(first.messages, first.tools)}
     adapter = learner.save(run.path / "adapter", metadata | {"success": success})

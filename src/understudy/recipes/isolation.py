@@ -6,7 +6,7 @@ refuses, with a PermissionError that names what was tried:
 - importing or reading the demo or the gateway, however their files are spelled or linked;
 - every SQLite database but the stores, whatever it is called: opened, attached, or read as a file;
 - connecting a socket, sending to an address, listening, looking up a name;
-- starting another program, forking, making a hard link.
+- starting another program, making a hard link. A fork is allowed: it has the same hook.
 
 What the hook has refused is counted in `refused`. It guards against Python code, an owner's check
 for example. Native code is not seen by audit hooks: what opens a file through ctypes or inside
@@ -36,7 +36,7 @@ NETWORK = frozenset({
     "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo",
 })  # fmt: skip
 PROGRAMS = frozenset({
-    "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty",
+    "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.forkpty",
 })  # fmt: skip
 EXTENSIONS = frozenset({"sqlite3.enable_load_extension", "sqlite3.load_extension"})
 refused: Counter[str] = Counter()

@@ -1,11 +1,13 @@
 """What every training recipe begins and ends with: a base with an adapter to train, and the
 adapter written where engines can load it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.types import Message, Tool, text_of
@@ -17,6 +19,9 @@ from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
 from understudy.models.loading import LoadedBase, folder_of, load_base
 from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora, set_adapter_tensors
 from understudy.runs.config import Config
+from understudy.train.optimiser import TrainerConfig
+from understudy.train.parallel import processes_for
+from understudy.train.trainer import Trainer
 
 
 class Lora(Config):
@@ -57,6 +62,20 @@ def make_learner(base: str, lora: Lora, seed: int, start: Path | None = None) ->
     else:
         inject_lora(loaded.model, config)
     return Learner(loaded, config)
+
+
+@contextmanager
+def training(learner: Learner, config: TrainerConfig, cores: int) -> Iterator[Trainer]:
+    """A trainer of the learner's adapter on up to `cores` cores: for a small model on the CPU as
+    many processes of one thread each, else threads. To be entered before an engine is made."""
+    before = torch.get_num_threads()
+    workers = processes_for(learner.base.model, cores)
+    try:
+        with Trainer(learner.base.model, config, workers) as trainer:
+            trainer.use_cores(cores)
+            yield trainer
+    finally:
+        torch.set_num_threads(before)
 
 
 def prepare_kernel(base: str) -> None:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.forest import Conversation, final_conversations
 from understudy.core.rows import Row, supervised_rows
 from understudy.core.types import Episode, JudgeFailed, Split, is_function, select_reward, split_of
 from understudy.judges.check import Check
-from understudy.recipes.learner import Learner, Lora, make_learner, prompt_of
+from understudy.recipes.learner import Learner, Lora, make_learner, prompt_of, training
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
@@ -44,6 +45,7 @@ class SftConfig(Config):
     epochs: PositiveInt = 2
     batch_episodes: PositiveInt = 16  # rows a step: conversations, where agents share an episode
     lr: PositiveFloat = 4e-3
+    beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     warmup_steps: int = Field(default=10, ge=0)
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens: PositiveInt = 2048
@@ -86,18 +88,9 @@ def sft(
         why = dict(left_out + rows_left_out) or "none were given"
         raise ValueError(f"no episode is left to train on: {why}")
     order = _order(len(rows), config)
-    trainer = Trainer(learner.base.model, trainer_config(config, len(order)))
-    begin = _resume(run, trainer)
-    with Progress("distil", total=len(order), unit="steps", quiet=quiet) as progress:
-        progress.advance(begin)
-        for step in range(begin, len(order)):
-            metrics = trainer.step([rows[i] for i in order[step]])
-            run.log(step, **{k: v for k, v in metrics.as_dict().items() if k != "step"})
-            progress.advance(
-                loss=metrics.loss.get("ce"), tokens_per_second=round(metrics.tokens_per_s)
-            )
-            if (step + 1) % config.checkpoint_every == 0:
-                checkpoint.save(run.checkpoints / "last", trainer, {"step": step + 1})
+    cores = torch.get_num_threads()
+    with training(learner, trainer_config(config, len(order)), cores) as trainer:
+        _train(run, trainer, [[rows[i] for i in step] for step in order], config, quiet)
     first = kept[0]
     metadata = {
         "recipe": "sft",
@@ -109,6 +102,23 @@ def sft(
     adapter = learner.save(run.path / "adapter", metadata)
     run.write_artefact("sft.json", metadata | {"rows": len(rows), "steps": len(order)})
     return SftResult(adapter, len(kept), len(rows), dict(left_out), dict(rows_left_out), len(order))
+
+
+def _train(
+    run: Run, trainer: Trainer, steps: Sequence[Sequence[Row]], config: SftConfig, quiet: bool
+) -> None:
+    """The steps from the run's last checkpoint on."""
+    begin = int(from_checkpoint(run, trainer)["step"])
+    with Progress("distil", total=len(steps), unit="steps", quiet=quiet) as progress:
+        progress.advance(begin)
+        for number in range(begin, len(steps)):
+            metrics = trainer.step(steps[number])
+            run.log(number, **{k: v for k, v in metrics.as_dict().items() if k != "step"})
+            progress.advance(
+                loss=metrics.loss.get("ce"), tokens_per_second=round(metrics.tokens_per_s)
+            )
+            if (number + 1) % config.checkpoint_every == 0:
+                checkpoint.save(run.checkpoints / "last", trainer, {"step": number + 1})
 
 
 def select(
@@ -179,6 +189,7 @@ def _calls_custom(said: Conversation) -> bool:
 def trainer_config(config: SftConfig, steps: int) -> TrainerConfig:
     return TrainerConfig(
         lr=config.lr,
+        betas=(0.9, config.beta2),
         schedule="linear",
         warmup_steps=min(config.warmup_steps, steps // 4),
         total_steps=steps,
@@ -196,8 +207,3 @@ def _order(rows: int, config: SftConfig) -> list[list[int]]:
         size = config.batch_episodes
         steps += [permutation[i : i + size] for i in range(0, rows, size)]
     return steps
-
-
-def _resume(run: Run, trainer: Trainer) -> int:
-    """The step to go on from: 0, or what the run's last checkpoint says."""
-    return int(from_checkpoint(run, trainer)["step"])

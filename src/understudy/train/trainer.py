@@ -10,18 +10,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Self
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from understudy.core.rows import Row, trim
-from understudy.core.token_tree import STREAMS
-from understudy.train.losses import StreamLoss, ce_loss, kl_estimate, kl_loss, rl_loss
+from understudy.train.gradients import Sums, add_gradients, precise_forward
 from understudy.train.optimiser import TrainerConfig, make_optimiser, trainable
-from understudy.train.tree_batch import MicroBatch, forward, micro_batches
+from understudy.train.parallel import Helpers
+from understudy.train.tree_batch import micro_batches, split_rows
 
 
 class NonFiniteError(RuntimeError):
@@ -54,38 +54,19 @@ class StepMetrics:
         return asdict(self)
 
 
-@dataclass(slots=True)
-class _Sums:
-    """What a step adds up over its micro-batches."""
-
-    loss: dict[str, float] = field(default_factory=dict)
-    entropy: float = 0.0
-    entries: int = 0
-    rl: int = 0
-    ratio: float = 0.0
-    ratio_max: float = 0.0
-    kl: float = 0.0
-    clipped: float = 0.0
-
-    def add_rl(self, part: StreamLoss) -> None:
-        assert part.ratio_E is not None
-        assert part.clipped_E is not None
-        assert part.gap_E is not None
-        self.rl += len(part.ratio_E)
-        self.ratio += float(part.ratio_E.sum())
-        self.ratio_max = max(self.ratio_max, float(part.ratio_E.max()))
-        self.kl += float(kl_estimate(part.gap_E).sum())
-        self.clipped += float(part.clipped_E.sum())
-
-
 class Trainer:
     """Trains what requires a gradient in a Hugging Face causal LM.
 
     `steps` counts optimiser steps taken. The model is put in eval mode: dropout would make the
     trained distribution another one than the sampled.
+
+    With `workers` above 1 that many processes share each step's rows (train.parallel), forked
+    here: before threads are started. `with Trainer(...)`, or `close`, ends them.
     """
 
-    def __init__(self, model: nn.Module, config: TrainerConfig | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, config: TrainerConfig | None = None, workers: int = 1
+    ) -> None:
         self.model = model
         self.config = config or TrainerConfig()
         self.parameters = trainable(model)
@@ -93,6 +74,11 @@ class Trainer:
         self.steps = 0
         self.skipped_in_a_row = 0
         model.eval()
+        self.workers = workers
+        self._helpers: Helpers | None = None
+        if workers > 1:
+            work = partial(add_gradients, model, config=self.config)
+            self._helpers = Helpers(list(self.parameters.values()), work, workers - 1)
 
     def step(self, rows: Sequence[Row]) -> StepMetrics:
         """One optimiser step on all rows.
@@ -106,12 +92,8 @@ class Trainer:
         kept = [row for row in map(trim, rows) if row.entries]
         counts = _counts(kept)
         lr = self.config.lr_at(self.steps)
-        batches = micro_batches(kept, self.config.max_tokens_per_microbatch, self.config.layout)
         self.optimiser.zero_grad(set_to_none=True)
-        sums = _Sums()
-        for batch in batches:
-            loss = self._loss(batch, counts, sums)
-            loss.backward()  # type: ignore[no-untyped-call]
+        sums = self._gradient(kept, counts)
         skipped, norm = self._update(lr, sums, trained=bool(kept))
         seconds = time.perf_counter() - begun
         in_rows = sum(len(row.ids) for row in kept)
@@ -121,9 +103,9 @@ class Trainer:
             count=dict(counts),
             grad_norm=norm,
             lr=lr,
-            tokens_computed=sum(b.tokens_computed for b in batches),
+            tokens_computed=sums.tokens_computed,
             tokens_in_rows=in_rows,
-            microbatches=len(batches),
+            microbatches=sums.microbatches,
             seconds=seconds,
             tokens_per_s=in_rows / seconds,
             entropy=sums.entropy / sums.entries if sums.entries else None,
@@ -149,47 +131,43 @@ class Trainer:
                 for row in rows]  # fmt: skip
         limit = self.config.max_tokens_per_microbatch
         for batch in micro_batches(kept, limit, self.config.layout):
-            out = self._forward(batch).tolist()
+            out = precise_forward(self.model, batch, self.config).logprobs_E.tolist()
             for row, value in zip(batch.tree.row_E.tolist(), out, strict=True):
                 found[batch.rows[row]].append(value)
         return found
 
-    def _forward(self, batch: MicroBatch) -> Tensor:
-        with self._precision():
-            return forward(self.model, batch, self.config.temperature).logprobs_E
+    def _gradient(self, rows: list[Row], counts: Counter[str]) -> Sums:
+        """The whole batch's gradient, each process's part of it at the same time."""
+        if self._helpers is None:
+            return add_gradients(self.model, rows, counts, self.config)
+        own, *others = split_rows(rows, self.workers)
+        self._helpers.start(others, counts)
+        try:
+            sums = add_gradients(self.model, own, counts, self.config)
+        finally:  # a failure of this process's part leaves no reply behind
+            theirs = self._helpers.finish()
+        sums += theirs
+        return sums
 
-    def _loss(self, batch: MicroBatch, counts: Counter[str], sums: _Sums) -> Tensor:
-        """The micro-batch's part of the batch's loss."""
-        with self._precision():
-            out = forward(self.model, batch, self.config.temperature)
-        device, dtype = out.logprobs_E.device, out.logprobs_E.dtype
-        tree = batch.tree
-        total = out.logprobs_E.new_zeros(())
-        for code, stream in enumerate(STREAMS):
-            mine = np.flatnonzero(tree.stream_E == code)
-            if not len(mine):
-                continue
-            at = torch.from_numpy(mine).to(device)
-            weight = torch.from_numpy(tree.weight_E[mine]).to(device, dtype)
-            anchor = torch.from_numpy(tree.anchor_E[mine]).to(device, dtype)
-            part = self._stream(stream, out.logprobs_E.index_select(0, at), weight, anchor)
-            if stream == "rl":
-                sums.add_rl(part)
-            loss = part.total / counts[stream]
-            sums.loss[stream] = sums.loss.get(stream, 0.0) + float(loss.detach())
-            total = total + loss
-        sums.entropy += float(out.entropy_E.sum())
-        sums.entries += len(tree.node_E)
-        return total
+    def use_cores(self, cores: int) -> None:
+        """From the next step on: so many of the processes, of one thread each, or so many threads
+        where there is but this one."""
+        self.workers = 1 if self._helpers is None else min(cores, 1 + self._helpers.count)
+        torch.set_num_threads(cores if self._helpers is None else 1)
 
-    def _stream(self, stream: str, logprobs: Tensor, weight: Tensor, anchor: Tensor) -> StreamLoss:
-        if stream == "ce":
-            return ce_loss(logprobs, weight)
-        if stream == "kl":
-            return kl_loss(logprobs, weight, anchor)
-        return rl_loss(logprobs, weight, anchor, self.config.loss)
+    def close(self) -> None:
+        """Ends the other processes, where there are some. The trainer goes on alone."""
+        if self._helpers is not None:
+            self._helpers.close()
+            self._helpers = None
 
-    def _update(self, lr: float, sums: _Sums, trained: bool) -> tuple[str | None, float]:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _update(self, lr: float, sums: Sums, trained: bool) -> tuple[str | None, float]:
         """Clips and steps; why not, and the gradient's norm."""
         if not trained:
             return "nothing to train: every entry has weight zero", 0.0
@@ -206,10 +184,6 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         self.steps += 1
         return None, norm
-
-    def _precision(self) -> torch.autocast:
-        device = next(iter(self.parameters.values())).device.type
-        return torch.autocast(device, dtype=torch.bfloat16, enabled=self.config.precision == "bf16")
 
 
 def _counts(rows: Sequence[Row]) -> Counter[str]:

@@ -73,6 +73,21 @@ def micro_batches(rows: Sequence[Row], max_tokens: int, layout: Layout) -> list[
     return batches
 
 
+def split_rows(rows: Sequence[Row], parts: int) -> list[list[Row]]:
+    """Exactly `parts` lists, some possibly empty, of about equal work; rows that share a
+    beginning stay together, so that little is computed twice."""
+    order, shared = sorted_rows(rows)
+    cost = [len(rows[r].ids) - int(s) for r, s in zip(order, shared, strict=True)]
+    if len(cost) > 1:
+        cost[0] -= int(shared[1:].min())  # what all share, every part computes
+    split: list[list[Row]] = [[] for _ in range(parts)]
+    total, before = sum(cost), 0
+    for r, own in zip(order, cost, strict=True):
+        split[min(parts - 1, int(parts * (before + own / 2) / max(1, total)))].append(rows[r])
+        before += own
+    return split
+
+
 def _cuts(lengths: list[int], shared: list[int], max_tokens: int, padded: bool) -> list[int]:
     """Where to cut the ordered rows: least total work (dynamic programme over the last cut)."""
     n = len(lengths)
