@@ -3,7 +3,9 @@
 torch's float32 products on x86 are MKL's, which on AMD's processors run kernels for older
 instructions. oneDNN's, over a weight that was laid out for them once, take 0.45 of the time at 64
 rows and more (one core, Zen 5), and 8 microseconds more at one row of a small matrix. So small
-matrices are kept in both forms, large ones in oneDNN's alone.
+matrices are kept in both forms, large ones in oneDNN's alone. oneDNN compiles a kernel for each
+number of rows that it meets, which takes longer than most products, so rows are filled up to few
+different numbers.
 """
 
 import platform
@@ -31,8 +33,10 @@ class Matrix:
         """x (N, in) times the matrix transposed, plus `bias` (out,): (N, out)."""
         if self.packed is not None and (self.plain is None or len(x) >= ROWS):
             product = torch.ops.mkldnn._linear_pointwise.default  # the packet resolves it slowly
-            y: Tensor = product(x.contiguous(), self.packed, bias, "none", [], "")
-            return y
+            rows = len(x)
+            x = F.pad(x, (0, 0, 0, _filled(rows) - rows)).contiguous()
+            y: Tensor = product(x, self.packed, bias, "none", [], "")
+            return y[:rows]
         assert self.plain is not None
         return F.linear(x, self.plain, bias)
 
@@ -60,6 +64,12 @@ def matrix(weight: Tensor) -> Matrix:
         plain = weight if weight.numel() <= SMALL else None
     rows, columns = weight.shape
     return Matrix(plain, packed, (rows, columns), weight.nbytes, weight.dtype)
+
+
+def _filled(rows: int) -> int:
+    """The number of rows to compute: a multiple of about an eighth of them."""
+    step = max(4, 1 << max(0, rows.bit_length() - 4))
+    return -(-rows // step) * step
 
 
 def _packs() -> bool:

@@ -6,6 +6,10 @@ itself, causally. Each chain is a small dense problem; nothing is computed for p
 do not see each other, but for the triangle of one query block. Probabilities are kept for the
 backward pass while they fit in `KEEP_BYTES` a layer, else computed again.
 
+oneDNN, which multiplies half precision on CPUs, compiles a kernel for each shape that it meets, and
+that takes longer than most of these products. Blocks are therefore filled up to multiples of
+`QUERIES` and `KEYS`: keys that nobody sees, queries whose gradient is zero.
+
 The model is not patched: the function is registered with transformers' attention interface and
 chosen by the configuration while a tree runs; the plan travels as a keyword argument.
 Dimensions: N nodes, H query heads, G key/value heads, D head width.
@@ -26,6 +30,7 @@ from understudy.core.token_tree import TokenTree
 NAME = "understudy_tree"
 QUERY_BLOCK = 256
 KEEP_BYTES = 128 << 20
+QUERIES, KEYS = 32, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,21 @@ class Block:
     own: int
     above: tuple[tuple[int, int], ...]
 
+    @property
+    def queries(self) -> int:
+        """As many as are computed."""
+        return -(-(self.stop - self.start) // QUERIES) * QUERIES
+
+    @property
+    def seen(self) -> int:
+        """Keys of which at least one query sees each."""
+        return self.stop - self.own + sum(k1 - k0 for k0, k1 in self.above)
+
+    @property
+    def keys(self) -> int:
+        """As many as are computed."""
+        return -(-self.seen // KEYS) * KEYS
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -49,10 +69,7 @@ class Plan:
     @property
     def pairs(self) -> int:
         """Query-key products that the plan computes."""
-        return sum(
-            (b.stop - b.start) * (b.stop - b.own + sum(k1 - k0 for k0, k1 in b.above))
-            for b in self.blocks
-        )
+        return sum(b.queries * b.keys for b in self.blocks)
 
 
 def plan_of(tree: TokenTree, query_block: int = QUERY_BLOCK) -> Plan:
@@ -81,15 +98,15 @@ class TreeAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, scale: float) -> Tensor:
         heads, n, width = q.shape
         q = q * scale
-        out = q.new_empty(n, heads, width)
-        triangles: dict[int, Tensor] = {}
+        out = q.new_zeros(n, heads, width)
+        unseen = _unseen(plan, q)
         keep = plan.pairs * heads * q.element_size() <= KEEP_BYTES
         kept: list[Tensor] = []
         for block in plan.blocks:
             keys, values = _gather(k, block), _gather(v, block)
-            probs = _probs(_queries(q, block, k.shape[0]), keys, block, triangles)
-            rows = torch.bmm(probs, values).view(heads, block.stop - block.start, width)
-            out[block.start : block.stop] = rows.transpose(0, 1)
+            probs = _probs(_queries(q, block, k.shape[0]), keys, block, unseen)
+            rows = torch.bmm(probs, values).view(heads, -1, width)
+            out[block.start : block.stop] = rows[:, : block.stop - block.start].transpose(0, 1)
             if keep:
                 kept.append(probs)
         ctx.save_for_backward(q, k, v, *kept)
@@ -103,8 +120,8 @@ class TreeAttention(torch.autograd.Function):
         plan: Plan = ctx.plan
         heads, _, width = q.shape
         groups = k.shape[0]
-        triangles: dict[int, Tensor] = {}
-        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        unseen = _unseen(plan, q)
+        grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         grad_HND = grad.transpose(0, 1)
         for i, block in enumerate(plan.blocks):
             queries, keys, values = (
@@ -112,28 +129,30 @@ class TreeAttention(torch.autograd.Function):
                 _gather(k, block),
                 _gather(v, block),
             )
-            probs = kept[i] if kept else _probs(queries, keys, block, triangles)
+            probs = kept[i] if kept else _probs(queries, keys, block, unseen)
             g = _queries(grad_HND, block, groups)
             _scatter(grad_v, torch.bmm(probs.transpose(1, 2), g), block)
             grad_probs = torch.bmm(g, values.transpose(1, 2))
             grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
-            own = torch.bmm(grad_scores, keys)
-            grad_q[:, block.start : block.stop] = own.view(heads, -1, width)
+            own = torch.bmm(grad_scores, keys).view(heads, -1, width)
+            grad_q[:, block.start : block.stop] = own[:, : block.stop - block.start]
             _scatter(grad_k, torch.bmm(grad_scores.transpose(1, 2), queries), block)
         return grad_q.mul_(ctx.scale), grad_k, grad_v, None, None
 
 
 def _queries(q: Tensor, block: Block, groups: int) -> Tensor:
-    """(H, N, D) -> (G, H/G * block, D): the query heads of a key head side by side."""
-    return q[:, block.start : block.stop].reshape(groups, -1, q.shape[-1])
+    """(H, N, D) -> (G, H/G * queries, D): the query heads of a key head side by side, zeros after
+    the block's own."""
+    filled = q.new_zeros(len(q), block.queries, q.shape[-1])
+    filled[:, : block.stop - block.start] = q[:, block.start : block.stop]
+    return filled.view(groups, -1, q.shape[-1])
 
 
 def _gather(k: Tensor, block: Block) -> Tensor:
-    """What the block may look at, in the order of depth: (G, K, D)."""
-    own = k[:, block.own : block.stop]
-    if not block.above:
-        return own
-    return torch.cat([*(k[:, a:b] for a, b in block.above), own], dim=1)
+    """What the block may look at, in the order of depth, zeros after it: (G, keys, D)."""
+    filling = k.new_zeros(len(k), block.keys - block.seen, k.shape[-1])
+    parts = (*block.above, (block.own, block.stop))
+    return torch.cat([*(k[:, a:b] for a, b in parts), filling], dim=1)
 
 
 def _scatter(into: Tensor, grad: Tensor, block: Block) -> None:
@@ -143,19 +162,20 @@ def _scatter(into: Tensor, grad: Tensor, block: Block) -> None:
         at += b - a
 
 
-def _probs(queries: Tensor, keys: Tensor, block: Block, triangles: dict[int, Tensor]) -> Tensor:
-    """Attention probabilities (G, H/G * block, K) of a block, from scaled queries."""
+def _probs(queries: Tensor, keys: Tensor, block: Block, unseen: Tensor) -> Tensor:
+    """Attention probabilities (G, H/G * queries, keys) of a block, from scaled queries."""
     scores = torch.bmm(queries, keys.transpose(1, 2))
-    n = block.stop - block.start
-    if n > 1:
-        if n not in triangles:
-            triangles[n] = _triangle(n, scores.dtype, scores.device)
-        scores.view(scores.shape[0], -1, n, scores.shape[-1])[..., -n:] += triangles[n]
+    after = block.seen - (block.stop - block.start)  # keys that all queries of the block see
+    some = scores.view(len(scores), -1, block.queries, block.keys)[..., after:]
+    some += unseen[: block.queries, : block.keys - after]
     return torch.softmax(scores, dim=-1)
 
 
-def _triangle(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.full((n, n), float("-inf"), dtype=dtype, device=device).triu_(1)
+def _unseen(plan: Plan, like: Tensor) -> Tensor:
+    """Minus infinity above the diagonal: from a block's first query on, what each may not see."""
+    most = max((b.queries for b in plan.blocks), default=0)
+    ones = torch.full((most, most + KEYS), float("-inf"), dtype=like.dtype, device=like.device)
+    return ones.triu_(1)
 
 
 def tree_attention_forward(

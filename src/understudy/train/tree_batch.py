@@ -26,6 +26,8 @@ Layout = Literal["tree", "packed", "padded"]
 # A micro-batch costs about as much as this many tokens beside its tokens: where cutting at a
 # shared beginning is cheaper than one more micro-batch.
 MICROBATCH_COST = 256
+# Nodes are filled up to a multiple of this: oneDNN compiles a kernel for each number that it meets.
+NODES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +146,11 @@ def _hidden(model: Any, batch: MicroBatch, device: torch.device) -> Tensor:
         out = decoder(input_ids=torch.from_numpy(ids).to(device), use_cache=False)
         hidden: Tensor = out.last_hidden_state.flatten(0, 1)
         return hidden.index_select(0, torch.from_numpy(rows_N).to(device))
+    filling = (0, -len(tree) % NODES)  # seen by nobody, not looked at
     with tree_attention(decoder):
         out = decoder(
-            input_ids=torch.from_numpy(tree.tokens_N).to(device).unsqueeze(0),
-            position_ids=torch.from_numpy(tree.depth_N).to(device).unsqueeze(0),
+            input_ids=torch.from_numpy(np.pad(tree.tokens_N, filling)).to(device).unsqueeze(0),
+            position_ids=torch.from_numpy(np.pad(tree.depth_N, filling)).to(device).unsqueeze(0),
             use_cache=False,
             understudy_plan=plan_of(tree),
         )
