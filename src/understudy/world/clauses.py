@@ -19,6 +19,7 @@ from understudy.world.wording import Part
 
 _MARK = re.compile(r"([,.;:!?]+(?:\s+|$)|\s*\n\s*)")
 _OFTEN = 3  # uses of a clause before it is exchanged
+_FEW = 8  # values that say nothing of whether more of them would be different
 Clause = list[Part]
 Saying = tuple[tuple[str, bool], ...]  # the fields that a clause says, and which of them are 1
 
@@ -56,7 +57,9 @@ def mine_exchanges(
     facts: Sequence[Mapping[str, Any]],
 ) -> list[Exchange]:
     """What can be exchanged in texts (parts, with their fields). `facts` of each text is what no
-    clause may decide, such as which tools were called after it."""
+    clause may decide, such as which tools were called after it. A fact that is another in nearly
+    every text, an id for example, is none that a clause decides."""
+    ids = {name for name in set().union(*facts) if _nearly_unique([f.get(name) for f in facts])}
     uses: dict[Saying, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     shown: dict[tuple[Saying, str], Counter[str]] = defaultdict(Counter)
     forms: dict[str, Clause] = {}
@@ -72,12 +75,18 @@ def mine_exchanges(
         often = {words: ns for words, ns in sorted(by_words.items()) if len(ns) >= _OFTEN}
         which = [words for words, ns in often.items() for _ in ns]
         where = [n for ns in often.values() for n in ns]
-        names = sorted({name for n in where for name in facts[n]})
+        names = sorted({name for n in where for name in facts[n]} - ids)
         decided = (dependent(which, [facts[n].get(name, False) for n in where]) for name in names)
         if len(often) > 1 and not any(decided):
             counts = [item for words in often for item in sorted(shown[said, words].items())]
             found.append(Exchange(said, [(forms[form], n) for form, n in counts]))
     return found
+
+
+def _nearly_unique(values: Sequence[Any]) -> bool:
+    """Whether of many that are there more than half are different ones."""
+    there = [value for value in values if value is not None]
+    return len(there) > _FEW and len(set(there)) > 0.5 * len(there)
 
 
 class Exchanger:
