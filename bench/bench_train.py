@@ -2,16 +2,19 @@
 
 Groups of eight episodes that share their system prompt, tools, first message and first turns, as
 rehearsal makes them; the shipped tiny model, its vocabulary, LoRA on every linear layer. Layouts
-are compared on one core; `tree_bf16` also on those that are free, by threads and by processes.
+are compared on one core; `tree_bf16` also on those that are free, by threads and by processes, and
+so are larger models of random weights: `train.parallel` chooses between the two by size.
 """
 
 import random
 from typing import Any, Literal
 
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench.figures import Figure, figure
 from understudy.core.rows import Entry, Row
+from understudy.models.lora import inject_lora
 from understudy.recipes.learner import Lora, make_learner
 from understudy.runs.machine import threads_for_load
 from understudy.train.optimiser import TrainerConfig
@@ -67,7 +70,33 @@ def run(groups: int = 8, size: int = 8, repeats: int = 5) -> dict[str, Figure]:
     for layout in LAYOUTS:
         for precision in PRECISIONS:
             measure(f"{layout}_{precision}", layout, precision, 1, 1)
+
+    def scale(width: int, layers: int, threads: int, workers: int, how: str) -> None:
+        torch.set_num_threads(threads)
+        model = random_model(width, layers)
+        millions = round(sum(p.numel() for p in model.parameters()) / 1e6)
+        rows = batch(random.Random(0), model.config.vocab_size, 1, size)
+        with Trainer(model, TrainerConfig(lr=1e-5, precision="bf16"), workers) as trainer:
+            trainer.step(rows)
+            seen = [trainer.step(rows).tokens_per_s for _ in range(3)]
+        figures[f"{millions}M_{how}_tokens_per_s"] = figure(seen, "row tokens/s")
+
     if cores > 1:
         measure(f"tree_bf16_{cores}_threads", "tree", "bf16", cores, 1)
         measure(f"tree_bf16_{cores}_processes", "tree", "bf16", 1, cores)
+        for width, layers in ((256, 6), (512, 8), (768, 12)):
+            scale(width, layers, cores, 1, f"{cores}_threads")
+            scale(width, layers, 1, cores, f"{cores}_processes")
     return figures
+
+
+def random_model(width: int, layers: int) -> Any:
+    """A Qwen3 of random weights with LoRA on its linear layers."""
+    config = Qwen3Config(
+        vocab_size=16_000, hidden_size=width, intermediate_size=3 * width,
+        num_hidden_layers=layers, num_attention_heads=width // 64,
+        num_key_value_heads=width // 128, head_dim=64, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    inject_lora(model)
+    return model

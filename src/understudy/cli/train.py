@@ -29,7 +29,7 @@ SetOption = Annotated[
 IsolatedOption = Annotated[
     bool, typer.Option(help="Refuse everything but the store, for the process's life.")
 ]
-ThreadsOption = Annotated[int, typer.Option(min=0, help="Torch threads; 0: fit to the load.")]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="Cores to use; 0: fit to the load.")]
 QuietOption = Annotated[bool, typer.Option(help="No progress display.")]
 
 

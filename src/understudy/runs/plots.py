@@ -74,7 +74,7 @@ class BarChart:
         headed = len(groups) > 1 or bool(groups and groups[0])
         label_w = min(width * 0.42, 10 + 7.4 * max((len(b.label) for b in self.bars), default=0))
         values = [self.form(b.value) + (f" {b.note}" if b.note else "") for b in self.bars]
-        value_w = 14 + 7.8 * max((len(v) for v in values), default=0)
+        value_w = 16 + 9.0 * max((len(v) for v in values), default=0)  # bold, a wide % sign
         axis = max([b.high if b.high is not None else b.value for b in self.bars], default=1.0)
         scale = (width - label_w - value_w) / max(self.top or axis, _TINY)
         body: list[str] = []

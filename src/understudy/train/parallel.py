@@ -157,7 +157,10 @@ def _serve(
             reply = work(rows, counts)
         except Exception as error:  # noqa: BLE001 - whatever it is, the parent waits for it
             reply = f"{type(error).__name__}: {error}"
-        pipe.send(reply)
+        try:
+            pipe.send(reply)
+        except OSError:  # the parent has ended meanwhile
+            return
 
 
 def _shared_like(tensors: Sequence[Tensor]) -> list[Tensor]:
