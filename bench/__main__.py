@@ -14,6 +14,7 @@ import argparse
 import importlib
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -58,15 +59,22 @@ def measure(name: str, **sizes: Any) -> dict[str, Any]:
 
 
 def write_docs() -> None:
-    """docs/benchmarks.md, from every result under build/bench."""
+    """docs/benchmarks.md, from every result under build/bench; what is measured in another
+    checkout alone stays as it stands there."""
+    file = ROOT / "docs" / "benchmarks.md"
+    sections = _sections(file.read_text()) if file.exists() else {}
     lines = [
         "# Benchmarks",
         "",
         "Written by `make bench`; medians, with the lowest and highest of the repetitions. "
         "Load is the one-minute load average before and after.",
     ]
-    for path in sorted((OUT / "records").glob("*.json")):
-        record = json.loads(path.read_text())
+    records = {p.stem: json.loads(p.read_text()) for p in (OUT / "records").glob("*.json")}
+    for name in sorted({*names(), *records}):
+        record = records.get(name)
+        if record is None:
+            lines += ["", *sections[name]] if name in sections else []
+            continue
         machine = ", ".join(f"{k} {v}" for k, v in record["machine"].items() if k != "load")
         how = f"`python -m bench {record['name']}`, {record['date']}, {record['seconds']} s; "
         how += f"{machine}; load {record['load_before']} to {record['load_after']}."
@@ -78,8 +86,18 @@ def write_docs() -> None:
         for label, entry in record["figures"].items():
             cells = [_number(entry.get(k)) for k in ("value", "low", "high")]
             lines.append(f"| {label} | {cells[0]} | {entry['unit']} | {cells[1]} | {cells[2]} |")
-    (ROOT / "docs").mkdir(exist_ok=True)
-    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("\n".join(lines) + "\n")
+
+
+def _sections(text: str) -> dict[str, list[str]]:
+    """The lines about each benchmark, by its name."""
+    found: dict[str, list[str]] = {}
+    for section in text.split("\n## ")[1:]:
+        name = re.search(r"`python -m bench (\w+)`", section)
+        if name:
+            found[name.group(1)] = f"## {section}".strip().splitlines()
+    return found
 
 
 def _number(value: Any) -> str:

@@ -7,6 +7,7 @@ so are larger models of random weights: `train.parallel` chooses between the two
 """
 
 import random
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -46,7 +47,12 @@ def batch(rng: random.Random, vocabulary: int, groups: int, size: int) -> list[R
     return rows
 
 
-def run(groups: int = 8, size: int = 8, repeats: int = 5) -> dict[str, Figure]:
+def run(
+    groups: int = 8,
+    size: int = 8,
+    repeats: int = 5,
+    scales: Sequence[tuple[int, int]] = ((256, 6), (512, 8), (768, 12)),
+) -> dict[str, Figure]:
     cores = threads_for_load()
     figures: dict[str, Figure] = {}
 
@@ -84,7 +90,7 @@ def run(groups: int = 8, size: int = 8, repeats: int = 5) -> dict[str, Figure]:
     if cores > 1:
         measure(f"tree_bf16_{cores}_threads", "tree", "bf16", cores, 1)
         measure(f"tree_bf16_{cores}_processes", "tree", "bf16", 1, cores)
-        for width, layers in ((256, 6), (512, 8), (768, 12)):
+        for width, layers in scales:
             scale(width, layers, cores, 1, f"{cores}_threads")
             scale(width, layers, 1, cores, f"{cores}_processes")
     return figures

@@ -19,7 +19,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "gateway": {"requests": 16, "repeats": 1, "captures": ("batched",)},
     "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2},
     "ranking": {"traffic": 40, "played": 4},
-    "train": {"groups": 1, "size": 2, "repeats": 1},
+    "train": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
     "world": {"episodes": 40, "sessions": 5, "repeats": 2},
 }
 
@@ -93,10 +93,17 @@ def test_the_documents_show_value_and_range(
         "cannot_run": None,
     }
     (records / "x.json").write_text(json.dumps(record))
+    (tmp_path / "docs").mkdir()
+    before = "# Benchmarks\n\n## Engine\n\n`python -m bench engine`, before.\n\n| a | 1 |\n"
+    gone = "\n## Gone\n\n`python -m bench gone`, before.\n"
+    (tmp_path / "docs" / "benchmarks.md").write_text(before + gone)
+    bench.write_docs()
     bench.write_docs()
     text = (tmp_path / "docs" / "benchmarks.md").read_text()
     assert "| speed | 2 | 1/s | 1.5 | 2.5 |" in text
     assert "load 0.5 to 0.75" in text
+    assert text.count("`python -m bench engine`, before.\n\n| a | 1 |") == 1
+    assert "Gone" not in text
 
 
 def test_agreement_of_the_rankings_is_surer_with_more_episodes() -> None:

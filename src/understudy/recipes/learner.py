@@ -19,6 +19,7 @@ from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
 from understudy.models.loading import LoadedBase, folder_of, load_base
 from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora, set_adapter_tensors
 from understudy.runs.config import Config
+from understudy.runs.machine import give_back_memory
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.parallel import processes_for
 from understudy.train.trainer import Trainer
@@ -70,6 +71,8 @@ def training(learner: Learner, config: TrainerConfig, cores: int) -> Iterator[Tr
     many processes of one thread each, else threads. To be entered before an engine is made."""
     before = torch.get_num_threads()
     workers = processes_for(learner.base.model, cores)
+    if workers > 1:
+        give_back_memory()
     try:
         with Trainer(learner.base.model, config, workers) as trainer:
             trainer.use_cores(cores)

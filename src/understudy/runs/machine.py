@@ -1,6 +1,7 @@
 """The machine that a run runs on: what it is, how busy it is, how much memory processes take."""
 
 import contextlib
+import ctypes
 import gc
 import importlib.metadata
 import os
@@ -73,6 +74,14 @@ def collect_less() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
+
+
+def give_back_memory() -> None:
+    """Hands what was freed back to the system, where the C library can (glibc). A fork counts, and
+    may copy, all that its parent holds."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def threads_for_load(cores: int | None = None, busy: float | None = None) -> int:
