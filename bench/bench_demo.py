@@ -50,12 +50,13 @@ def figures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Figure]:
     return found
 
 
-def _folder(seed: int) -> Path:
-    return OUT / f"demo-{seed}"
+def _folder(seed: int, quick: bool = False) -> Path:
+    return OUT / f"demo-{'quick-' if quick else ''}{seed}"
 
 
 def _demo(seed: int, quick: bool) -> Mapping[str, Any]:
+    folder = _folder(seed, quick)
     command = [sys.executable, "-m", "understudy.cli", "demo", "--fresh", *["--quick"] * quick]
-    subprocess.run([*command, "--seed", str(seed), "--out", str(_folder(seed))], check=True)
-    report: Mapping[str, Any] = json.loads((_folder(seed) / "report.json").read_text())
+    subprocess.run([*command, "--seed", str(seed), "--out", str(folder)], check=True)
+    report: Mapping[str, Any] = json.loads((folder / "report.json").read_text())
     return report
