@@ -32,14 +32,12 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--threads", type=int, default=1, help="threads of each process")
     p.add_argument("--accumulate", type=int, default=1, help="packed batches a worker and step")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--muon-lr", type=float, default=0.025)
+    p.add_argument("--muon-lr", type=float, default=0.006)
     p.add_argument("--adam-lr", type=float, default=0.003)
-    p.add_argument("--decay-from", type=float, default=0.5, help="where the linear decay begins")
+    p.add_argument("--decay-from", type=float, default=0.4, help="where the linear decay begins")
     p.add_argument("--context", type=float, default=0.1, help="share of context tokens with loss")
-    p.add_argument("--disguised", type=float, default=0.85, help="share of renamed dialogues")
-    p.add_argument("--decisive", type=float, default=1.0, help="weight of turns that decide")
     p.add_argument("--mixture", default="", help="family weights (JSON) instead of stages")
-    p.add_argument("--pack", type=int, default=4096, help="positions of one packed batch")
+    p.add_argument("--pack", type=int, default=2048, help="positions of one packed batch")
     p.add_argument("--no-induction", action="store_true", help="default initialisation instead")
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--eval-minutes", type=float, default=0.0, help="quick evaluation this often")
@@ -96,8 +94,6 @@ def main() -> int:
         prepare(run, a.seed, keep=not a.new_tokenizer)
     data = DataOptions(
         context=a.context,
-        decisive=a.decisive,
-        disguised=a.disguised,
         mixture=json.loads(a.mixture) if a.mixture else {},
         tokens=a.pack,
         chunks=chunks(a.minutes, a.tokens, a.workers),

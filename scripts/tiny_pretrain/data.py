@@ -14,15 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .binding import binding
-from .disguise import disguise, pieces
-from .fallback import fallback
-from .lookup import extreme, lookup
-from .pseudo import pseudo_word
 from .recipe import STAGES
-
-DRILLS = {"lookup": lookup, "extreme": extreme, "binding": binding, "fallback": fallback}
-DECISIVE = ("choice", "rule", "correction", "compare")
 
 
 @dataclass(frozen=True)
@@ -33,8 +25,6 @@ class DataOptions:
     chunk: int = 192  # documents packed together
     longest: int = 2048  # longer documents are left out, and counted
     context: float = 0.1  # share of the tokens outside assistant turns that carry loss
-    decisive: float = 1.0  # weight of assistant turns that hold a probe of a DECISIVE kind
-    disguised: float = 0.85  # share of dialogues whose words are renamed
     mixture: dict[str, float] = field(default_factory=dict)  # instead of the stages, if given
     chunks: int = 500  # of the whole run, for the stages' shares
 
@@ -70,12 +60,7 @@ class Encoder:
         self.tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.start = self.tok.token_to_id("<|im_start|>")
         self.end = self.tok.token_to_id("<|im_end|>")
-        self.pieces = self.parts = pieces(folder)
         self.head = self.tok.encode("<|im_start|>assistant\n").ids
-
-    def new_words(self, rng: Random) -> None:
-        """Parts to make names of: the vocabulary's pieces, and as many pseudo-words anew."""
-        self.parts = [*self.pieces, *(pseudo_word(rng) for _ in self.pieces)]
 
     def encode(self, text: str) -> list[int]:
         return list(self.tok.encode(text).ids)
@@ -85,21 +70,17 @@ class Encoder:
         from understudy.core.chatml import render_text
 
         text = render_text(dialogue.messages, dialogue.tools)
-        if dialogue.family not in DRILLS and rng.random() < options.disguised:
-            text = disguise(text, rng, self.parts, rng.choice((0.5, 0.8, 1.0)))
         ids = np.array(self.encode(text), dtype=np.int64)
         draw = np.random.default_rng(rng.getrandbits(64)).random(len(ids))
         weight = (draw < options.context).astype(np.float32)
-        assistants = [i for i, m in enumerate(dialogue.messages) if m["role"] == "assistant"]
-        decisive = {p.message for p in dialogue.probes if p.kind in DECISIVE}
+        turns = sum(m["role"] == "assistant" for m in dialogue.messages)
         h = len(self.head)
         begins = [i for i in np.flatnonzero(ids == self.start) if list(ids[i : i + h]) == self.head]
         ends = np.flatnonzero(ids == self.end)
-        assert len(begins) == len(assistants), "assistant turns and messages differ"
-        for begin, message in zip(begins, assistants, strict=True):
+        assert len(begins) == turns, "assistant turns and messages differ"
+        for begin in begins:
             end = ends[np.searchsorted(ends, begin)]
-            value = options.decisive if message in decisive else 1.0
-            weight[begin + h : end + 1] = 0.0 if message in dialogue.skip else value
+            weight[begin + h : end + 1] = 1.0
         weight[0] = 0.0
         return ids, weight
 
@@ -110,10 +91,10 @@ def stage(share: float) -> dict[str, float]:
 
 
 def family_names() -> list[str]:
-    """The corpus's families and the drill of this package, in the order of the metrics."""
+    """The corpus's families, in the order of the metrics."""
     from tiny_corpus import FAMILIES
 
-    return [*sorted(FAMILIES), *DRILLS]
+    return sorted(FAMILIES)
 
 
 def chunk_batches(
@@ -126,14 +107,10 @@ def chunk_batches(
     names = sorted(mixture)
     index = {n: i for i, n in enumerate(family_names())}
     documents, skipped = [], 0
-    encoder.new_words(Random(_seed(seed, rank, chunk, "words")))
     for i in range(options.chunk):
         rng = Random(_seed(seed, rank, chunk, i))
         family = rng.choices(names, [mixture[n] for n in names])[0]
-        if family in DRILLS:
-            dialogue = DRILLS[family](rng, encoder.parts)
-        else:
-            dialogue = generate(rng.getrandbits(60), "train", family)
+        dialogue = generate(rng.getrandbits(60), "train", family)
         ids, weight = encoder.document(dialogue, rng, options)
         if len(ids) > options.longest:
             skipped += 1
