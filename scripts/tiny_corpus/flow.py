@@ -85,11 +85,12 @@ def make_goal(rng: Random, s: Script, api: Service, **want: Any) -> Goal:
     names = w.Names(rng, s.split)
     count = want.get("count") or rng.choice((1, 2, 3, 3, 4))
     items = make_items(rng, api, count)
-    pool = w.pool(w.METHODS, "train" if s.split == "new" else s.split)
+    split = w.base(s.split)
+    pool = w.pool(w.METHODS, split)
     methods: list[str] = []
     while len(methods) < (want.get("methods") or rng.choice((1, 1, 2))):
         made = rng.random() < 0.5 or len(pool) < 3
-        method = w.pseudo(rng, "train" if s.split == "new" else s.split) if made else rng.choice(pool)
+        method = w.pseudo(rng, split) if made else rng.choice(pool)
         if method not in methods:
             methods.append(method)
     goal = Goal(draw_values(rng, api, names, items), items, methods)

@@ -45,7 +45,7 @@ def make_rule(rng: Random, split: Split) -> Rule:
     noun, act = api.noun, api.act
     match kind:
         case "extra":
-            value = w.pseudo(rng, "train" if split == "new" else split)
+            value = w.pseudo(rng, w.base(split))
             texts = (f"Always set {api.option} to {value}.", f"Pass {api.option} {value}.",
                      f"Use {api.option} {value} in {act}.")  # fmt: skip
             return Rule(api, texts, Policy(extra=(api.option, value)), "extra", "pick")
@@ -90,7 +90,7 @@ def make_rule(rng: Random, split: Split) -> Rule:
 
 
 def play(s: Script, rule: Rule, active: bool, kind: ProbeKind | None) -> None:
-    """One request in the rule's service; a probe of `kind` where the rule, or its absence, shows."""
+    """One request in the rule's service; a probe of `kind` where the rule shows, or its absence."""
     goal = make_goal(s.rng, s, rule.api, unsaid=False, cancel=False, **rule.goal)
     step = rule.step if active else rule.absent or rule.step
     marks: dict[str, ProbeKind] = {step: kind} if kind else {}
@@ -127,7 +127,8 @@ def correction(rng: Random, split: Split) -> Dialogue:
     corrected = rng.random() < 0.75
     play(s, rule, False, None)
     if corrected:
-        s.user(f"{rng.choice(_WHO)}: {rng.choice(('', 'that was wrong. '))}{rng.choice(rule.texts)}")
+        who, lead = rng.choice(_WHO), rng.choice(("", "that was wrong. "))
+        s.user(f"{who}: {lead}{rng.choice(rule.texts)}")
         s.say("Understood.")
     else:
         s.user(rng.choice(("Thanks, good.", "Thank you!", "Perfect.")))

@@ -131,6 +131,11 @@ def pool(words: list[str], split: Split) -> tuple[str, ...]:
     return _pool(tuple(words), split)
 
 
+def base(split: Split) -> Split:
+    """The split of the words that are neither nouns nor proper names."""
+    return "train" if split == "new" else split
+
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -138,8 +143,8 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 def _followers() -> dict[str, str]:
     """What follows each letter in the pools' words; "^" begins a word."""
     found: dict[str, str] = {}
-    words = [*COMMON, *NOUNS, *COUNT, *PERSON, *PLACE, *(v for verbs in VERBS.values() for v in verbs)]
-    for word in sorted(set(words)):
+    verbs = {verb for pool in VERBS.values() for verb in pool}
+    for word in sorted({*COMMON, *NOUNS, *COUNT, *PERSON, *PLACE, *verbs}):
         if split_of(word) == "train":
             for a, b in zip("^" + word, word, strict=False):
                 found[a] = found.get(a, "") + b
@@ -183,7 +188,7 @@ class Names:
 
     def word(self, words: list[str], split: Split | None = None) -> str:
         """A word of the pool, or an invented one; that of a `split` where it is given."""
-        of = split or ("train" if self.split == "new" else self.split)
+        of = split or base(self.split)
         known = pool(words, of)
         for _ in range(40):
             made = not known or self.rng.random() < self.strange
