@@ -154,6 +154,7 @@ def make_service(rng: Random, split: Split, **want: bool) -> Service:
         kind = rng.choice(list(w.ATTRIBUTES))
         options = tuple(rng.sample(w.ATTRIBUTES[kind], 3))
         slots.append(Slot(kind, kind, "choice", rng.choice(("search", "act")), True, options))
+    slots = list({x.name: x for x in reversed(slots)}.values())[::-1]  # names of two rarely meet
     confirms = has("confirm", 0.65)
     many = w.plural(noun)
     s = Service(

@@ -17,7 +17,6 @@ from .types import ProbeKind
 class Policy:
     """How the expert behaves. The defaults are what it does when nobody says otherwise."""
 
-    take: str = "first"  # first | second | last of the list
     extra: tuple[str, str] | None = None  # parameter of act, always this value
     confirm_first: bool = False
     details_first: bool = False
@@ -94,7 +93,7 @@ def make_goal(rng: Random, s: Script, api: Service, **want: Any) -> Goal:
         if method not in methods:
             methods.append(method)
     goal = Goal(draw_values(rng, api, names, items), items, methods)
-    if want.get("unsaid", rng.random() < 0.12):
+    if want.get("unsaid", rng.random() < 0.25):
         said = [x.name for x in api.slots if x.required and x.kind != "choice"]
         goal.unsaid = [rng.choice([*said, *([api.method] * bool(api.method))])]
     if api.cancel and want.get("cancel", rng.random() < 0.5):
@@ -210,14 +209,12 @@ class Expert:
 
     def choose_and_act(self, shown: list[Json]) -> None:
         s, api, policy = self.s, self.api, self.policy
-        place = {"first": 0, "second": min(1, len(shown) - 1), "last": len(shown) - 1}[policy.take]
-        order = [shown[place], *(i for i in shown if i is not shown[place])]
         kind = self.mark("pick")
-        for i, item in enumerate(order):
+        for i, item in enumerate(shown):
             hold = self.act(item, i < self.faults.gone, kind)
             if hold:
                 break
-            if policy.on_gone == "stop" or i + 1 == len(order):
+            if policy.on_gone == "stop" or i + 1 == len(shown):
                 self.give_up("gone")
             kind = self.mark("gone")
         else:

@@ -30,8 +30,7 @@ class Rule:
 
 
 RULES = (
-    "extra", "second", "last", "confirm_first", "details", "ending", "terse", "gone", "declined",
-    "transient",
+    "extra", "confirm_first", "details", "ending", "terse", "gone", "declined", "transient",
 )  # fmt: skip
 
 
@@ -49,14 +48,6 @@ def make_rule(rng: Random, split: Split) -> Rule:
             texts = (f"Always set {api.option} to {value}.", f"Pass {api.option} {value}.",
                      f"Use {api.option} {value} in {act}.")  # fmt: skip
             return Rule(api, texts, Policy(extra=(api.option, value)), "extra", "pick")
-        case "second":
-            texts = ("Always take the second of the list.", "Take the second one.",
-                     f"Choose the second {noun}.")  # fmt: skip
-            return Rule(api, texts, Policy(take="second"), "pick", goal={"count": 3})
-        case "last":
-            texts = ("Always take the last of the list.", "Take the last one.",
-                     f"Choose the last {noun}.")  # fmt: skip
-            return Rule(api, texts, Policy(take="last"), "pick", goal={"count": rng.choice((2, 3))})
         case "confirm_first":
             texts = (f"Ask the user before {act}.", "Ask before you act.", "Get a yes first.")
             return Rule(api, texts, Policy(confirm_first=True), "confirm_first", "pick")

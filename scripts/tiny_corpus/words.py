@@ -151,14 +151,14 @@ def _followers() -> dict[str, str]:
     return found
 
 
-def pseudo(rng: Random, split: Split, longest: int = 8) -> str:
+def pseudo(rng: Random, split: Split) -> str:
     """An invented word of the split, spelled as English is, or a little more freely."""
     follow = _followers()
-    free = 0.1 if rng.random() < 0.7 else 0.4
+    free = 0.05 if rng.random() < 0.85 else 0.3
     wanted = "train" if split == "train" else "heldout"
     while True:
         text = ""
-        for _ in range(min(longest, rng.choice((3, 4, 4, 5, 5, 6, 6, 7, 8)))):
+        for _ in range(rng.choice((3, 4, 4, 4, 5, 5, 6, 7))):
             text += rng.choice(
                 _LETTERS if rng.random() < free else follow.get(text[-1:] or "^", _LETTERS)
             )
@@ -183,7 +183,7 @@ class Names:
 
     def __init__(self, rng: Random, split: Split) -> None:
         self.rng, self.split = rng, split
-        self.strange = rng.choice((0.0, 0.3, 0.6, 1.0))
+        self.strange = rng.choice((0.0, 0.0, 0.3, 0.6))
         self.used: set[str] = set()
 
     def word(self, words: list[str], split: Split | None = None) -> str:
@@ -202,7 +202,7 @@ class Names:
 
     def _other(self, split: Split) -> str:
         """A word that no pool knows, mostly invented."""
-        if self.rng.random() < 0.35:
+        if self.rng.random() < 0.5:
             return self.rng.choice(pool(COMMON, split))
         return pseudo(self.rng, split)
 

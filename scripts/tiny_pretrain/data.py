@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .recipe import STAGES
+from .recipe import STAGES, Stage
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,6 @@ class DataOptions:
     tokens: int = 4096  # positions in one packed batch
     chunk: int = 192  # documents packed together
     longest: int = 2048  # longer documents are left out, and counted
-    context: float = 0.1  # share of the tokens outside assistant turns that carry loss
     mixture: dict[str, float] = field(default_factory=dict)  # instead of the stages, if given
     chunks: int = 500  # of the whole run, for the stages' shares
 
@@ -65,14 +64,15 @@ class Encoder:
     def encode(self, text: str) -> list[int]:
         return list(self.tok.encode(text).ids)
 
-    def document(self, dialogue: Any, rng: Random, options: DataOptions) -> tuple[Any, Any]:
-        """ids (L,) and the weight of each as a target (L,)."""
+    def document(self, dialogue: Any, rng: Random, context: float) -> tuple[Any, Any]:
+        """ids (L,) and the weight of each as a target (L,); of the tokens outside assistant turns
+        a share, `context`, carries loss."""
         from understudy.core.chatml import render_text
 
         text = render_text(dialogue.messages, dialogue.tools)
         ids = np.array(self.encode(text), dtype=np.int64)
         draw = np.random.default_rng(rng.getrandbits(64)).random(len(ids))
-        weight = (draw < options.context).astype(np.float32)
+        weight = (draw < context).astype(np.float32)
         turns = sum(m["role"] == "assistant" for m in dialogue.messages)
         h = len(self.head)
         begins = [i for i in np.flatnonzero(ids == self.start) if list(ids[i : i + h]) == self.head]
@@ -85,9 +85,9 @@ class Encoder:
         return ids, weight
 
 
-def stage(share: float) -> dict[str, float]:
-    """The family weights at this share of the run."""
-    return next((m for end, m in STAGES if share < end), STAGES[-1][1])
+def stage(share: float) -> Stage:
+    """The stage at this share of the run."""
+    return next((s for s in STAGES if share < s.end), STAGES[-1])
 
 
 def family_names() -> list[str]:
@@ -103,7 +103,8 @@ def chunk_batches(
     """The batches of one chunk of documents: a pure function of its arguments."""
     from tiny_corpus import generate
 
-    mixture = dict(options.mixture) or stage(chunk / options.chunks)
+    now = stage(chunk / options.chunks)
+    mixture = dict(options.mixture) or now.mixture
     names = sorted(mixture)
     index = {n: i for i, n in enumerate(family_names())}
     documents, skipped = [], 0
@@ -111,7 +112,7 @@ def chunk_batches(
         rng = Random(_seed(seed, rank, chunk, i))
         family = rng.choices(names, [mixture[n] for n in names])[0]
         dialogue = generate(rng.getrandbits(60), "train", family)
-        ids, weight = encoder.document(dialogue, rng, options)
+        ids, weight = encoder.document(dialogue, rng, now.context)
         if len(ids) > options.longest:
             skipped += 1
             continue
@@ -163,7 +164,11 @@ def _produce(
     os.nice(2)
     encoder = Encoder(Path(folder))
     while True:
-        batches = chunk_batches(encoder, options, seed, rank, chunk)
+        try:
+            batches = chunk_batches(encoder, options, seed, rank, chunk)
+        except Exception as error:
+            queue.put(error)
+            raise
         while os.getppid() == parent:
             try:
                 queue.put(batches, timeout=5)
@@ -188,6 +193,8 @@ def stream(
     try:
         while True:
             batches = queue.get(timeout=600)
+            if isinstance(batches, Exception):
+                raise RuntimeError("a chunk could not be made") from batches
             yield from (batches[index:] if first else batches)
             first = False
     finally:

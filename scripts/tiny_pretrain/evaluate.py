@@ -53,7 +53,7 @@ def cases(count: int, longest: int = 6000, split: str = "new") -> list[Case]:
     from tiny_corpus import FAMILIES, generate
 
     held: dict[str, int] = defaultdict(int)
-    wanted = {"copy", "bind", "rule", "correction", "compare", "talk"}
+    wanted = {"copy", "bind", "lookup", "rule", "correction", "compare", "talk"}
     wanted |= {f"choice {n}" for n in ITEMS}
     out: list[Case] = []
     for i in range(count * 400):

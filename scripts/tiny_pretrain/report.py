@@ -36,7 +36,7 @@ def plot(run: Path, docs: Path) -> None:
     left.plot([r["tokens"] / 1e6 for r in rows], [r["loss"] for r in rows], lw=1)
     left.set(xlabel="million tokens", ylabel="loss per weighted token", yscale="log")
     left.set_title("training loss")
-    for name in ("valid", "copy", "bind", "choice", "rule", "correction", "compare"):
+    for name in ("valid", "copy", "bind", "lookup", "choice", "rule", "correction", "compare"):
         points = [(e["tokens"] / 1e6, e["splits"]["new"]["figures"][name]["mean"]) for e in evals]
         if points:
             right.plot(*zip(*sorted(points), strict=True), marker="o", ms=3, label=name)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from .data import DataOptions, Encoder
+from .data import Encoder
 from .net import Shape, TinyNet
 
 SEED = 9_000_000_000
@@ -36,13 +36,12 @@ def documents(encoder: Encoder, split: str, count: int) -> list[tuple[Any, Any, 
     """(dialogue, ids, whether each position is inside an assistant turn), family by family."""
     from tiny_corpus import FAMILIES, generate
 
-    options = DataOptions(context=0.0)
     names = sorted(FAMILIES)
     out = []
     for i in range(count):
         rng = Random(SEED + i)
         dialogue = generate(SEED + i, split, names[i % len(names)])  # type: ignore[arg-type]
-        ids, weight = encoder.document(dialogue, rng, options)
+        ids, weight = encoder.document(dialogue, rng, 0.0)
         if len(ids) <= 2048:
             out.append((dialogue, ids, weight > 0))
     return out

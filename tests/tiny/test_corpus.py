@@ -96,7 +96,7 @@ def test_choices_are_the_best_or_the_matching_one() -> None:
             asked = dialogue.messages[probe.message - 3]["content"]
             shown = json.loads(dialogue.messages[probe.message - 1]["content"])
             rows: list[dict[str, Any]] = next(iter(shown.values()))
-            key, field, kind = rows[0]
+            field, kind, key = rows[0]
             match = re.search(r"the (\w+) one", asked)
             if match:
                 (best,) = [r for r in rows if r[kind] == match[1]]

@@ -31,11 +31,11 @@ def test_a_chunk_follows_from_its_seed_rank_and_number(encoder: Encoder) -> None
 
 
 def test_the_stages_cover_the_run() -> None:
-    ends = [end for end, _ in STAGES]
+    ends = [s.end for s in STAGES]
     assert ends == sorted(ends)
     assert ends[-1] == 1.0
     for share in (0.0, 0.3, 0.99, 1.0, 1.2):
-        assert sum(stage(share).values()) == pytest.approx(1.0)
+        assert sum(stage(share).mixture.values()) == pytest.approx(1.0)
 
 
 def test_batches_hold_whole_documents_and_the_token_after_each_position(encoder: Encoder) -> None:
