@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -49,7 +50,10 @@ def items_shown(messages: Sequence[dict[str, Any]]) -> int | None:
 
 
 def cases(count: int, longest: int = 6000, split: str = "new") -> list[Case]:
-    """At least `count` probes of every kind, choices by number of items; deterministic."""
+    """`count` probes of every kind, of choices for each number of items; deterministic.
+
+    A dialogue gives at most one of each kind, drawn among its own.
+    """
     from tiny_corpus import FAMILIES, generate
 
     held: dict[str, int] = defaultdict(int)
@@ -61,7 +65,7 @@ def cases(count: int, longest: int = 6000, split: str = "new") -> list[Case]:
             break
         dialogue = generate(FIRST_SEED + i, split, FAMILIES[i % len(FAMILIES)])  # type: ignore[arg-type]
         taken: set[str] = set()
-        for probe in dialogue.probes:
+        for probe in Random(i).sample(dialogue.probes, len(dialogue.probes)):
             figures = [probe.kind]
             before = dialogue.messages[: probe.message]
             if probe.kind == "choice":

@@ -37,7 +37,8 @@ def plot(run: Path, docs: Path) -> None:
     left.set(xlabel="million tokens", ylabel="loss per weighted token", yscale="log")
     left.set_title("training loss")
     for name in ("valid", "copy", "bind", "lookup", "choice", "rule", "correction", "compare"):
-        points = [(e["tokens"] / 1e6, e["splits"]["new"]["figures"][name]["mean"]) for e in evals]
+        found = [(e["tokens"] / 1e6, e["splits"]["new"]["figures"].get(name)) for e in evals]
+        points = [(tokens, figure["mean"]) for tokens, figure in found if figure]
         if points:
             right.plot(*zip(*sorted(points), strict=True), marker="o", ms=3, label=name)
     right.set(xlabel="million tokens", ylabel="right, held-out APIs, greedy", ylim=(0, 1.02))

@@ -96,13 +96,13 @@ def test_choices_are_the_best_or_the_matching_one() -> None:
             asked = dialogue.messages[probe.message - 3]["content"]
             shown = json.loads(dialogue.messages[probe.message - 1]["content"])
             rows: list[dict[str, Any]] = next(iter(shown.values()))
-            field, kind, key = rows[0]
+            *fields, kind, key = rows[0]
             match = re.search(r"the (\w+) one", asked)
             if match:
                 (best,) = [r for r in rows if r[kind] == match[1]]
             else:
                 low = bool(set(_LOW) & set(asked.split()))
-                best = sorted(rows, key=lambda r: r[field], reverse=not low)[0]
+                best = sorted(rows, key=lambda r: r[fields[0]], reverse=not low)[0]
             assert [*probe.expected["arguments"].values()] == [best[key]], (asked, rows)
             checked += 1
     assert checked > 900
