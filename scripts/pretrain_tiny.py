@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = """examples:
-  python scripts/pretrain_tiny.py --minutes 112                 # train, two processes of one thread
-  python scripts/pretrain_tiny.py --minutes 112 --resume        # go on from the last checkpoint
+  python scripts/pretrain_tiny.py --tokens 54e6 --workers 1     # train, one process of one thread
+  python scripts/pretrain_tiny.py --tokens 54e6 --workers 1 --resume   # from the last checkpoint
   python scripts/pretrain_tiny.py --eval                       # probes on held-out APIs
   python scripts/pretrain_tiny.py --export                     # write the package's model files
 """
@@ -26,24 +26,20 @@ def arguments() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--run", default=str(ROOT / "build/tiny"), help="folder of the run")
-    p.add_argument("--minutes", type=float, default=112, help="wall-clock budget of training")
+    p.add_argument("--minutes", type=float, default=60, help="wall-clock budget of training")
     p.add_argument("--tokens", type=float, help="budget in tokens instead (exactly repeatable)")
     p.add_argument("--workers", type=int, default=2, help="processes that share each step")
     p.add_argument("--threads", type=int, default=1, help="threads of each process")
     p.add_argument("--accumulate", type=int, default=1, help="packed batches a worker and step")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--muon-lr", type=float, default=0.025)
+    p.add_argument("--muon-lr", type=float, default=0.006)
     p.add_argument("--adam-lr", type=float, default=0.003)
-    p.add_argument("--decay-from", type=float, default=0.5, help="where the linear decay begins")
-    p.add_argument("--context", type=float, default=0.1, help="share of context tokens with loss")
-    p.add_argument("--disguised", type=float, default=0.85, help="share of renamed dialogues")
-    p.add_argument("--decisive", type=float, default=1.0, help="weight of turns that decide")
+    p.add_argument("--decay-from", type=float, default=0.22, help="where the linear decay begins")
     p.add_argument("--mixture", default="", help="family weights (JSON) instead of stages")
-    p.add_argument("--pack", type=int, default=4096, help="positions of one packed batch")
+    p.add_argument("--pack", type=int, default=2048, help="positions of one packed batch")
     p.add_argument("--no-induction", action="store_true", help="default initialisation instead")
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--eval-minutes", type=float, default=0.0, help="quick evaluation this often")
-    p.add_argument("--sharpen", type=float, default=1.0, help="on --resume: scale q and k norms")
     p.add_argument("--norm-factor", type=float, default=4.0, help="rate of norms in AdamW's")
     p.add_argument("--shape", default="", help='changes of the shape (JSON): {"dim": 192}')
     p.add_argument("--resume", action="store_true", help="continue the run in --run")
@@ -95,9 +91,6 @@ def main() -> int:
     if not a.resume:
         prepare(run, a.seed, keep=not a.new_tokenizer)
     data = DataOptions(
-        context=a.context,
-        decisive=a.decisive,
-        disguised=a.disguised,
         mixture=json.loads(a.mixture) if a.mixture else {},
         tokens=a.pack,
         chunks=chunks(a.minutes, a.tokens, a.workers),
@@ -115,7 +108,6 @@ def main() -> int:
         muon_lr=a.muon_lr,
         adam_lr=a.adam_lr,
         decay_from=a.decay_from,
-        sharpen=a.sharpen,
         norm_factor=a.norm_factor,
         induction=not a.no_induction,
         compile=not a.no_compile,

@@ -38,7 +38,6 @@ def main() -> None:
             print(text_of(dialogue), end="")
             for probe in dialogue.probes:
                 print(f"  [{probe.message}] {probe.kind}: {probe.expected}")
-            print(f"  skip {dialogue.skip}" if dialogue.skip else "")
 
 
 def _stats(name: str, seed: int, split: str) -> None:

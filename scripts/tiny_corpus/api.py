@@ -1,108 +1,58 @@
-"""Inventing a service: tool names, parameters, record shapes, error styles."""
+"""Inventing a service: tools, parameters, what its records look like, how it reports errors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from . import words as w
-from .drills import numbers
 from .script import Json, param, tool
 from .types import Split
 
-ERRORS: dict[str, list[tuple[str, str, int]]] = {
-    "transient": [
-        ("rate limited, try again", "rate_limited", 429),
-        ("too many requests", "too_many_requests", 429),
-        ("timeout", "timeout", 504),
-        ("service busy, please retry", "busy", 503),
-        ("temporarily unavailable", "unavailable", 503),
-        ("connection reset, try again", "try_again", 502),
-    ],
-    "gone": [
-        ("{id} is no longer available", "gone", 410),
-        ("{id} was just taken", "taken", 409),
-        ("sold out", "sold_out", 409),
-        ("already taken", "conflict", 409),
-        ("stale entry: {id} does not exist any more", "stale", 404),
-        ("{id} not found, the list is out of date", "not_found", 404),
-        ("no longer offered", "unavailable_item", 410),
-    ],
-    "expired": [
-        ("{id} has expired", "expired", 410),
-        ("expired, start again", "expired", 440),
-        ("{id} timed out and was released", "released", 410),
-        ("{id} is not valid any more", "lapsed", 410),
-    ],
-    "declined": [
-        ("{m} declined", "declined", 402),
-        ("{m} was refused", "refused", 402),
-        ("{m} rejected", "rejected", 402),
-        ("not accepted: {m}", "not_accepted", 402),
-        ("insufficient funds on {m}", "insufficient_funds", 402),
-    ],
-    "hard": [
-        ("forbidden", "forbidden", 403),
-        ("access denied", "access_denied", 403),
-        ("account suspended", "suspended", 403),
-        ("not permitted for this agent", "not_permitted", 403),
-        ("this action is blocked", "blocked", 403),
-    ],
-    "validation": [("{msg}", "invalid_argument", 400), ("{msg}", "validation_error", 422)],
+Kind = Literal["place", "people", "count", "limit", "sort", "person", "choice"]
+Step = Literal["search", "act"]
+
+ERRORS: dict[str, tuple[str, ...]] = {
+    "transient": ("rate limited", "busy, try again", "timeout", "too many requests"),
+    "gone": ("{id} is gone", "no longer available", "sold out", "{id} was just taken"),
+    "expired": ("{id} has expired", "expired"),
+    "declined": ("{m} declined", "declined", "{m} was refused", "not accepted"),
+    "hard": ("access denied", "not permitted", "blocked"),
+    "lower": ("{p} must be lower case", "{p}: small letters only"),
 }
-ERROR_STYLES = (
-    "error", "error", "reason", "status", "text", "http", "nested", "null", "body", "list", "code",
-    "message",
-)  # fmt: skip
+ERROR_STYLES = ("error", "error", "error", "ok", "nested", "text", "status")
 
 
-def render_error(style: str, message: str, code: str, number: int) -> Any:
-    """One error in the service's style; several styles report success outside (a 200)."""
+def render_error(style: str, message: str) -> Any:
+    """One error in the service's style; several report success outside."""
     match style:
         case "error":
             return {"error": message}
-        case "reason":
-            return {"ok": False, "reason": message, "code": number}
-        case "status":
-            return {"status": "failed", "message": message}
-        case "text":
-            return f"Error: {message}"
-        case "http":
-            return f"{number} {message}"
+        case "ok":
+            return {"ok": False, "error": message}
         case "nested":
-            return {"error": {"code": code, "message": message}}
-        case "null":
-            return {"result": None, "error": message}
-        case "body":
-            return {"status": 200, "body": {"error": message}}
-        case "list":
-            return {"success": False, "errors": [message]}
-        case "code":
-            return {"ok": False, "error": code, "detail": message}
-        case _:
-            return {"status": 200, "message": f"{code}: {message}"}
+            return {"error": {"message": message}}
+        case "status":
+            return {"status": "failed", "reason": message}
+    return f"Error: {message}"
 
 
-def join(style: str, *parts: str) -> str:
-    """Words as one identifier."""
-    pieces = [piece for part in parts for piece in part.split("_")]
-    if style == "camel":
-        return pieces[0] + "".join(p.capitalize() for p in pieces[1:])
-    if style == "pascal":
-        return "".join(p.capitalize() for p in pieces)
-    if style == "kebab":
-        return "-".join(pieces)
-    return "_".join(pieces)
+@dataclass(frozen=True)
+class Slot:
+    """A parameter, and the word that users have for it."""
+
+    name: str
+    word: str
+    kind: Kind
+    step: Step
+    required: bool = True
+    options: tuple[str, ...] = ()
 
 
 @dataclass
-class Api:
-    """A service: search -> (details) -> act -> (confirm), and what its records look like.
-
-    `search`, `details`, `act`, `confirm` and so on are tool names; an empty name means that the
-    service has no such tool. The other names are parameters and result fields.
-    """
+class Service:
+    """search -> (details) -> act -> (confirm). An empty name: the service has no such thing."""
 
     noun: str
     verbs: dict[str, str]
@@ -111,257 +61,176 @@ class Api:
     confirm: str
     details: str
     cancel: str
-    escalate: str
-    place: str
-    size: str  # parameter of search, or ""
-    size_text: str
-    span: str  # second integer: parameter of act, or ""
-    span_text: str
-    person: str  # parameter of act, or ""
-    method: str  # parameter of confirm, or ""
-    cap: str  # parameter of search, or ""
-    sort: str  # parameter of search, or ""
-    sort_values: dict[tuple[str, bool], str]
+    slots: list[Slot]
+    method: str  # parameter of confirm
     item_arg: str
     hold_arg: str
-    note: str
-    option: str  # optional parameter of act that rules may demand, or ""
+    final: str
     price: str
-    good: str  # second numeric field, or ""
-    attribute: str
-    flag: str
+    good: str
     id_field: str
-    label: str  # name field of an item, or ""
-    hold_field: str
-    final_field: str
+    option: str  # parameter of act that a rule may demand
+    error_style: str
+    ok: bool  # results say {"ok": true}
     ids: w.IdStyle
     holds: w.IdStyle
     finals: w.IdStyle
-    shape: str
-    list_key: str
-    error_style: str
-    ok_style: str
     tools: list[Json] = field(default_factory=list)
 
-    @property
-    def numeric(self) -> list[str]:
-        return [f for f in (self.price, self.good) if f]
+    def slot(self, kind: Kind) -> Slot | None:
+        return next((s for s in self.slots if s.kind == kind), None)
+
+    def done(self, record: Json) -> Json:
+        return {"ok": True, **record} if self.ok else record
 
     def error(self, rng: Random, kind: str, **values: Any) -> Any:
-        message, code, number = rng.choice(ERRORS[kind])
-        return render_error(self.error_style, message.format(**values), code, number)
-
-    def ok(self, record: Json) -> Json:
-        match self.ok_style:
-            case "ok":
-                return {"ok": True, **record}
-            case "status":
-                return {"status": "ok", **record}
-            case "data":
-                return {"data": record}
-        return record
-
-    def listing(self, records: list[Json]) -> Any:
-        match self.shape:
-            case "bare":
-                return records
-            case "count":
-                return {"count": len(records), self.list_key: records}
-            case "ok":
-                return {"ok": True, self.list_key: records}
-            case "nested":
-                plain = (self.id_field, self.label)
-                nested = [
-                    {k: v for k, v in r.items() if k in plain}
-                    | {"info": {k: v for k, v in r.items() if k not in plain}}
-                    for r in records
-                ]
-                return {self.list_key: nested}
-        return {self.list_key: records}
+        return render_error(self.error_style, rng.choice(ERRORS[kind]).format(**values))
 
 
-def make_api(rng: Random, split: Split, **want: bool | None) -> Api:
-    """Invent a service. `want` forces a feature on or off:
+_INTEGERS: tuple[tuple[tuple[Kind, Step], ...], ...] = (
+    (("people", "search"), ("count", "act")), (("people", "search"), ("count", "act")),
+    (("people", "search"), ("count", "act")), (("people", "search"), ("count", "search")),
+    (("people", "search"), ("count", "search")), (("count", "search"), ("count", "act")),
+    (("count", "search"), ("people", "act")), (("people", "act"), ("count", "act")),
+    (("people", "search"), ("count", "act"), ("count", "act")), (("people", "search"),),
+    (("count", "act"),), (),
+)  # fmt: skip
 
-    confirm, details, cancel, escalate, size, span, person, method, cap, sort, good, attribute,
-    flag, option.
-    """
+
+def people_slot(names: w.Names, step: Step) -> Slot:
+    """How many come: users say people, or the parameter's own word."""
+    rng = names.rng
+    word = names.many(w.PEOPLE) if rng.random() < 0.8 else names.word(w.PEOPLE)
+    name = word
+    if rng.random() < 0.2:
+        name = rng.choice(("num_{w}", "{w}_count", "number_of_{w}")).format(w=word)
+    return Slot(name, word, "people", step)
+
+
+def count_slot(names: w.Names, step: Step) -> Slot:
+    """How many of something; users say the parameter's own word."""
+    rng = names.rng
+    word = names.many(w.COUNT)
+    name = word
+    if rng.random() < 0.2:
+        name = rng.choice(("num_{w}", "{s}_count", "number_of_{w}")).format(
+            w=word, s=w.singular(word)
+        )
+    return Slot(name, word, "count", step)
+
+
+def limit_slot(names: w.Names, price: str) -> Slot:
+    name = names.rng.choice(("max_{f}", "max_{f}", "{f}_limit", "{f}_max", "limit", "budget"))
+    name = name.format(f=price)
+    return Slot("top_price" if name == "max_price" else name, price, "limit", "search", False)
+
+
+def make_service(rng: Random, split: Split, **want: bool) -> Service:
+    """Invent a service. `want` forces a feature on or off: confirm, details, cancel, method, sort,
+    limit, person, choice, option, integers."""
 
     def has(feature: str, chance: float) -> bool:
-        forced = want.get(feature)
-        return rng.random() < chance if forced is None else forced
+        return want[feature] if feature in want else rng.random() < chance
 
-    used: set[str] = set()
-
-    def pick(words: list[str]) -> str:
-        for _ in range(30):
-            chosen = w.word(rng, words, split)
-            if chosen not in used:
-                break
-        else:
-            chosen = w.invented(rng, split, 2).lower()
-        used.add(chosen)
-        return chosen
-
-    noun = w.noun(rng, split)
-    used.add(noun)
-    style = rng.choice(("snake", "snake", "snake", "camel", "camel", "kebab", "pascal", "reversed"))
-    prefix = w.invented(rng, split, 1).lower() + "_" if rng.random() < 0.06 else ""
-    arg_style = "camel" if style in ("camel", "pascal") and rng.random() < 0.7 else "snake"
-    roles = ("search", "act", "confirm", "details", "cancel", "escalate")
-    verbs = {role: pick(w.VERBS[role]) for role in roles}
-    hold = pick(w.HOLD)
-
-    def name(role: str, thing: str) -> str:
-        if style == "reversed":
-            return join("snake", prefix + thing, verbs[role])
-        return join(style, prefix + verbs[role], thing)
-
-    price = pick(w.PRICE)
-    good = pick(w.GOOD if rng.random() < 0.7 else w.NUMERIC) if has("good", 0.55) else ""
-    cap = rng.choice(w.pool(w.CAP, split) or ("max_{f}",)).format(f=price)
-    cap = "price_max" if cap == "max_price" else cap  # a name of the demo's
-    sort = pick(w.SORT) if has("sort", 0.3) else ""
-    with_cap = has("cap", 0.45)
-    with_confirm = has("confirm", 0.6)
-    id_field = pick(w.ID)
-    item_arg = rng.choice((id_field, join("snake", noun, id_field), noun))
-    size = pick(w.SIZE) if has("size", 0.5) else ""
-    span = pick(w.SPAN) if has("span", 0.5) else ""
-    api = Api(
+    names = w.Names(rng, split)
+    noun = names.noun()
+    verbs = {r: names.word(w.VERBS[r]) for r in ("search", "act", "confirm", "details", "cancel")}
+    price, good = names.word(w.PRICE), names.word(w.GOOD) if rng.random() < 0.6 else ""
+    hold, id_field = names.word(w.HOLD), rng.choice(w.ID)
+    names.used |= {id_field, *w.SORT, *w.ATTRIBUTES}
+    place = names.word(w.PLACE)
+    slots = [Slot(place, place, "place", "search")]
+    for kind, step in rng.choice(_INTEGERS) if has("integers", 1.0) else ():
+        slots.append((people_slot if kind == "people" else count_slot)(names, step))
+    if has("limit", 0.6):
+        slots.append(limit_slot(names, price))
+    if has("sort", 0.55):
+        name, fields = rng.choice(w.SORT), tuple(f for f in (price, good) if f)
+        slots.append(Slot(name, name, "sort", "search", False, fields))
+    if has("person", 0.2):
+        person = names.word(w.PERSON)
+        slots.append(Slot(person, person, "person", "act"))
+    if has("choice", 0.15):
+        kind = rng.choice(list(w.ATTRIBUTES))
+        options = tuple(rng.sample(w.ATTRIBUTES[kind], 3))
+        slots.append(Slot(kind, kind, "choice", rng.choice(("search", "act")), True, options))
+    slots = list({x.name: x for x in reversed(slots)}.values())[::-1]  # names of two rarely meet
+    confirms = has("confirm", 0.65)
+    many = w.plural(noun)
+    s = Service(
         noun=noun,
         verbs=verbs,
-        search=name("search", w.plural(noun) if rng.random() < 0.7 else noun),
-        act=name("act", noun),
-        confirm=name("confirm", hold) if with_confirm else "",
-        details=name("details", rng.choice((noun, noun + "_info"))) if has("details", 0.25) else "",
-        cancel=name("cancel", rng.choice((noun, hold))) if has("cancel", 0.12) else "",
-        escalate=name("escalate", pick(w.OFFICE)) if has("escalate", 0.1) else "",
-        place=join(arg_style, pick(w.PLACE)),
-        size=join(arg_style, size) if size else "",
-        size_text=w.SIZE_TEXT.get(size, size),
-        span=join(arg_style, span) if span else "",
-        span_text=span,
-        person=join(arg_style, pick(w.PERSON)) if has("person", 0.45) else "",
-        method=join(arg_style, pick(w.METHOD)) if with_confirm and has("method", 0.65) else "",
-        cap=join(arg_style, cap) if with_cap else "",
-        sort=join(arg_style, sort) if sort else "",
-        sort_values={},
-        item_arg=join(arg_style, item_arg),
-        hold_arg=join(arg_style, rng.choice((hold, f"{hold}_{id_field}", f"{hold}_id"))),
-        note=join(arg_style, pick(w.NOTE)),
-        option=join(arg_style, pick(list(w.OPTION))) if has("option", 0.08) else "",
+        search=f"{verbs['search']}_{many if rng.random() < 0.7 else noun}",
+        act=f"{verbs['act']}_{noun}",
+        confirm=f"{verbs['confirm']}_{hold}" if confirms else "",
+        details=f"{noun}_{verbs['details']}" if has("details", 0.15) else "",
+        cancel=f"{verbs['cancel']}_{rng.choice((noun, hold))}" if has("cancel", 0.2) else "",
+        slots=slots,
+        method=names.word(w.METHOD) if confirms and has("method", 0.75) else "",
+        item_arg=rng.choice((id_field, f"{noun}_{id_field}", f"{noun}_{id_field}", noun)),
+        hold_arg=rng.choice((hold, f"{hold}_id", f"{hold}_id")),
+        final=names.word(w.FINAL),
         price=price,
         good=good,
-        attribute=pick(list(w.ATTRIBUTES)) if has("attribute", 0.25) else "",
-        flag=pick(w.FLAGS) if has("flag", 0.0) else "",
         id_field=id_field,
-        label=pick(["name", "title", "label"]) if rng.random() < 0.3 else "",
-        hold_field=rng.choice((hold, f"{hold}_id", "id", id_field)),
-        final_field=pick(w.FINAL),
+        option=names.word(w.ID + w.METHOD) if has("option", 0.0) else "",
+        error_style=rng.choice(ERROR_STYLES),
+        ok=rng.random() < 0.4,
         ids=w.IdStyle(rng),
         holds=w.IdStyle(rng),
         finals=w.IdStyle(rng),
-        shape=rng.choice(("key", "key", "bare", "count", "ok", "nested")),
-        list_key=rng.choice((w.plural(noun), w.word(rng, w.LIST, split))),
-        error_style=rng.choice(ERROR_STYLES),
-        ok_style=rng.choice(("plain", "plain", "ok", "status", "data")),
     )
-    if api.sort:
-        api.sort_values = _sort_values(rng, api)
-    api.tools = _schemas(rng, split, api, hold)
-    return api
+    s.tools = _schemas(rng, s)
+    return s
 
 
-def _sort_values(rng: Random, api: Api) -> dict[tuple[str, bool], str]:
-    if rng.random() < 0.5:  # the field's name alone: cheapest first, best first
-        values = {(api.price, True): api.price}
-        if api.good in w.GOOD:
-            values[(api.good, False)] = api.good
-        return values
-    ends = rng.choice((("asc", "desc"), ("up", "down"), ("low", "high")))
-    return {
-        (f, low): f"{f}_{ends[0] if low else ends[1]}" for f in api.numeric for low in (True, False)
-    }
+def schema(slot: Slot) -> Json:
+    if slot.options:
+        return param("string", list(slot.options))
+    kinds = {"people": "integer", "count": "integer", "limit": "number"}
+    return param(kinds.get(slot.kind, "string"))
 
 
-def _schemas(rng: Random, split: Split, api: Api, hold: str) -> list[Json]:
-    describe = rng.random() < 0.25
-    many = w.plural(api.noun)
-    text = {
-        "search": rng.choice((f"Find {many}", f"Search {many} by {api.place}", f"List {many}")),
-        "details": rng.choice((f"Facts about one {api.noun}", f"One {api.noun} in full")),
-        "act": rng.choice(
-            (f"{api.verbs['act'].capitalize()} {w.article(api.noun)}", f"Gives a {hold}")
-        ),
-        "confirm": rng.choice(
-            (f"Make the {hold} final", f"{api.verbs['confirm'].capitalize()} a {hold}")
-        ),
-        "escalate": "Ask a person for help",
-    }
-    text = {key: value if describe else "" for key, value in text.items()}
-    where = {api.place: param("string")}
-    required = [api.place]
-    if api.size:
-        where[api.size] = param("integer")
-        required.append(api.size)
-    optional: Json = {}
-    if api.cap:
-        optional[api.cap] = param("number" if rng.random() < 0.6 else "integer")
-    if api.sort:
-        optional[api.sort] = param("string", list(dict.fromkeys(api.sort_values.values())))
-    tools = [tool(api.search, {**where, **optional}, required, text["search"])]
-    item = {api.item_arg: param(api.ids.json_type)}
-    if api.details:
-        tools.append(tool(api.details, dict(item), [api.item_arg], text["details"]))
-    act = dict(item)
-    act_required = [api.item_arg]
-    if api.person:
-        act[api.person] = param("string")
-        act_required.append(api.person)
-    if api.span:
-        act[api.span] = param("integer")
-        act_required.append(api.span)
-    if api.option:
-        act[api.option] = param("string")
-    tools.append(tool(api.act, act, act_required, text["act"]))
-    if api.confirm:
-        pay = {api.hold_arg: param(api.holds.json_type)}
-        if api.method:
-            pay[api.method] = param("string")
-        tools.append(tool(api.confirm, pay, list(pay), text["confirm"]))
-    if api.cancel:
-        number = {api.final_field: param(api.finals.json_type)}
-        tools.append(tool(api.cancel, number, list(number)))
-    if api.escalate:
-        tools.append(tool(api.escalate, {api.note: param("string")}, [api.note], text["escalate"]))
-    if rng.random() < 0.35:  # a tool that this dialogue does not need
-        other = f"{w.word(rng, w.VERBS['create'], split)}_{w.noun(rng, split)}"
-        argument = w.word(rng, w.NOTE, split)
-        if other not in (t["function"]["name"] for t in tools):
-            tools.append(tool(other, {argument: param("string")}, [argument]))
-    if rng.random() < 0.3:
+def _schemas(rng: Random, s: Service) -> list[Json]:
+    def slots_of(step: Step) -> tuple[Json, list[str]]:
+        mine = [x for x in s.slots if x.step == step]
+        return {x.name: schema(x) for x in mine}, [x.name for x in mine if x.required]
+
+    item = {s.item_arg: param("string")}
+    asked, needed = slots_of("search")
+    tools = [tool(s.search, asked, needed)]
+    if s.details:
+        tools.append(tool(s.details, dict(item), [s.item_arg]))
+    more, required = slots_of("act")
+    if s.option:
+        more[s.option] = param("string")
+    tools.append(tool(s.act, {**item, **more}, [s.item_arg, *required]))
+    if s.confirm:
+        pay = {s.hold_arg: param("string")}
+        if s.method:
+            pay[s.method] = param("string")
+        tools.append(tool(s.confirm, pay, list(pay)))
+    if s.cancel:
+        tools.append(tool(s.cancel, {s.final: param("string")}, [s.final]))
+    if rng.random() < 0.15:
         rng.shuffle(tools)
     return tools
 
 
-def make_items(rng: Random, split: Split, api: Api, count: int) -> list[Json]:
-    """Records without ties in any numeric field, in no order."""
-    columns = {api.price: numbers(rng, count)}
-    if api.good:
-        columns[api.good] = numbers(rng, count, "good" if api.good in w.GOOD else "num")
-    values = w.ATTRIBUTES.get(api.attribute, [])
-    flagged = set(rng.sample(range(count), rng.randrange(1, max(2, count)))) if api.flag else set()
-    items: list[Json] = []
-    for i in range(count):
-        record: Json = {api.id_field: api.ids.new()}
-        if api.label:
-            record[api.label] = w.place_name(rng, split)
-        for name, column in columns.items():
-            record[name] = column[i]
-        if api.attribute:
-            record[api.attribute] = rng.choice(values)
-        if api.flag:
-            record[api.flag] = i in flagged
-        items.append(record)
-    return items
+def make_items(rng: Random, s: Service, count: int) -> list[Json]:
+    """Records in no order; no two alike in a field, and prices that mostly differ early."""
+    prices = numbers(rng, count)
+    goods = rng.sample([g / 10 for g in range(10, 51)], count)
+    return [
+        {s.id_field: s.ids.new(), s.price: p, **({s.good: g} if s.good else {})}
+        for p, g in zip(prices, goods, strict=True)
+    ]
+
+
+def numbers(rng: Random, count: int) -> list[int]:
+    """Different numbers of two or three digits; mostly no two begin alike."""
+    digits = rng.choice((2, 2, 3))
+    if rng.random() < 0.7:
+        firsts = rng.sample(range(1, 10), count)
+        return [f * 10 ** (digits - 1) + rng.randrange(10 ** (digits - 1)) for f in firsts]
+    return rng.sample(range(10 ** (digits - 1), 10**digits), count)

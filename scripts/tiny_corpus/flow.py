@@ -1,14 +1,14 @@
-"""A scripted expert in an invented service: it writes whole dialogues that end well."""
+"""A scripted expert in an invented service: it writes whole requests that end well."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 from . import phrases
 from . import words as w
-from .api import Api
-from .goal import Goal
+from .api import Service, make_items
 from .script import Json, Script
 from .types import ProbeKind
 
@@ -17,22 +17,14 @@ from .types import ProbeKind
 class Policy:
     """How the expert behaves. The defaults are what it does when nobody says otherwise."""
 
-    rank: int = 0  # 0: the best item, 1: the second best
-    order: tuple[str, bool] | None = None  # overrides the user's preference
-    default_order: tuple[str, bool] | None = None  # where the user has none
-    skip_flag: bool = False
-    cap_argument: bool = True  # pass the user's limit to the search
-    search_tool: str = ""  # instead of the service's usual search
     extra: tuple[str, str] | None = None  # parameter of act, always this value
     confirm_first: bool = False
     details_first: bool = False
-    on_gone: str = "next"  # next | again | stop | escalate
-    on_declined: str = "next"  # next | stop | escalate
-    on_expired: str = "redo"  # redo | stop
+    on_gone: str = "next"  # next | stop
+    on_declined: str = "next"  # next | stop
     on_transient: str = "retry"  # retry | stop
-    code_word: str = ""
-    opening: str = ""
-    terse: str = ""  # "id": the final message is the reference alone; "short": at most four words
+    ending: str = ""  # the last message ends with this word
+    terse: bool = False  # the last message is the reference alone
 
 
 @dataclass
@@ -42,14 +34,71 @@ class Faults:
     gone: int = 0  # so many chosen items are gone
     declined: int = 0
     expired: bool = False
-    transient: dict[str, int] = field(default_factory=dict)  # step -> times in a row
+    lower: bool = False  # the method's capital letter is refused
+    transient: tuple[str, ...] = ()  # steps that fail once
     hard: str = ""  # step that is refused for good
     empty: bool = False
-    validation: str = ""  # place | method | option
+
+
+@dataclass
+class Goal:
+    """What the user wants: a value of each slot by its name, and the methods to try in order."""
+
+    values: Json
+    items: list[Json]
+    methods: list[str]
+    unsaid: list[str] = field(default_factory=list)  # slots that the first message leaves out
+    cancel: str = ""  # an earlier one that is to be cancelled first
 
 
 class Stop(Exception):
     """The expert has told the user why it ends here."""
+
+
+def small(rng: Random) -> int:
+    return rng.randrange(1, 8) if rng.random() < 0.7 else rng.randrange(1, 13)
+
+
+def draw_values(rng: Random, s: Service, names: w.Names, items: list[Json]) -> Json:
+    """A value of each slot; optional ones may be absent. At least one item is under the limit."""
+    values: Json = {}
+    for slot in s.slots:
+        if not slot.required and rng.random() < 0.2:
+            continue
+        match slot.kind:
+            case "place" | "person":
+                values[slot.name] = names.proper()
+            case "people" | "count":
+                values[slot.name] = small(rng)
+            case "limit":
+                prices = [i[s.price] for i in items]
+                top = rng.choice(prices)
+                values[slot.name] = top + -top % rng.choice((1, 5, 10))
+            case _:
+                values[slot.name] = rng.choice(slot.options)
+    return values
+
+
+def make_goal(rng: Random, s: Script, api: Service, **want: Any) -> Goal:
+    """A goal. `want`: count of items, methods, unsaid, cancel."""
+    names = w.Names(rng, s.split)
+    count = want.get("count") or rng.choice((1, 2, 3, 3, 4))
+    items = make_items(rng, api, count)
+    split = w.base(s.split)
+    pool = w.pool(w.METHODS, split)
+    methods: list[str] = []
+    while len(methods) < (want.get("methods") or rng.choice((1, 1, 2))):
+        made = rng.random() < 0.5 or len(pool) < 3
+        method = w.pseudo(rng, split) if made else rng.choice(pool)
+        if method not in methods:
+            methods.append(method)
+    goal = Goal(draw_values(rng, api, names, items), items, methods)
+    if want.get("unsaid", rng.random() < 0.25):
+        said = [x.name for x in api.slots if x.required and x.kind != "choice"]
+        goal.unsaid = [rng.choice([*said, *([api.method] * bool(api.method))])]
+    if api.cancel and want.get("cancel", rng.random() < 0.5):
+        goal.cancel = api.finals.new()
+    return goal
 
 
 class Expert:
@@ -58,280 +107,176 @@ class Expert:
     def __init__(
         self,
         s: Script,
-        api: Api,
+        api: Service,
         goal: Goal,
-        policy: Policy,
+        policy: Policy | None = None,
         faults: Faults | None = None,
         marks: dict[str, ProbeKind] | None = None,
     ) -> None:
-        self.s, self.api, self.goal, self.policy = s, api, goal, policy
-        self.rng = s.rng
-        self.faults = faults or Faults()
-        self.marks = marks or {}
-        self.place: str = goal.place
-        self.shown: list[Json] = []
-        self.dead: set[Any] = set()
-        self.sorted_by_service = False
-
-    # -- steps ---------------------------------------------------------------------------------
+        self.s, self.api, self.goal = s, api, goal
+        self.policy, self.faults = policy or Policy(), faults or Faults()
+        self.rng, self.marks = s.rng, marks or {}
+        self.flaky = set(self.faults.transient)
 
     def run(self) -> None:
         """From the user's request to the final message."""
-        self.s.user(phrases.request(self.rng, self.api, self.goal))
+        self.s.user(self.request())
         self.ask_missing()
         try:
-            self.cancel_first()
-            self.search()
-            self.choose_and_act()
+            if self.goal.cancel:
+                self.s.call(self.api.cancel, {self.api.final: self.goal.cancel}, "copy")
+                self.s.result(self.api.done({"status": "cancelled"}))
+            self.choose_and_act(self.search())
         except Stop:
             return
 
-    def cancel_first(self) -> None:
-        if self.goal.cancel is not None:
-            self.s.call(self.api.cancel, {self.api.final_field: self.goal.cancel}, "copy")
-            self.s.result(self.api.ok({"state": self.rng.choice(("cancelled", "done", "gone"))}))
-
-    def mark(self, step: str, default: ProbeKind | None) -> ProbeKind | None:
+    def mark(self, step: str, default: ProbeKind = "copy") -> ProbeKind:
         return self.marks.get(step, default)
 
-    def ask_missing(self) -> None:
-        for fact in self.goal.missing:
-            name = {"place": self.api.place, "size": self.api.size, "person": self.api.person,
-                    "span": self.api.span}[fact]  # fmt: skip
-            value = {"place": self.goal.place, "size": self.goal.size, "person": self.goal.person,
-                     "span": self.goal.span}  # fmt: skip
-            question = phrases.ask(self.rng, name)
-            self.s.say(question, "valid", name.replace("_", " "))
-            self.s.user(phrases.answer(self.rng, name, str(value[fact])))
+    def request(self) -> str:
+        api, goal, rng = self.api, self.goal, self.rng
+        units = [x.word for x in api.slots if x.kind == "count"]
+        unit = units[0] if units and rng.random() < 0.5 else ""
+        facts = [
+            phrases.slot_text(rng, x, goal.values[x.name], api.price, unit)
+            for x in api.slots
+            if x.name in goal.values and x.name not in goal.unsaid
+        ]
+        first, rest = facts[:1], facts[1:]
+        limit = api.slot("limit")
+        if limit and limit.name not in goal.values and rng.random() < 0.3:
+            rest.append(phrases.no_limit(rng, limit))
+        if api.method and api.method not in goal.unsaid:
+            said = [m.capitalize() for m in goal.methods] if self.faults.lower else goal.methods
+            rest.append(phrases.methods(rng, api.method, said))
+        if goal.cancel:
+            verb = api.verbs["cancel"]
+            form = rng.choice(("first {v} {c}", "{v} {c} first", "before that {v} my {f} {c}"))
+            rest.append(form.format(v=verb, c=goal.cancel, f=api.final))
+        rng.shuffle(rest)
+        return phrases.request(rng, api, [*first, *rest])
 
-    def attempt(self, step: str, name: str, arguments: Json, kind: ProbeKind | None) -> None:
-        """Call, and call again while the failure is transient; leaves the last result open."""
+    def ask_missing(self) -> None:
+        for name in self.goal.unsaid:
+            slot = next((x for x in self.api.slots if x.name == name), None)
+            if slot is None:
+                question, value = f"Which {name}?", ", ".join(self.goal.methods)
+            else:
+                given = self.goal.values[name]
+                question, value = phrases.ask(slot), str(given)
+                if type(given) is int:
+                    value = phrases.number(self.rng, given)
+            self.s.say(question, "talk")
+            self.s.user(self.rng.choice((value, value, f"{value}.", f"{value} please")))
+
+    def attempt(self, step: str, name: str, arguments: Json, kind: ProbeKind) -> None:
+        """Call, once more if it fails in passing; leaves the last result open."""
         s, api = self.s, self.api
-        failures = self.faults.transient.pop(step, 0)
-        s.call(name, arguments, kind, phrases.lead(self.rng, step))
-        for i in range(failures):
+        s.call(name, arguments, kind)
+        if step in self.flaky:
+            self.flaky.discard(step)
             s.result(api.error(self.rng, "transient"))
-            if self.policy.on_transient == "stop" or i == 2:
-                s.say(*phrases.gave_up(self.rng, "transient"), **self._text_mark("transient"))
-                raise Stop
-            s.call(name, arguments, self.mark("transient", "valid"))
+            if self.policy.on_transient == "stop":
+                self.give_up("transient")
+            s.call(name, arguments, self.mark("transient"))
         if self.faults.hard == step:
             s.result(api.error(self.rng, "hard"))
-            s.say(*phrases.gave_up(self.rng, "hard"), **self._text_mark("hard"))
-            raise Stop
+            self.give_up("hard")
 
-    def _text_mark(self, step: str) -> dict[str, Any]:
-        """Probe of a message that gives up: any wording will do, so a common stem is expected."""
-        return {"kind": self.mark(step, "valid"), "expected": "Sorry"}
+    def give_up(self, why: str) -> None:
+        self.s.say(phrases.GAVE_UP[why], self.mark(why, "talk"))
+        raise Stop
 
-    def search(self) -> None:
-        api, goal, s = self.api, self.goal, self.s
-        arguments: Json = {api.place: self.place}
-        if api.size:
-            arguments[api.size] = goal.size
-        name = self.policy.search_tool or api.search
-        listed = list(goal.items)
-        if api.cap and goal.cap is not None and self.policy.cap_argument:
-            integer = self._type(api.search, api.cap) == "integer"
-            arguments[api.cap] = int(goal.cap) if integer else goal.cap
-            listed = [i for i in listed if i[api.price] <= goal.cap]
-        order = self._order()
-        if api.sort and order in api.sort_values:
-            arguments[api.sort] = api.sort_values[order]
-            listed.sort(key=lambda i: i[order[0]], reverse=not order[1])
-            self.sorted_by_service = True
-        if self.faults.validation == "place":
-            code = f"{goal.place[:2].upper()}{self.rng.randrange(1, 90)}"
-            s.call(name, arguments, self.mark("search", "copy"))
-            s.result(self._invalid(phrases.wrong_value(self.rng, api.place, goal.place, code)))
-            self.place = code
-            arguments = {**arguments, api.place: code}
-        if self.faults.validation == "cap" and api.cap in arguments:
-            s.call(name, arguments, self.mark("search", "copy"))
-            s.result(self._invalid(phrases.unsupported(self.rng, api.cap)))
-            del arguments[api.cap]
-            listed = (
-                list(goal.items)
-                if not (order and self.sorted_by_service)
-                else sorted(goal.items, key=lambda i: i[order[0]], reverse=not order[1])
-            )
-        self.attempt("search", name, arguments, self.mark("search", "copy"))
-        if self.faults.empty:
-            listed = []
-        self.shown = [i for i in listed if i[api.id_field] not in self.dead]
-        s.result(api.listing(self.shown))
-
-    def _type(self, tool_name: str, parameter: str) -> str:
-        for t in self.api.tools:
-            if t["function"]["name"] == tool_name:
-                return str(t["function"]["parameters"]["properties"][parameter]["type"])
-        raise KeyError(tool_name)
-
-    def _invalid(self, message: str) -> Any:
-        return self.api.error(self.rng, "validation", msg=message)
-
-    def _order(self) -> tuple[str, bool] | None:
-        return self.policy.order or self.goal.order or self.policy.default_order
-
-    def candidates(self) -> list[Json]:
-        """Items that fit the goal, best first (in the listed order if there is no preference)."""
+    def search(self) -> list[Json]:
+        """The list that the service shows."""
         api, goal = self.api, self.goal
-        fitting = [i for i in self.shown if i[api.id_field] not in self.dead]
-        if goal.cap is not None:
-            fitting = [i for i in fitting if i[api.price] <= goal.cap]
-        if goal.match:
-            fitting = [i for i in fitting if i[api.attribute] == goal.match]
-        if self.policy.skip_flag:
-            fitting = [i for i in fitting if not i[api.flag]]
-        order = self._order()
-        if order:
-            fitting.sort(key=lambda i: i[order[0]], reverse=not order[1])
-        return fitting
+        asked = {x.name: goal.values[x.name] for x in api.slots
+                 if x.step == "search" and x.name in goal.values}  # fmt: skip
+        shown = list(goal.items)
+        limit, sort = api.slot("limit"), api.slot("sort")
+        if limit and limit.name in asked:
+            shown = [i for i in shown if i[api.price] <= asked[limit.name]]
+        if sort and sort.name in asked:
+            by = asked[sort.name]
+            shown.sort(key=lambda i: i[by], reverse=by == api.good)
+        self.attempt("search", api.search, asked, self.mark("search"))
+        if self.faults.empty:
+            shown = []
+        self.s.result(self.api.done({w.plural(api.noun): shown}))
+        if not shown:
+            self.give_up("nothing")
+        return shown
 
-    def pick_from(self, items: list[Json]) -> Json | None:
-        """The item that the policy would choose among `items`."""
-        self.shown = list(items)
-        fitting = self.candidates()
-        return fitting[min(self.policy.rank, len(fitting) - 1)] if fitting else None
-
-    def choose_and_act(self) -> None:
+    def choose_and_act(self, shown: list[Json]) -> None:
         s, api, policy = self.s, self.api, self.policy
-        gone_left = self.faults.gone
-        after_gone = False
-        while True:
-            fitting = self.candidates()
-            if not fitting:
-                step = "gone" if self.dead else "nothing"
-                why = "all_gone" if self.dead else "nothing"
-                s.say(*phrases.gave_up(self.rng, why), **self._text_mark(step))
-                raise Stop
-            item = fitting[min(policy.rank, len(fitting) - 1)]
-            easy = len(self.shown) == 1 or (self.sorted_by_service and item is self.shown[0])
-            kind = self.mark("pick", "copy" if easy else "choice")
-            if after_gone:
-                kind = self.mark("gone", kind)
-            hold = self.act(item, gone_left > 0, kind)
-            if hold is not None:
+        kind = self.mark("pick")
+        for i, item in enumerate(shown):
+            hold = self.act(item, i < self.faults.gone, kind)
+            if hold:
                 break
-            gone_left -= 1
-            self.dead.add(item[api.id_field])
-            after_gone = True
-            if policy.on_gone in ("stop", "escalate"):
-                self.give_up("gone", policy.on_gone, item)
-            if policy.on_gone == "again":
-                saved, self.marks = self.marks, {**self.marks, "search": self.mark("gone", "copy")}  # type: ignore[dict-item]
-                self.search()
-                self.marks = saved
-        final = self.confirm(item, hold) if api.confirm else hold
-        text = phrases.final(self.rng, api, self.goal, item, final)
-        if policy.terse == "id":
-            text = str(final)
-        elif policy.terse == "short":
-            text = f"Done: {final}"
-        if policy.opening:
-            text = f"{policy.opening} {text}"
-        if policy.code_word:
-            text = f"{text} {policy.code_word}"
-        expected = text if policy.terse else str(final)
-        expected = policy.code_word or policy.opening or expected
-        s.say(text, self.mark("final", "copy"), expected)
+            if policy.on_gone == "stop" or i + 1 == len(shown):
+                self.give_up("gone")
+            kind = self.mark("gone")
+        else:
+            return
+        reference = self.confirm(item, hold) if api.confirm else hold
+        text = phrases.final(api, reference)
+        if policy.terse:
+            text = reference
+        if policy.ending:
+            text = f"{text} {policy.ending}"
+        s.say(text, self.mark("final"))
 
-    def act(self, item: Json, gone: bool, kind: ProbeKind | None) -> Any:
-        """Details and confirmation where demanded, then the act. None if the item is gone."""
-        s, api, policy = self.s, self.api, self.policy
+    def act(self, item: Json, gone: bool, kind: ProbeKind) -> str:
+        """Details and confirmation where demanded, then the act. Empty if the item is gone."""
+        s, api, policy, goal = self.s, self.api, self.policy, self.goal
         item_id = item[api.id_field]
         if policy.details_first:
             s.call(api.details, {api.item_arg: item_id}, self.mark("details", kind))
-            s.result(api.ok(dict(item)))
-            kind = "copy"
+            s.result(api.done(dict(item)))
         if policy.confirm_first:
-            text = phrases.propose(self.rng, api, item)
-            s.say(text, self.mark("confirm_first", kind), str(item_id))
-            s.user(self.rng.choice(("yes", "Yes please.", "ok", "go ahead", "fine, do it", "sure")))
-            kind = "copy"
+            s.say(phrases.propose(api, item_id, item[api.price]), self.mark("confirm_first", kind))
+            s.user(self.rng.choice(("yes", "Yes please.", "ok", "go ahead")))
         arguments: Json = {api.item_arg: item_id}
-        if api.person:
-            arguments[api.person] = self.goal.person
-        if api.span:
-            arguments[api.span] = self.goal.span
-        if self.faults.validation == "option" and api.option:
-            value = w.option_value(self.rng, api.option)
-            s.call(api.act, arguments, kind)
-            s.result(self._invalid(phrases.required(self.rng, api.option, value)))
-            self.faults.validation = ""
-            arguments[api.option] = value
-            kind = "valid"
+        arguments |= {x.name: goal.values[x.name] for x in api.slots if x.step == "act"}
         if policy.extra:
             arguments[policy.extra[0]] = policy.extra[1]
             kind = self.mark("extra", kind)
         self.attempt("act", api.act, arguments, kind)
         if gone:
             s.result(api.error(self.rng, "gone", id=item_id))
-            return None
-        hold = api.holds.new() if api.confirm else api.finals.new()
-        record = {api.hold_field if api.confirm else api.final_field: hold}
-        if self.rng.random() < 0.4:
+            return ""
+        made = api.holds.new() if api.confirm else api.finals.new()
+        record = {api.hold_arg if api.confirm else api.final: made}
+        if self.rng.random() < 0.3:
             record[api.price] = item[api.price]
-        s.result(api.ok(record))
-        return hold
+        s.result(api.done(record))
+        return made
 
-    def confirm(self, item: Json, hold: Any) -> Any:
+    def confirm(self, item: Json, hold: str) -> str:
         s, api, policy, faults = self.s, self.api, self.policy, self.faults
-        methods = list(self.goal.methods)
-        refused = faults.declined
-        kind: ProbeKind | None = self.mark("confirm", "copy")
+        methods, loud, expired = list(self.goal.methods), faults.lower, faults.expired
+        refused, kind = faults.declined, self.mark("confirm")
         while True:
             arguments: Json = {api.hold_arg: hold}
             if api.method:
-                arguments[api.method] = methods[0]
-            if faults.validation == "method" and api.method:
-                s.call(api.confirm, arguments, kind)
-                better = f"{methods[0]}_{self.rng.randrange(1, 10)}"
-                s.result(
-                    self._invalid(phrases.wrong_value(self.rng, api.method, methods[0], better))
-                )
-                faults.validation = ""
-                methods[0] = better
-                arguments = {**arguments, api.method: better}
-                kind = "valid"
+                method = methods[0].capitalize() if loud else methods[0]
+                arguments[api.method] = method
             self.attempt("confirm", api.confirm, arguments, kind)
-            if faults.expired:
-                faults.expired = False
+            if loud:
+                loud = False
+                s.result(api.error(self.rng, "lower", p=api.method))
+            elif expired:
+                expired = False
                 s.result(api.error(self.rng, "expired", id=hold))
-                if policy.on_expired == "stop":
-                    s.say(*phrases.gave_up(self.rng, "expired"), **self._text_mark("expired"))
-                    raise Stop
-                plain = replace(policy, details_first=False, confirm_first=False)
-                self.policy, saved = plain, policy
-                hold = self.act(item, False, self.mark("expired", "copy"))
-                self.policy = saved
-                kind = self.mark("confirm", "copy")
-                continue
-            if refused > 0:
+                hold = self.act(item, False, "copy")
+            elif refused:
                 refused -= 1
                 s.result(api.error(self.rng, "declined", m=methods.pop(0)))
-                if policy.on_declined in ("stop", "escalate"):
-                    self.give_up("declined", policy.on_declined, item)
-                if not methods:
-                    s.say(*phrases.gave_up(self.rng, "declined"), **self._text_mark("declined"))
-                    raise Stop
-                kind = self.mark("declined", "valid")
-                continue
-            break
-        final = api.finals.new()
-        record = {api.final_field: final}
-        if self.rng.random() < 0.3:
-            record[api.price] = item[api.price]
-        s.result(api.ok(record))
-        return final
-
-    def give_up(self, step: str, how: str, item: Json) -> None:
-        s, api = self.s, self.api
-        if how == "escalate":
-            why = f"{item[api.id_field]} {'gone' if step == 'gone' else 'declined'}"
-            s.call(api.escalate, {api.note: why}, self.mark(step, "valid"))
-            s.result(api.ok({"sent": True}))
-            s.say(self.rng.choice(("I passed it on to a person.", "A person will take over.")))
-        else:
-            s.say(*phrases.gave_up(self.rng, step), **self._text_mark(step))
-        raise Stop
+                if policy.on_declined == "stop" or not methods:
+                    self.give_up("declined")
+                kind = self.mark("declined")
+            else:
+                reference = api.finals.new()
+                s.result(api.done({api.final: reference}))
+                return reference

@@ -37,8 +37,6 @@ class Script:
         self.messages: list[Json] = []
         self.tools: list[Json] = []
         self.probes: list[Probe] = []
-        self.skip: list[int] = []
-        self.mistake = False  # while set, assistant messages are context only
         self._calls = 0
         self._pending: list[str] = []
 
@@ -50,26 +48,21 @@ class Script:
         self.messages.append({"role": "user", "content": text})
 
     def _mark(self, kind: ProbeKind | None, expected: Json | str) -> None:
-        index = len(self.messages) - 1
-        if self.mistake:
-            self.skip.append(index)
-        elif kind is not None:
-            self.probes.append(Probe(index, kind, expected))
+        if kind is not None:
+            self.probes.append(Probe(len(self.messages) - 1, kind, expected))
 
-    def say(self, text: str, kind: ProbeKind | None = None, expected: str | None = None) -> None:
+    def say(self, text: str, kind: ProbeKind | None = None) -> None:
         self.messages.append({"role": "assistant", "content": text})
-        self._mark(kind, text if expected is None else expected)
+        self._mark(kind, text)
 
-    def call(
-        self, name: str, arguments: Json, kind: ProbeKind | None = None, text: str = ""
-    ) -> None:
+    def call(self, name: str, arguments: Json, kind: ProbeKind | None = None) -> None:
         self._calls += 1
         call_id = f"call_{self._calls}"
         function = {"name": name, "arguments": dumps(arguments)}
         self.messages.append(
             {
                 "role": "assistant",
-                "content": text or None,
+                "content": None,
                 "tool_calls": [{"id": call_id, "type": "function", "function": function}],
             }
         )
@@ -83,4 +76,4 @@ class Script:
 
     def done(self) -> Dialogue:
         assert not self._pending
-        return Dialogue(self.family, self.messages, self.tools, self.probes, tuple(self.skip))
+        return Dialogue(self.family, self.messages, self.tools, self.probes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
-ProbeKind = Literal["valid", "copy", "choice", "rule", "correction", "compare"]
+ProbeKind = Literal["copy", "bind", "lookup", "choice", "rule", "correction", "compare", "talk"]
 Split = Literal["train", "heldout", "new"]
-"""`heldout`: every word is unseen. `new`: the service is about an unseen thing, and all proper
-names are unseen; verbs, fields and parameters are of the whole vocabulary."""
+"""`new`: the service is about an unseen thing, and all proper names are unseen; verbs, fields and
+parameters are as in `train`. `heldout`: every noun, verb, field and parameter is unseen too."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,9 @@ class Probe:
     """A point where one right continuation is known.
 
     `message` indexes an assistant message of the dialogue. `expected` is the tool call
-    (`{"name": ..., "arguments": {...}}`) or a string that the message's text must contain.
+    (`{"name": ..., "arguments": {...}}`) or the message's text. `copy`: values of the context in a
+    call or an answer; `bind`: a call whose request holds several values; `talk`: a question for
+    what is missing, or giving up.
     """
 
     message: int
@@ -26,14 +28,9 @@ class Probe:
 
 @dataclass(frozen=True)
 class Dialogue:
-    """One synthetic dialogue in OpenAI's chat schema.
-
-    `skip` lists assistant messages that show a mistake (the attempt before a correction):
-    they belong to the context but should carry no loss.
-    """
+    """One synthetic dialogue in OpenAI's chat schema."""
 
     family: str
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]]
     probes: list[Probe]
-    skip: tuple[int, ...] = field(default=())

@@ -1,8 +1,8 @@
 # ruff: noqa: SIM905  (word lists read better as text)
-"""Word pools, and the split of every pool into words of train and of heldout dialogues.
+"""Words, invented words and identifiers, and their split into those of train and of heldout.
 
-A word belongs to `heldout` by its hash alone, whatever pool it is in, so that no tool name, field
-name or invented proper name occurs in both splits.
+A word belongs to `heldout` by its hash alone, whatever pool it is in, so that no heldout noun or
+proper name occurs in training.
 """
 
 from __future__ import annotations
@@ -35,108 +35,86 @@ NOUNS = """
 """.split()
 
 VERBS = {
-    "search": """search find list query browse lookup scan fetch explore discover show pull match
-        collect survey seek gather filter""".split(),
-    "details": """get read inspect describe view examine peek detail check review study
-        explain""".split(),
-    "act": """reserve hold claim assign open lock request allocate secure draft take block prepare
-        pick choose earmark begin start order select bag""".split(),
-    "confirm": """confirm pay submit settle finalize complete approve commit charge checkout seal
-        execute activate conclude finish sign clear""".split(),
-    "cancel": """cancel release revoke drop void undo withdraw remove delete abort annul
-        scrap""".split(),
-    "lookup": """find fetch load locate trace retrieve recall get pull read resolve""".split(),
-    "update": """update change modify edit amend adjust set revise alter patch""".split(),
-    "create": """create add make register post log send file save enter record put issue
-        insert""".split(),
-    "escalate": """escalate notify alert report flag raise page ping warn call tell""".split(),
+    "search": "search find list query browse scan explore show".split(),
+    "details": "get view inspect check describe examine".split(),
+    "act": "reserve hold claim open request secure take block order select".split(),
+    "confirm": "confirm pay submit settle complete approve finish buy".split(),
+    "cancel": "cancel release drop undo remove delete".split(),
+    "create": "create add make register post send save update set log".split(),
 }
 
-PRICE = "price cost fee rate charge amount tariff total rent toll premium expense value".split()
-GOOD = "rating score grade quality stars points merit review rank trust".split()
-NUMERIC = """
-    weight length distance size age capacity height speed level width load depth range power
-    stock delay duration mileage wear battery volume pressure output reach
+PRICE = "price cost fee rate charge amount total rent".split()
+GOOD = "rating score grade quality stars points".split()
+PLACE = "town city area region district place zone site".split()
+PEOPLE = "people persons party seats size group members crew heads count adults".split()
+COUNT = """
+    days hours weeks months rounds sessions minutes units pieces boxes bags copies lessons rooms
+    tables tickets desks beds tours lines pages parts sets
 """.split()
+PERSON = "name customer owner client holder user contact member".split()
+METHOD = "method payment account card source wallet".split()
+METHODS = "card coupon wallet invoice credit transfer cash points debit bank token cheque".split()
+SORT = "sort sort_by order order_by".split()
+ID = "id code ref key number".split()
+HOLD = "reservation draft request lock order slip claim".split()
+FINAL = "confirmation receipt reference ticket voucher contract code".split()
 ATTRIBUTES = {
-    "color": "red blue green black white yellow grey orange purple brown".split(),
-    "material": "oak steel glass wool cotton clay brass pine linen rubber".split(),
-    "type": "basic plus pro lite mini standard family express classic sport".split(),
-    "kind": "open closed mixed small large round flat long single double".split(),
-    "state": "ready used new clean damp repaired packed sealed worn idle".split(),
-    "brand": "Arvo Belt Cetra Dunn Elko Fabra Gorm Hask Ilva Jott".split(),
-    "side": "north south east west upper lower inner outer front back".split(),
-    "season": "spring summer autumn winter dry wet early late".split(),
-    "tier": "gold silver bronze copper iron basic prime".split(),
-    "mode": "manual auto remote shared fast slow quiet eco".split(),
-    "topic": "math music art law sport history chess cooking".split(),
-    "style": "plain modern rustic antique formal casual".split(),
+    "color": "red blue green black white yellow grey brown".split(),
+    "type": "basic plus pro lite mini standard family express".split(),
+    "kind": "open closed mixed small large round flat double".split(),
+    "side": "north south east west upper lower inner outer".split(),
+    "season": "spring summer autumn winter".split(),
+    "tier": "gold silver bronze copper".split(),
+    "mode": "manual auto remote shared fast slow".split(),
 }
-FLAGS = """
-    damaged blocked shared remote private smoking noisy restricted trial refurbished locked
-    archived disputed sponsored fragile outdoor
+COMMON = """
+    able above across action address advance advice after again agent air alarm animal answer apple
+    army arrow artist aspect autumn baker balance band bank barrel basin beach bean bear beauty
+    bell bench birth blade blanket blood blossom bone border bottle bottom branch bread breath
+    bridge bright brother brush bucket budget bundle burden butter button candle canvas captain
+    carbon castle cattle cause centre chain chalk chance change chapter cheese chest chief child
+    choice church circle citizen claim cloud coal coffee collar column comfort common copper corner
+    cotton council cousin cover cream credit cross crown culture current custom damage danger
+    daughter dealer degree design desire detail device dinner doctor dollar double dragon dream
+    dress driver early earth effect effort eight engine escape evening event exact expert eye
+    fabric factor family famous farmer father feather fence fiction field fight figure filter
+    finger flame flight floor flour flower forest fortune frame freedom friend frost fruit future
+    gallon gentle giant given glass glory gold grain grand grass great green ground growth guard
+    guess guide guitar habit hammer handle harvest heart heavy height helper honey house hunter
+    image income insect island jacket joint judge juice jungle kitchen knife knight ladder lake
+    leader leather leaf legend lemon letter level light limit linen liquid listen little lodge
+    lover lunch magic manner marble margin market master matter member memory metal middle might
+    mineral minister mirror model moment monkey month moral morning mother mountain music nation
+    nature needle nerve nest north notice object ocean offer office onion opera orange orbit order
+    origin other outer oven owner oxygen palace parent park partner party past pattern pause
+    peace pencil people pepper period person pillow pilot pirate planet plant plate player poet
+    poison police porter potato powder power prayer price prince prison private prize problem
+    profit public pupil purpose quest question quick quiet rabbit radio railway random reason
+    record region relief remote report rescue rest reward rhythm right river rocket roof root round
+    royal rubber ruler safety sailor salad salt sand scale scene school science screen search
+    season second secret sector senior servant seven shadow shape sharp shelter shoulder sight
+    signal silence silver simple singer sister skill sleep slight smile smoke social soldier
+    south speaker spider spirit square stable staff station statue steam steel step stone storm
+    story strange street strong student subject sugar summer supper supply surface system talent
+    target temple tender theatre thing thought thread throat thunder tight timber tiger tobacco
+    tongue tooth tower traffic travel treasure trouble tunnel turn twelve uncle union upper urban
+    useful valley value vessel victory village vision visitor voice voyage wagon waist water wealth
+    weapon weather weight wheel whisper white widow window winter wisdom witness wonder worker
+    world wound writer yellow young youth
 """.split()
-PLACE = """
-    town zone area site region district city harbor location sector place port valley campus
-    quarter parish county hub
-""".split()
-SIZE = (
-    "people persons seats quantity count units qty crew members pieces places heads copies".split()
-)
-SIZE_TEXT = {
-    "qty": "pieces",
-    "quantity": "pieces",
-    "count": "pieces",
-    "crew": "crew",
-    "heads": "heads",
-}
-SPAN = "days hours weeks months rounds sessions terms laps shifts minutes evenings cycles".split()
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
-PERSON = """
-    name customer owner client holder contact applicant member user recipient buyer tenant
-    person pilot rider
-""".split()
-METHOD = "method payment pay_with account source channel wallet via tender means".split()
-METHODS = """
-    card coupon wallet invoice credit transfer cash points debit bank token check cheque
-""".split()
-CAP = "max_{f} {f}_max cap limit budget up_to ceiling max {f}_limit upper".split()
-SORT = "sort sort_by order order_by rank_by sorting by".split()
-ID = "id code ref key number uid no tag handle".split()
-LIST = "items results data matches list found entries rows hits records".split()
-HOLD = "reservation draft request claim lock session case slip order".split()
-FINAL = "confirmation receipt reference ticket voucher proof contract entry code".split()
-OFFICE = "supervisor office manager support operator team lead helpdesk".split()
-NOTE = "note comment remark memo label reason text subject message".split()
-OPTION = {
-    "currency": "KR ZL MK DN TAL".split(),
-    "channel": "web phone desk app".split(),
-    "lang": "en fr de es".split(),
-    "priority": "low normal high urgent".split(),
-    "source": "agent partner direct".split(),
-    "team": "alpha beta gamma delta".split(),
-    "format": "short full brief".split(),
-    "plan": "basic flex prime".split(),
-    "unit": "kg lb m ft".split(),
-    "region": "north south east west".split(),
-}
 
-# Very common words stay in train, so that what users of the model are likely to need is seen.
-ALWAYS_TRAIN = frozenset(
-    """search find get list reserve hold confirm pay cancel update create escalate price rating
-    score id code name town city method sort order limit people items results""".split()
+FORBIDDEN_NAMES = frozenset(
+    """paris rome oslo lima bern bonn kiel lyon nice turin milan london berlin madrid porto faro
+    split riga bari pisa siena tunis cairo dubai doha delhi agra seoul kobe tokyo reno tampa dallas
+    malaga geneva zurich vienna graz linz basel ghent krakow prague brno sofia varna malmo
+    hotel guest stay night lisbon visa amex paypal maestro klarna""".split()
 )
-
-_ONSET = "b d f g h k l m n p r s t v z br dr gr kr tr sk st th".split()
-_VOWEL = "a e i o u ai ea ou".split()
-_CODA = ["", "", "", "l", "n", "r", "s", "m", "rk", "nd", "lt", "x"]
 
 
 @lru_cache(maxsize=200_000)
 def split_of(word: str) -> Split:
     """The split a word belongs to, by hash."""
-    if word in ALWAYS_TRAIN:
-        return "train"
     digest = hashlib.blake2b(word.lower().encode(), digest_size=4).digest()
     return "heldout" if int.from_bytes(digest, "big") % 100 < HELDOUT_PERCENT else "train"
 
@@ -147,118 +125,137 @@ def _pool(words: tuple[str, ...], split: Split) -> tuple[str, ...]:
 
 
 def pool(words: list[str], split: Split) -> tuple[str, ...]:
-    """The words of a pool that belong to the split (`new`: heldout nouns, words of any split)."""
+    """The words of a pool that belong to the split. In `new` only nouns are unseen."""
     if split == "new":
-        return _pool(tuple(words), "heldout") if words is NOUNS else tuple(words)
+        return _pool(tuple(words), "heldout" if words is NOUNS else "train")
     return _pool(tuple(words), split)
 
 
-def word(rng: Random, words: list[str], split: Split) -> str:
-    """One word of a pool, of the split (an invented word if the pool holds none)."""
-    choices = pool(words, split)
-    return rng.choice(choices) if choices else invented(rng, split, 2).lower()
+def base(split: Split) -> Split:
+    """The split of the words that are neither nouns nor proper names."""
+    return "train" if split == "new" else split
 
 
-def invented(rng: Random, split: Split, syllables: int) -> str:
-    """A pronounceable capitalised word that belongs to the split."""
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@lru_cache(maxsize=1)
+def _followers() -> dict[str, str]:
+    """What follows each letter in the pools' words; "^" begins a word."""
+    found: dict[str, str] = {}
+    verbs = {verb for pool in VERBS.values() for verb in pool}
+    for word in sorted({*COMMON, *NOUNS, *COUNT, *PERSON, *PLACE, *verbs}):
+        if split_of(word) == "train":
+            for a, b in zip("^" + word, word, strict=False):
+                found[a] = found.get(a, "") + b
+    return found
+
+
+def pseudo(rng: Random, split: Split) -> str:
+    """An invented word of the split, spelled as English is, or a little more freely."""
+    follow = _followers()
+    free = 0.05 if rng.random() < 0.85 else 0.3
+    wanted = "train" if split == "train" else "heldout"
     while True:
-        text = "".join(
-            rng.choice(_ONSET)
-            + rng.choice(_VOWEL)
-            + (rng.choice(_CODA) if i + 1 == syllables else "")
-            for i in range(syllables)
-        ).capitalize()
-        wanted = "heldout" if split == "new" else split
-        if split_of(text) == wanted and text.lower() not in FORBIDDEN_NAMES:
+        text = ""
+        for _ in range(rng.choice((3, 4, 4, 4, 5, 5, 6, 7))):
+            text += rng.choice(
+                _LETTERS if rng.random() < free else follow.get(text[-1:] or "^", _LETTERS)
+            )
+        if split_of(text) == wanted and not {text, text.removesuffix("s")} & FORBIDDEN_NAMES:
             return text
 
 
-FORBIDDEN_NAMES = frozenset(
-    """paris rome oslo lima bern bonn kiel lyon nice turin milan london berlin madrid porto faro
-    split riga bari pisa siena tunis cairo dubai doha delhi agra seoul kobe tokyo reno tampa dallas
-    malaga geneva zurich vienna graz linz basel ghent krakow prague brno sofia varna malmo
-    hotel guest stay night""".split()
-)
-
-
-def noun(rng: Random, split: Split) -> str:
-    """What an API is about: a common word, or an invented one."""
-    if rng.random() < 0.2:
-        return invented(rng, split, rng.choice((1, 2))).lower()
-    return word(rng, NOUNS, split)
-
-
-def place_name(rng: Random, split: Split) -> str:
-    name = invented(rng, split, rng.choice((2, 2, 2, 3)))
-    if rng.random() < 0.12:
-        name = f"{rng.choice(('New', 'Port', 'Old', 'Upper', 'East'))} {name}"
-    return name
-
-
-def person_name(rng: Random, split: Split) -> str:
-    first = invented(rng, split, rng.choice((1, 2, 2)))
-    if rng.random() < 0.4:
-        return first
-    return f"{first} {invented(rng, split, 2)}"
-
-
 def plural(text: str) -> str:
-    if text.endswith("y") and text[-2] not in "aeiou":
+    if text.endswith("y") and text[-2:-1] not in "aeiou":
         return text[:-1] + "ies"
     return text + ("es" if text.endswith(("s", "x", "ch", "sh")) else "s")
 
 
-def article(text: str) -> str:
-    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+def singular(text: str) -> str:
+    if text.endswith(("xes", "ches", "shes", "sses")):
+        return text[:-2]
+    return {"people": "person"}.get(text, text.removesuffix("s"))
 
 
-_ALNUM = "abcdefghjkmnpqrstuvwxyz23456789"
-_UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+class Names:
+    """The words of one dialogue: no two alike, a share of them invented."""
+
+    def __init__(self, rng: Random, split: Split) -> None:
+        self.rng, self.split = rng, split
+        self.strange = rng.choice((0.0, 0.0, 0.3, 0.6))
+        self.used: set[str] = set()
+
+    def word(self, words: list[str], split: Split | None = None) -> str:
+        """A word of the pool, or an invented one; that of a `split` where it is given."""
+        of = split or base(self.split)
+        known = pool(words, of)
+        for _ in range(40):
+            made = not known or self.rng.random() < self.strange
+            text = self._other(of) if made else self.rng.choice(known)
+            if text not in self.used:
+                break
+        else:
+            text = pseudo(self.rng, of)
+        self.used.add(text)
+        return text
+
+    def _other(self, split: Split) -> str:
+        """A word that no pool knows, mostly invented."""
+        if self.rng.random() < 0.5:
+            return self.rng.choice(pool(COMMON, split))
+        return pseudo(self.rng, split)
+
+    def noun(self) -> str:
+        """What a service is about; unseen in `new` and `heldout`."""
+        return self.word(NOUNS, "train" if self.split == "train" else "heldout")
+
+    def many(self, words: list[str]) -> str:
+        """A word for what is counted: in the plural."""
+        text = self.word(words)
+        if text in words:
+            return text
+        self.used.add(plural(text))
+        return plural(text)
+
+    def proper(self) -> str:
+        """A name of a place or a person."""
+        return pseudo(self.rng, self.split).capitalize()
+
+
+_UPPER = "ABCDEFGHJKLMNPQRSTUVWXYZ"
+_MIXED = "abcdefghjkmnpqrstuvwxyz0123456789"
+_STYLES = ("letter",) * 8 + ("dash",) * 3 + ("prefix",) * 2 + ("plain",) * 2 + ("mixed", "upper")
 
 
 class IdStyle:
     """One way of writing identifiers; `new` never returns the same one twice."""
 
-    def __init__(self, rng: Random, short: bool = False) -> None:
+    def __init__(self, rng: Random) -> None:
         self.rng = rng
-        self.seen: set[str | int] = set()
-        styles = ["letter", "letters", "bare"] if short else list(_STYLE_WEIGHTS)
-        weights = [1.0] * 3 if short else list(_STYLE_WEIGHTS.values())
-        self.style = rng.choices(styles, weights)[0]
-        self.prefix = "".join(rng.choice(_UPPER) for _ in range(rng.choice((1, 1, 2, 3))))
-        self.low = "".join(rng.choice("abcdefghklmnprstvwz") for _ in range(rng.choice((2, 3))))
-        self.digits = rng.choice((1, 2, 2)) if short else rng.choice((2, 3, 3, 4, 4, 5))
+        self.seen: set[str] = set()
+        self.style = rng.choice(_STYLES)
+        self.prefix = "".join(rng.choice(_UPPER) for _ in range(rng.choice((1, 2))))
+        self.low = "".join(rng.choice(_LETTERS) for _ in range(2))
+        self.digits = rng.choice((2, 3, 3, 3, 4, 4, 5))
 
-    @property
-    def json_type(self) -> str:
-        return "integer" if self.style == "integer" else "string"
+    def _draw(self) -> str:
+        rng, low = self.rng, 10 ** (self.digits - 1)
+        number = str(rng.randrange(low, 10 * low))
+        match self.style:
+            case "letter":
+                return f"{self.prefix[0]}{number}"
+            case "dash":
+                return f"{self.prefix}-{number}"
+            case "prefix":
+                return f"{self.low}_{number}"
+            case "mixed":
+                return "".join(rng.choice(_MIXED) for _ in range(max(3, self.digits)))
+            case "upper":
+                return "".join(rng.choice(_UPPER) for _ in range(2)) + number
+        return number
 
-    def _number(self) -> str:
-        low = 10 ** (self.digits - 1)
-        return str(self.rng.randrange(low, 10 * low))
-
-    def _draw(self) -> str | int:
-        rng, style = self.rng, self.style
-        if style == "dash":
-            return f"{self.prefix}-{self._number()}"
-        if style == "letter":
-            return f"{rng.choice(_UPPER)}{self._number()}"
-        if style == "letters":
-            return "".join(rng.choice(_UPPER) for _ in range(rng.choice((1, 2, 2, 3))))
-        if style == "bare":
-            return f"{rng.choice(_ALNUM[:23])}{rng.choice('23456789')}"
-        if style == "alnum":
-            return "".join(rng.choice(_ALNUM) for _ in range(self.digits + 1))
-        if style == "prefix":
-            return f"{self.low}_{self._number()}"
-        if style == "integer":
-            return int(self._number() + str(rng.randrange(10)))
-        if style == "hex":
-            half = "".join(rng.choice("0123456789abcdef") for _ in range(4))
-            return f"{half}-{rng.randrange(16**4):04x}"
-        return f"{self.prefix}{self._number()}{rng.choice(_UPPER)}"
-
-    def new(self) -> str | int:
+    def new(self) -> str:
         for _ in range(200):
             value = self._draw()
             if value not in self.seen:
@@ -266,21 +263,3 @@ class IdStyle:
                 return value
         self.digits += 1
         return self.new()
-
-
-_STYLE_WEIGHTS = {
-    "dash": 4.0,
-    "letter": 2.0,
-    "letters": 0.7,
-    "bare": 0.7,
-    "alnum": 2.0,
-    "prefix": 2.0,
-    "integer": 2.0,
-    "hex": 0.8,
-    "mixed": 1.0,
-}
-
-
-def option_value(rng: Random, option: str) -> str:
-    """A value for an option parameter (whatever its casing)."""
-    return rng.choice(OPTION.get(option, ["on", "std", "x1", "full"]))

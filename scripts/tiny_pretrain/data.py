@@ -14,15 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .binding import binding
-from .disguise import disguise, pieces
-from .fallback import fallback
-from .lookup import extreme, lookup
-from .pseudo import pseudo_word
-from .recipe import STAGES
-
-DRILLS = {"lookup": lookup, "extreme": extreme, "binding": binding, "fallback": fallback}
-DECISIVE = ("choice", "rule", "correction", "compare")
+from .recipe import STAGES, Stage
 
 
 @dataclass(frozen=True)
@@ -32,9 +24,6 @@ class DataOptions:
     tokens: int = 4096  # positions in one packed batch
     chunk: int = 192  # documents packed together
     longest: int = 2048  # longer documents are left out, and counted
-    context: float = 0.1  # share of the tokens outside assistant turns that carry loss
-    decisive: float = 1.0  # weight of assistant turns that hold a probe of a DECISIVE kind
-    disguised: float = 0.85  # share of dialogues whose words are renamed
     mixture: dict[str, float] = field(default_factory=dict)  # instead of the stages, if given
     chunks: int = 500  # of the whole run, for the stages' shares
 
@@ -70,50 +59,42 @@ class Encoder:
         self.tok = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.start = self.tok.token_to_id("<|im_start|>")
         self.end = self.tok.token_to_id("<|im_end|>")
-        self.pieces = self.parts = pieces(folder)
         self.head = self.tok.encode("<|im_start|>assistant\n").ids
-
-    def new_words(self, rng: Random) -> None:
-        """Parts to make names of: the vocabulary's pieces, and as many pseudo-words anew."""
-        self.parts = [*self.pieces, *(pseudo_word(rng) for _ in self.pieces)]
 
     def encode(self, text: str) -> list[int]:
         return list(self.tok.encode(text).ids)
 
-    def document(self, dialogue: Any, rng: Random, options: DataOptions) -> tuple[Any, Any]:
-        """ids (L,) and the weight of each as a target (L,)."""
+    def document(self, dialogue: Any, rng: Random, context: float) -> tuple[Any, Any]:
+        """ids (L,) and the weight of each as a target (L,); of the tokens outside assistant turns
+        a share, `context`, carries loss."""
         from understudy.core.chatml import render_text
 
         text = render_text(dialogue.messages, dialogue.tools)
-        if dialogue.family not in DRILLS and rng.random() < options.disguised:
-            text = disguise(text, rng, self.parts, rng.choice((0.5, 0.8, 1.0)))
         ids = np.array(self.encode(text), dtype=np.int64)
         draw = np.random.default_rng(rng.getrandbits(64)).random(len(ids))
-        weight = (draw < options.context).astype(np.float32)
-        assistants = [i for i, m in enumerate(dialogue.messages) if m["role"] == "assistant"]
-        decisive = {p.message for p in dialogue.probes if p.kind in DECISIVE}
+        weight = (draw < context).astype(np.float32)
+        turns = sum(m["role"] == "assistant" for m in dialogue.messages)
         h = len(self.head)
         begins = [i for i in np.flatnonzero(ids == self.start) if list(ids[i : i + h]) == self.head]
         ends = np.flatnonzero(ids == self.end)
-        assert len(begins) == len(assistants), "assistant turns and messages differ"
-        for begin, message in zip(begins, assistants, strict=True):
+        assert len(begins) == turns, "assistant turns and messages differ"
+        for begin in begins:
             end = ends[np.searchsorted(ends, begin)]
-            value = options.decisive if message in decisive else 1.0
-            weight[begin + h : end + 1] = 0.0 if message in dialogue.skip else value
+            weight[begin + h : end + 1] = 1.0
         weight[0] = 0.0
         return ids, weight
 
 
-def stage(share: float) -> dict[str, float]:
-    """The family weights at this share of the run."""
-    return next((m for end, m in STAGES if share < end), STAGES[-1][1])
+def stage(share: float) -> Stage:
+    """The stage at this share of the run."""
+    return next((s for s in STAGES if share < s.end), STAGES[-1])
 
 
 def family_names() -> list[str]:
-    """The corpus's families and the drill of this package, in the order of the metrics."""
+    """The corpus's families, in the order of the metrics."""
     from tiny_corpus import FAMILIES
 
-    return [*sorted(FAMILIES), *DRILLS]
+    return sorted(FAMILIES)
 
 
 def chunk_batches(
@@ -122,19 +103,16 @@ def chunk_batches(
     """The batches of one chunk of documents: a pure function of its arguments."""
     from tiny_corpus import generate
 
-    mixture = dict(options.mixture) or stage(chunk / options.chunks)
+    now = stage(chunk / options.chunks)
+    mixture = dict(options.mixture) or now.mixture
     names = sorted(mixture)
     index = {n: i for i, n in enumerate(family_names())}
     documents, skipped = [], 0
-    encoder.new_words(Random(_seed(seed, rank, chunk, "words")))
     for i in range(options.chunk):
         rng = Random(_seed(seed, rank, chunk, i))
         family = rng.choices(names, [mixture[n] for n in names])[0]
-        if family in DRILLS:
-            dialogue = DRILLS[family](rng, encoder.parts)
-        else:
-            dialogue = generate(rng.getrandbits(60), "train", family)
-        ids, weight = encoder.document(dialogue, rng, options)
+        dialogue = generate(rng.getrandbits(60), "train", family)
+        ids, weight = encoder.document(dialogue, rng, now.context)
         if len(ids) > options.longest:
             skipped += 1
             continue
@@ -186,7 +164,11 @@ def _produce(
     os.nice(2)
     encoder = Encoder(Path(folder))
     while True:
-        batches = chunk_batches(encoder, options, seed, rank, chunk)
+        try:
+            batches = chunk_batches(encoder, options, seed, rank, chunk)
+        except Exception as error:
+            queue.put(error)
+            raise
         while os.getppid() == parent:
             try:
                 queue.put(batches, timeout=5)
@@ -211,6 +193,8 @@ def stream(
     try:
         while True:
             batches = queue.get(timeout=600)
+            if isinstance(batches, Exception):
+                raise RuntimeError("a chunk could not be made") from batches
             yield from (batches[index:] if first else batches)
             first = False
     finally:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -23,18 +23,13 @@ ITEMS = range(2, 7)
 
 @dataclass(frozen=True)
 class Case:
-    """One probe: the prompt, what must come, and in which figures it counts.
-
-    `whole` says that a text must be the expected string and nothing else; where the words around a
-    value are free, it must hold the value.
-    """
+    """One probe: the prompt, what must come, and in which figures it counts."""
 
     figures: tuple[str, ...]
     family: str
     prompt: str
     expected: dict[str, Any] | str
     tools: list[dict[str, Any]]
-    whole: bool = True
 
 
 def items_shown(messages: Sequence[dict[str, Any]]) -> int | None:
@@ -54,43 +49,40 @@ def items_shown(messages: Sequence[dict[str, Any]]) -> int | None:
     return None
 
 
-def cases(count: int, longest: int = 6000, split: str = "heldout") -> list[Case]:
-    """At least `count` probes of every kind, choices by number of items; deterministic."""
+def cases(count: int, longest: int = 6000, split: str = "new") -> list[Case]:
+    """`count` probes of every kind, of choices for each number of items; deterministic.
+
+    A dialogue gives at most one of each kind, drawn among its own.
+    """
     from tiny_corpus import FAMILIES, generate
 
     held: dict[str, int] = defaultdict(int)
-    wanted = {"copy", "rule", "correction", "compare"} | {f"choice {n}" for n in ITEMS}
+    wanted = {"copy", "bind", "lookup", "rule", "correction", "compare", "talk"}
+    wanted |= {f"choice {n}" for n in ITEMS}
     out: list[Case] = []
-    names = sorted(FAMILIES)
     for i in range(count * 400):
         if all(held[w] >= count for w in wanted):
             break
-        dialogue = generate(FIRST_SEED + i, split, names[i % len(names)])
+        dialogue = generate(FIRST_SEED + i, split, FAMILIES[i % len(FAMILIES)])  # type: ignore[arg-type]
         taken: set[str] = set()
-        for probe in dialogue.probes:
+        for probe in Random(i).sample(dialogue.probes, len(dialogue.probes)):
             figures = [probe.kind]
             before = dialogue.messages[: probe.message]
             if probe.kind == "choice":
-                shown = items_shown(before)
-                figures = ["choice", f"choice {shown}"] if shown else ["choice"]
+                figures.append(f"choice {items_shown(before)}")
+            key = figures[-1]
             if isinstance(probe.expected, dict):
                 figures.append("valid")
-            key = figures[1] if probe.kind == "choice" and len(figures) > 1 else probe.kind
-            if key in taken or (held[key] >= count and key != "valid"):
-                continue
-            if key == "valid" and held["valid"] >= 3 * count:
+            if key in taken or held[key] >= count:
                 continue
             prompt = render_text(before, dialogue.tools, add_generation_prompt=True)  # type: ignore[arg-type]
             if len(prompt) > longest:
                 continue
             taken.add(key)
             held[key] += 1
-            unique = tuple(dict.fromkeys(figures))
-            said = (dialogue.messages[probe.message].get("content") or "").strip()
             out.append(
-                Case(unique, dialogue.family, prompt, probe.expected, dialogue.tools,
-                     whole=said == probe.expected)
-            )  # fmt: skip
+                Case(tuple(figures), dialogue.family, prompt, probe.expected, dialogue.tools)
+            )
     return out
 
 
@@ -119,13 +111,9 @@ def answers(folder: Path, prompts: Sequence[str], batch: int = 48) -> list[str]:
 
 
 def is_right(case: Case, text: str) -> bool:
-    """Whether the first call equals the expected one; or the text, which must have ended, is the
-    expected string, or holds it apart from other words where its words are free."""
+    """Whether the first call equals the expected one; or the text the expected string."""
     if isinstance(case.expected, str):
-        if case.whole:
-            return text.strip() == case.expected
-        held = re.search(rf"(?<!\w){re.escape(case.expected)}(?!\w)", text)
-        return held is not None and not text.endswith("<|cut|>")
+        return text.strip() == case.expected
     calls = parse_assistant(text).get("tool_calls") or []
     if not calls:
         return False
@@ -174,35 +162,45 @@ def score(held: Sequence[Case], texts: Sequence[str]) -> dict[str, Any]:
     }
 
 
+SPLITS = ("new", "heldout")
+
+
 def evaluate_run(
     run: Path, model: Path | None, docs: Path | None, count: int, threads: int
 ) -> None:
-    """Evaluate an exported folder or the run's averaged weights; print, and write where asked."""
+    """Evaluate an exported folder or the run's averaged weights; print, and write where asked.
+
+    Without `docs` only on the first of the splits.
+    """
     from .export import write_model
     from .report import plot, table
 
     torch.set_num_threads(threads)
     state = json.loads((run / "state.json").read_text()) if (run / "state.json").exists() else {}
     begun = time.monotonic()
-    held = cases(count)
+    splits: dict[str, Any] = {}
+    wrong: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         if model is None:
             write_model(run, Path(folder))
-        texts = answers(model or Path(folder), [c.prompt for c in held])
+        for split in SPLITS if docs else SPLITS[:1]:
+            held = cases(count, split=split)
+            texts = answers(model or Path(folder), [c.prompt for c in held])
+            splits[split] = score(held, texts)
+            wrong += [
+                {"split": split, "figures": c.figures, "family": c.family, "prompt": c.prompt,
+                 "expected": c.expected, "got": t}
+                for c, t in zip(held, texts, strict=True)
+                if not is_right(c, t)
+            ]  # fmt: skip
     result = {
         "tokens": state.get("tokens"),
         "train_seconds": state.get("seconds"),
         "eval_seconds": round(time.monotonic() - begun, 1),
-        **score(held, texts),
+        "splits": splits,
     }
     with (run / "evals.jsonl").open("a") as out:
         out.write(json.dumps(result) + "\n")
-    wrong = [
-        {"figures": c.figures, "family": c.family, "prompt": c.prompt, "expected": c.expected,
-         "got": t}
-        for c, t in zip(held, texts, strict=True)
-        if not is_right(c, t)
-    ]  # fmt: skip
     (run / "wrong.json").write_text(json.dumps(wrong, indent=1, ensure_ascii=False))
     print(table(result))
     if docs is not None:

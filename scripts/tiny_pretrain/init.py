@@ -75,16 +75,17 @@ def _previous_token_heads(net: TinyNet, gen: torch.Generator) -> None:
     a = "model.layers.0.self_attn."
     freq = net.shape.theta ** -(torch.arange(0, hd, 2).float() / hd)
     size = torch.zeros(hd // 2)
-    size[:5] = torch.tensor([1.0, 0.9, 0.6, 0.4, 0.25])
+    top = torch.tensor([1.0, 0.9, 0.6, 0.4, 0.25]).repeat_interleave(hd // 32)
+    size[: len(top)] = top
     q, k = w[a + "q_proj.weight"], w[a + "k_proj.weight"]
     v, o = w[a + "v_proj.weight"], w[a + "o_proj.weight"]
     q *= 0.02
     k *= 0.02
-    basis = _basis(gen, hd, 63)
+    basis = _basis(gen, min(hd, 63), 63)
     for group in (0, 1):
         k[group * hd : (group + 1) * hd, CONST] = torch.cat((size, 0 * size))
         v[group * hd : (group + 1) * hd] = 0
-        v[group * hd : (group + 1) * hd, TOKEN] = basis
+        v[group * hd : group * hd + len(basis), TOKEN] = basis
     for head, (back, place) in enumerate(
         zip((1, 2, 5, 6), (BACK1, BACK2, ASKED, ASKED), strict=True)
     ):
@@ -103,8 +104,10 @@ def _induction_heads(net: TinyNet, gen: torch.Generator) -> None:
     w, hd = net.weights, net.shape.head_dim
     a = "model.layers.1.self_attn."
     read = w["model.layers.0.self_attn.v_proj.weight"][:hd, TOKEN]  # how layer 0 saw tokens
-    slow = torch.cat((torch.arange(7, 16), torch.arange(23, 32)))  # dimensions RoPE hardly turns
-    n = len(slow)
+    half = hd // 2  # the dimensions that RoPE hardly turns
+    slow = torch.cat((torch.arange(half * 7 // 16, half), torch.arange(half * 23 // 16, hd)))
+    n = min(22, len(slow))
+    first, last = slow[:n], slow[-n:]
     q, k = w[a + "q_proj.weight"], w[a + "k_proj.weight"]
     v, o = w[a + "v_proj.weight"], w[a + "o_proj.weight"]
     for head in (0, 2, 3):
@@ -112,18 +115,19 @@ def _induction_heads(net: TinyNet, gen: torch.Generator) -> None:
     k.zero_()
     v.zero_()
     eye = torch.eye(22)
-    one, other = eye[:n], eye[22 - n :]  # the first and the last 18 of 22 components
-    q[slow, TOKEN] = one @ read[:22]
-    k[slow, BACK1] = one
-    q[2 * hd + slow, TOKEN] = other @ read[:22]
-    q[2 * hd + slow, BACK1] = one
-    k[hd + slow, BACK1] = other
-    k[hd + slow, BACK2] = one[:, :21]
-    q[3 * hd + slow, ASKED] = one[:, :21]
-    v[:hd, 1:33] = torch.eye(hd)
-    v[hd : 2 * hd - 1, 33:64] = torch.eye(31)
-    o[1:33, :hd] += torch.eye(hd) * 0.15
-    for head in (2, 3):
-        o[33:64, head * hd : (head + 1) * hd] += torch.eye(hd)[:31] * 0.15
+    one, other = eye[:n], eye[22 - n :]  # the first and the last of 22 components
+    q[first, TOKEN] = one @ read[:22]
+    k[first, BACK1] = one
+    q[2 * hd + last, TOKEN] = other @ read[:22]
+    q[2 * hd + first, BACK1] += one
+    k[hd + last, BACK1] = other
+    k[hd + first, BACK2] += one[:, :21]
+    q[3 * hd + first, ASKED] = one[:, :21]
+    for group, heads in ((0, (0,)), (1, (2, 3))):
+        size = min(hd, 63)
+        begin = 1 if group == 0 else 64 - size  # with small heads each group copies its half
+        v[group * hd : group * hd + size, begin : begin + size] = torch.eye(size)
+        for head in heads:
+            o[begin : begin + size, head * hd : head * hd + size] += torch.eye(size) * 0.15
     w[a + "q_norm.weight"].fill_(2.2)
     w[a + "k_norm.weight"].fill_(2.2)

@@ -33,13 +33,12 @@ class Options:
     workers: int = 2
     threads: int = 1
     accumulate: int = 1
-    muon_lr: float = 0.01
-    adam_lr: float = 0.0015
+    muon_lr: float = 0.006
+    adam_lr: float = 0.003
     warm_up: float = 0.01
-    decay_from: float = 0.5
+    decay_from: float = 0.22
     induction: bool = True
     compile: bool = True
-    sharpen: float = 1.0  # on resuming, scales q and k norms of layers 2 and up
     norm_factor: float = 4.0  # the norms' rate in AdamW's
     save_minutes: float = 2.5
     eval_minutes: float = 0.0
@@ -122,7 +121,7 @@ def run_worker(rank: int, o: Options, shared: Shared, resume: bool) -> None:
     optimiser = Optimiser(net.weights, norm_factor=o.norm_factor)
     state: dict[str, Any] = {"tokens": 0, "seconds": 0.0, "skipped": 0}
     if resume:
-        state = _load(folder, net, optimiser, o.sharpen)
+        state = _load(folder, net, optimiser)
     names = list(net.weights)
     average = {n: net.weights[n].detach().clone() for n in names}
     if resume:
@@ -161,12 +160,9 @@ def run_worker(rank: int, o: Options, shared: Shared, resume: bool) -> None:
             return
 
 
-def _load(folder: Path, net: TinyNet, optimiser: Optimiser, sharpen: float) -> dict[str, Any]:
+def _load(folder: Path, net: TinyNet, optimiser: Optimiser) -> dict[str, Any]:
     saved = load_file(str(folder / "checkpoint.safetensors"))
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    for n in net.weights:
-        deep = n.endswith(("q_norm.weight", "k_norm.weight")) and int(n.split(".")[2]) >= 2
-        saved["model/" + n] *= sharpen if deep else 1.0
     with torch.no_grad():
         for n, p in net.weights.items():
             p.copy_(saved["model/" + n])

@@ -14,13 +14,16 @@ DOCUMENTS = 6000
 
 
 def texts(seed: int, count: int = DOCUMENTS) -> Iterator[str]:
-    """Rendered dialogues of the train split."""
+    """Rendered dialogues of the train split, and its words."""
     from tiny_corpus import generate
+    from tiny_corpus.words import COMMON, pool
     from understudy.core.chatml import render_text
 
     for i in range(count):
         dialogue = generate((seed << 32) + i, "train")
         yield render_text(dialogue.messages, dialogue.tools)
+        if i % 20 == 0:
+            yield " ".join(pool(COMMON, "train"))
 
 
 def prepare(run: Path, seed: int, keep: bool = True) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from .data import DRILLS, DataOptions, Encoder
+from .data import Encoder
 from .net import Shape, TinyNet
 
 SEED = 9_000_000_000
@@ -37,18 +36,12 @@ def documents(encoder: Encoder, split: str, count: int) -> list[tuple[Any, Any, 
     """(dialogue, ids, whether each position is inside an assistant turn), family by family."""
     from tiny_corpus import FAMILIES, generate
 
-    options = DataOptions(context=0.0, disguised=0.0)
-    names = [*sorted(FAMILIES), *(DRILLS if split == "train" else ())]
+    names = sorted(FAMILIES)
     out = []
     for i in range(count):
         rng = Random(SEED + i)
-        family = names[i % len(names)]
-        if family in DRILLS:
-            dialogue = DRILLS[family](rng, encoder.parts)
-        else:
-            dialogue = generate(SEED + i, split, family)  # type: ignore[arg-type]
-        dialogue = replace(dialogue, skip=())
-        ids, weight = encoder.document(dialogue, rng, options)
+        dialogue = generate(SEED + i, split, names[i % len(names)])  # type: ignore[arg-type]
+        ids, weight = encoder.document(dialogue, rng, 0.0)
         if len(ids) <= 2048:
             out.append((dialogue, ids, weight > 0))
     return out
@@ -73,10 +66,7 @@ def turn_scores(run: Path, split: str, count: int, raw: bool = False) -> dict[st
         place = dict(zip(turns, spans, strict=True))
         for probe in dialogue.probes:
             begin, end = place[probe.message]
-            call = "call" if isinstance(probe.expected, dict) else "text"
             ok = bool(right[begin:end].all())
-            if call == "text" and dialogue.family not in DRILLS and dialogue.family != "compare":
-                continue
             hits[f"{dialogue.family} {probe.kind}"].append(ok)
             hits[f"all {probe.kind}"].append(ok)
     return {k: (round(float(np.mean(v)), 3), len(v)) for k, v in sorted(hits.items())}
