@@ -1,4 +1,4 @@
-"""Print dialogues: `python -m tiny_corpus --show 5 --family choice_drill --seed 3`."""
+"""Print dialogues: `python -m tiny_corpus --show 5 --family choice --seed 3`."""
 
 from __future__ import annotations
 

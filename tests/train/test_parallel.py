@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 
 import pytest
 import torch
@@ -112,6 +113,6 @@ def test_shares_are_the_rows_and_of_like_size(seed, count, parts):
 
 
 def test_large_models_keep_to_threads():
-    assert processes_for(small_model(), 4) in (1, 4)
+    assert processes_for(small_model(), 4) == (4 if sys.platform == "linux" else 1)
     with torch.device("meta"):
         assert processes_for(torch.nn.Linear(20_000, 20_000), 4) == 1

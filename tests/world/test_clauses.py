@@ -55,13 +55,6 @@ def test_an_id_that_nobody_says_is_nothing_that_a_clause_decides() -> None:
     assert [len(e.clauses) for e in exchanges] == [2]
 
 
-def test_a_fact_of_a_single_text_is_not_an_id() -> None:
-    told = _orders("drop", "cancel", 30) + _orders("change", "change", 30)
-    facts = [{"tool": next(iter(f)), **({"seen": True} if not n else {})} for n, (_, _, f) in
-             enumerate(told)]  # fmt: skip
-    assert mine_exchanges([(t, fields) for t, fields, _ in told], facts) == []
-
-
 def _mined(told: list[tuple[list[Part], dict[str, str], dict[str, bool]]]):
     return mine_exchanges([(t, f) for t, f, _ in told], [d for _, _, d in told])
 

@@ -220,9 +220,8 @@ def _prepare(threads: int) -> int:
     """Sets torch's threads, fitted to the load where none are named; how many."""
     import torch
 
-    from understudy.runs.machine import collect_less, threads_for_load
+    from understudy.runs.machine import threads_for_load
 
-    collect_less()
     count = threads or threads_for_load()
     torch.set_num_threads(count)
     return count

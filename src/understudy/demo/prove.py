@@ -26,7 +26,6 @@ from understudy.recipes.evaluate import episodes_of, play_scenarios, success
 from understudy.recipes.learner import make_engine
 from understudy.recipes.rehearsal import Played, gather
 from understudy.runs.directory import write_json
-from understudy.runs.machine import collect_less
 
 DECODINGS = {"greedy": 0.0, "t1": 1.0}
 KEPT = 60  # conversations kept for the report, per policy, greedy
@@ -130,7 +129,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(argv)
     adapters = {name: Path(folder) for name, folder in (a.split("=", 1) for a in given.adapter)}
-    collect_less()
     found = asyncio.run(prove(given.service, adapters, given.n, given.seed, given.threads or None))
     write_json(given.out, found)
     return 0

@@ -1,9 +1,9 @@
 """A decoder's weight matrices, in the layout whose products this machine computes fastest.
 
 torch's float32 products on x86 are MKL's, which on AMD's processors run kernels for older
-instructions. oneDNN's, over a weight that was laid out for them once, take 0.45 of the time at 64
-rows and more (one core, Zen 5), and 8 microseconds more at one row of a small matrix. So small
-matrices are kept in both forms, large ones in oneDNN's alone. oneDNN compiles a kernel for each
+instructions. oneDNN's, over a weight that was laid out for them once, are faster from a dozen rows
+on, and slower for a single row of a small matrix. So small matrices are kept in both forms, large
+ones in oneDNN's alone. oneDNN compiles a kernel for each
 number of rows that it meets, which takes longer than most products, so rows are filled up to few
 different numbers.
 """

@@ -67,15 +67,6 @@ def usable_cores() -> int:
     return max(1, min(cores, int(quota + 0.5))) if quota else cores
 
 
-def collect_less() -> None:
-    """Look for unreachable cycles more rarely, and never in what is there already: for processes
-    that hold millions of objects for long. Playing thousands of episodes spends a seventh of its
-    time on such searches otherwise, with the interpreter's lock held."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
-
-
 def give_back_memory() -> None:
     """Hands what was freed back to the system, where the C library can (glibc). A fork counts, and
     may copy, all that its parent holds."""
