@@ -9,15 +9,17 @@ import zlib
 from collections.abc import Callable
 from random import Random
 
-from . import calls, compare, families, lookup, rules
+from . import calls, compare, families, lookup, ranking, rules
 from .types import Dialogue, Probe, ProbeKind, Split
 
 __all__ = ["FAMILIES", "Dialogue", "Probe", "ProbeKind", "Split", "generate"]
 
 _MAKERS: dict[str, Callable[[Random, Split], Dialogue]] = {
     "lookup": lookup.lookup,
+    "amounts": lookup.amounts,
     "calls": calls.calls,
     "choice": lookup.choice,
+    "ranking": ranking.ranking,
     "flow": families.flow,
     "errors": families.errors,
     "rules": rules.rules,

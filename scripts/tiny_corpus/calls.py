@@ -8,7 +8,7 @@ from typing import Any
 from . import phrases
 from . import words as w
 from .api import Slot, count_slot, limit_slot, people_slot, schema
-from .flow import small
+from .flow import quantity
 from .script import Json, Script, tool
 from .types import Dialogue, Split
 
@@ -44,7 +44,7 @@ def _value(names: w.Names, slot: Slot) -> Any:
             return rng.choice(slot.options)
         case "limit":
             return rng.randrange(2, 60) * rng.choice((1, 5, 10))
-    return small(rng) if rng.random() < 0.85 else rng.randrange(10, 400)
+    return quantity(rng)
 
 
 def calls(rng: Random, split: Split) -> Dialogue:

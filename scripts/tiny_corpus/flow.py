@@ -59,6 +59,11 @@ def small(rng: Random) -> int:
     return rng.randrange(1, 8) if rng.random() < 0.7 else rng.randrange(1, 13)
 
 
+def quantity(rng: Random) -> int:
+    """Mostly small, so that it may be said in words."""
+    return small(rng) if rng.random() < 0.85 else rng.randrange(10, 400)
+
+
 def draw_values(rng: Random, s: Service, names: w.Names, items: list[Json]) -> Json:
     """A value of each slot; optional ones may be absent. At least one item is under the limit."""
     values: Json = {}

@@ -7,6 +7,8 @@ from typing import Any
 
 from . import words as w
 from .api import numbers
+from .flow import quantity
+from .phrases import compose, counted
 from .script import Script, dumps, tool
 from .types import Dialogue, Split
 
@@ -31,37 +33,63 @@ def _terms(names: w.Names, count: int, words: bool) -> list[str]:
 
 
 def lookup(rng: Random, split: Split) -> Dialogue:
-    """A table, then its values by their keys, said or passed to a tool."""
+    """One to three tables, each followed by its values by their keys, said or passed to a tool."""
     s = Script(rng, split, "lookup")
     names = w.Names(rng, split)
     count = rng.choice((2, 3, 3, 4, 5))
-    keys, values = _terms(names, count, rng.random() < 0.8), _terms(names, count, False)
-    table = dict(zip(keys, values, strict=True))
+    keys = _terms(names, count, rng.random() < 0.8)
     noun = names.noun()
     acts = rng.random() < 0.2
     name = f"{names.word(w.VERBS['act'])}_{noun}"
     if acts:
         s.tools.append(tool(name, {noun: {"type": "string"}}, [noun]))
-    if rng.random() < 0.3:
-        s.user(dumps(table))
-    else:
-        form, end = rng.choice(_TABLES)
-        s.user(end.join(form.format(k=k, v=v) for k, v in table.items()))
-    s.say("OK.")
     ask = rng.choice(("{k}?", "{k}?", "{k}", f"{noun} of {{k}}?"))
-    asked: list[Any] = [rng.choice(keys) for _ in range(rng.randrange(5, 12))]
-    for k in asked:
-        s.user(ask.format(k=k))
-        if acts:
-            s.call(name, {noun: table[k]}, "lookup")
-            s.result({"ok": True})
+    form, end = rng.choice(_TABLES)
+    for _ in range(rng.choice((1, 2, 2, 3))):
+        rng.shuffle(keys)
+        table = dict(zip(keys, _terms(names, count, False), strict=True))
+        if rng.random() < 0.3:
+            s.user(dumps(table))
         else:
-            s.say(table[k], "lookup")
+            s.user(end.join(form.format(k=k, v=v) for k, v in table.items()))
+        s.say("OK.")
+        for k in rng.sample(keys, count):
+            s.user(ask.format(k=k))
+            if acts:
+                s.call(name, {noun: table[k]}, "lookup")
+                s.result({"ok": True})
+            else:
+                s.say(table[k], "lookup")
+    return s.done()
+
+
+def amounts(rng: Random, split: Split) -> Dialogue:
+    """Several quantities in a sentence, then each of them by what it counts, in any order."""
+    s = Script(rng, split, "amounts")
+    names = w.Names(rng, split)
+    acts = rng.random() < 0.3
+    name = f"{names.word(w.VERBS['act'])}_{names.noun()}"
+    words = [names.many(w.COUNT) for _ in range(rng.choice((2, 2, 3, 4)))]
+    if acts:
+        s.tools.append(tool(name, {x: {"type": "integer"} for x in words}, words))
+    for _ in range(rng.choice((3, 4, 5))):
+        values = {x: quantity(rng) for x in words}
+        said = [counted(rng, x, n) for x, n in values.items()]
+        rng.shuffle(said)
+        s.user(compose(rng, said))
+        if acts:
+            s.call(name, values, "amount")
+            s.result({"ok": True})
+            continue
+        s.say("OK.")
+        for x in rng.sample(words, len(words)):
+            s.user(f"{x}?")
+            s.say(str(values[x]), "amount")
     return s.done()
 
 
 _MORE = ("plain", "special")
-_LOW, _HIGH = ("lowest", "smallest", "cheapest"), ("highest", "largest", "best")
+LOW, HIGH = ("lowest", "smallest", "cheapest"), ("highest", "largest", "best")
 
 
 def choice(rng: Random, split: Split) -> Dialogue:
@@ -95,7 +123,7 @@ def choice(rng: Random, split: Split) -> Dialogue:
         else:
             low = rng.random() < 0.5
             best = sorted(rows, key=lambda r: r[field], reverse=not low)[0]
-            asked = f"the {rng.choice(_LOW if low else _HIGH)} {field}"
+            asked = f"the {rng.choice(LOW if low else HIGH)} {field}"
         s.user(rng.choice(("{v} {a}", "please {v} {a}", "{a}")).format(v=verb, a=asked))
         s.call(find, {})
         s.result({w.plural(noun): rows})

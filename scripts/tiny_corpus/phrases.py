@@ -49,6 +49,13 @@ def article(text: str) -> str:
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 
+def counted(rng: Random, word: str, value: int) -> str:
+    """A quantity of what `word`, a plural, names."""
+    return rng.choice(_COUNT).format(
+        n=number(rng, value), w=w.singular(word) if value == 1 else word
+    )
+
+
 def slot_text(rng: Random, slot: Slot, value: Any, price: str, unit: str) -> str:
     """What the user says of one parameter; `unit` is something else that is counted, or ""."""
     word = slot.word
@@ -60,8 +67,7 @@ def slot_text(rng: Random, slot: Slot, value: Any, price: str, unit: str) -> str
                 return rng.choice(_ALONE).format(n=number(rng, 1))
             return rng.choice(_COUNT if own else _PEOPLE).format(n=number(rng, value), w=word)
         case "count":
-            word = w.singular(word) if value == 1 else word
-            return rng.choice(_COUNT).format(n=number(rng, value), w=word)
+            return counted(rng, word, value)
         case "limit":
             per = rng.choice(_PER).format(u=w.singular(unit)) if unit else ""
             return rng.choice(_LIMIT).format(v=f"{value}{per}", w=word)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-ProbeKind = Literal["copy", "bind", "lookup", "choice", "rule", "correction", "compare", "talk"]
+ProbeKind = Literal[
+    "copy", "bind", "lookup", "amount", "ranking", "choice", "rule", "correction", "compare", "talk"
+]
 Split = Literal["train", "heldout", "new"]
 """`new`: the service is about an unseen thing, and all proper names are unseen; verbs, fields and
 parameters are as in `train`. `heldout`: every noun, verb, field and parameter is unseen too."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -54,11 +54,10 @@ def cases(count: int, longest: int = 6000, split: str = "new") -> list[Case]:
 
     A dialogue gives at most one of each kind, drawn among its own.
     """
-    from tiny_corpus import FAMILIES, generate
+    from tiny_corpus import FAMILIES, ProbeKind, generate
 
     held: dict[str, int] = defaultdict(int)
-    wanted = {"copy", "bind", "lookup", "rule", "correction", "compare", "talk"}
-    wanted |= {f"choice {n}" for n in ITEMS}
+    wanted = {*get_args(ProbeKind), *(f"choice {n}" for n in ITEMS)} - {"choice"}
     out: list[Case] = []
     for i in range(count * 400):
         if all(held[w] >= count for w in wanted):

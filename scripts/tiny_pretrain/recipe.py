@@ -19,13 +19,17 @@ class Stage:
 
 
 STAGES = (
-    Stage(0.10, 0.10, {"lookup": 0.40, "calls": 0.40, "flow": 0.20}),
+    Stage(
+        0.10,
+        0.10,
+        {"lookup": 0.25, "amounts": 0.15, "ranking": 0.20, "calls": 0.25, "flow": 0.15},
+    ),
     Stage(
         1.0,
         0.02,
         {
-            "lookup": 0.09, "calls": 0.20, "flow": 0.25, "errors": 0.16, "rules": 0.11,
-            "correction": 0.06, "compare": 0.06, "choice": 0.07,
+            "lookup": 0.06, "amounts": 0.05, "ranking": 0.08, "calls": 0.18, "flow": 0.23,
+            "errors": 0.15, "rules": 0.09, "correction": 0.05, "compare": 0.05, "choice": 0.06,
         },
     ),
 )  # fmt: skip

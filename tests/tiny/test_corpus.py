@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tiny_corpus import FAMILIES, Dialogue, generate
-from tiny_corpus.lookup import _LOW
+from tiny_corpus.lookup import LOW
 from tiny_corpus.words import NUMBERS
 from understudy.core.chatml import call_error, parse_assistant, render_text
 from understudy.demo.agent import TOOLS
@@ -101,7 +101,7 @@ def test_choices_are_the_best_or_the_matching_one() -> None:
             if match:
                 (best,) = [r for r in rows if r[kind] == match[1]]
             else:
-                low = bool(set(_LOW) & set(asked.split()))
+                low = bool(set(LOW) & set(asked.split()))
                 best = sorted(rows, key=lambda r: r[fields[0]], reverse=not low)[0]
             assert [*probe.expected["arguments"].values()] == [best[key]], (asked, rows)
             checked += 1
