@@ -21,7 +21,7 @@ from understudy.world.tree import tuples
 from understudy.world.users import Situation
 from understudy.world.wording import Part, Votes
 
-FORMAT = 4
+FORMAT = 5
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -82,6 +82,7 @@ def to_json(world: World) -> dict[str, Any]:
             "exchanges": [_fields(e) for e in world.book.exchanges],
             "kinds": world.book.kinds,
             "votes": [[*key, n] for key, n in world.book.votes.counts.items()],
+            "implied": world.book.implied,
             "totals": [[key, n] for key, n in world.book.votes.totals.items()],
         },
         "failures": _fields(world.failures),
@@ -141,6 +142,7 @@ def from_json(data: dict[str, Any]) -> World:
             exchanges,
             book["kinds"],
             _votes(book["votes"], book["totals"]),
+            {w: [(path, value) for path, value in own] for w, own in book["implied"].items()},
         ),
         Failures(**data["failures"]),
         data["episodes"],
