@@ -114,13 +114,15 @@ def _own_key(full: Rows) -> str | None:
 
 def _collect(query: Query, full: Rows) -> None:
     rows: dict[Any, Row] = {}
+    origins: dict[int, set[int]] = defaultdict(set)
     for s, listed in full:
         for record in listed:
             key = record.get(query.key) if query.key else call_key("", record)
             place = key if query.vary is None else (key, repr(s.args.get(query.vary)))
             row = rows.setdefault(place, Row(key, record))
             row.fields = record
-            if s.episode not in row.episodes and len(row.episodes) < 3:
+            if s.origin not in origins[id(row)] and len(row.episodes) < 3:
+                origins[id(row)].add(s.origin)
                 row.episodes.append(s.episode)
             for p, v in s.args.items():
                 seen = row.under.setdefault(p, [])

@@ -7,11 +7,13 @@ from typing import Any
 from understudy.world.state import RANK, Mark, State
 from understudy.world.values import call_key, chance, is_number, same
 
+NONE: frozenset[int] = frozenset()
+
 
 @dataclass(slots=True)
 class Row:
     """A record of the listing: its latest fields, the argument values that it was listed under,
-    and (up to three of) the episodes that saw it."""
+    and (up to three of) the episodes that saw it, each of another scenario."""
 
     key: Any
     fields: dict[str, Any]
@@ -44,12 +46,12 @@ class Query:
     rows: list[Row] = field(default_factory=list)
     memo: dict[str, list[Row]] = field(default_factory=dict)
 
-    def matches(self, args: dict[str, Any], without: int | None = None) -> list[Row]:
+    def matches(self, args: dict[str, Any], without: frozenset[int] = NONE) -> list[Row]:
         """The remembered records that a call selects, before order and limit."""
         if self.vary is not None and not self._has(args, without):
             args = {k: v for k, v in args.items() if k != self.vary}
             return list({r.key: r for r in self.matches(args, without)}.values())
-        if without is None:
+        if not without:
             key = call_key("", args)
             if key not in self.memo:
                 if len(self.memo) > 50_000:
@@ -57,16 +59,18 @@ class Query:
                 self.memo[key] = [r for r in self.rows if self.chooses(r, args)]
             return self.memo[key]
         return [
-            r for r in self.rows if any(e != without for e in r.episodes) and self.chooses(r, args)
+            r
+            for r in self.rows
+            if any(e not in without for e in r.episodes) and self.chooses(r, args)
         ]
 
-    def _has(self, args: dict[str, Any], without: int | None) -> bool:
+    def _has(self, args: dict[str, Any], without: frozenset[int]) -> bool:
         """Whether the traffic shows records at this call's value of the varying argument."""
         if self.vary not in args:
             return True
         value = args[self.vary]
         return any(
-            value in r.under.get(self.vary, ()) and any(e != without for e in r.episodes)
+            value in r.under.get(self.vary, ()) and any(e not in without for e in r.episodes)
             for r in self.rows
         )
 
@@ -77,7 +81,7 @@ class Query:
                 return False
         return self.selects(row.fields, args)
 
-    def unseen(self, args: dict[str, Any], without: int | None = None) -> bool:
+    def unseen(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
         """Whether one of the selecting values alone matches no remembered record."""
         for p in [*self.under, *(p for p, _ in self.equal)]:
             if args.get(p) is not None and not self.matches({p: args[p]}, without):
@@ -132,7 +136,7 @@ class Query:
             if known:
                 last = max(known, key=lambda v: (RANK[v[1]], v[2]))
                 return Mark(last[1], last[2])
-        seen = [e for e in row.episodes if e != state.without]
+        seen = [e for e in row.episodes if e not in state.without]
         return Mark("remembered", f"episode {seen[-1]}" if seen else "")
 
     def _current(self, row: Row, state: State) -> dict[str, Any]:
