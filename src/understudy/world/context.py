@@ -1,6 +1,6 @@
 """What is known when a call arrives: named sources of values, and features of the situation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,7 @@ class Context:
     ids: list[tuple[str, str, Any]] = field(default_factory=list)
     key: str = ""
     out: dict[str, Any] = field(default_factory=dict)  # the result as far as it is made
+    listings: Sequence[Any] = ()  # what was mined of the tools that list (world.query)
 
     def __post_init__(self) -> None:
         self.ids = self.state.ids.of_args(self.tool.name, self.args)

@@ -53,7 +53,7 @@ def parts(element: dict[str, Any], path: str, c: Context) -> Iterator[tuple[Part
     own = _own(element, path, c)
     for key, value in own.items() if own else ():
         yield ("o", key), value
-    record = _shown(element, c)
+    record = _shown(element, c) or _remembered(element, c)
     if record is None:
         return
     for place, value in branches(record):
@@ -72,7 +72,7 @@ def _own(element: dict[str, Any], path: str, c: Context) -> dict[str, Any] | Non
             if f"/{escape(name)}" != path or not isinstance(value, list):
                 continue
             for record in value:
-                if isinstance(record, dict) and _agrees(element, record, {}):
+                if isinstance(record, dict) and _agrees(element, record, {}, {}):
                     return record
     return None
 
@@ -81,20 +81,36 @@ def _shown(element: dict[str, Any], c: Context) -> dict[str, Any] | None:
     for past in reversed(c.state.calls):
         listed = list_in(past.value) if past.ok else None
         for record in listed[1] if listed else ():
-            if _agrees(element, record, past.args):
+            if _agrees(element, record, past.args, {}):
                 return record
     return None
 
 
-def _agrees(element: dict[str, Any], record: dict[str, Any], args: dict[str, Any]) -> bool:
-    """Whether a record, with the call that showed it, has all that the element says."""
+def _remembered(element: dict[str, Any], c: Context) -> dict[str, Any] | None:
+    """A record that the traffic listed."""
+    for query in c.listings:
+        for key in element.values() if query.key else ():
+            for row in query.by_key(key):
+                seen = any(e not in c.state.without for e in row.episodes)
+                if seen and _agrees(element, row.fields, {}, row.under):
+                    return row.fields
+    return None
+
+
+def _agrees(
+    element: dict[str, Any],
+    record: dict[str, Any],
+    args: dict[str, Any],
+    under: dict[str, list[Any]],
+) -> bool:
+    """Whether a record, with the call or the calls that showed it, has all that the element says."""
     equal = 0
     for key, value in element.items():
         if record.get(key) is not None:
             if not same(record[key], value):
                 return False
             equal += 1
-        elif not (key in args and same(args[key], value)):
+        elif not (key in args and same(args[key], value)) and under.get(key) != [value]:
             return False
     return equal > 0
 

@@ -130,6 +130,7 @@ class _Learner:
         self.queries: dict[str, Query | None] = {
             t: listings.mine(self.by_tool[t], ids) for t in self.real
         }
+        self.listings = [q for q in self.queries.values() if q is not None]
         fields = _field_kinds(all_steps, ids)
         self.features = {
             t: feature_names(
@@ -216,7 +217,7 @@ class _Learner:
         self.texts[""][("bad:" if s.bad_json else "unknown:") + form].append((slots, s.flag))
 
     def _context(self, s: Step, state: State) -> Context:
-        c = Context(state, self.facts[s.name], s.args)
+        c = Context(state, self.facts[s.name], s.args, listings=self.listings)
         query = self.queries[s.name]
         if query is not None:
             c.hits = len(query.matches(s.args, state.without))
@@ -258,6 +259,7 @@ class _Learner:
                 self.facts[tool],
                 _tree(rows, hard),
                 query=query,
+                listings=self.listings,
                 hard=hard,
                 after=mine_aftermath(tool, self.trail, self.ids, self.queries),
                 conditions=count_conditions([(r[2], r[1]) for r in rows]),

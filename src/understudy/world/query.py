@@ -45,6 +45,15 @@ class Query:
     present: float = 1.0  # chance that a matching record is listed
     rows: list[Row] = field(default_factory=list)
     memo: dict[str, list[Row]] = field(default_factory=dict)
+    _keyed: dict[Any, list[Row]] | None = field(default=None, repr=False)
+
+    def by_key(self, key: Any) -> list[Row]:
+        """The remembered records of a key."""
+        if self._keyed is None:
+            self._keyed = {}
+            for row in self.rows:
+                self._keyed.setdefault(row.key, []).append(row)
+        return self._keyed.get(key, []) if isinstance(key, (str, int)) else []
 
     def matches(self, args: dict[str, Any], without: frozenset[int] = NONE) -> list[Row]:
         """The remembered records that a call selects, before order and limit."""

@@ -68,6 +68,7 @@ class ToolModel:
     texts: dict[str, Template] = field(default_factory=dict)
     flags: dict[str, float] = field(default_factory=dict)  # class of values -> error flag's rate
     query: Query | None = None
+    listings: list[Query] = field(default_factory=list)  # of all tools
     hard: dict[str, Hard] = field(default_factory=dict)
     after: dict[str, After] = field(default_factory=dict)
     conditions: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class ToolModel:
     calls: int = 0
 
     def context(self, state: Any, args: dict[str, Any]) -> Context:
-        c = Context(state, self.facts, args)
+        c = Context(state, self.facts, args, listings=self.listings)
         if self.query is not None:
             c.hits = len(self.query.matches(args, state.without))
             c.unseen = c.hits == 0 and self.query.unseen(args, state.without)
