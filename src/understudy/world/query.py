@@ -1,11 +1,12 @@
 """Tools that list records: how their arguments select and order them, and answers to new
 combinations of arguments from the records that the traffic showed."""
 
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.state import RANK, Mark, State
-from understudy.world.values import call_key, chance, is_number, same
+from understudy.world.values import FreshIds, call_key, chance, is_number, pattern, same
 
 NONE: frozenset[int] = frozenset()
 
@@ -43,6 +44,9 @@ class Query:
     repeats: float = 0.0  # share of equal calls of an episode with equal answers
     recalls: float = 0.0  # the same across episodes
     present: float = 1.0  # chance that a matching record is listed
+    filled: float = 0.0  # share of calls with an unknown selecting value that list something
+    typical: int = 0  # how many records those list
+    forms: dict[str, list[str]] = field(default_factory=dict)  # of selecting values that list some
     rows: list[Row] = field(default_factory=list)
     memo: dict[str, list[Row]] = field(default_factory=dict)
     _keyed: dict[Any, list[Row]] | None = field(default=None, repr=False)
@@ -129,6 +133,8 @@ class Query:
             if self.derived:
                 fields = {n: self.value(fields, n, args) for n in fields}
             found.append((row, fields))
+        if not found and self._lists(args) and self.unseen(args, state.without):
+            return self._invented(args, state)
         found = self._ordered(found, args, state.seed)
         limit = args.get(self.limit_by) if self.limit_by else None
         if is_number(limit) and limit is not None and limit >= 0:
@@ -136,6 +142,31 @@ class Query:
         elif self.limit is not None:
             found = found[: self.limit]
         return [(dict(fields), self._mark(row, state)) for row, fields in found]
+
+    def _lists(self, args: dict[str, Any]) -> bool:
+        """Whether calls with unknown values of these forms mostly list something."""
+        return self.filled >= 0.5 and all(
+            pattern(args[p]) in forms
+            for p, forms in self.forms.items()
+            if isinstance(args.get(p), str)
+        )
+
+    def _invented(self, args: dict[str, Any], state: State) -> list[tuple[dict[str, Any], Mark]]:
+        """Records like others, for a selecting value that the traffic does not know."""
+        call = call_key("", args)
+        donors = sorted(self.rows, key=lambda r: chance(state.seed, call, r.key))[: self.typical]
+        fresh = FreshIds.mine([r.key for r in self.rows][:400]) if self.key else None
+        rng = random.Random(f"{state.seed}:{call}")
+        asked = {name: args[p] for p, name in self.equal if args.get(p) is not None}
+        made = []
+        for row in donors:
+            fields = {**row.fields, **{n: v for n, v in asked.items() if n in row.fields}}
+            fields = {n: self.value(fields, n, args) for n in fields}
+            if fresh is not None and self.key is not None:
+                fields[self.key] = fresh.draw(rng)
+            made.append((row, fields))
+        made = self._ordered([m for m in made if self.selects(m[1], args)], args, state.seed)
+        return [(fields, Mark("invented", "like other records")) for _, fields in made]
 
     def _mark(self, row: Row, state: State) -> Mark:
         """The session's own knowledge of a record where there is some, else the traffic's."""

@@ -189,7 +189,8 @@ class ToolModel:
             path = f"/{escape(shape.listing)}" if shape.listing else ""
             marks[path] = Mark("remembered", "records of the traffic")
             marks |= {f"{path}/{i}": mark for i, (_, mark) in enumerate(found)}
-            doubt = max(doubt, 0.1 if found else 0.3)
+            made_up = any(mark.kind == "invented" for _, mark in found)
+            doubt = max(doubt, 0.8 if made_up else 0.1 if found else 0.3)
             listed = [fields for fields, _ in found]
             if shape.listing == "":
                 value = listed
