@@ -143,8 +143,9 @@ def _aggregate(source: Source, c: Context) -> Found | None:
     if source[0] == "count":
         return len(found[0]), found[1], "number of items"
     column = [r.get(source[2]) if isinstance(r, dict) else None for r in found[0]]
-    known = all(is_number(v) for v in column)
-    return (round(sum(column), 2), found[1], f"sum of {source[2]}") if known else None
+    numbers = [v for v in column if v is not None and is_number(v)]
+    known = len(numbers) == len(column)
+    return (round(sum(numbers), 2), found[1], f"sum of {source[2]}") if known else None
 
 
 def _inside(found: Found | None, source: Source) -> Found | None:

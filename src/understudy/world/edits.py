@@ -1,4 +1,4 @@
-"""Lists that calls grow: a record added at the end, or every record once more with its sign turned."""
+"""Lists that calls grow: by one record, or by all of them once more with their signs turned."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -129,9 +129,7 @@ def _components(idish: set[Column], values: dict[Column, Counter[Any]]) -> dict[
     return {c: f"d{n}" for n, g in enumerate(sorted(used)) for c in g}
 
 
-def _seldom(
-    domains: dict[Column, str], values: dict[Column, Counter[Any]]
-) -> dict[Column, str]:
+def _seldom(domains: dict[Column, str], values: dict[Column, Counter[Any]]) -> dict[Column, str]:
     """Columns with too few values to say what they are, all of which one domain has."""
     known: dict[Any, set[str]] = defaultdict(set)
     for c, domain in domains.items():

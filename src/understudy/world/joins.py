@@ -66,9 +66,11 @@ def parts(element: dict[str, Any], path: str, c: Context) -> Iterator[tuple[Part
 
 def _own(element: dict[str, Any], path: str, c: Context) -> dict[str, Any] | None:
     for _, domain, item in c.ids:
-        for name, (value, _, _) in c.state.things[domain, item].fields.items() if (
-            (domain, item) in c.state.things
-        ) else ():
+        for name, (value, _, _) in (
+            c.state.things[domain, item].fields.items()
+            if ((domain, item) in c.state.things)
+            else ()
+        ):
             if f"/{escape(name)}" != path or not isinstance(value, list):
                 continue
             for record in value:
@@ -103,7 +105,7 @@ def _agrees(
     args: dict[str, Any],
     under: dict[str, list[Any]],
 ) -> bool:
-    """Whether a record, with the call or the calls that showed it, has all that the element says."""
+    """Whether a record, with the calls that showed it, has all that the element says."""
     equal = 0
     for key, value in element.items():
         if record.get(key) is not None:
@@ -133,7 +135,11 @@ def see_joins(c: Context, values: dict[str, Any]) -> dict[tuple[str, str], list[
 def _element(asked: dict[str, Any], record: dict[str, Any], path: str, c: Context) -> Element:
     known = dict(parts(asked, path, c))
     right = {
-        key: {p for p, v in known.items() if v == value and isinstance(v, bool) == isinstance(value, bool)}
+        key: {
+            p
+            for p, v in known.items()
+            if v == value and isinstance(v, bool) == isinstance(value, bool)
+        }
         for key, value in record.items()
     }
     return Element(record, right, set(known))
@@ -155,7 +161,9 @@ def mine_join(argument: str, elements: Sequence[Element]) -> Join | None:
             good = [p for p, n in hits.items() if n >= 2 and n >= 0.8 * had[p]]
             if not good:
                 break
-            best = max(good, key=lambda p: (round(hits[p] / had[p], 1), -_ORDER[p[0]], hits[p], str(p)))
+            best = max(
+                good, key=lambda p: (round(hits[p] / had[p], 1), -_ORDER[p[0]], hits[p], str(p))
+            )
             ranked.append(best)
             explained += hits[best]
             rest = [e for e in rest if best not in e.had]

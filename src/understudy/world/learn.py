@@ -11,12 +11,13 @@ from understudy.world import ids as ids_module
 from understudy.world import listings
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.context import Context, ToolFacts, feature, feature_names
+from understudy.world.explain import Seen, see
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
 from understudy.world.model import World
 from understudy.world.query import Query
 from understudy.world.scenarios import mine_book
-from understudy.world.shapes import Seen, Shape, see
+from understudy.world.shapes import Shape
 from understudy.world.state import Memory, State, remember, two
 from understudy.world.templates import Template, abstract
 from understudy.world.tools import Hard, ToolModel, conditions, count_conditions

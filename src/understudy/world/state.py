@@ -1,8 +1,8 @@
 """What a session knows: the calls so far, things by type and id with where each value comes
 from, and under them the memory of what the traffic showed in other episodes."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import ne
 from typing import Any, NamedTuple
@@ -101,9 +101,7 @@ class Memory:
             for v, e in known:
                 for mask in _masks_of(v) if _maskable(v) else ():
                     two(self._masks.setdefault(mask, []), e)
-        return any(
-            e not in without for mask in _masks_of(value) for e in self._masks.get(mask, ())
-        )
+        return any(e not in without for mask in _masks_of(value) for e in self._masks.get(mask, ()))
 
     def add(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
         held = self.versions.setdefault(key[0], {}).setdefault(key[1], [])
@@ -115,7 +113,9 @@ class Memory:
         if len(held) > self.limit:
             del held[0]
 
-    def pick(self, key: Key, seed: int, without: frozenset[int]) -> tuple[int, dict[str, Any]] | None:
+    def pick(
+        self, key: Key, seed: int, without: frozenset[int]
+    ) -> tuple[int, dict[str, Any]] | None:
         """One episode's version of a thing, completed by the others' fields; fixed by the seed."""
         held = self.versions.get(key[0], {}).get(key[1])
         if not held:
@@ -311,6 +311,8 @@ def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: i
     Things that a call of the episode brought into being are left out: their ids appear first
     in the result of a call, neither listed nor named before by the user or an argument.
     """
+    all_steps = list(all_steps)
+    changing = _changing(all_steps, ids)
     memory = Memory(limit=limit)
     mentioned: dict[int, set[Any]] = defaultdict(set)
     made: dict[int, set[Key]] = defaultdict(set)
@@ -331,9 +333,40 @@ def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: i
                 made[s.episode].add(key)
             known.add(item)
             if key not in made[s.episode]:
-                memory.add(key, s.episode, record)
+                memory.add(key, s.episode, _kept(record, changing[s.name]))
         if found or not isinstance(s.value, dict) or len(named) != 1:
             continue
         if named[0] not in made[s.episode]:
-            memory.add(named[0], s.episode, s.value)
+            memory.add(named[0], s.episode, _kept(s.value, changing[s.name]))
     return memory
+
+
+def _kept(record: dict[str, Any], changed: set[str]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k not in changed} if changed else record
+
+
+def _changing(all_steps: Sequence[Step], ids: Ids) -> dict[str, set[str]]:
+    """The fields that each tool changes before it shows a record, so that they do not say how the
+    thing was: they often differ from what the episode showed before."""
+    known: dict[Key, dict[str, Any]] = {}
+    differs: dict[str, Counter[str]] = defaultdict(Counter)
+    times: dict[str, Counter[str]] = defaultdict(Counter)
+    episode = -1
+    for s in all_steps:
+        if s.episode != episode:
+            episode, known = s.episode, {}
+        if s.failed or not isinstance(s.value, (dict, list)):
+            continue
+        for domain, item, record in ids.of_result(s.name, s.value):
+            before = known.setdefault((domain, item), {})
+            for name in before.keys() & record.keys():
+                times[s.name][name] += 1
+                differs[s.name][name] += before[name] != record[name]
+            before.update(record)
+    return defaultdict(
+        set,
+        {
+            tool: {n for n, k in own.items() if k >= 3 and k > 0.3 * times[tool][n]}
+            for tool, own in differs.items()
+        },
+    )

@@ -100,7 +100,9 @@ class ToolModel:
             total = sum(use.values())
             failed = sum(v for k, v in use.items() if k.startswith("err"))
             formal = condition.startswith(("extra", "missing", "kind:"))
-            if (n >= 8 and not (formal and failed >= 0.95 * total)) or (n + every < 2 and not formal):
+            if (n >= 8 and not (formal and failed >= 0.95 * total)) or (
+                n + every < 2 and not formal
+            ):
                 continue
             if total and failed >= 0.8 * total:
                 return {k: v / total for k, v in use.items()}, True
@@ -255,7 +257,12 @@ def conditions(c: Context) -> list[str]:
         kinds = c.tool.kinds.get(p)
         if kinds and kind_of(value) not in kinds and value != "":
             found.append(f"kind:{domains.get(p) or '|'.join(kinds)}:{kind_of(value)}")
-        elif p in c.tool.words and p not in domains and isinstance(value, str) and not _good(value, p, c):
+        elif (
+            p in c.tool.words
+            and p not in domains
+            and isinstance(value, str)
+            and not _good(value, p, c)
+        ):
             found.append(f"value:{p}")
     for _, domain, value in c.ids:
         if value == "":
