@@ -102,7 +102,7 @@ def choice(path: str, seen: Sequence[Seen]) -> Node | None:
     hits = Counter(x for s in seen for x in s.right[path] if x[0] in _CHOSEN)
     kept: list[Source] = []
     left = [s for s in seen if s.right[path]]
-    for source in sorted(hits, key=lambda x: (-hits[x], _COST.get(x[0], 9), str(x))):
+    for source in sorted(hits, key=lambda x: (-hits[x], _cost(x), str(x))):
         own = [s for s in left if source in s.right[path]]
         if len(own) >= 3 and len(kept) < 4:
             kept.append(source)
@@ -124,7 +124,13 @@ def trusted(ranked: Ranked) -> float:
 
 def rank(ranked: Ranked) -> tuple[float, float, int, str]:
     source, _, n = ranked
-    return -round(trusted(ranked), 2), _COST.get(source[0], 9), -n, str(source)
+    return -round(trusted(ranked), 2), _cost(source), -n, str(source)
+
+
+def _cost(source: Source) -> float:
+    """A composed source costs what its parts cost beside what composing does."""
+    parts = sum(_cost(x) for x in source[1:] if isinstance(x, tuple))
+    return _COST.get(source[0], 9) + 0.1 * parts
 
 
 def direct(path: str, seen: Sequence[Seen]) -> list[Ranked]:
@@ -166,7 +172,7 @@ def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
             continue
         own = path.partition(PLUS)[0]
         usable = [n for n in s.numbers.items() if f"'out', '{own}'" not in str(n[0])]
-        known = sorted(usable, key=lambda n: (_COST.get(n[0][0], 9), str(n[0])))[:40]
+        known = sorted(usable, key=lambda n: (_cost(n[0]), str(n[0])))[:40]
         for i, (a, x) in enumerate(known):
             for b, y in known[i:]:
                 had[a, b] += 1
@@ -178,6 +184,7 @@ def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
                         hits["op", op, left, right] += 1
                     if op == "-" and u > v and target:
                         factor = round(target / (u - v), 4)
+                        factor = int(factor) if factor == int(factor) else factor
                         if factor != 1:
                             scaled["op", "*", ("const", factor), ("op", op, left, right)] += 1
                             spans[left, right].add(u - v)
