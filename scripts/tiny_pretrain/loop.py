@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from understudy.runs.machine import give_back_memory
+
 from .data import Batch, DataOptions, family_names, stream
 from .init import initialise
 from .net import Shape, TinyNet
@@ -154,6 +156,8 @@ def run_worker(rank: int, o: Options, shared: Shared, resume: bool) -> None:
             keeper.count(shared.sums.sum(0), float(total.detach().norm()))
         shared.barrier.wait(900)
         optimiser.step(o.muon_lr * rate, o.adam_lr * rate)
+        if optimiser.steps % 500 == 0:
+            give_back_memory()  # the allocator's settings keep all that was ever freed
         if keeper:
             keeper.after_step(bool(stop))
         if stop:

@@ -1,11 +1,12 @@
 """Clauses that users exchange: what may stand for what, and that no meaning changes."""
 
 import random
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.world.clauses import Exchanger, cut, mine_exchanges, plain, saying
+from understudy.world.clauses import Exchanger, cut, mine_exchanges, mine_implied, plain, saying
 from understudy.world.wording import Part, join, slots
 
 NAMES = ("/size", "/colour", "/code")
@@ -94,3 +95,20 @@ def test_a_clause_is_known_by_its_words_and_fields() -> None:
         ("/n", True),
         ("/m", False),
     )
+
+
+def test_clauses_say_a_field_in_words_of_their_own_where_chance_does_not_explain_it() -> None:
+    rng = random.Random(3)
+    says = {"cheap": ["no luxury", "low price please"], "good": ["only the best", "treat us"]}
+    texts: list[list[Part]] = []
+    facts: list[dict[str, Any]] = []
+    for n in range(400):
+        wish = rng.choice(["cheap", "good"])
+        hello = rng.choice(["Hi", "Good day"])
+        texts.append([f"{hello}, {rng.choice(says[wish])}, for ", ("/people", "plain"), "."])
+        facts.append({"/wish": wish, "/number": n, "/shop": "one"})
+    texts.append(["Hi, a rare wording, for ", ("/people", "plain"), "."])
+    facts.append({"/wish": "good", "/number": 400, "/shop": "one"})
+    found = mine_implied(texts, facts)
+    expected = {words: [("/wish", wish)] for wish, forms in says.items() for words in forms}
+    assert found == expected

@@ -49,6 +49,18 @@ def test_a_reading_asks_what_a_message_says_and_answers_it() -> None:
     assert answer == {"role": "assistant", "content": '{"days": 6, "town": "Arden"}'}
 
 
+def test_a_note_holds_what_a_clause_says_in_words_of_its_own() -> None:
+    implied = {"as cheap as possible": [("/ticket/prefer", "cheapest")]}
+    own = Notes(KINDS, Votes(), implied)
+    text = "To Arden, as cheap as possible"
+    assert read(own.beside(text, {**TICKET, "/ticket/prefer": "cheapest"})) == {
+        "prefer": "cheapest",
+        "town": "Arden",
+    }
+    # a ticket that says otherwise is not contradicted
+    assert read(own.beside(text, {**TICKET, "/ticket/prefer": "largest"})) == {"town": "Arden"}
+
+
 texts = st.text() | st.sampled_from(["4 people\n[said] {}", "", "\n[said] ", "Arden, 6 days"])
 
 

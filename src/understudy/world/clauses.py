@@ -19,6 +19,7 @@ from understudy.world.wording import Part
 
 _MARK = re.compile(r"([,.;:!?]+(?:\s+|$)|\s*\n\s*)")
 _OFTEN = 3  # uses of a clause before it is exchanged
+_ACCIDENT = 1e-4  # how likely what a clause seems to say may be by chance
 _FEW = 8  # values that say nothing of whether more of them would be different
 Clause = list[Part]
 Saying = tuple[tuple[str, bool], ...]  # the fields that a clause says, and which of them are 1
@@ -81,6 +82,41 @@ def mine_exchanges(
             counts = [item for words in often for item in sorted(shown[said, words].items())]
             found.append(Exchange(said, [(forms[form], n) for form, n in counts]))
     return found
+
+
+Implied = dict[str, list[tuple[str, Any]]]  # a clause's words -> (field, value) that it says
+
+
+def mine_implied(texts: Sequence[Sequence[Part]], facts: Sequence[Mapping[str, Any]]) -> Implied:
+    """Clauses that say the value of a field without its words: nearly all texts that have them
+    have that value, which chance does not explain. `facts` of each text are its fields of this
+    kind; one of many values, or of one alone, says nothing."""
+    shares = _shares(facts)
+    uses: dict[str, list[int]] = defaultdict(list)
+    for n, parts in enumerate(texts):
+        for words in {plain(clause) for clause in cut(parts)[::2]}:
+            uses[words].append(n)
+    found: Implied = {}
+    for words, where in sorted(uses.items()):
+        for path, values in shares.items():
+            (value, k), *_ = Counter(facts[n].get(path) for n in where).most_common(1)
+            likely = values.get(value, 1.0) ** len(where)
+            if words and value is not None and k >= 0.95 * len(where) and likely < _ACCIDENT:
+                found.setdefault(words, []).append((path, value))
+    return found
+
+
+def _shares(facts: Sequence[Mapping[str, Any]]) -> dict[str, dict[Any, float]]:
+    """How often each field of few values has each of them."""
+    counts: dict[str, Counter[Any]] = defaultdict(Counter)
+    for fields in facts:
+        for path, value in fields.items():
+            counts[path][value] += 1
+    return {
+        path: {value: n / len(facts) for value, n in values.items()}
+        for path, values in sorted(counts.items())
+        if 1 < len(values) <= _FEW
+    }
 
 
 def _nearly_unique(values: Sequence[Any]) -> bool:

@@ -77,7 +77,7 @@ class World:
     @property
     def notes(self) -> Notes:
         """What reads the fields that users say."""
-        return Notes(frozenset(self.book.kinds), self.book.votes)
+        return Notes(frozenset(self.book.kinds), self.book.votes, self.book.implied)
 
     def fields(self, episode: Episode) -> dict[str, Any]:
         """The fields of a captured episode's ticket, by their paths, and those mined beside it;

@@ -8,11 +8,12 @@ them, since a note holds nothing that its message does not say. The idea is STaR
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from understudy.core.protocols import User
 from understudy.core.types import Message, text_of
+from understudy.world.clauses import Implied, cut, plain
 from understudy.world.wording import Votes, kind, slots, split_text
 
 _BEGIN = "\n[said] "
@@ -20,17 +21,24 @@ _BEGIN = "\n[said] "
 
 @dataclass(slots=True)
 class Notes:
-    """Reads fields in messages: those of the kinds given, where their surroundings are usual."""
+    """Reads fields in messages: those of the kinds given, where their surroundings are usual, and
+    those that clauses say in words of their own (world.clauses)."""
 
     kinds: Collection[str]
     votes: Votes
+    implied: Implied = field(default_factory=dict)
 
     def of(self, text: str, fields: Mapping[str, Any]) -> str:
         """Which of the fields a text says, as JSON, by the last parts of their paths."""
         known = {p: v for p, v in fields.items() if kind(p) in self.kinds and v is not None}
-        said = sorted(set(slots(split_text(text, known, self.votes))))
-        names = _short(known)
-        note = {names[path]: known[path] for path in said}
+        parts = split_text(text, known, self.votes)
+        said = {path: known[path] for path in slots(parts)}
+        for clause in cut(parts)[::2]:
+            for path, value in self.implied.get(plain(clause), ()):
+                if fields.get(path) == value:
+                    said[path] = value
+        names = _short({*known, *(path for own in self.implied.values() for path, _ in own)})
+        note = {names[path]: said[path] for path in sorted(said)}
         return json.dumps(note, ensure_ascii=False)
 
     def beside(self, text: str, fields: Mapping[str, Any]) -> str:

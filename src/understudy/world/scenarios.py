@@ -20,7 +20,13 @@ from understudy.core.types import (
     split_of,
     text_of,
 )
-from understudy.world.clauses import Exchange, Exchanger, mine_exchanges
+from understudy.world.clauses import (
+    Exchange,
+    Exchanger,
+    Implied,
+    mine_exchanges,
+    mine_implied,
+)
 from understudy.world.dependence import coded, dependent
 from understudy.world.users import Situation, mine_situations
 from understudy.world.values import WORD, chance, is_number, leaves, parse, put, unescape
@@ -67,6 +73,7 @@ class Book:
     exchanges: list[Exchange] = field(default_factory=list)  # clauses for each other
     kinds: list[str] = field(default_factory=list)  # fields that are slots, without item numbers
     votes: Votes = field(default_factory=Votes)  # where each stands in a text
+    implied: Implied = field(default_factory=dict)  # what clauses say without its words
 
 
 def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]) -> Book:
@@ -109,6 +116,10 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
     book.exchanges = mine_exchanges(
         [(o.parts, o.fields) for o, _ in trained],
         [_decided(o, ts, speakable) for o, ts in trained],
+    )
+    book.implied = mine_implied(
+        [o.parts for o, _ in trained],
+        [_decided(o, (), speakable) for o, _ in trained],
     )
     turns = sorted(len(s) for _, _, s in told)
     book.patience = turns[int(0.98 * (len(turns) - 1))] + 1 if turns else 12
