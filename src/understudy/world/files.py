@@ -21,7 +21,7 @@ from understudy.world.tree import tuples
 from understudy.world.users import Situation
 from understudy.world.wording import Part, Votes
 
-FORMAT = 5
+FORMAT = 6
 _LARGE = 1_000_000
 _BOMB = 2**31
 
