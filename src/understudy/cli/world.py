@@ -62,6 +62,26 @@ def report(
     print(json.dumps(data) if as_json else FidelityReport.from_json(data).table())
 
 
+@app.command()
+def bench(
+    folder: Annotated[Path, typer.Argument(help="A folder that holds replays.jsonl.gz.")],
+    predictions: Annotated[Path, typer.Option(help="The file that predictions are written to.")],
+) -> None:
+    """Learn from the train split of recorded episodes, and predict each call of the test split.
+
+    A prediction a line: episode, step, content, is_error, doubt, provenance. What is printed is
+    JSON: how many calls, the seconds of learning, the milliseconds of a prediction.
+
+    Example: understudy world bench recordings --predictions build/predictions.jsonl
+    """
+    from understudy.world.bench import bench as run
+
+    if not (folder / "replays.jsonl.gz").exists():
+        raise ValueError(f"{folder} has no replays.jsonl.gz")
+    predictions.parent.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(run(folder, predictions)))
+
+
 @app.command("try")
 def try_(
     world: Annotated[Path, typer.Argument(help="A folder that `world learn` wrote.")],

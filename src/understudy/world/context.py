@@ -1,6 +1,6 @@
 """What is known when a call arrives: named sources of values, and features of the situation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,9 @@ class ToolFacts:
     categorical: dict[str, list[Any]] = field(default_factory=dict)  # few-valued arguments
     numeric: list[str] = field(default_factory=list)
     patterns: dict[str, list[str]] = field(default_factory=dict)  # formats of good arguments
+    kinds: dict[str, list[str]] = field(default_factory=dict)  # JSON types of good arguments
+    words: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    """Good values of arguments that have few of them, each with (up to two) origins."""
     tools: list[str] = field(default_factory=list)  # the other tools of the traffic
 
     def missing(self, args: dict[str, Any]) -> list[str]:
@@ -52,6 +55,8 @@ class Context:
     recall: Any = None  # what the traffic (other episodes) answered to this very call
     ids: list[tuple[str, str, Any]] = field(default_factory=list)
     key: str = ""
+    out: dict[str, Any] = field(default_factory=dict)  # the result as far as it is made
+    listings: Sequence[Any] = ()  # what was mined of the tools that list (world.query)
 
     def __post_init__(self) -> None:
         self.ids = self.state.ids.of_args(self.tool.name, self.args)
@@ -72,9 +77,18 @@ def resolve(source: Source, c: Context) -> Found | None:
     if head == "arg":
         value = _at(c.args, source[1])
         return None if value is None else (value[0], "observed", f"argument {source[1]}")
+    if head == "own":
+        key = c.id_of(source[1])
+        thing = c.state.things.get(key) if key else None
+        return _inside(thing.fields.get(source[2]) if thing else None, source)
     if head == "ref":
         key = c.id_of(source[1])
-        return c.state.field(key, source[2]) if key else None
+        return _inside(c.state.field(key, source[2]) if key else None, source)
+    if head in ("count", "sum", "total"):
+        return _aggregate(source, c)
+    if head == "out":
+        value = _at(c.out, source[1])
+        return None if value is None else (value[0], "inferred", "this result")
     if head == "ref2":
         key = _hop(c, source[1], source[2])
         return c.state.field(key, source[3]) if key else None
@@ -115,6 +129,31 @@ def kind_at(past: Past, path: str) -> ProvenanceKind:
         return "observed"
     mark = past.marks.get(path) or past.marks.get("")
     return mark.kind if mark else "remembered"
+
+
+def _aggregate(source: Source, c: Context) -> Found | None:
+    found = resolve(source[1], c)
+    if found is None:
+        return None
+    if source[0] == "total":
+        times = resolve(source[2], c)
+        return None if times is None else (round(found[0] * times[0], 2), "inferred", "total")
+    if not isinstance(found[0], list):
+        return None
+    if source[0] == "count":
+        return len(found[0]), found[1], "number of items"
+    column = [r.get(source[2]) if isinstance(r, dict) else None for r in found[0]]
+    numbers = [v for v in column if v is not None and is_number(v)]
+    known = len(numbers) == len(column)
+    return (round(sum(numbers), 2), found[1], f"sum of {source[2]}") if known else None
+
+
+def _inside(found: Found | None, source: Source) -> Found | None:
+    """The part of a field's value that the source's path, if it has one, points to."""
+    if found is None or len(source) < 4:
+        return found
+    part = _at(found[0], source[3])
+    return None if part is None else (part[0], *found[1:])
 
 
 def _operate(source: Source, c: Context) -> Found | None:
@@ -163,9 +202,12 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
         if isinstance(value, (list, dict)):
             yield ("arg", f"/{p}"), value
     for p, domain, item in c.ids:
+        thing = c.state.things.get((domain, item))
+        for name, (value, _, _) in thing.fields.items() if thing else ():
+            yield from _parts(("own", p, name), value)
         own = c.state.fields((domain, item))
         for name, value in own.items():
-            yield ("ref", p, name), value
+            yield from _parts(("ref", p, name), value)
         for name, value in own.items():
             if isinstance(value, (str, int)) and value != item:
                 hop = _hop(c, p, name)
@@ -184,6 +226,13 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
     if c.recall is not None:
         for path, value in branches(c.recall):
             yield ("recall", path), value
+
+
+def _parts(source: Source, value: Any) -> Iterator[tuple[Source, Any]]:
+    yield source, value
+    if isinstance(value, dict):
+        for path, part in branches(value):
+            yield (*source, path), part
 
 
 def branches(value: Any) -> Iterator[tuple[str, Any]]:
@@ -247,6 +296,8 @@ def _feature_of_thing(f: Feature, c: Context) -> Any:
         return None
     if head == "known":
         return c.state.standing(key)
+    if head == "near":
+        return c.state.standing(key) == "new" and c.state.near(key[1])
     thing = c.state.things.get(key)
     if head == "prev":
         return thing is not None and f[2] in thing.touched
@@ -262,6 +313,9 @@ def _feature_of_thing(f: Feature, c: Context) -> Any:
     if head == "field":
         found = c.state.field(key, f[2])
         return found[0] if found and not isinstance(found[0], (dict, list)) else None
+    if head == "with":
+        value = c.args.get(f[2])
+        return c.state.together(key[1], value) if isinstance(value, str) else None
     if head == "cmp":
         found, value = c.state.field(key, f[3]), c.args.get(f[2])
         if found is None or value is None:
@@ -296,12 +350,13 @@ def feature_names(
             names.append(("num", p))
     names += [("done", t) for t in tool.tools]
     for p in ids:
-        names += [("known", p), ("by", p), ("since", p), ("idfail", p)]
+        names += [("known", p), ("near", p), ("by", p), ("since", p), ("idfail", p)]
         names += [("prev", p, t) for t in tool.tools]
         for name, kind in fields.get(p, {}).items():
             names.append(("field", p, name))
             for q in tool.known:
                 if q != p and (kind == "number") == (q in tool.numeric):
                     names.append(("cmp", p, q, name))
+        names += [("with", p, q) for q in ids if q != p]
         names += [("in", p, q) for q in tool.known if q != p and q not in tool.numeric]
     return names

@@ -21,7 +21,7 @@ from understudy.world.tree import tuples
 from understudy.world.users import Situation
 from understudy.world.wording import Part, Votes
 
-FORMAT = 5
+FORMAT = 6
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -91,7 +91,7 @@ def to_json(world: World) -> dict[str, Any]:
 
 
 def _tool(m: ToolModel) -> dict[str, Any]:
-    plain = _fields(m, "facts", "shapes", "texts", "query", "hard", "after")
+    plain = _fields(m, "facts", "shapes", "texts", "query", "listings", "hard", "after")
     plain["facts"] = _fields(m.facts)
     plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
     plain["texts"] = {k: t.to_json() for k, t in m.texts.items()}
@@ -99,7 +99,7 @@ def _tool(m: ToolModel) -> dict[str, Any]:
     plain["after"] = {k: _fields(a) for k, a in m.after.items()}
     plain["query"] = None
     if m.query is not None:
-        plain["query"] = _fields(m.query, "memo", "rows")
+        plain["query"] = _fields(m.query, "memo", "rows", "_keyed")
         plain["query"]["rows"] = [_fields(r) for r in m.query.rows]
     return plain
 
@@ -127,6 +127,9 @@ def from_json(data: dict[str, Any]) -> World:
         for e in book["exchanges"]
     ]
     models = [_read_tool(m) for m in data["models"]]
+    listings = [m.query for m in models if m.query is not None]
+    for m in models:
+        m.listings = listings
     return World(
         Ids(**data["ids"]),
         Memory(versions, mentions=data["mentions"]),

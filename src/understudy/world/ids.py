@@ -63,6 +63,7 @@ def mine(all_steps: Sequence[Step]) -> Ids:
     listed = _unique_in_lists(good)
     idish = {c for c, seen in values.items() if _idish(c, seen, listed)}
     domains = _components(idish, values)
+    domains |= _seldom(domains, values)
     ids = Ids()
     for (side, tool, path), domain in domains.items():
         (ids.args if side == "a" else ids.refs).setdefault(tool, {})[path] = domain
@@ -128,6 +129,49 @@ def _components(idish: set[Column], values: dict[Column, Counter[Any]]) -> dict[
     return {c: f"d{n}" for n, g in enumerate(sorted(used)) for c in g}
 
 
+def _seldom(domains: dict[Column, str], values: dict[Column, Counter[Any]]) -> dict[Column, str]:
+    """Columns with too few values to say what they are, all of which one domain has."""
+    known: dict[Any, set[str]] = defaultdict(set)
+    for c, domain in domains.items():
+        for v in values[c]:
+            known[v].add(domain)
+    found = {}
+    for c, seen in values.items():
+        texts = [v for v in seen if isinstance(v, str) and v]
+        if c in domains or not texts or len(seen) > 3 or len(texts) < len(seen):
+            continue
+        if all(any(ch.isdigit() for ch in t) and len(t) > 3 and not is_date(t) for t in texts):
+            common = set.intersection(*(known.get(t, set()) for t in texts))
+            if len(common) == 1:
+                found[c] = common.pop()
+    return found
+
+
+def _same_form(ids: Ids, good: Sequence[Step]) -> None:
+    """Results of one form that several tools give are one kind of thing: its key is the
+    identifier with the most values among them."""
+    tools: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    values: dict[tuple[str, ...], dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
+    domains: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
+    for s in good:
+        if not isinstance(s.value, dict) or len(s.value) < 4:
+            continue
+        form = tuple(sorted(s.value))
+        tools[form].add(s.name)
+        refs = ids.refs.get(s.name, {})
+        for name, item in s.value.items():
+            domain = refs.get(f"/{escape(name)}")
+            if domain is not None and isinstance(item, (str, int)):
+                values[form][name].add(item)
+                domains[form][name] = domain
+    for form, own in tools.items():
+        if len(own) > 1 and values[form]:
+            key = max(values[form], key=lambda n: (len(values[form][n]), n))
+            for tool in own:
+                ids.keys.setdefault(tool, {})[""] = {key: domains[form][key]}
+                ids.refs.setdefault(tool, {})[f"/{escape(key)}"] = domains[form][key]
+
+
 def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
     """Per tool and record path, the fields that tell records apart."""
     distinct: dict[tuple[str, str], dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
@@ -146,7 +190,10 @@ def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
                     here[path, name][item] += 1
         for (path, name), counts in here.items():
             clash[s.name, path][name] += max(counts.values()) > 1
+    _same_form(ids, good)
     for (tool, path), fields in distinct.items():
+        if "" in ids.keys.get(tool, {}) and not path:
+            continue
         most = max(len(v) for v in fields.values())
         named = [n for n, v in fields.items() if len(v) >= 0.9 * most and clash[tool, path][n] == 0]
         prefix = ids.refs[tool]

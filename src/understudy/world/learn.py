@@ -11,13 +11,14 @@ from understudy.world import ids as ids_module
 from understudy.world import listings
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.context import Context, ToolFacts, feature, feature_names
+from understudy.world.explain import Seen, see
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
 from understudy.world.model import World
 from understudy.world.query import Query
 from understudy.world.scenarios import mine_book
-from understudy.world.shapes import Seen, Shape, see
-from understudy.world.state import Memory, State, remember
+from understudy.world.shapes import Shape
+from understudy.world.state import Memory, State, remember, two
 from understudy.world.templates import Template, abstract
 from understudy.world.tools import Hard, ToolModel, conditions, count_conditions
 from understudy.world.transitions import Failures, Step, steps, transitions
@@ -46,13 +47,14 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
     if not flat:
         raise ValueError("no tool call with a result in these episodes: nothing to learn from")
     failures = Failures.learn(flat)
-    by_episode = [steps(ts, n, failures) for n, ts in enumerate(found)]
+    origins = _origins(episodes)
+    by_episode = [steps(ts, n, failures, origins[n]) for n, ts in enumerate(found)]
     all_steps = [s for ss in by_episode for s in ss]
     ids = ids_module.mine(all_steps)
     told = {n: _told(ts) for n, ts in enumerate(found)}
     memory = remember(all_steps, ids, told, config.versions)
     declared = {t["function"]["name"]: t for e in episodes for t in e.tools if is_function(t)}
-    learner = _Learner(config, ids, memory, declared, all_steps)
+    learner = _Learner(config, ids, memory, declared, all_steps, origins)
     for episode in by_episode:
         learner.follow(episode)
     models = learner.models()
@@ -69,6 +71,13 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
         failures,
         [e.id for e in episodes],
     )
+
+
+def _origins(episodes: Sequence[Episode]) -> list[int]:
+    """For each episode the first of its scenario: what they share is no evidence of what a new
+    scenario will show."""
+    first: dict[str, int] = {}
+    return [first.setdefault(e.scenario_id or e.id, n) for n, e in enumerate(episodes)]
 
 
 def _told(found: Sequence[Transition]) -> str:
@@ -104,8 +113,14 @@ class _Learner:
         memory: Memory,
         declared: dict[str, Tool],
         all_steps: Sequence[Step],
+        origins: Sequence[int],
     ) -> None:
         self.config, self.ids, self.memory, self.declared = config, ids, memory, declared
+        self.origins = origins
+        siblings: dict[int, set[int]] = defaultdict(set)
+        for n, origin in enumerate(origins):
+            siblings[origin].add(n)
+        self.siblings = {origin: frozenset(own) for origin, own in siblings.items()}
         self.by_tool: dict[str, list[Step]] = defaultdict(list)
         for s in all_steps:
             self.by_tool[s.name].append(s)
@@ -116,6 +131,7 @@ class _Learner:
         self.queries: dict[str, Query | None] = {
             t: listings.mine(self.by_tool[t], ids) for t in self.real
         }
+        self.listings = [q for q in self.queries.values() if q is not None]
         fields = _field_kinds(all_steps, ids)
         self.features = {
             t: feature_names(
@@ -154,6 +170,14 @@ class _Learner:
                 facts.categorical[p] = list({repr(v): v for v in scalars}.values())
             if scalars and sum(map(is_number, scalars)) > 0.8 * len(scalars):
                 facts.numeric.append(p)
+            kinds = Counter(kind_of(s.args[p]) for s in good if p in s.args)
+            facts.kinds[p] = [k for k, n in kinds.items() if n > 0.02 * sum(kinds.values())]
+            told = Counter(s.args[p] for s in good if isinstance(s.args.get(p), str))
+            if p in facts.categorical and sum(told.values()) >= 5 * len(told):
+                facts.words[p] = {}
+                for s in good:
+                    if isinstance(s.args.get(p), str):
+                        two(facts.words[p].setdefault(s.args[p], []), s.origin)
             forms = Counter(pattern(s.args[p]) for s in good if isinstance(s.args.get(p), str))
             if forms and len(forms) <= max(3, 0.1 * sum(forms.values())):
                 facts.patterns[p] = list(forms)
@@ -166,7 +190,8 @@ class _Learner:
         """One episode: every call in the state that preceded it."""
         if not episode:
             return
-        state = State(self.ids, self.memory, episode[0].episode, without=episode[0].episode)
+        own = self.siblings[episode[0].origin]
+        state = State(self.ids, self.memory, episode[0].episode, without=own)
         trail = []
         for s in episode:
             if s.name not in self.real or s.bad_json:
@@ -179,9 +204,10 @@ class _Learner:
             self.flags[s.name][label].append(s.flag)
             if not s.failed:
                 held = self.recall[s.name].setdefault(c.key, [])
-                if len(held) < 3 or held[-1][0] != s.episode:
-                    held.append((s.episode, s.value))
-                    del held[:-4]
+                if held and self.origins[held[-1][0]] == s.origin:
+                    held.pop()
+                held.append((s.episode, s.value))
+                del held[:-4]
             state.observe(s.name, s.args, label, s.value)
             trail.append((s, label))
         self.trail.append(trail)
@@ -192,14 +218,14 @@ class _Learner:
         self.texts[""][("bad:" if s.bad_json else "unknown:") + form].append((slots, s.flag))
 
     def _context(self, s: Step, state: State) -> Context:
-        c = Context(state, self.facts[s.name], s.args)
+        c = Context(state, self.facts[s.name], s.args, listings=self.listings)
         query = self.queries[s.name]
         if query is not None:
             c.hits = len(query.matches(s.args, state.without))
             c.unseen = c.hits == 0 and query.unseen(s.args, state.without)
         held = self.recall[s.name].get(c.key)
         if held:
-            c.recall = next((v for e, v in reversed(held) if e != s.episode), None)
+            c.recall = next((v for e, v in reversed(held) if e not in state.without), None)
         return c
 
     def _label(self, s: Step, c: Context, row: dict[Any, Any]) -> str:
@@ -234,6 +260,7 @@ class _Learner:
                 self.facts[tool],
                 _tree(rows, hard),
                 query=query,
+                listings=self.listings,
                 hard=hard,
                 after=mine_aftermath(tool, self.trail, self.ids, self.queries),
                 conditions=count_conditions([(r[2], r[1]) for r in rows]),

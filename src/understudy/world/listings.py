@@ -9,7 +9,7 @@ from typing import Any
 from understudy.world.ids import Ids
 from understudy.world.query import Query, Row, equal_values
 from understudy.world.transitions import Step
-from understudy.world.values import call_key, is_number, kind_of
+from understudy.world.values import call_key, is_number, kind_of, pattern
 
 Rows = list[tuple[Step, list[dict[str, Any]]]]
 
@@ -53,6 +53,7 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     _mine_under(query, full, [p for p in free if p != query.limit_by])
     _mine_bounds(query, full, [p for p in free if p not in query.under and p != query.limit_by])
     _mine_presence(query, good)
+    _mine_unseen(query, good)
     return query
 
 
@@ -114,13 +115,15 @@ def _own_key(full: Rows) -> str | None:
 
 def _collect(query: Query, full: Rows) -> None:
     rows: dict[Any, Row] = {}
+    origins: dict[int, set[int]] = defaultdict(set)
     for s, listed in full:
         for record in listed:
             key = record.get(query.key) if query.key else call_key("", record)
             place = key if query.vary is None else (key, repr(s.args.get(query.vary)))
             row = rows.setdefault(place, Row(key, record))
             row.fields = record
-            if s.episode not in row.episodes and len(row.episodes) < 3:
+            if s.origin not in origins[id(row)] and len(row.episodes) < 3:
+                origins[id(row)].add(s.origin)
                 row.episodes.append(s.episode)
             for p, v in s.args.items():
                 seen = row.under.setdefault(p, [])
@@ -323,6 +326,25 @@ def _mine_bounds(query: Query, full: Rows, names: list[str]) -> None:
 def _num(record: dict[str, Any], name: str, default: float) -> float:
     value = record.get(name)
     return value if is_number(value) and value is not None else default
+
+
+def _mine_unseen(query: Query, good: Rows) -> None:
+    """How often calls that select by a value unknown to other scenarios list something."""
+    siblings: dict[int, set[int]] = defaultdict(set)
+    forms: dict[str, set[str]] = defaultdict(set)
+    for s, rows in good:
+        siblings[s.origin].add(s.episode)
+        for p in [*query.under, *(p for p, _ in query.equal)] if rows else ():
+            if isinstance(s.args.get(p), str):
+                forms[p].add(pattern(s.args[p]))
+    query.forms = {p: sorted(own) for p, own in forms.items()}
+    lengths = [
+        len(rows) for s, rows in good[:400] if query.unseen(s.args, frozenset(siblings[s.origin]))
+    ]
+    if len(lengths) >= 5:
+        query.filled = sum(n > 0 for n in lengths) / len(lengths)
+        some = sorted(n for n in lengths if n)
+        query.typical = some[len(some) // 2] if some else 0
 
 
 def _mine_presence(query: Query, good: Rows) -> None:

@@ -245,7 +245,7 @@ class WorldSession:
         failed = self.world.failures.failed(seen, value)
         c = model.context(self.state, args)
         label = self.world.classify(c, content_, failed)
-        model.settle(c, label, model.chances(c, self.world.pooled))
+        model.settle(c, label, model.chances(c, self.world.pooled)[0])
         self.state.observe(name, args, label, value)
         model.follow_up(c, label, value)
 

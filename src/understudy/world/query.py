@@ -1,17 +1,20 @@
 """Tools that list records: how their arguments select and order them, and answers to new
 combinations of arguments from the records that the traffic showed."""
 
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.state import RANK, Mark, State
-from understudy.world.values import call_key, chance, is_number, same
+from understudy.world.values import FreshIds, call_key, chance, is_number, pattern, same
+
+NONE: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
 class Row:
     """A record of the listing: its latest fields, the argument values that it was listed under,
-    and (up to three of) the episodes that saw it."""
+    and (up to three of) the episodes that saw it, each of another scenario."""
 
     key: Any
     fields: dict[str, Any]
@@ -41,15 +44,27 @@ class Query:
     repeats: float = 0.0  # share of equal calls of an episode with equal answers
     recalls: float = 0.0  # the same across episodes
     present: float = 1.0  # chance that a matching record is listed
+    filled: float = 0.0  # share of calls with an unknown selecting value that list something
+    typical: int = 0  # how many records those list
+    forms: dict[str, list[str]] = field(default_factory=dict)  # of selecting values that list some
     rows: list[Row] = field(default_factory=list)
     memo: dict[str, list[Row]] = field(default_factory=dict)
+    _keyed: dict[Any, list[Row]] | None = field(default=None, repr=False)
 
-    def matches(self, args: dict[str, Any], without: int | None = None) -> list[Row]:
+    def by_key(self, key: Any) -> list[Row]:
+        """The remembered records of a key."""
+        if self._keyed is None:
+            self._keyed = {}
+            for row in self.rows:
+                self._keyed.setdefault(row.key, []).append(row)
+        return self._keyed.get(key, []) if isinstance(key, (str, int)) else []
+
+    def matches(self, args: dict[str, Any], without: frozenset[int] = NONE) -> list[Row]:
         """The remembered records that a call selects, before order and limit."""
         if self.vary is not None and not self._has(args, without):
             args = {k: v for k, v in args.items() if k != self.vary}
             return list({r.key: r for r in self.matches(args, without)}.values())
-        if without is None:
+        if not without:
             key = call_key("", args)
             if key not in self.memo:
                 if len(self.memo) > 50_000:
@@ -57,16 +72,18 @@ class Query:
                 self.memo[key] = [r for r in self.rows if self.chooses(r, args)]
             return self.memo[key]
         return [
-            r for r in self.rows if any(e != without for e in r.episodes) and self.chooses(r, args)
+            r
+            for r in self.rows
+            if any(e not in without for e in r.episodes) and self.chooses(r, args)
         ]
 
-    def _has(self, args: dict[str, Any], without: int | None) -> bool:
+    def _has(self, args: dict[str, Any], without: frozenset[int]) -> bool:
         """Whether the traffic shows records at this call's value of the varying argument."""
         if self.vary not in args:
             return True
         value = args[self.vary]
         return any(
-            value in r.under.get(self.vary, ()) and any(e != without for e in r.episodes)
+            value in r.under.get(self.vary, ()) and any(e not in without for e in r.episodes)
             for r in self.rows
         )
 
@@ -77,7 +94,7 @@ class Query:
                 return False
         return self.selects(row.fields, args)
 
-    def unseen(self, args: dict[str, Any], without: int | None = None) -> bool:
+    def unseen(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
         """Whether one of the selecting values alone matches no remembered record."""
         for p in [*self.under, *(p for p, _ in self.equal)]:
             if args.get(p) is not None and not self.matches({p: args[p]}, without):
@@ -116,6 +133,8 @@ class Query:
             if self.derived:
                 fields = {n: self.value(fields, n, args) for n in fields}
             found.append((row, fields))
+        if not found and self._lists(args) and self.unseen(args, state.without):
+            return self._invented(args, state)
         found = self._ordered(found, args, state.seed)
         limit = args.get(self.limit_by) if self.limit_by else None
         if is_number(limit) and limit is not None and limit >= 0:
@@ -123,6 +142,31 @@ class Query:
         elif self.limit is not None:
             found = found[: self.limit]
         return [(dict(fields), self._mark(row, state)) for row, fields in found]
+
+    def _lists(self, args: dict[str, Any]) -> bool:
+        """Whether calls with unknown values of these forms mostly list something."""
+        return self.filled >= 0.5 and all(
+            pattern(args[p]) in forms
+            for p, forms in self.forms.items()
+            if isinstance(args.get(p), str)
+        )
+
+    def _invented(self, args: dict[str, Any], state: State) -> list[tuple[dict[str, Any], Mark]]:
+        """Records like others, for a selecting value that the traffic does not know."""
+        call = call_key("", args)
+        donors = sorted(self.rows, key=lambda r: chance(state.seed, call, r.key))[: self.typical]
+        fresh = FreshIds.mine([r.key for r in self.rows][:400]) if self.key else None
+        rng = random.Random(f"{state.seed}:{call}")
+        asked = {name: args[p] for p, name in self.equal if args.get(p) is not None}
+        made = []
+        for row in donors:
+            fields = {**row.fields, **{n: v for n, v in asked.items() if n in row.fields}}
+            fields = {n: self.value(fields, n, args) for n in fields}
+            if fresh is not None and self.key is not None:
+                fields[self.key] = fresh.draw(rng)
+            made.append((row, fields))
+        made = self._ordered([m for m in made if self.selects(m[1], args)], args, state.seed)
+        return [(fields, Mark("invented", "like other records")) for _, fields in made]
 
     def _mark(self, row: Row, state: State) -> Mark:
         """The session's own knowledge of a record where there is some, else the traffic's."""
@@ -132,7 +176,7 @@ class Query:
             if known:
                 last = max(known, key=lambda v: (RANK[v[1]], v[2]))
                 return Mark(last[1], last[2])
-        seen = [e for e in row.episodes if e != state.without]
+        seen = [e for e in row.episodes if e not in state.without]
         return Mark("remembered", f"episode {seen[-1]}" if seen else "")
 
     def _current(self, row: Row, state: State) -> dict[str, Any]:

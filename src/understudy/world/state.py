@@ -1,9 +1,10 @@
 """What a session knows: the calls so far, things by type and id with where each value comes
 from, and under them the memory of what the traffic showed in other episodes."""
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import ne
 from typing import Any, NamedTuple
 
 from understudy.core.types import ProvenanceKind
@@ -34,6 +35,7 @@ class Past:
     value: Any
     ids: tuple[Key, ...]
     marks: dict[str, Mark] = field(default_factory=dict)  # path -> where it comes from
+    names: frozenset[Any] = frozenset()  # id-like texts of the result
 
     @property
     def ok(self) -> bool:
@@ -50,6 +52,21 @@ class Thing:
     failed: dict[str, str] = field(default_factory=dict)  # tool -> class of its last failure
 
 
+def two(seen: list[int], origin: int) -> None:
+    """Notes an origin where fewer than two are."""
+    if len(seen) < 2 and origin not in seen:
+        seen.append(origin)
+
+
+def _maskable(value: Any) -> bool:
+    return isinstance(value, str) and 4 < len(value) < 48
+
+
+def _masks_of(value: str) -> list[str]:
+    """A text with each of its characters left open in turn."""
+    return [f"{value[:i]}\0{value[i + 1 :]}" for i in range(len(value))]
+
+
 def idlike(value: Any) -> bool:
     """Whether a value may be an identifier that a result mentions."""
     return isinstance(value, str) and 2 < len(value) < 48 and any(map(str.isdigit, value))
@@ -61,17 +78,30 @@ class Memory:
 
     versions: dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]] = field(default_factory=dict)
     limit: int = 8
-    mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two episodes
+    mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
+    _masks: dict[str, list[int]] | None = field(default=None, repr=False)
 
-    def mention(self, value: Any, episode: int) -> None:
+    def mention(self, value: Any, origin: int) -> None:
         """An id-like text that a result of the traffic held."""
         if idlike(value):
-            seen = self.mentions.setdefault(value, [])
-            if len(seen) < 2 and episode not in seen:
-                seen.append(episode)
+            two(self.mentions.setdefault(value, []), origin)
 
-    def mentioned(self, value: Any, without: int | None) -> bool:
-        return any(e != without for e in self.mentions.get(value, ()))
+    def mentioned(self, value: Any, without: frozenset[int]) -> bool:
+        return any(e not in without for e in self.mentions.get(value, ()))
+
+    def near(self, value: Any, without: frozenset[int]) -> bool:
+        """Whether a text differs in one character from an identifier of the traffic."""
+        if not _maskable(value):
+            return False
+        if self._masks is None:
+            self._masks = {}
+            known = [(v, e) for v, seen in self.mentions.items() for e in seen]
+            for things in self.versions.values():
+                known += [(v, e) for v, held in things.items() for e, _ in held[:2]]
+            for v, e in known:
+                for mask in _masks_of(v) if _maskable(v) else ():
+                    two(self._masks.setdefault(mask, []), e)
+        return any(e not in without for mask in _masks_of(value) for e in self._masks.get(mask, ()))
 
     def add(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
         held = self.versions.setdefault(key[0], {}).setdefault(key[1], [])
@@ -83,13 +113,15 @@ class Memory:
         if len(held) > self.limit:
             del held[0]
 
-    def pick(self, key: Key, seed: int, without: int | None) -> tuple[int, dict[str, Any]] | None:
+    def pick(
+        self, key: Key, seed: int, without: frozenset[int]
+    ) -> tuple[int, dict[str, Any]] | None:
         """One episode's version of a thing, completed by the others' fields; fixed by the seed."""
         held = self.versions.get(key[0], {}).get(key[1])
         if not held:
             return None
-        if without is not None:
-            held = [h for h in held if h[0] != without]
+        if without:
+            held = [h for h in held if h[0] not in without]
             if not held:
                 return None
         chosen = held[int(chance(seed, key) * len(held))] if len(held) > 1 else held[0]
@@ -102,12 +134,12 @@ class Memory:
 
 @dataclass(slots=True)
 class State:
-    """The knowledge of one session. `without` is the episode that memory must not use."""
+    """The knowledge of one session. `without` are the episodes that memory must not use."""
 
     ids: Ids
     memory: Memory
     seed: int = 0
-    without: int | None = None
+    without: frozenset[int] = frozenset()
     calls: list[Past] = field(default_factory=list)
     things: dict[Key, Thing] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)  # tool -> last successful call
@@ -147,6 +179,15 @@ class State:
             return "memory"
         return "new"
 
+    def near(self, value: Any) -> bool:
+        """Whether a text differs in one character from an identifier of session or traffic."""
+        if not _maskable(value):
+            return False
+        own = {v for _, v in self.things if v != value} | self.shown
+        return any(
+            isinstance(v, str) and len(v) == len(value) and sum(map(ne, v, value)) == 1 for v in own
+        ) or self.memory.near(value, self.without)
+
     def field(self, key: Key, name: str) -> Value | None:
         """A field of a thing: the session's value first, the traffic's else."""
         thing = self.things.get(key)
@@ -164,6 +205,12 @@ class State:
         if thing is not None:
             found.update((n, v[0]) for n, v in thing.fields.items())
         return found
+
+    def together(self, one: Any, other: Any) -> bool | None:
+        """Whether a result of the session named two identifiers at once; None where none named
+        the first."""
+        seen = [past.names for past in self.calls if one in past.names]
+        return any(other in names for names in seen) if seen else None
 
     def unlist(self, key: Key) -> None:
         """Take a thing out of later listings."""
@@ -190,10 +237,12 @@ class State:
         named: list[Key] = [(d, v) for _, d, v in self.ids.of_args(name, args)]
         ok = outcome.startswith("ok")
         own: list[Key] = []
+        names: frozenset[Any] = frozenset()
         if ok:
             own = self._take_records(name, named, value, n, marks)
             if isinstance(value, (dict, list)):
-                self.shown.update(v for _, v in columns(value) if idlike(v))
+                names = frozenset(v for _, v in columns(value) if idlike(v))
+                self.shown |= names
             self.last[name] = n
         for k in {*named, *own}:
             thing = self.things.setdefault(k, Thing(first=n))
@@ -203,7 +252,7 @@ class State:
             else:
                 thing.failed[name] = outcome
         self.same[key] = n
-        self.calls.append(Past(name, key, args, outcome, value, tuple(named), marks or {}))
+        self.calls.append(Past(name, key, args, outcome, value, tuple(named), marks or {}, names))
 
     def _take_records(
         self, name: str, named: list[Key], value: Any, n: int, marks: Any
@@ -262,6 +311,8 @@ def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: i
     Things that a call of the episode brought into being are left out: their ids appear first
     in the result of a call, neither listed nor named before by the user or an argument.
     """
+    all_steps = list(all_steps)
+    changing = _changing(all_steps, ids)
     memory = Memory(limit=limit)
     mentioned: dict[int, set[Any]] = defaultdict(set)
     made: dict[int, set[Key]] = defaultdict(set)
@@ -272,7 +323,7 @@ def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: i
             continue
         for _, item in columns(s.value):
             if item not in known:
-                memory.mention(item, s.episode)
+                memory.mention(item, s.origin)
         named = [(d, v) for _, d, v in ids.of_args(s.name, s.args)]
         found = False
         for domain, item, record in ids.of_result(s.name, s.value):
@@ -282,9 +333,40 @@ def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: i
                 made[s.episode].add(key)
             known.add(item)
             if key not in made[s.episode]:
-                memory.add(key, s.episode, record)
+                memory.add(key, s.episode, _kept(record, changing[s.name]))
         if found or not isinstance(s.value, dict) or len(named) != 1:
             continue
         if named[0] not in made[s.episode]:
-            memory.add(named[0], s.episode, s.value)
+            memory.add(named[0], s.episode, _kept(s.value, changing[s.name]))
     return memory
+
+
+def _kept(record: dict[str, Any], changed: set[str]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k not in changed} if changed else record
+
+
+def _changing(all_steps: Sequence[Step], ids: Ids) -> dict[str, set[str]]:
+    """The fields that each tool changes before it shows a record, so that they do not say how the
+    thing was: they often differ from what the episode showed before."""
+    known: dict[Key, dict[str, Any]] = {}
+    differs: dict[str, Counter[str]] = defaultdict(Counter)
+    times: dict[str, Counter[str]] = defaultdict(Counter)
+    episode = -1
+    for s in all_steps:
+        if s.episode != episode:
+            episode, known = s.episode, {}
+        if s.failed or not isinstance(s.value, (dict, list)):
+            continue
+        for domain, item, record in ids.of_result(s.name, s.value):
+            before = known.setdefault((domain, item), {})
+            for name in before.keys() & record.keys():
+                times[s.name][name] += 1
+                differs[s.name][name] += before[name] != record[name]
+            before.update(record)
+    return defaultdict(
+        set,
+        {
+            tool: {n for n, k in own.items() if k >= 3 and k > 0.3 * times[tool][n]}
+            for tool, own in differs.items()
+        },
+    )

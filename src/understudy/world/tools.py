@@ -12,13 +12,16 @@ from understudy.world.shapes import Shape, weighted
 from understudy.world.state import Mark
 from understudy.world.templates import Template
 from understudy.world.tree import Node, decide
-from understudy.world.values import call_key, escape
+from understudy.world.values import call_key, escape, kind_of
 
 TRANSIENT = re.compile(
     r"rate.?limit|too many|time.?d? ?out|timeout|temporar|try again|unavailable right|busy|retry|"
     r"overload|slow down|\b(429|500|502|503|504)\b|internal (server )?error|connection",
     re.IGNORECASE,
 )
+
+
+_POOLED = 2.0  # calls of its own that what other tools did under a condition counts as at most
 
 
 @dataclass(slots=True)
@@ -65,6 +68,7 @@ class ToolModel:
     texts: dict[str, Template] = field(default_factory=dict)
     flags: dict[str, float] = field(default_factory=dict)  # class of values -> error flag's rate
     query: Query | None = None
+    listings: list[Query] = field(default_factory=list)  # of all tools
     hard: dict[str, Hard] = field(default_factory=dict)
     after: dict[str, After] = field(default_factory=dict)
     conditions: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -74,31 +78,37 @@ class ToolModel:
     calls: int = 0
 
     def context(self, state: Any, args: dict[str, Any]) -> Context:
-        c = Context(state, self.facts, args)
+        c = Context(state, self.facts, args, listings=self.listings)
         if self.query is not None:
             c.hits = len(self.query.matches(args, state.without))
             c.unseen = c.hits == 0 and self.query.unseen(args, state.without)
         held = self.recall.get(c.key)
         if held:
-            c.recall = next((v for e, v in reversed(held) if e != state.without), None)
+            c.recall = next((v for e, v in reversed(held) if e not in state.without), None)
         return c
 
-    def chances(self, c: Context, pooled: dict[str, dict[str, int]]) -> dict[str, float]:
-        """The probability of each outcome class, session facts aside."""
+    def chances(
+        self, c: Context, pooled: dict[str, dict[str, int]]
+    ) -> tuple[dict[str, float], bool]:
+        """The probability of each outcome class, session facts aside, and whether the call is
+        wrong in itself."""
         for condition in conditions(c):
-            own = self.conditions.get(condition, {})
-            n = sum(own.values())
-            use = own if n else pooled.get(condition, {})
+            own, other = self.conditions.get(condition, {}), pooled.get(condition, {})
+            n, every = sum(own.values()), sum(other.values())
+            weight = min(1.0, _POOLED / (1 + n) / every) if every else 0.0
+            use = {k: own.get(k, 0) + weight * other.get(k, 0) for k in {*own, *other}}
             total = sum(use.values())
             failed = sum(v for k, v in use.items() if k.startswith("err"))
-            formal = condition in ("extra", "missing") and failed >= 0.95 * total
-            if n >= 8 and not formal:
+            formal = condition.startswith(("extra", "missing", "kind:"))
+            if (n >= 8 and not (formal and failed >= 0.95 * total)) or (
+                n + every < 2 and not formal
+            ):
                 continue
-            if (n or total >= 2) and failed >= 0.8 * total > 0:
-                return {k: v / total for k, v in use.items()}
+            if total and failed >= 0.8 * total:
+                return {k: v / total for k, v in use.items()}, True
         counts = decide(self.tree, lambda f: feature(f, c))
         total = sum(counts.values())
-        return {k: v / total for k, v in counts.items()}
+        return {k: v / total for k, v in counts.items()}, False
 
     def outcome(
         self, c: Context, pooled: dict[str, dict[str, int]], rng: random.Random, greedy: bool
@@ -108,7 +118,10 @@ class ToolModel:
         A hard failure that chance brought stays for the session; what went well once is not
         struck by it later; what the situation alone decides is left to the situation.
         """
-        chances = self.chances(c, pooled)
+        chances, wrong = self.chances(c, pooled)
+        if wrong:
+            label = max(chances, key=chances.__getitem__) if greedy else weighted(chances, rng)
+            return label, chances, False
         facts, immune = c.state.facts, c.state.immune
         for label, hard in self.hard.items():
             if label not in facts.values() and not immune and not hard.by_id:
@@ -178,7 +191,8 @@ class ToolModel:
             path = f"/{escape(shape.listing)}" if shape.listing else ""
             marks[path] = Mark("remembered", "records of the traffic")
             marks |= {f"{path}/{i}": mark for i, (_, mark) in enumerate(found)}
-            doubt = max(doubt, 0.1 if found else 0.3)
+            made_up = any(mark.kind == "invented" for _, mark in found)
+            doubt = max(doubt, 0.8 if made_up else 0.1 if found else 0.3)
             listed = [fields for fields, _ in found]
             if shape.listing == "":
                 value = listed
@@ -232,18 +246,35 @@ def _insert(value: Any, shape: Shape, listed: list[Any], counts: list[str]) -> A
 
 
 def conditions(c: Context) -> list[str]:
-    """What is wrong with a call in itself, for tools that saw little of it."""
+    """What is wrong with a call in itself, in the order in which systems look at it."""
     found = []
     if c.tool.extra(c.args):
         found.append("extra")
     if c.tool.missing(c.args):
         found.append("missing")
+    domains = c.state.ids.args.get(c.tool.name, {})
+    for p, value in c.args.items():
+        kinds = c.tool.kinds.get(p)
+        if kinds and kind_of(value) not in kinds and value != "":
+            found.append(f"kind:{domains.get(p) or '|'.join(kinds)}:{kind_of(value)}")
+        elif (
+            p in c.tool.words
+            and p not in domains
+            and isinstance(value, str)
+            and not _good(value, p, c)
+        ):
+            found.append(f"value:{p}")
     for _, domain, value in c.ids:
         if value == "":
             found.append(f"empty:{domain}")
         elif c.state.standing((domain, value)) == "new":
-            found.append(f"new:{domain}")
+            found += [f"near:{domain}"] * c.state.near(value) + [f"new:{domain}"]
     return found
+
+
+def _good(value: str, p: str, c: Context) -> bool:
+    """Whether an argument had a value in a call of another scenario that went well."""
+    return any(e not in c.state.without for e in c.tool.words[p].get(value, ()))
 
 
 def scope_key(tool: str, label: str, scope: list[str], args: dict[str, Any]) -> str:
@@ -262,9 +293,9 @@ def _rescaled(chances: dict[str, float], label: str, p: float) -> dict[str, floa
 
 
 def count_conditions(rows: list[tuple[list[str], str]]) -> dict[str, dict[str, int]]:
-    """How often each condition went with each outcome class."""
+    """How often each condition, as the first of its call, went with each outcome class."""
     table: dict[str, Counter[str]] = {}
     for found, label in rows:
-        for condition in found:
+        for condition in found[:1]:
             table.setdefault(condition, Counter())[label] += 1
     return {k: dict(v) for k, v in table.items()}

@@ -182,6 +182,7 @@ class Step:
     """A transition as the learner reads it."""
 
     episode: int  # position among the episodes learned from
+    origin: int  # the first of the episodes of the same scenario
     index: int  # position in the episode
     name: str
     args: dict[str, Any]
@@ -248,8 +249,11 @@ def looks_failed(value: Any) -> bool:
     return False
 
 
-def steps(transitions_: Sequence[Transition], episode: int, failures: Failures) -> list[Step]:
+def steps(
+    transitions_: Sequence[Transition], episode: int, failures: Failures, origin: int | None = None
+) -> list[Step]:
     """Transitions of one episode, read."""
+    origin = episode if origin is None else origin
     out = []
     for i, t in enumerate(transitions_):
         args: Any
@@ -262,5 +266,7 @@ def steps(transitions_: Sequence[Transition], episode: int, failures: Failures) 
         value = parse(t.content)
         failed = failures.failed(t, value)
         flag = t.is_error if t.is_error is not None else failed
-        out.append(Step(episode, i, t.name, args, t.content, value, flag, failed, bad, t.latency_s))
+        out.append(
+            Step(episode, origin, i, t.name, args, t.content, value, flag, failed, bad, t.latency_s)
+        )
     return out

@@ -1,0 +1,198 @@
+"""What could have explained a result: which sources had its values, how often they were right, and
+which of them to believe."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.world import joins
+from understudy.world.context import Context, Feature, Source, apply, branches, sources
+from understudy.world.edits import PLUS, aggregates, edits, explains, totals
+from understudy.world.tree import Node, grow
+from understudy.world.values import is_number, same
+
+Ranked = tuple[Source, float, int]  # a source, its precision, how often it was right
+
+# which of sources that are as often right is taken: the simplest
+_COST = {
+    "arg": 0.9, "own": 1, "ref": 2, "join": 2.2, "mirror": 2.5, "sum": 2.5, "append": 2.6,
+    "count": 2.7, "total": 2.8, "repeat": 3, "const": 3.5, "recall": 4, "last": 5, "ref2": 6,
+    "op": 7,
+}  # fmt: skip
+# (right, wrong) calls that each kind of source is credited with before the first is seen
+_TRUST = {
+    "own": (4.0, 0.05), "arg": (4.0, 0.05), "ref": (2.0, 0.1), "repeat": (1.0, 0.1),
+    "recall": (1.0, 0.2), "const": (0.5, 0.2), "op": (0.5, 0.3), "ref2": (0.5, 0.5),
+    "last": (0.2, 1.0),
+}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Seen:
+    """One successful result with what could have explained its values."""
+
+    row: dict[Feature, Any]
+    values: dict[str, Any]  # leaf path -> value
+    right: dict[str, set[Source]]  # leaf path -> sources that had this very value
+    had: set[Source]
+    numbers: dict[Source, float]
+    whole: Any
+    joined: dict[tuple[str, str], list[joins.Element]] = field(default_factory=dict)
+
+
+def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
+    """Compare a result with every source in its context."""
+    values = dict(branches(value))
+    edited: list[tuple[Source, str]] = []
+    had: set[Source] = set()
+    for source, path, before in edits(c):
+        if path in values:
+            had.add(source)
+            if explains(source, before, values[path]):
+                edited.append((source, path))
+                if source[0] == "append":
+                    added = values[path][-1]
+                    values |= {f"{path}{PLUS}{k}": v for k, v in branches(added)}
+    texts: dict[str, list[str]] = defaultdict(list)
+    for path, item in values.items():
+        texts[text(item)].append(path)
+    right: dict[str, set[Source]] = {path: set() for path in values}
+    for source, path in edited:
+        right[path].add(source)
+    numbers: dict[Source, float] = {}
+    for source, item in sources(c):
+        if source[0] in ("repeat", "recall"):
+            had.add(source)
+            if source[1] in values and same_value(values[source[1]], item):
+                right[source[1]].add(source)
+            continue
+        had.add(source)
+        for path in texts.get(text(item), ()):
+            right[path].add(source)
+        if is_number(item) and source[0] != "own":
+            numbers[source] = item
+        elif isinstance(item, list) and source[0] in ("ref", "arg"):
+            numbers.update(aggregates(source, item))
+    for path, item in values.items():
+        if isinstance(item, list) and PLUS not in path:
+            numbers.update(aggregates(("out", path), item))
+    numbers.update(totals(numbers))
+    return Seen(row, values, right, had, numbers, value, joins.see_joins(c, dict(branches(value))))
+
+
+def text(value: Any) -> str:
+    if isinstance(value, str):
+        return '"' + value
+    if is_number(value):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return json.dumps(value, sort_keys=True)
+
+
+def same_value(a: Any, b: Any) -> bool:
+    return bool(a == b) if isinstance(a, (dict, list)) else same(a, b)
+
+
+_CHOSEN = {"own", "ref", "arg", "append", "mirror", "repeat"}
+
+
+def choice(path: str, seen: Sequence[Seen]) -> Node | None:
+    """Which source a value comes from, where several do and the situation tells."""
+    hits = Counter(x for s in seen for x in s.right[path] if x[0] in _CHOSEN)
+    kept: list[Source] = []
+    left = [s for s in seen if s.right[path]]
+    for source in sorted(hits, key=lambda x: (-hits[x], _cost(x), str(x))):
+        own = [s for s in left if source in s.right[path]]
+        if len(own) >= 3 and len(kept) < 4:
+            kept.append(source)
+            left = [s for s in left if source not in s.right[path]]
+    if len(kept) < 2:
+        return None
+    rows = [(s, next((x for x in kept if x in s.right[path]), None)) for s in seen]
+    labelled = [(s.row, json.dumps(x)) for s, x in rows if x is not None]
+    tree = grow([r for r, _ in labelled], [x for _, x in labelled])
+    return tree if "feature" in tree else None
+
+
+def trusted(ranked: Ranked) -> float:
+    """The precision of a source, shrunk towards what its kind is worth."""
+    source, precise, n = ranked
+    right, wrong = _TRUST.get(source[0], (0.5, 0.5))
+    return (n + right) / (n / max(precise, 1e-9) + right + wrong)
+
+
+def rank(ranked: Ranked) -> tuple[float, float, int, str]:
+    source, _, n = ranked
+    return -round(trusted(ranked), 2), _cost(source), -n, str(source)
+
+
+def _cost(source: Source) -> float:
+    """A composed source costs what its parts cost beside what composing does."""
+    parts = sum(_cost(x) for x in source[1:] if isinstance(x, tuple))
+    return _COST.get(source[0], 9) + 0.1 * parts
+
+
+def direct(path: str, seen: Sequence[Seen]) -> list[Ranked]:
+    """(source, precision, hits) of every single source that was ever right."""
+    hits: Counter[Source] = Counter()
+    for s in seen:
+        hits.update(s.right[path])
+    ranked = []
+    for source, n in hits.items():
+        had = sum(source in s.had for s in seen)
+        if n >= 2 or (source[0] in ("repeat", "recall", "arg", "ref") and n == had):
+            ranked.append((source, n / had if had > 2 else n / (had + 1), n))
+    texts = Counter(text(s.values[path]) for s in seen)
+    top, times = texts.most_common(1)[0]
+    if times >= 0.97 * len(seen) and len(seen) > 2:
+        value = next(s.values[path] for s in seen if text(s.values[path]) == top)
+        ranked.append((("const", value), times / len(seen), times))
+    return ranked
+
+
+def available(source: Source, s: Seen) -> bool:
+    if source[0] == "const":
+        return True
+    if source[0] == "op":
+        return available(source[2], s) and available(source[3], s)
+    return source in s.had or source in s.numbers
+
+
+def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
+    """Products, sums, differences of two known numbers, and fixed multiples of differences."""
+    hits: Counter[Source] = Counter()
+    had: Counter[tuple[Source, Source]] = Counter()
+    scaled: Counter[Source] = Counter()
+    spans: dict[tuple[Source, Source], set[float]] = defaultdict(set)
+    sample = seen[:: max(1, len(seen) // 120)]
+    for s in sample:
+        target = s.values[path]
+        if not is_number(target):
+            continue
+        own = path.partition(PLUS)[0]
+        usable = [n for n in s.numbers.items() if f"'out', '{own}'" not in str(n[0])]
+        known = sorted(usable, key=lambda n: (_cost(n[0]), str(n[0])))[:40]
+        for i, (a, x) in enumerate(known):
+            for b, y in known[i:]:
+                had[a, b] += 1
+                for op, left, right in (("*", a, b), ("+", a, b), ("-", a, b), ("-", b, a)):
+                    if op == "-" and a == b:
+                        continue
+                    u, v = (x, y) if left is a else (y, x)
+                    if abs(apply(op, u, v) - target) < 0.006:
+                        hits["op", op, left, right] += 1
+                    if op == "-" and u > v and target:
+                        factor = round(target / (u - v), 4)
+                        factor = int(factor) if factor == int(factor) else factor
+                        if factor != 1:
+                            scaled["op", "*", ("const", factor), ("op", op, left, right)] += 1
+                            spans[left, right].add(u - v)
+    ranked = []
+    for source, n in [*hits.items(), *scaled.items()]:
+        a, b = source[2:] if source in hits else source[3][2:]
+        times = had.get((a, b)) or had[b, a]
+        varied = source in hits or len(spans[a, b]) > 1
+        if n >= 4 and n >= 0.8 * times and varied:
+            ranked.append((source, n / times, n))
+    return ranked

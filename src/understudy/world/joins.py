@@ -1,0 +1,197 @@
+"""Lists that a call names in its arguments and its result tells more of: each element joined with
+the record that agrees with it, in the thing's own list or in an earlier result of the session."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.world.context import Context, branches
+from understudy.world.listings import list_in
+from understudy.world.values import escape, same
+
+Part = tuple[Any, ...]  # ("e", key) | ("o", key) | ("r", path) | ("i", path, argument)
+
+
+@dataclass(slots=True)
+class Element:
+    """One element of a result's list: its values, and for each the parts that had it."""
+
+    values: dict[str, Any]
+    right: dict[str, set[Part]]
+    had: set[Part]
+
+
+@dataclass(slots=True)
+class Join:
+    """A result's list made of an argument's list: keys in their order, each with parts by rank."""
+
+    argument: str
+    keys: list[tuple[str, list[Part]]] = field(default_factory=list)
+
+    def render(self, path: str, c: Context) -> list[Any] | None:
+        """The list, None where the argument is none; what no part knows is None."""
+        asked = c.args.get(self.argument)
+        if not isinstance(asked, list):
+            return None
+        out = []
+        for element in asked:
+            if not isinstance(element, dict):
+                return None
+            known = dict(parts(element, path, c))
+            record: dict[str, Any] = {}
+            for key, ranked in self.keys:
+                record[key] = next((known[p] for p in ranked if p in known), None)
+            out.append(record)
+        return out
+
+
+def parts(element: dict[str, Any], path: str, c: Context) -> Iterator[tuple[Part, Any]]:
+    """Every part that an element of an argument's list may get its values from."""
+    for key, value in element.items():
+        yield ("e", key), value
+    own = _own(element, path, c)
+    for key, value in own.items() if own else ():
+        yield ("o", key), value
+    record = _shown(element, c) or _remembered(element, c)
+    if record is None:
+        return
+    for place, value in branches(record):
+        yield ("r", place), value
+        if isinstance(value, dict):
+            for p, word in c.args.items():
+                if isinstance(word, str) and word in value:
+                    yield ("i", place, p), value[word]
+
+
+def _own(element: dict[str, Any], path: str, c: Context) -> dict[str, Any] | None:
+    for _, domain, item in c.ids:
+        for name, (value, _, _) in (
+            c.state.things[domain, item].fields.items()
+            if ((domain, item) in c.state.things)
+            else ()
+        ):
+            if f"/{escape(name)}" != path or not isinstance(value, list):
+                continue
+            for record in value:
+                if isinstance(record, dict) and _agrees(element, record, {}, {}):
+                    return record
+    return None
+
+
+def _shown(element: dict[str, Any], c: Context) -> dict[str, Any] | None:
+    for past in reversed(c.state.calls):
+        listed = list_in(past.value) if past.ok else None
+        for record in listed[1] if listed else ():
+            if _agrees(element, record, past.args, {}):
+                return record
+    return None
+
+
+def _remembered(element: dict[str, Any], c: Context) -> dict[str, Any] | None:
+    """A record that the traffic listed."""
+    for query in c.listings:
+        for key in element.values() if query.key else ():
+            for row in query.by_key(key):
+                seen = any(e not in c.state.without for e in row.episodes)
+                if seen and _agrees(element, row.fields, {}, row.under):
+                    return row.fields
+    return None
+
+
+def _agrees(
+    element: dict[str, Any],
+    record: dict[str, Any],
+    args: dict[str, Any],
+    under: dict[str, list[Any]],
+) -> bool:
+    """Whether a record, with the calls that showed it, has all that the element says."""
+    equal = 0
+    for key, value in element.items():
+        if record.get(key) is not None:
+            if not same(record[key], value):
+                return False
+            equal += 1
+        elif not (key in args and same(args[key], value)) and under.get(key) != [value]:
+            return False
+    return equal > 0
+
+
+def see_joins(c: Context, values: dict[str, Any]) -> dict[tuple[str, str], list[Element]]:
+    """The lists of a result that may be joins, by (path, argument)."""
+    found: dict[tuple[str, str], list[Element]] = {}
+    for p, asked in c.args.items():
+        if not (isinstance(asked, list) and asked and all(isinstance(e, dict) for e in asked)):
+            continue
+        for path, value in values.items():
+            if not (isinstance(value, list) and len(value) == len(asked)) or value == asked:
+                continue
+            if all(isinstance(r, dict) for r in value):
+                pairs = zip(asked, value, strict=True)
+                found[path, p] = [_element(e, r, path, c) for e, r in pairs]
+    return found
+
+
+def _element(asked: dict[str, Any], record: dict[str, Any], path: str, c: Context) -> Element:
+    known = dict(parts(asked, path, c))
+    right = {
+        key: {
+            p
+            for p, v in known.items()
+            if v == value and isinstance(v, bool) == isinstance(value, bool)
+        }
+        for key, value in record.items()
+    }
+    return Element(record, right, set(known))
+
+
+_ORDER = {"e": 0, "o": 1, "i": 2, "r": 3}
+
+
+def mine_join(argument: str, elements: Sequence[Element]) -> Join | None:
+    """The join that explains most elements; None where some key is mostly unexplained."""
+    join = Join(argument)
+    for key in elements[-1].values:
+        rest = [e for e in elements if key in e.values]
+        ranked: list[Part] = []
+        explained = 0
+        while rest and len(ranked) < 4:
+            had = Counter(p for e in rest for p in e.had)
+            hits = Counter(p for e in rest for p in e.right[key])
+            good = [p for p, n in hits.items() if n >= 2 and n >= 0.8 * had[p]]
+            if not good:
+                break
+            best = max(
+                good, key=lambda p: (round(hits[p] / had[p], 1), -_ORDER[p[0]], hits[p], str(p))
+            )
+            ranked.append(best)
+            explained += hits[best]
+            rest = [e for e in rest if best not in e.had]
+        if explained < min(5, 0.5 * len(elements)):
+            return None
+        join.keys.append((key, ranked))
+    return join
+
+
+def explained(join: Join, elements: Sequence[Element]) -> tuple[bool, bool]:
+    """(whether the join can make these elements, whether it makes them right)."""
+    right = True
+    for e in elements:
+        for key, ranked in join.keys:
+            part = next((p for p in ranked if p in e.had), None)
+            if part is None:
+                return False, False
+            right &= key in e.right and part in e.right[key]
+        right &= [k for k, _ in join.keys] == list(e.values)
+    return True, right
+
+
+def to_json(joins: dict[str, Join]) -> dict[str, Any]:
+    return {path: [j.argument, j.keys] for path, j in joins.items()}
+
+
+def from_json(data: dict[str, Any]) -> dict[str, Join]:
+    return {
+        path: Join(argument, [(key, [tuple(p) for p in ranked]) for key, ranked in keys])
+        for path, (argument, keys) in data.items()
+    }

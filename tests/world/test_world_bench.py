@@ -1,0 +1,51 @@
+"""`understudy world bench`: recorded episodes in, one prediction a call out."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import test_world_relations as relations
+from typer.testing import CliRunner
+
+from understudy.cli import app
+
+
+def _row(seed: int, split: str) -> dict[str, Any]:
+    (completion,) = relations.played(seed).completions
+    failed = {k for k, r in relations.played(seed).results.items() if r.is_error}
+    messages = [
+        {**m, "is_error": m["tool_call_id"] in failed} if m["role"] == "tool" else m
+        for m in completion.request.messages[1:]
+    ]
+    return {"episode": f"e{seed}", "split": split, "messages": messages}
+
+
+def test_each_call_of_the_test_split_gets_a_prediction(tmp_path: Path) -> None:
+    rows = [_row(seed, "train") for seed in range(60)] + [_row(s, "test") for s in range(60, 66)]
+    with gzip.open(tmp_path / "replays.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    out = tmp_path / "made" / "out.jsonl"
+    result = CliRunner().invoke(app, ["world", "bench", str(tmp_path), "--predictions", str(out)])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.output)
+    found = {(p["episode"], p["step"]): p for p in map(json.loads, out.read_text().splitlines())}
+    told = {
+        (row["episode"], step): message
+        for row in rows[60:]
+        for step, message in enumerate(m for m in row["messages"] if m["role"] == "tool")
+    }
+    assert found.keys() == told.keys()
+    assert figures["calls"] == len(told)
+    again = [k for k, m in told.items() if found[k]["content"] == m["content"]]
+    assert len(again) > 0.5 * len(told)
+    assert all(0 <= p["doubt"] <= 1 for p in found.values())
+    sure = [found[k]["doubt"] for k in again]
+    unsure = [p["doubt"] for k, p in found.items() if k not in set(again)]
+    assert sum(sure) / len(sure) < sum(unsure) / len(unsure)
+
+
+def test_a_folder_without_recordings_is_refused_in_a_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["world", "bench", str(tmp_path), "--predictions", "x"])
+    assert result.exit_code != 0
+    assert "replays.jsonl.gz" in str(result.exception) + result.output

@@ -1,0 +1,165 @@
+"""Relations between values: what no lookup can say of a record that the traffic never showed."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
+from understudy.world.learn import learn
+from understudy.world.model import World
+
+GOODS = ["lamp", "desk", "rack", "fan", "mat", "stool"]
+SIZES = ["small", "large"]
+
+
+class Shop:
+    """Orders with lines and a ledger: the service whose traffic the world learns."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.prices = {g: {s: rng.randint(5, 90) for s in SIZES} for g in GOODS}
+        self.orders = {self.code(): self.order() for _ in range(3)}
+
+    def code(self) -> str:
+        return "".join(self.rng.choice("ABCDEFGHKLMNPQRSTUVWX0123456789") for _ in range(7))
+
+    def order(self) -> dict[str, Any]:
+        lines = [
+            {"good": g, "price": self.prices[g]["small"]}
+            for g in self.rng.sample(GOODS, self.rng.choice((1, 2)))
+        ]
+        people = [{"name": n} for n in self.rng.sample(["Ann", "Bo", "Cy", "Di"], 2)]
+        paid = sum(x["price"] for x in lines) * len(people)
+        card = f"card_{self.rng.randrange(10**6, 10**7)}"
+        ledger = [{"card": card, "amount": paid}]
+        return {"lines": lines, "people": people, "ledger": ledger, "bags": 0, "state": "open"}
+
+    def view(self, code: str) -> dict[str, Any]:
+        return json.loads(json.dumps({"order": code, **self.orders[code]}))  # type: ignore[no-any-return]
+
+    def call(self, name: str, args: dict[str, Any]) -> Any:
+        if name == "prices":
+            return [{"good": args["good"], "prices": self.prices[args["good"]]}]
+        if args["order"] not in self.orders:
+            return f"Error: order {args['order']} unknown"
+        order = self.orders[args["order"]]
+        if name == "cancel":
+            order["ledger"] += [{**x, "amount": -x["amount"]} for x in order["ledger"]]
+            order["state"] = "cancelled"
+        elif name == "set_bags":
+            if args["bags"] > order["bags"]:
+                due = 15 * (args["bags"] - order["bags"])
+                order["ledger"].append({"card": args["card"], "amount": due})
+            order["bags"] = args["bags"]
+        elif name == "change":
+            before = sum(x["price"] for x in order["lines"])
+            order["lines"] = [
+                {"good": g["good"], "price": self.prices[g["good"]][args["size"]]}
+                for g in args["lines"]
+            ]
+            more = (sum(x["price"] for x in order["lines"]) - before) * len(order["people"])
+            order["ledger"].append({"card": args["card"], "amount": more})
+        return self.view(args["order"])
+
+
+Call = tuple[str, dict[str, Any]]
+
+
+def calls_of(shop: Shop, rng: random.Random) -> list[Call]:
+    """What a client does in one sitting."""
+    code = rng.choice(list(shop.orders))
+    card = shop.orders[code]["ledger"][0]["card"]
+    wanted = [{"good": g} for g in rng.sample(GOODS, rng.choice((1, 2, 3)))]
+    wrong = code[:-1] + ("Z" if code[-1] != "Z" else "Y")
+    other: list[Call] = [
+        ("cancel", {"order": code}),
+        ("set_bags", {"order": code, "bags": rng.randrange(4), "card": card}),
+        ("set_bags", {"order": code, "bags": rng.randrange(4), "card": card}),
+        ("change", {"order": code, "lines": wanted, "size": rng.choice(SIZES), "card": card}),
+    ]
+    view: Call = ("order", {"order": code})
+    look: list[Call] = [("prices", {"good": g["good"]}) for g in wanted]
+    chosen = rng.sample(other, 2)
+    return [view, ("order", {"order": wrong}), *look, chosen[0], view, chosen[1], view]
+
+
+def played(seed: int) -> Episode:
+    rng = random.Random(seed)
+    shop = Shop(rng)
+    messages: list[Any] = [{"role": "user", "content": "please"}]
+    results: dict[str, ToolResult] = {}
+    for n, (name, args) in enumerate(calls_of(shop, rng)):
+        answer = shop.call(name, args)
+        text = answer if isinstance(answer, str) else json.dumps(answer)
+        function = {"name": name, "arguments": json.dumps(args)}
+        call = {"id": f"c{n}", "type": "function", "function": function}
+        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
+        messages.append({"role": "tool", "tool_call_id": f"c{n}", "content": text})
+        results[f"c{n}"] = ToolResult(text, isinstance(answer, str))
+    request = Request(messages=tuple(messages), model=ModelRef("recorded"))
+    return Episode(f"e{seed}", (Completion(id=f"e{seed}", request=request, status="ok"),), None,
+                   results=results)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return learn([played(seed) for seed in range(150)])
+
+
+def rehearse(world: World, seed: int, known: int) -> tuple[Shop, Any, str, str]:
+    """A session that has looked at an order, and at the prices of all goods."""
+    shop = Shop(random.Random(seed))
+    session = world.session(seed)
+    code = list(shop.orders)[known]
+    looks: list[Call] = [("order", {"order": code})]
+    looks += [("prices", {"good": g}) for g in GOODS]
+    for name, args in looks:
+        session.observe(name, args, json.dumps(shop.call(name, args)), False)
+    return shop, session, code, shop.orders[code]["ledger"][0]["card"]
+
+
+@pytest.mark.parametrize("seed", range(900, 906))
+def test_a_refund_turns_the_sign_of_each_payment(world: World, seed: int) -> None:
+    shop, session, code, _ = rehearse(world, seed, 0)
+    real = shop.call("cancel", {"order": code})
+    assert json.loads(session.step("cancel", json.dumps({"order": code})).content) == real
+    assert json.loads(session.step("order", json.dumps({"order": code})).content) == real
+
+
+@pytest.mark.parametrize("seed", range(900, 906))
+def test_a_fee_is_a_fixed_price_times_what_was_added(world: World, seed: int) -> None:
+    shop, session, code, card = rehearse(world, seed, 1)
+    for bags in (2, 2, 3):
+        args = {"order": code, "bags": bags, "card": card}
+        real = shop.call("set_bags", args)
+        assert json.loads(session.step("set_bags", json.dumps(args)).content) == real
+
+
+@pytest.mark.parametrize("seed", range(900, 906))
+def test_new_lines_take_their_prices_from_the_list_and_the_ledger_the_difference(
+    world: World, seed: int
+) -> None:
+    shop, session, code, card = rehearse(world, seed, 2)
+    lines = [{"good": g} for g in GOODS[:3]]
+    args = {"order": code, "lines": lines, "size": "large", "card": card}
+    real = shop.call("change", args)
+    assert json.loads(session.step("change", json.dumps(args)).content) == real
+
+
+def test_an_identifier_one_character_off_is_refused_and_another_new_one_is_not(
+    world: World,
+) -> None:
+    shop, session, code, _ = rehearse(world, 950, 0)
+    wrong = code[:-1] + ("Z" if code[-1] != "Z" else "Y")
+    assert session.step("order", json.dumps({"order": wrong})).is_error
+    assert not session.step("order", json.dumps({"order": list(shop.orders)[1]})).is_error
+
+
+def test_the_rules_survive_being_saved(world: World, tmp_path: Any) -> None:
+    world.save(tmp_path)
+    shop, session, code, card = rehearse(World.load(tmp_path), 960, 2)
+    args = {"order": code, "lines": [{"good": "fan"}], "size": "small", "card": card}
+    real = shop.call("change", args)
+    assert json.loads(session.step("change", json.dumps(args)).content) == real
