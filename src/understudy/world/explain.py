@@ -44,7 +44,8 @@ class Seen:
 
 def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
     """Compare a result with every source in its context."""
-    values = dict(branches(value))
+    plain = dict(branches(value))
+    values = dict(plain)
     edited: list[tuple[Source, str]] = []
     had: set[Source] = set()
     for source, path, before in edits(c):
@@ -79,7 +80,7 @@ def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
         if isinstance(item, list) and PLUS not in path:
             numbers.update(aggregates(("out", path), item))
     numbers.update(totals(numbers))
-    return Seen(row, values, right, had, numbers, value, joins.see_joins(c, dict(branches(value))))
+    return Seen(row, values, right, had, numbers, value, joins.see_joins(c, plain))
 
 
 def text(value: Any) -> str:
@@ -159,6 +160,10 @@ def available(source: Source, s: Seen) -> bool:
     return source in s.had or source in s.numbers
 
 
+def _made_of(source: Source, part: Source) -> bool:
+    return source == part or any(_made_of(x, part) for x in source if isinstance(x, tuple))
+
+
 def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
     """Products, sums, differences of two known numbers, and fixed multiples of differences."""
     hits: Counter[Source] = Counter()
@@ -171,7 +176,7 @@ def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
         if not is_number(target):
             continue
         own = path.partition(PLUS)[0]
-        usable = [n for n in s.numbers.items() if f"'out', '{own}'" not in str(n[0])]
+        usable = [n for n in s.numbers.items() if not _made_of(n[0], ("out", own))]
         known = sorted(usable, key=lambda n: (_cost(n[0]), str(n[0])))[:40]
         for i, (a, x) in enumerate(known):
             for b, y in known[i:]:

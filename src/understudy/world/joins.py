@@ -66,11 +66,8 @@ def parts(element: dict[str, Any], path: str, c: Context) -> Iterator[tuple[Part
 
 def _own(element: dict[str, Any], path: str, c: Context) -> dict[str, Any] | None:
     for _, domain, item in c.ids:
-        for name, (value, _, _) in (
-            c.state.things[domain, item].fields.items()
-            if ((domain, item) in c.state.things)
-            else ()
-        ):
+        thing = c.state.things.get((domain, item))
+        for name, (value, _, _) in thing.fields.items() if thing else ():
             if f"/{escape(name)}" != path or not isinstance(value, list):
                 continue
             for record in value:
