@@ -8,6 +8,7 @@ from understudy.core.types import ProvenanceKind
 from understudy.world.state import Key, Past, State
 from understudy.world.values import (
     call_key,
+    column_sum,
     columns,
     escape,
     is_number,
@@ -142,10 +143,8 @@ def _aggregate(source: Source, c: Context) -> Found | None:
         return None
     if source[0] == "count":
         return len(found[0]), found[1], "number of items"
-    column = [r.get(source[2]) if isinstance(r, dict) else None for r in found[0]]
-    numbers = [v for v in column if v is not None and is_number(v)]
-    known = len(numbers) == len(column)
-    return (round(sum(numbers), 2), found[1], f"sum of {source[2]}") if known else None
+    total = column_sum(found[0], source[2])
+    return None if total is None else (total, found[1], f"sum of {source[2]}")
 
 
 def _inside(found: Found | None, source: Source) -> Found | None:

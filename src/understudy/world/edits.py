@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from understudy.world.context import Context, Source, branches, resolve
-from understudy.world.values import escape, is_number
+from understudy.world.values import column_sum, escape, is_number
 
 PLUS = "/+"  # path of the added record under its list's
 
@@ -48,11 +48,10 @@ def mirror(source: Source, c: Context) -> Any:
 def aggregates(source: Source, items: list[Any]) -> Iterator[tuple[Source, float]]:
     """How many items a list has, and the sums of its records' numbers."""
     yield ("count", source), len(items)
-    if items and all(isinstance(r, dict) for r in items):
-        for name in items[0]:
-            column = [r.get(name) for r in items]
-            if all(is_number(v) for v in column):
-                yield ("sum", source, name), round(sum(column), 2)
+    for name in items[0] if items and isinstance(items[0], dict) else ():
+        total = column_sum(items, name)
+        if total is not None:
+            yield ("sum", source, name), total
 
 
 def totals(numbers: dict[Source, float]) -> dict[Source, float]:

@@ -33,6 +33,13 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def column_sum(items: list[Any], name: str) -> float | None:
+    """The sum of a field of records, to cents; None where one of them has no number there."""
+    column = [r.get(name) if isinstance(r, dict) else None for r in items]
+    numbers = [v for v in column if v is not None and is_number(v)]
+    return round(sum(numbers), 2) if len(numbers) == len(column) else None
+
+
 def is_date(value: Any) -> bool:
     return isinstance(value, str) and _DATE.fullmatch(value) is not None
 
