@@ -14,10 +14,10 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench.figures import Figure, figure
+from understudy.core.cores import threads_for_load
 from understudy.core.rows import Entry, Row
 from understudy.models.lora import inject_lora
 from understudy.recipes.learner import Lora, make_learner
-from understudy.runs.machine import threads_for_load
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 from understudy.train.tree_batch import Layout

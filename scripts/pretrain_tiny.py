@@ -43,6 +43,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--eval-minutes", type=float, default=0.0, help="quick evaluation this often")
     p.add_argument("--norm-factor", type=float, default=4.0, help="rate of norms in AdamW's")
     p.add_argument("--shape", default="", help='changes of the shape (JSON): {"dim": 192}')
+    p.add_argument("--start", default="", help="model folder to go on from, in the last stage")
     p.add_argument("--resume", action="store_true", help="continue the run in --run")
     p.add_argument("--eval", action="store_true", help="evaluate the run on held-out APIs")
     p.add_argument("--quick", action="store_true", help="few probes (a curve's point)")
@@ -95,6 +96,7 @@ def main() -> int:
         mixture=json.loads(a.mixture) if a.mixture else {},
         tokens=a.pack,
         chunks=chunks(a.minutes, a.tokens, a.workers),
+        begun=bool(a.start),
     )
     shape = Shape(**{"vocab": vocabulary(run), **json.loads(a.shape or "{}")})
     options = Options(
@@ -110,6 +112,7 @@ def main() -> int:
         adam_lr=a.adam_lr,
         decay_from=a.decay_from,
         norm_factor=a.norm_factor,
+        start=a.start,
         induction=not a.no_induction,
         compile=not a.no_compile,
         eval_minutes=a.eval_minutes,

@@ -93,7 +93,11 @@ LOW, HIGH = ("lowest", "smallest", "cheapest"), ("highest", "largest", "best")
 
 
 def choice(rng: Random, split: Split) -> Dialogue:
-    """Short unsorted lists, and a call with the best or the matching one."""
+    """Short unsorted lists, and a call with the best or the matching one.
+
+    Before the call the agent says what it was asked for and which row has it. The question stands
+    before the list, the answer long after it; with the question said again it is `ranking`.
+    """
     s = Script(rng, split, "choice")
     names = w.Names(rng, split)
     noun, key, ids = names.noun(), rng.choice(w.ID), w.IdStyle(rng)
@@ -107,7 +111,7 @@ def choice(rng: Random, split: Split) -> Dialogue:
         tool(f"{verb}_{noun}", {argument: {"type": "string"}}, [argument]),
     ]
     plain = rng.random() < 0.4  # no numbers to choose by
-    for _ in range(rng.choice((3, 4, 5))):
+    for _ in range(rng.choice((4, 5, 6))):
         count = rng.choice((2, 2, 3, 3, 4, 5, 6))
         values = rng.choices(w.ATTRIBUTES[kind], k=count)
         if plain:
@@ -118,16 +122,17 @@ def choice(rng: Random, split: Split) -> Dialogue:
         ]
         single = [r for r in rows if values.count(r[kind]) == 1]
         if plain or (single and rng.random() < 0.4):
-            best = rng.choice(single)
+            best, by = rng.choice(single), kind
             asked = f"the {best[kind]} one"
         else:
             low = rng.random() < 0.5
-            best = sorted(rows, key=lambda r: r[field], reverse=not low)[0]
+            best, by = sorted(rows, key=lambda r: r[field], reverse=not low)[0], field
             asked = f"the {rng.choice(LOW if low else HIGH)} {field}"
         s.user(rng.choice(("{v} {a}", "please {v} {a}", "{a}")).format(v=verb, a=asked))
         s.call(find, {})
         s.result({w.plural(noun): rows})
-        s.call(f"{verb}_{noun}", {argument: best[key]}, "choice")
+        thought = f"{asked}: {best[by]} {best[key]}"
+        s.call(f"{verb}_{noun}", {argument: best[key]}, "choice", thought)
         s.result({"ok": True})
         s.say("Done.")
     return s.done()

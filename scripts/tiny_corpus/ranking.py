@@ -1,4 +1,7 @@
-"""Dense choices: a short unsorted list, then many questions for its lowest, highest or matching."""
+"""Dense choices: a short unsorted list, then many questions for its lowest, highest or matching.
+
+The answer says what was looked for before the row's key: first which value, then whose it is.
+"""
 
 from __future__ import annotations
 
@@ -42,11 +45,11 @@ def ranking(rng: Random, split: Split) -> Dialogue:
             s.user(shown)
             s.say("OK.")
         ordered = sorted(rows, key=lambda r: r[field])
-        questions = [(f"the {word} {field}", ordered[0]) for word in LOW]
-        questions += [(f"the {word} {field}", ordered[-1]) for word in HIGH]
+        questions = [(f"the {word} {field}", field, ordered[0]) for word in LOW]
+        questions += [(f"the {word} {field}", field, ordered[-1]) for word in HIGH]
         single = [r for r in rows if attributes.count(r.get(kind, "")) == 1]
-        questions += [(f"the {r[kind]} one", r) for r in single]
-        for asked, row in rng.sample(questions, 1 if before else rng.randrange(4, 7)):
+        questions += [(f"the {r[kind]} one", kind, r) for r in single]
+        for asked, by, row in rng.sample(questions, 1 if before else rng.randrange(4, 7)):
             s.user(f"{asked}\n{shown}" if before else asked)
-            s.say(row[key], "ranking")
+            s.say(f"{row[by]} {row[key]}", "ranking")
     return s.done()

@@ -55,14 +55,16 @@ class Script:
         self.messages.append({"role": "assistant", "content": text})
         self._mark(kind, text)
 
-    def call(self, name: str, arguments: Json, kind: ProbeKind | None = None) -> None:
+    def call(
+        self, name: str, arguments: Json, kind: ProbeKind | None = None, thought: str = ""
+    ) -> None:
         self._calls += 1
         call_id = f"call_{self._calls}"
         function = {"name": name, "arguments": dumps(arguments)}
         self.messages.append(
             {
                 "role": "assistant",
-                "content": None,
+                "content": thought or None,
                 "tool_calls": [{"id": call_id, "type": "function", "function": function}],
             }
         )

@@ -26,6 +26,7 @@ class DataOptions:
     longest: int = 2048  # longer documents are left out, and counted
     mixture: dict[str, float] = field(default_factory=dict)  # instead of the stages, if given
     chunks: int = 500  # of the whole run, for the stages' shares
+    begun: bool = False  # the weights have been through the first stages: the last one only
 
 
 @dataclass
@@ -103,7 +104,7 @@ def chunk_batches(
     """The batches of one chunk of documents: a pure function of its arguments."""
     from tiny_corpus import generate
 
-    now = stage(chunk / options.chunks)
+    now = stage(1.0 if options.begun else chunk / options.chunks)
     mixture = dict(options.mixture) or now.mixture
     names = sorted(mixture)
     index = {n: i for i, n in enumerate(family_names())}

@@ -39,6 +39,7 @@ class Options:
     adam_lr: float = 0.003
     warm_up: float = 0.01
     decay_from: float = 0.22
+    start: str = ""  # a model folder whose weights are taken instead of the initialisation
     induction: bool = True
     compile: bool = True
     norm_factor: float = 4.0  # the norms' rate in AdamW's
@@ -120,6 +121,8 @@ def run_worker(rank: int, o: Options, shared: Shared, resume: bool) -> None:
     net = TinyNet(o.shape, o.compile)
     vocabulary = json.loads((folder / "tokens.json").read_text())
     initialise(net, vocabulary, o.seed, o.induction)
+    if o.start:
+        net.load(load_file(str(Path(o.start) / "model.safetensors")))
     optimiser = Optimiser(net.weights, norm_factor=o.norm_factor)
     state: dict[str, Any] = {"tokens": 0, "seconds": 0.0, "skipped": 0}
     if resume:
@@ -167,9 +170,7 @@ def run_worker(rank: int, o: Options, shared: Shared, resume: bool) -> None:
 def _load(folder: Path, net: TinyNet, optimiser: Optimiser) -> dict[str, Any]:
     saved = load_file(str(folder / "checkpoint.safetensors"))
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    with torch.no_grad():
-        for n, p in net.weights.items():
-            p.copy_(saved["model/" + n])
+    net.load({n: saved["model/" + n] for n in net.weights})
     optimiser.load_state_dict(
         {
             "steps": state["steps"],

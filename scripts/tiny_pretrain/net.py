@@ -218,6 +218,12 @@ class TinyNet(nn.Module):
             self._out = torch.compile(attn_out_and_mlp, dynamic=False)
             _HeadLoss.softmax = torch.compile(_softmax_gradient, dynamic=False)
 
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take the weights of these names."""
+        for name, p in self.weights.items():
+            p.copy_(tensors[name])
+
     def hidden(self, ids_N: Tensor, position_N: Tensor, lengths: list[int]) -> Tensor:
         """Final normalised hidden states (N, D) of concatenated documents of these lengths."""
         s, w = self.shape, self.weights

@@ -28,8 +28,8 @@ STAGES = (
         1.0,
         0.02,
         {
-            "lookup": 0.06, "amounts": 0.05, "ranking": 0.08, "calls": 0.18, "flow": 0.23,
-            "errors": 0.15, "rules": 0.09, "correction": 0.05, "compare": 0.05, "choice": 0.06,
+            "lookup": 0.05, "amounts": 0.06, "ranking": 0.08, "calls": 0.23, "flow": 0.21,
+            "errors": 0.13, "rules": 0.08, "correction": 0.05, "compare": 0.05, "choice": 0.07,
         },
     ),
 )  # fmt: skip

@@ -104,6 +104,9 @@ def test_choices_are_the_best_or_the_matching_one() -> None:
                 low = bool(set(LOW) & set(asked.split()))
                 best = sorted(rows, key=lambda r: r[fields[0]], reverse=not low)[0]
             assert [*probe.expected["arguments"].values()] == [best[key]], (asked, rows)
+            question, _, row = dialogue.messages[probe.message]["content"].partition(": ")
+            assert question in asked
+            assert row.split() == [str(best[kind if match else fields[0]]), best[key]]
             checked += 1
     assert checked > 900
 

@@ -75,6 +75,16 @@ def test_a_run_cut_and_resumed_is_the_whole_run(whole: Path, tmp_path: Path) -> 
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_run_goes_on_from_an_exported_model(whole: Path, tmp_path: Path) -> None:
+    export(whole, tmp_path / "tiny", raw=True)
+    start = str(tmp_path / "tiny")
+    options = replace(_options(tmp_path / "run", tokens=1), start=start, muon_lr=0.0, adam_lr=0.0)
+    train(options, resume=False)
+    before, after = _weights(whole), _weights(tmp_path / "run")
+    names = [n for n in before if n.startswith("model/")]
+    assert all(torch.equal(before[n], after[n]) for n in names)
+
+
 def test_the_exported_model_is_the_trained_one(whole: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -220,7 +220,7 @@ def _prepare(threads: int) -> int:
     """Sets torch's threads, fitted to the load where none are named; how many."""
     import torch
 
-    from understudy.runs.machine import threads_for_load
+    from understudy.core.cores import threads_for_load
 
     count = threads or threads_for_load()
     torch.set_num_threads(count)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from understudy.core.cores import usable_cores
 from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.demo import owner_check
 from understudy.demo.agent import PROOF_WORKLOAD, WORKLOAD, Served, ServiceClient, run_traffic
@@ -32,7 +33,7 @@ from understudy.demo.stages import Stages
 from understudy.demo.words import console, headline, say_calls, say_results, say_traffic
 from understudy.runs.directory import Run, write_json
 from understudy.runs.launch import Launched, launch, python
-from understudy.runs.machine import PeakMemory, usable_cores
+from understudy.runs.machine import PeakMemory
 from understudy.runs.progress import Progress
 from understudy.runs.statistics import wilson
 from understudy.store import SQLiteStore

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from understudy.core.cores import threads_for_load
 from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, lora_sites
 from understudy.engine.cache import Cache
@@ -23,7 +24,6 @@ from understudy.engine.jobs import Counters, EngineError, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
-from understudy.engine.threads import free_cores
 from understudy.engine.weights import fuse, rope_tables, shape_of
 from understudy.models.adapters import load_adapter
 from understudy.models.lora import LoraConfig
@@ -75,7 +75,7 @@ class TorchEngine:
         self._models: dict[tuple[str | None, int | None], Model] = {}
         self._models[None, None] = Model(ModelRef(base), weights=self._weights)
         self._latest: dict[str, int] = {}
-        count = 1 if device.type != "cpu" else free_cores() if threads == "auto" else threads
+        count = 1 if device.type != "cpu" else threads_for_load() if threads == "auto" else threads
         self._rope = rope
         shard_config = ShardConfig(
             base=self._weights,

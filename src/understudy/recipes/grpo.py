@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
 from understudy.core.rows import Row, RowStats, policy_rows
 from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.judges.check import Check
@@ -26,7 +27,6 @@ from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.resuming import from_checkpoint
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
-from understudy.runs.machine import LoadWatch, threads_for_load, usable_cores
 from understudy.runs.progress import Progress
 from understudy.train import checkpoint
 from understudy.train.advantages import group_advantages

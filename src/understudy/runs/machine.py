@@ -8,12 +8,13 @@ import os
 import platform
 import sys
 import threading
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from understudy.core.cores import load_average, usable_cores
 
 PACKAGES = ("understudy", "torch", "transformers", "numpy", "aiohttp", "openai", "pydantic")
 _PROC = Path("/proc")
@@ -45,7 +46,7 @@ def machine() -> Machine:
         cpu=_cpu_model(),
         cores=usable_cores(),
         memory_gb=_memory_gb(),
-        load=round(_load(), 2),
+        load=round(load_average(), 2),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
     )
@@ -60,61 +61,12 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and its control group's quota."""
-    cores = len(_own_cores())
-    quota = _cgroup_cores()
-    return max(1, min(cores, int(quota + 0.5))) if quota else cores
-
-
 def give_back_memory() -> None:
     """Hands what was freed back to the system, where the C library can (glibc). A fork counts, and
     may copy, all that its parent holds."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def threads_for_load(cores: int | None = None, busy: float | None = None) -> int:
-    """How many threads a computation should use on the machine as it is now.
-
-    As many as there are cores, less those that other processes keep busy, at least one: threads
-    that wait for each other on a core taken by somebody else cost more than they bring. On two
-    cores, one busy process means one thread. `busy` is the number of cores taken by others,
-    measured over a fifth of a second where it is not given.
-    """
-    running_on = len(_own_cores()) if cores is None else cores  # a quota may allow fewer
-    cores = usable_cores() if cores is None else cores
-    busy = busy_elsewhere() if busy is None else busy
-    return max(1, min(cores, int(running_on - busy + 0.5)))
-
-
-def busy_elsewhere(seconds: float = 0.2) -> float:
-    """Cores of this process's own kept busy by other processes, measured for `seconds`.
-
-    From /proc/stat where it is there; else the one-minute load average, which still remembers
-    what this process did a minute ago.
-    """
-    watch = LoadWatch()
-    if watch.ticks is not None:
-        time.sleep(seconds)
-    return watch.busy()
-
-
-class LoadWatch:
-    """Cores of this process's own kept busy by others since the watch was made."""
-
-    def __init__(self) -> None:
-        self.ticks = _cpu_ticks()
-        self.own, self.started = time.process_time(), time.monotonic()
-
-    def busy(self) -> float:
-        """How many; the one-minute load average where the kernel does not tell."""
-        after = _cpu_ticks()
-        if self.ticks is None or after is None:
-            return _load()
-        used = (after - self.ticks) / os.sysconf("SC_CLK_TCK") - (time.process_time() - self.own)
-        return max(0.0, used / max(1e-9, time.monotonic() - self.started))
 
 
 def rss_mb(pids: Iterable[int]) -> float:
@@ -185,46 +137,6 @@ class PeakMemory:
         self._stopped.set()
         self._thread.join()
         self.look()
-
-
-def _load() -> float:
-    try:
-        return os.getloadavg()[0]
-    except OSError:
-        return 0.0
-
-
-def _own_cores() -> set[int]:
-    """The numbers of the cores that this process may run on."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return set(affinity(0)) if affinity else set(range(os.cpu_count() or 1))
-
-
-def _cpu_ticks() -> int | None:
-    """Clock ticks spent working on this process's cores since the machine started."""
-    try:
-        return ticks_of((_PROC / "stat").read_text(), _own_cores())
-    except OSError:
-        return None
-
-
-def ticks_of(stat: str, cores: set[int]) -> int:
-    """Clock ticks spent working on these cores, from the text of /proc/stat."""
-    total = 0
-    for line in stat.splitlines():
-        number, _, ticks = line.removeprefix("cpu").partition(" ")
-        if line.startswith("cpu") and number.isdecimal() and int(number) in cores:
-            user, nice, system, _idle, _wait, irq, softirq = map(int, ticks.split()[:7])
-            total += user + nice + system + irq + softirq
-    return total
-
-
-def _cgroup_cores() -> float | None:
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return None
-    return None if quota == "max" else int(quota) / int(period)
 
 
 def _cpu_model() -> str:
