@@ -157,6 +157,15 @@ def test_an_identifier_one_character_off_is_refused_and_another_new_one_is_not(
     assert not session.step("order", json.dumps({"order": list(shop.orders)[1]})).is_error
 
 
+def test_an_identifier_that_was_refused_makes_its_neighbours_no_mistakes(world: World) -> None:
+    shop = Shop(random.Random(951))
+    session = world.session(951)
+    code = list(shop.orders)[0]
+    wrong = code[:-1] + ("Z" if code[-1] != "Z" else "Y")
+    session.observe("order", {"order": wrong}, f"Error: order {wrong} unknown", True)
+    assert not session.step("order", json.dumps({"order": code})).is_error
+
+
 def test_the_rules_survive_being_saved(world: World, tmp_path: Any) -> None:
     world.save(tmp_path)
     shop, session, code, card = rehearse(World.load(tmp_path), 960, 2)

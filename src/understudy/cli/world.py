@@ -66,11 +66,17 @@ def report(
 def bench(
     folder: Annotated[Path, typer.Argument(help="A folder that holds replays.jsonl.gz.")],
     predictions: Annotated[Path, typer.Option(help="The file that predictions are written to.")],
+    rename: Annotated[
+        int | None,
+        typer.Option(help="Seed of random names for all tools, arguments and fields."),
+    ] = None,
 ) -> None:
     """Learn from the train split of recorded episodes, and predict each call of the test split.
 
     A prediction a line: episode, step, content, is_error, doubt, provenance. What is printed is
     JSON: how many calls, the seconds of learning, the milliseconds of a prediction.
+
+    With --rename the world sees none of the real names; the predictions have them back.
 
     Example: understudy world bench recordings --predictions build/predictions.jsonl
     """
@@ -79,7 +85,7 @@ def bench(
     if not (folder / "replays.jsonl.gz").exists():
         raise ValueError(f"{folder} has no replays.jsonl.gz")
     predictions.parent.mkdir(parents=True, exist_ok=True)
-    print(json.dumps(run(folder, predictions)))
+    print(json.dumps(run(folder, predictions, rename=rename)))
 
 
 @app.command("try")

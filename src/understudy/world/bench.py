@@ -15,18 +15,14 @@ from understudy.core.types import Completion, Episode, ModelRef, Request, ToolRe
 from understudy.world.fidelity import predict_step
 from understudy.world.learn import WorldConfig, learn
 from understudy.world.model import World
+from understudy.world.renaming import Renaming
 from understudy.world.transitions import steps, transitions
 
 
-def replay_episodes(folder: str | Path) -> tuple[list[Episode], list[Episode]]:
-    """(train, test) episodes of a benchmark folder."""
-    train: list[Episode] = []
-    test: list[Episode] = []
+def replay_rows(folder: str | Path) -> list[dict[str, Any]]:
+    """The rows of a benchmark folder."""
     with gzip.open(Path(folder) / "replays.jsonl.gz", "rt") as file:
-        for line in file:
-            row = json.loads(line)
-            (train if row["split"] == "train" else test).append(_episode(row))
-    return train, test
+        return [json.loads(line) for line in file]
 
 
 def _episode(row: dict[str, Any]) -> Episode:
@@ -42,15 +38,31 @@ def _episode(row: dict[str, Any]) -> Episode:
     return Episode(row["episode"], (completion,), row.get("scenario"), results=results)
 
 
-def bench(folder: str | Path, out: str | Path, config: WorldConfig | None = None) -> dict[str, Any]:
+def bench(
+    folder: str | Path,
+    out: str | Path,
+    config: WorldConfig | None = None,
+    rename: int | None = None,
+) -> dict[str, Any]:
     """Write one prediction a test call (episode, step, content, is_error, doubt, provenance);
-    returns seconds of learning and milliseconds a prediction."""
-    train, test = replay_episodes(folder)
+    returns seconds of learning and milliseconds a prediction.
+
+    With `rename`, a seed, the world sees random words for all tools, arguments and fields; what is
+    written has their names back.
+    """
+    given = replay_rows(folder)
+    names = Renaming(given, rename) if rename is not None else None
+    train, test = [
+        [_episode(names.row(r) if names else r) for r in given if (r["split"] == "train") == first]
+        for first in (True, False)
+    ]
     began = time.perf_counter()
     world = learn(train, config)
     learned = time.perf_counter()
     rows = [row for n, e in enumerate(test) for row in predictions(world, e, n)]
     done = time.perf_counter()
+    if names:
+        rows = [{**row, "content": names.back(row["content"])} for row in rows]
     with open(out, "w") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return {

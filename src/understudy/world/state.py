@@ -183,7 +183,8 @@ class State:
         """Whether a text differs in one character from an identifier of session or traffic."""
         if not _maskable(value):
             return False
-        own = {v for _, v in self.things if v != value} | self.shown
+        own = {v for (_, v), t in self.things.items() if v != value and (t.fields or t.touched)}
+        own |= self.shown
         return any(
             isinstance(v, str) and len(v) == len(value) and sum(map(ne, v, value)) == 1 for v in own
         ) or self.memory.near(value, self.without)

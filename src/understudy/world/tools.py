@@ -12,7 +12,7 @@ from understudy.world.shapes import Shape, weighted
 from understudy.world.state import Mark
 from understudy.world.templates import Template
 from understudy.world.tree import Node, decide
-from understudy.world.values import call_key, escape, kind_of
+from understudy.world.values import call_key, escape, kind_of, pattern
 
 TRANSIENT = re.compile(
     r"rate.?limit|too many|time.?d? ?out|timeout|temporar|try again|unavailable right|busy|retry|"
@@ -256,6 +256,8 @@ def conditions(c: Context) -> list[str]:
     for p, value in c.args.items():
         kinds = c.tool.kinds.get(p)
         if kinds and kind_of(value) not in kinds and value != "":
+            if p not in domains:
+                found.append(f"kind:{p}:{kind_of(value)}")
             found.append(f"kind:{domains.get(p) or '|'.join(kinds)}:{kind_of(value)}")
         elif (
             p in c.tool.words
@@ -263,13 +265,14 @@ def conditions(c: Context) -> list[str]:
             and isinstance(value, str)
             and not _good(value, p, c)
         ):
-            found.append(f"value:{p}")
+            strange = p in c.tool.patterns and pattern(value) not in c.tool.patterns[p]
+            found.append(f"{'form' if strange else 'value'}:{p}")
     for _, domain, value in c.ids:
         if value == "":
             found.append(f"empty:{domain}")
         elif c.state.standing((domain, value)) == "new":
             found += [f"near:{domain}"] * c.state.near(value) + [f"new:{domain}"]
-    return found
+    return sorted(found, key=lambda k: k.startswith(("form:", "value:", "new:")))
 
 
 def _good(value: str, p: str, c: Context) -> bool:
@@ -293,9 +296,26 @@ def _rescaled(chances: dict[str, float], label: str, p: float) -> dict[str, floa
 
 
 def count_conditions(rows: list[tuple[list[str], str]]) -> dict[str, dict[str, int]]:
-    """How often each condition, as the first of its call, went with each outcome class."""
-    table: dict[str, Counter[str]] = {}
-    for found, label in rows:
-        for condition in found[:1]:
-            table.setdefault(condition, Counter())[label] += 1
-    return {k: dict(v) for k, v in table.items()}
+    """A list of decisions: each condition, with how often it went with each outcome class.
+
+    A call of several conditions counts under the one that stands first, which is the one that goes
+    most surely with one failure; that is the one that the tool looks at first.
+    """
+    rest = [(set(found), label) for found, label in rows if found]
+    rank = {k: i for i, k in enumerate(dict.fromkeys(k for found, _ in rows for k in found))}
+    table: dict[str, dict[str, int]] = {}
+    while rest:
+        tallies: dict[str, Counter[str]] = {}
+        for found, label in rest:
+            for condition in found:
+                tallies.setdefault(condition, Counter())[label] += 1
+        first = max(tallies, key=lambda k: (_purity(tallies[k]), -rank[k]))
+        table[first] = dict(tallies[first])
+        rest = [(found, label) for found, label in rest if first not in found]
+    return table
+
+
+def _purity(counts: Counter[str]) -> float:
+    """The share of the commonest failure, one call of another outcome added."""
+    most = max((n for k, n in counts.items() if k.startswith("err")), default=0)
+    return most / (counts.total() + 1)
