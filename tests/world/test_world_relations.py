@@ -45,6 +45,8 @@ class Shop:
         if args["order"] not in self.orders:
             return f"Error: order {args['order']} unknown"
         order = self.orders[args["order"]]
+        if "card" in args and args["card"] not in [x["card"] for x in order["ledger"]]:
+            return "Error: not a card of this order"
         if name == "cancel":
             order["ledger"] += [{**x, "amount": -x["amount"]} for x in order["ledger"]]
             order["state"] = "cancelled"
@@ -82,7 +84,12 @@ def calls_of(shop: Shop, rng: random.Random) -> list[Call]:
     view: Call = ("order", {"order": code})
     look: list[Call] = [("prices", {"good": g["good"]}) for g in wanted]
     chosen = rng.sample(other, 2)
-    return [view, ("order", {"order": wrong}), *look, chosen[0], view, chosen[1], view]
+    strange: list[Call] = []
+    if rng.random() < 0.2:
+        stranger = rng.choice([c for c in shop.orders if c != code])
+        strange = [("order", {"order": stranger})]
+        strange += [("set_bags", {"order": stranger, "bags": 2, "card": card})]
+    return [view, ("order", {"order": wrong}), *look, chosen[0], view, chosen[1], view, *strange]
 
 
 def played(seed: int) -> Episode:
@@ -160,10 +167,28 @@ def test_an_identifier_one_character_off_is_refused_and_another_new_one_is_not(
 def test_an_identifier_that_was_refused_makes_its_neighbours_no_mistakes(world: World) -> None:
     shop = Shop(random.Random(951))
     session = world.session(951)
-    code = list(shop.orders)[0]
+    code = next(iter(shop.orders))
     wrong = code[:-1] + ("Z" if code[-1] != "Z" else "Y")
     session.observe("order", {"order": wrong}, f"Error: order {wrong} unknown", True)
     assert not session.step("order", json.dumps({"order": code})).is_error
+
+
+@pytest.mark.parametrize("tool", ["set_bags", "change"])
+@pytest.mark.parametrize("seed", range(970, 974))
+def test_a_card_is_refused_for_an_order_that_does_not_hold_it(
+    world: World, tool: str, seed: int
+) -> None:
+    """Also by a tool that the traffic never showed it of."""
+    shop, session, _code, card = rehearse(world, seed, 0)
+    other = list(shop.orders)[1]
+    session.observe("order", {"order": other}, json.dumps(shop.view(other)), False)
+    args: dict[str, Any] = {"order": other, "card": card}
+    args |= {"bags": 2} if tool == "set_bags" else {"lines": [{"good": "fan"}], "size": "small"}
+    result = session.step(tool, json.dumps(args))
+    assert result.is_error
+    assert result.content == shop.call(tool, args)
+    args["card"] = shop.orders[other]["ledger"][0]["card"]
+    assert not session.step(tool, json.dumps(args)).is_error
 
 
 def test_the_rules_survive_being_saved(world: World, tmp_path: Any) -> None:

@@ -36,6 +36,7 @@ class ToolFacts:
     words: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Good values of arguments that have few of them, each with (up to two) origins."""
     tools: list[str] = field(default_factory=list)  # the other tools of the traffic
+    owners: list[tuple[str, str, str]] = field(default_factory=list)  # see world.owners
 
     def missing(self, args: dict[str, Any]) -> list[str]:
         return [p for p in self.required if p not in args]
@@ -91,7 +92,7 @@ def resolve(source: Source, c: Context) -> Found | None:
         value = _at(c.out, source[1])
         return None if value is None else (value[0], "inferred", "this result")
     if head == "ref2":
-        key = _hop(c, source[1], source[2])
+        key = hop(c, source[1], source[2])
         return c.state.field(key, source[3]) if key else None
     if head == "last":
         n = c.state.last.get(source[1])
@@ -181,7 +182,7 @@ def _at(value: Any, path: str) -> tuple[Any] | None:
     return (value,)
 
 
-def _hop(c: Context, argument: str, name: str) -> Key | None:
+def hop(c: Context, argument: str, name: str) -> Key | None:
     """The thing that a field of an argument's thing refers to."""
     key = c.id_of(argument)
     found = c.state.field(key, name) if key else None
@@ -209,9 +210,9 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
             yield from _parts(("ref", p, name), value)
         for name, value in own.items():
             if isinstance(value, (str, int)) and value != item:
-                hop = _hop(c, p, name)
-                if hop is not None and hop != (domain, item):
-                    for far, v in c.state.fields(hop).items():
+                to = hop(c, p, name)
+                if to is not None and to != (domain, item):
+                    for far, v in c.state.fields(to).items():
                         yield ("ref2", p, name, far), v
     for tool, n in c.state.last.items():
         past = c.state.calls[n]

@@ -21,7 +21,7 @@ from understudy.world.tree import tuples
 from understudy.world.users import Situation
 from understudy.world.wording import Part, Votes
 
-FORMAT = 6
+FORMAT = 7
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -173,10 +173,12 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
         query["default"] = tuple(query["default"]) if query["default"] else None
         query["derived"] = {k: tuple(v) for k, v in query["derived"].items()}
         query = Query(**query, rows=rows)
+    facts = ToolFacts(**data["facts"])
+    facts.owners = [(p, name, path) for p, name, path in facts.owners]
     return ToolModel(
         **{
             **data,
-            "facts": ToolFacts(**data["facts"]),
+            "facts": facts,
             "tree": tuples(data["tree"]),
             "shapes": {k: Shape.from_json(s) for k, s in data["shapes"].items()},
             "texts": {k: Template.from_json(t) for k, t in data["texts"].items()},

@@ -15,6 +15,7 @@ from understudy.world.explain import Seen, see
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
 from understudy.world.model import World
+from understudy.world.owners import Relation, broken, lasting, relations
 from understudy.world.query import Query
 from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
@@ -57,8 +58,9 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
     learner = _Learner(config, ids, memory, declared, all_steps, origins)
     for episode in by_episode:
         learner.follow(episode)
-    models = learner.models()
+    learner.find_owners()
     pooled, unknown = learner.pooled()
+    models = learner.models(pooled)
     book = mine_book(episodes, found)
     return World(
         ids,
@@ -143,6 +145,7 @@ class _Learner:
         }
         self.recall: dict[str, dict[str, list[tuple[int, Any]]]] = defaultdict(dict)
         self.rows: dict[str, list[Row]] = defaultdict(list)
+        self.relations: dict[str, list[dict[Relation, bool]]] = defaultdict(list)
         self.seen: dict[str, dict[str, list[Seen]]] = defaultdict(lambda: defaultdict(list))
         self.texts: dict[str, dict[str, list[tuple[Any, bool]]]] = defaultdict(
             lambda: defaultdict(list)
@@ -201,6 +204,7 @@ class _Learner:
             row = {f: feature(f, c) for f in self.features[s.name]}
             label = self._label(s, c, row)
             self.rows[s.name].append((row, label, conditions(c)))
+            self.relations[s.name].append(relations(c))
             self.flags[s.name][label].append(s.flag)
             if not s.failed:
                 held = self.recall[s.name].setdefault(c.key, [])
@@ -249,8 +253,9 @@ class _Learner:
             seen.append(see(c, s.value, row))
         return label
 
-    def models(self) -> dict[str, ToolModel]:
-        """The tools, learned."""
+    def models(self, pooled: dict[str, dict[str, int]]) -> dict[str, ToolModel]:
+        """The tools, learned. What the situation decides is learned from the calls that are not
+        wrong in themselves."""
         found = {}
         for tool in sorted(self.real):
             rows = self.rows[tool]
@@ -258,7 +263,7 @@ class _Learner:
             hard = mine_hard(tool, self.trail, self.facts[tool], self.ids, self.memory)
             model = ToolModel(
                 self.facts[tool],
-                _tree(rows, hard),
+                {},
                 query=query,
                 listings=self.listings,
                 hard=hard,
@@ -267,6 +272,8 @@ class _Learner:
                 recall=self.recall[tool],
                 calls=len(rows),
             )
+            right = [r for r in rows if model.wrong(r[2], pooled) is None]
+            model.tree = _tree(right or rows, hard)
             for label, texts in self.texts[tool].items():
                 model.texts[label] = Template.learn(
                     label.removeprefix("err:").removeprefix("ok:text:"), texts
@@ -285,6 +292,15 @@ class _Learner:
             model.latencies = sorted(s.latency_s for s in own if s.latency_s is not None)[::7][:100]
             found[tool] = model
         return found
+
+    def find_owners(self) -> None:
+        """Which arguments belong together; a call in which they do not is wrong in itself."""
+        for tool, seen in self.relations.items():
+            facts, rows = self.facts[tool], self.rows[tool]
+            good = [r for r, row in zip(seen, rows, strict=True) if row[1].startswith("ok")]
+            facts.owners = lasting(good)
+            for found, row in zip(seen, rows, strict=True):
+                row[2].extend(broken(found, facts.owners, self.ids.args.get(tool, {})))
 
     def pooled(self) -> tuple[dict[str, dict[str, int]], dict[str, Template]]:
         """What any tool answers to calls that are wrong in themselves, and to unknown names."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.context import Context, ToolFacts, feature, kind_at
+from understudy.world.owners import broken, relations
 from understudy.world.query import Query
 from understudy.world.shapes import Shape, weighted
 from understudy.world.state import Mark
@@ -92,7 +93,17 @@ class ToolModel:
     ) -> tuple[dict[str, float], bool]:
         """The probability of each outcome class, session facts aside, and whether the call is
         wrong in itself."""
-        for condition in conditions(c):
+        wrong = self.wrong(conditions(c), pooled)
+        if wrong:
+            return wrong, True
+        counts = decide(self.tree, lambda f: feature(f, c))
+        total = sum(counts.values())
+        return {k: v / total for k, v in counts.items()}, False
+
+    def wrong(self, found: list[str], pooled: dict[str, dict[str, int]]) -> dict[str, float] | None:
+        """The probability of each outcome class of a call that has these conditions; None where
+        none of them surely makes it fail."""
+        for condition in found:
             own, other = self.conditions.get(condition, {}), pooled.get(condition, {})
             n, every = sum(own.values()), sum(other.values())
             weight = min(1.0, _POOLED / (1 + n) / every) if every else 0.0
@@ -105,10 +116,8 @@ class ToolModel:
             ):
                 continue
             if total and failed >= 0.8 * total:
-                return {k: v / total for k, v in use.items()}, True
-        counts = decide(self.tree, lambda f: feature(f, c))
-        total = sum(counts.values())
-        return {k: v / total for k, v in counts.items()}, False
+                return {k: v / total for k, v in use.items()}
+        return None
 
     def outcome(
         self, c: Context, pooled: dict[str, dict[str, int]], rng: random.Random, greedy: bool
@@ -272,6 +281,7 @@ def conditions(c: Context) -> list[str]:
             found.append(f"empty:{domain}")
         elif c.state.standing((domain, value)) == "new":
             found += [f"near:{domain}"] * c.state.near(value) + [f"new:{domain}"]
+    found += broken(relations(c), c.tool.owners, domains) if c.tool.owners else []
     return sorted(found, key=lambda k: k.startswith(("form:", "value:", "new:")))
 
 

@@ -1,0 +1,73 @@
+"""Arguments that belong together: one names a thing whose record, or the record that it refers
+to, holds the other. A call that breaks this is refused, or was never made."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from understudy.world.context import Context, hop
+from understudy.world.values import columns, is_number
+
+Relation = tuple[str, str, str]
+"""(argument, field or "", path): the record of the argument's thing, or of the thing that the
+field of that record names, holds the values at this path of the arguments."""
+_LEAST = 6  # successful calls that show a relation
+
+
+def relations(c: Context) -> dict[Relation, bool]:
+    """Every relation of a call whose record is known, and whether it holds."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for path, value in columns(c.args):
+        if isinstance(value, str) and value:
+            texts[path].append(value)
+    found: dict[Relation, bool] = {}
+    for p, _, _ in c.ids:
+        others = {path: values for path, values in texts.items() if path != f"/{p}"}
+        for name, record in _records(c, p) if others else ():
+            inside = set(_texts(record))
+            for path, values in others.items():
+                found[p, name, path] = inside.issuperset(values)
+    return found
+
+
+def _records(c: Context, p: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    key = c.id_of(p)
+    own = c.state.fields(key) if key else {}
+    if own:
+        yield "", own
+    for name, value in own.items():
+        if isinstance(value, str) and (far := hop(c, p, name)) not in (None, key):
+            assert far is not None
+            if record := c.state.fields(far):
+                yield name, record
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts of a record, the keys of its parts among them."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+    elif not is_number(value) and value is not None:
+        yield str(value)
+
+
+def lasting(seen: list[dict[Relation, bool]]) -> list[Relation]:
+    """The relations that hold in all successful calls that show them, but for one in thirty."""
+    tally: dict[Relation, list[int]] = defaultdict(lambda: [0, 0])
+    for found in seen:
+        for relation, holds in found.items():
+            tally[relation][0] += holds
+            tally[relation][1] += 1
+    return [r for r, (k, n) in tally.items() if n >= _LEAST and k >= n - n // 30]
+
+
+def broken(found: dict[Relation, bool], kept: list[Relation], domains: dict[str, str]) -> list[str]:
+    """The conditions that follow from relations that do not hold."""
+    paths = dict.fromkeys(r[2] for r in kept if found.get(r) is False)
+    return [f"foreign:{domains.get(path[1:], path)}" for path in paths]
