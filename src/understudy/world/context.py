@@ -36,7 +36,7 @@ class ToolFacts:
     words: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Good values of arguments that have few of them, each with (up to two) origins."""
     tools: list[str] = field(default_factory=list)  # the other tools of the traffic
-    owners: list[tuple[str, str, str]] = field(default_factory=list)  # see world.owners
+    owners: list[tuple[str, str, str, str]] = field(default_factory=list)  # see world.owners
 
     def missing(self, args: dict[str, Any]) -> list[str]:
         return [p for p in self.required if p not in args]

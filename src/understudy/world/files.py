@@ -6,6 +6,7 @@ from typing import Any
 
 import zstandard
 
+from understudy.world import effects
 from understudy.world.clauses import Exchange
 from understudy.world.context import ToolFacts
 from understudy.world.ids import Ids
@@ -91,11 +92,12 @@ def to_json(world: World) -> dict[str, Any]:
 
 
 def _tool(m: ToolModel) -> dict[str, Any]:
-    plain = _fields(m, "facts", "shapes", "texts", "query", "listings", "hard", "after")
+    plain = _fields(m, "facts", "shapes", "texts", "query", "listings", "hard", "effects", "after")
     plain["facts"] = _fields(m.facts)
     plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
     plain["texts"] = {k: t.to_json() for k, t in m.texts.items()}
     plain["hard"] = {k: _fields(h) for k, h in m.hard.items()}
+    plain["effects"] = effects.to_json(m.effects)
     plain["after"] = {k: _fields(a) for k, a in m.after.items()}
     plain["query"] = None
     if m.query is not None:
@@ -174,7 +176,7 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
         query["derived"] = {k: tuple(v) for k, v in query["derived"].items()}
         query = Query(**query, rows=rows)
     facts = ToolFacts(**data["facts"])
-    facts.owners = [(p, name, path) for p, name, path in facts.owners]
+    facts.owners = [(p, name, part, path) for p, name, part, path in facts.owners]
     return ToolModel(
         **{
             **data,
@@ -183,6 +185,7 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
             "shapes": {k: Shape.from_json(s) for k, s in data["shapes"].items()},
             "texts": {k: Template.from_json(t) for k, t in data["texts"].items()},
             "hard": {k: Hard(**h) for k, h in data["hard"].items()},
+            "effects": effects.from_json(data["effects"]),
             "after": {k: After(**a) for k, a in data["after"].items()},
             "recall": {k: [(e, v) for e, v in held] for k, held in data["recall"].items()},
             "query": query,

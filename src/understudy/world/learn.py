@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
+from understudy.world import effects, listings
 from understudy.world import ids as ids_module
-from understudy.world import listings
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.context import Context, ToolFacts, feature, feature_names
 from understudy.world.explain import Seen, see
@@ -56,6 +56,9 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
     memory = remember(all_steps, ids, told, config.versions)
     declared = {t["function"]["name"]: t for e in episodes for t in e.tools if is_function(t)}
     learner = _Learner(config, ids, memory, declared, all_steps, origins)
+    learner.find_effects(by_episode)
+    if learner.touched:
+        learner.memory = remember(all_steps, ids, told, config.versions, learner.touched)
     for episode in by_episode:
         learner.follow(episode)
     learner.find_owners()
@@ -64,7 +67,7 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
     book = mine_book(episodes, found)
     return World(
         ids,
-        memory,
+        learner.memory,
         models,
         list(declared.values()),
         pooled,
@@ -152,6 +155,8 @@ class _Learner:
         )
         self.flags: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         self.trail: list[list[tuple[Step, str]]] = []
+        self.effects: dict[str, list[effects.Effect]] = {}
+        self.touched: effects.Touched = {}
 
     def _facts(self, tool: str, found: list[Step]) -> ToolFacts:
         good = [s for s in found if not s.failed] or []
@@ -189,15 +194,27 @@ class _Learner:
     def _successful(self) -> set[str]:
         return {t for t, ss in self.by_tool.items() if any(not s.failed for s in ss)}
 
+    def start(self, first: Step) -> State:
+        """The state before an episode: what other scenarios told."""
+        return State(self.ids, self.memory, first.episode, without=self.siblings[first.origin])
+
+    def _usable(self, s: Step) -> bool:
+        return s.name in self.real and not s.bad_json
+
+    def find_effects(self, by_episode: Sequence[list[Step]]) -> None:
+        """What calls do to things that their results do not show."""
+        usable = [[s for s in episode if self._usable(s)] for episode in by_episode]
+        self.effects = effects.mine(usable, self.start, self._context)
+        self.touched = effects.touched(usable, self.start, self._context, self.effects)
+
     def follow(self, episode: list[Step]) -> None:
         """One episode: every call in the state that preceded it."""
         if not episode:
             return
-        own = self.siblings[episode[0].origin]
-        state = State(self.ids, self.memory, episode[0].episode, without=own)
+        state = self.start(episode[0])
         trail = []
         for s in episode:
-            if s.name not in self.real or s.bad_json:
+            if not self._usable(s):
                 self._follow_unknown(s, state)
                 continue
             c = self._context(s, state)
@@ -213,6 +230,8 @@ class _Learner:
                 held.append((s.episode, s.value))
                 del held[:-4]
             state.observe(s.name, s.args, label, s.value)
+            if not s.failed:
+                effects.apply(self.effects.get(s.name, ()), c, s.value)
             trail.append((s, label))
         self.trail.append(trail)
 
@@ -269,6 +288,7 @@ class _Learner:
                 hard=hard,
                 after=mine_aftermath(tool, self.trail, self.ids, self.queries),
                 conditions=count_conditions([(r[2], r[1]) for r in rows]),
+                effects=self.effects.get(tool, []),
                 recall=self.recall[tool],
                 calls=len(rows),
             )

@@ -8,9 +8,9 @@ from typing import Any
 from understudy.world.context import Context, hop
 from understudy.world.values import columns, is_number
 
-Relation = tuple[str, str, str]
-"""(argument, field or "", path): the record of the argument's thing, or of the thing that the
-field of that record names, holds the values at this path of the arguments."""
+Relation = tuple[str, str, str, str]
+"""(argument, field or "", part, path): the record of the argument's thing, or of the thing that
+the field of that record names, holds in this part all values at this path of the arguments."""
 _LEAST = 6  # successful calls that show a relation
 
 
@@ -24,9 +24,10 @@ def relations(c: Context) -> dict[Relation, bool]:
     for p, _, _ in c.ids:
         others = {path: values for path, values in texts.items() if path != f"/{p}"}
         for name, record in _records(c, p) if others else ():
-            inside = set(_texts(record))
-            for path, values in others.items():
-                found[p, name, path] = inside.issuperset(values)
+            for part, value in record.items():
+                inside = set(_texts(value))
+                for path, values in others.items():
+                    found[p, name, part, path] = inside.issuperset(values)
     return found
 
 
@@ -69,5 +70,5 @@ def lasting(seen: list[dict[Relation, bool]]) -> list[Relation]:
 
 def broken(found: dict[Relation, bool], kept: list[Relation], domains: dict[str, str]) -> list[str]:
     """The conditions that follow from relations that do not hold."""
-    paths = dict.fromkeys(r[2] for r in kept if found.get(r) is False)
+    paths = dict.fromkeys(r[-1] for r in kept if found.get(r) is False)
     return [f"foreign:{domains.get(path[1:], path)}" for path in paths]

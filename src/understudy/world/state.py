@@ -306,8 +306,15 @@ def worst(kinds: Iterable[ProvenanceKind]) -> ProvenanceKind:
     return max(kinds, key=RANK.__getitem__, default="remembered")
 
 
-def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: int = 8) -> Memory:
-    """The memory of a traffic: each episode's first sight of every thing.
+def remember(
+    all_steps: Iterable[Step],
+    ids: Ids,
+    told: dict[int, str],
+    limit: int = 8,
+    touched: dict[tuple[int, Key], dict[str, int]] | None = None,
+) -> Memory:
+    """The memory of a traffic: each episode's first sight of every thing, without the fields that
+    calls before it changed (`touched`: by episode and thing, each with the first call's index).
 
     Things that a call of the episode brought into being are left out: their ids appear first
     in the result of a call, neither listed nor named before by the user or an argument.
@@ -334,7 +341,9 @@ def remember(all_steps: Iterable[Step], ids: Ids, told: dict[int, str], limit: i
                 made[s.episode].add(key)
             known.add(item)
             if key not in made[s.episode]:
-                memory.add(key, s.episode, _kept(record, changing[s.name]))
+                own = (touched or {}).get((s.episode, key), {})
+                late = {n for n, first in own.items() if first < s.index}
+                memory.add(key, s.episode, _kept(record, changing[s.name] | late))
         if found or not isinstance(s.value, dict) or len(named) != 1:
             continue
         if named[0] not in made[s.episode]:

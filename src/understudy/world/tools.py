@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.context import Context, ToolFacts, feature, kind_at
+from understudy.world.effects import Effect, apply
 from understudy.world.owners import broken, relations
 from understudy.world.query import Query
 from understudy.world.shapes import Shape, weighted
@@ -74,6 +75,7 @@ class ToolModel:
     after: dict[str, After] = field(default_factory=dict)
     conditions: dict[str, dict[str, int]] = field(default_factory=dict)
     recall: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
+    effects: list[Effect] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     compact: bool = False
     calls: int = 0
@@ -110,7 +112,7 @@ class ToolModel:
             use = {k: own.get(k, 0) + weight * other.get(k, 0) for k in {*own, *other}}
             total = sum(use.values())
             failed = sum(v for k, v in use.items() if k.startswith("err"))
-            formal = condition.startswith(("extra", "missing", "kind:"))
+            formal = condition.startswith(("extra", "missing", "kind:", "foreign:"))
             if (n >= 8 and not (formal and failed >= 0.95 * total)) or (
                 n + every < 2 and not formal
             ):
@@ -166,7 +168,10 @@ class ToolModel:
                 state.facts.pop(scope, None)
 
     def follow_up(self, c: Context, label: str, value: Any) -> None:
-        """Write what a failure changed for what is listed later (see world.aftermath)."""
+        """Write what a call changed elsewhere: a failure for what is listed later (see
+        world.aftermath), a success on other things than its result shows (see world.effects)."""
+        if label.startswith("ok"):
+            apply(self.effects, c, value)
         after = self.after.get(label)
         if after is None:
             return

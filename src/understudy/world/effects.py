@@ -1,0 +1,351 @@
+"""Effects on other things than the one that a result shows: a payment that takes from a card, an
+order that its owner's record lists.
+
+A record that a reading tool shows again, different from before, was changed in between; where one
+call named it, or a thing that refers to it, the difference is that call's. What a difference is
+made of is looked for in the call's arguments and result.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.world.context import Context, hop
+from understudy.world.state import Key, State, Thing
+from understudy.world.transitions import Step
+from understudy.world.values import columns, is_number, leaves
+
+Role = tuple[str, str]  # (argument, field or ""): its thing, or the thing that the field names
+Value = tuple[
+    str, ...
+]  # where in a call: ("arg" | "res", path), ("sum" | "count", side, path), ...
+Touched = dict[tuple[int, Key], dict[str, int]]
+_LEAST = 2  # changes that show a rule
+_SURE = 0.8
+
+
+@dataclass(slots=True)
+class Rule:
+    """How one field changes. `kind`: "+" or "-" a number, "append" or "remove" an item of a list,
+    "parts": records by key, each under the rules of its kind."""
+
+    kind: str
+    value: Value = ()
+    by: str = ""  # parts: the field that tells their kinds apart
+    gone: list[Any] = field(default_factory=list)  # kinds that vanish when they are named
+    inner: list[tuple[Any, str, "Rule"]] = field(default_factory=list)
+    """Parts: (kind, field, the rule of its number)."""
+
+
+@dataclass(slots=True)
+class Effect:
+    """What a successful call does to a thing that it names."""
+
+    role: Role
+    rules: dict[str, Rule]  # field of the thing -> its rule
+
+
+@dataclass(slots=True)
+class Sample:
+    """A thing before and after a call: fields that both sights have."""
+
+    args: dict[str, Any]
+    result: Any
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+def addressed(c: Context) -> Iterator[tuple[Role, Key]]:
+    """The things that a call names, and those that their records refer to."""
+    for p, domain, item in c.ids:
+        yield (p, ""), (domain, item)
+        for name, value in c.state.fields((domain, item)).items():
+            if isinstance(value, str) and (far := hop(c, p, name)) not in (None, (domain, item)):
+                assert far is not None
+                yield (p, name), far
+
+
+def mine(
+    episodes: Sequence[Sequence[Step]],
+    start: Callable[[Step], State],
+    context: Callable[[Step, State], Context],
+) -> dict[str, list[Effect]]:
+    """The effects of each tool. `start` makes the state before an episode."""
+    readers = _readers(episodes, start)
+    samples: dict[str, dict[Role, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    for episode in episodes:
+        state = start(episode[0]) if episode else None
+        waiting: dict[Key, list[tuple[Step, Role]]] = defaultdict(list)
+        for s in episode:
+            assert state is not None
+            c = context(s, state)
+            if not s.failed and s.name in readers:
+                for key, record in _shown(s, state):
+                    calls, thing = waiting.pop(key, []), state.things.get(key)
+                    if len({id(call) for call, _ in calls}) == 1 and thing is not None:
+                        known = {n: v[0] for n, v in thing.fields.items() if n in record}
+                        after = {n: record[n] for n in known}
+                        for call, role in calls:
+                            found = Sample(call.args, call.value, known, after)
+                            samples[call.name][role].append(found)
+            state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
+            if not s.failed and s.name not in readers:
+                for role, key in addressed(c):
+                    if key in state.things and state.things[key].fields:
+                        waiting[key].append((s, role))
+    effects: dict[str, list[Effect]] = {}
+    for tool, roles in samples.items():
+        found = [Effect(role, rules) for role, seen in roles.items() if (rules := _rules(seen))]
+        if found:
+            effects[tool] = found
+    return effects
+
+
+def touched(
+    episodes: Sequence[Sequence[Step]],
+    start: Callable[[Step], State],
+    context: Callable[[Step, State], Context],
+    effects: dict[str, list[Effect]],
+) -> Touched:
+    """The fields that the effects changed, by episode and thing, with the index of the first call
+    that did: what a later result shows of them is not how the thing was."""
+    found: Touched = {}
+    for episode in episodes:
+        state = start(episode[0]) if episode else None
+        for s in episode:
+            assert state is not None
+            c = context(s, state)
+            state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
+            if s.failed or s.name not in effects:
+                continue
+            roles = dict(addressed(c))
+            for effect in effects[s.name]:
+                for name in effect.rules if effect.role in roles else ():
+                    own = found.setdefault((s.episode, roles[effect.role]), {})
+                    own.setdefault(name, s.index)
+    return found
+
+
+def _shown(s: Step, state: State) -> Iterator[tuple[Key, dict[str, Any]]]:
+    if isinstance(s.value, (dict, list)):
+        for domain, item, record in state.ids.of_result(s.name, s.value):
+            yield (domain, item), record
+
+
+def _readers(episodes: Sequence[Sequence[Step]], start: Callable[[Step], State]) -> set[str]:
+    """Tools that show a record as the call just before did."""
+    same: Counter[str] = Counter()
+    seen: Counter[str] = Counter()
+    for episode in episodes:
+        before: dict[Key, dict[str, Any]] = {}
+        for s in episode:
+            if s.failed:
+                continue
+            now = dict(_shown(s, start(s))) if isinstance(s.value, (dict, list)) else {}
+            for key, record in now.items():
+                if key in before:
+                    both = before[key].keys() & record.keys()
+                    seen[s.name] += 1
+                    same[s.name] += all(before[key][n] == record[n] for n in both)
+            before = now
+    return {t for t, n in seen.items() if n >= 2 and same[t] >= 0.9 * n}
+
+
+def _rules(seen: Sequence[Sample]) -> dict[str, Rule]:
+    """The rules of the fields that change."""
+    found: dict[str, Rule] = {}
+    for name in dict.fromkeys(n for s in seen for n in s.before):
+        pairs = [(s, s.before[name], s.after[name]) for s in seen if name in s.before]
+        if sum(a != b for _, a, b in pairs) < _LEAST:
+            continue
+        if all(is_number(a) and is_number(b) for _, a, b in pairs):
+            rule = _number([(_values(s.args, s.result), b - a) for s, a, b in pairs])
+        elif all(isinstance(a, list) and isinstance(b, list) for _, a, b in pairs):
+            rule = _list([(_values(s.args, s.result), a, b) for s, a, b in pairs])
+        elif all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in pairs):
+            rule = _parts(pairs)
+        else:
+            rule = None
+        if rule is not None:
+            found[name] = rule
+    return found
+
+
+def _values(args: dict[str, Any], result: Any) -> dict[Value, Any]:
+    """What a call and its result say: scalars, lengths of lists, sums of their numbers."""
+    found: dict[Value, Any] = {}
+    for side, whole in (("arg", args), ("res", result)):
+        sums: dict[str, list[Any]] = defaultdict(list)
+        for path, value in columns(whole):
+            if "/#" in path:
+                sums[path].append(value)
+            else:
+                found[side, path] = value
+        for path, values in sums.items():
+            found["count", side, path] = len(values)
+            if all(is_number(v) for v in values):
+                found["sum", side, path] = round(sum(values), 2)
+    return found
+
+
+def _named(part: Any, args: dict[str, Any], result: Any) -> dict[Value, Any] | None:
+    """The numbers beside a part's key in the last record of each list that names it, None where
+    the call's arguments do not name it."""
+    if not any(v == part for _, v in leaves(args)):
+        return None
+    found: dict[Value, Any] = {}
+    for side, whole in (("arg", args), ("res", result)):
+        for name, items in whole.items() if isinstance(whole, dict) else ():
+            for item in items if isinstance(items, list) else ():
+                if isinstance(item, dict) and part in item.values():
+                    found |= {(f"part-{side}", name, n): v for n, v in item.items() if is_number(v)}
+    return found
+
+
+def _number(pairs: Sequence[tuple[dict[Value, Any], float]]) -> Rule | None:
+    """The number that a difference is, with its sign."""
+    hits: Counter[tuple[str, Value]] = Counter()
+    had: Counter[Value] = Counter()
+    for values, delta in pairs:
+        for source, value in values.items():
+            if is_number(value):
+                had[source] += 1
+                for sign, signed in (("+", value), ("-", -value)):
+                    hits[sign, source] += abs(signed - delta) < 0.006
+    moved = sum(abs(delta) > 0.006 for _, delta in pairs)
+    good = [
+        (n / had[k[1]], n, k)
+        for k, n in hits.items()
+        if n >= _LEAST and n >= _SURE * had[k[1]] and n >= _SURE * moved
+    ]
+    if not good:
+        return None
+    _, _, (sign, source) = max(good, key=lambda g: (g[0], g[1], -len(g[2][1]), str(g[2])))
+    return Rule(sign, source)
+
+
+def _list(pairs: Sequence[tuple[dict[Value, Any], list[Any], list[Any]]]) -> Rule | None:
+    """The item that is added at the end, or taken out."""
+    hits: Counter[tuple[str, Value]] = Counter()
+    moved = 0
+    for values, before, after in pairs:
+        moved += before != after
+        for source, value in values.items():
+            if isinstance(value, (str, int)):
+                hits["append", source] += after == [*before, value]
+                hits["remove", source] += value in before and after == [
+                    x for x in before if x != value
+                ]
+    best = max(hits, key=lambda k: (hits[k], k[1][0] == "arg", str(k)), default=None)
+    if best is None or hits[best] < _LEAST or hits[best] < _SURE * len(pairs):
+        return None
+    return Rule(*best)
+
+
+def _parts(pairs: Sequence[tuple[Sample, dict[str, Any], dict[str, Any]]]) -> Rule | None:
+    """Records by key: those that the call names vanish, or their numbers change."""
+    rows = [
+        (part, after.get(key), values)
+        for s, before, after in pairs
+        for key, part in before.items()
+        if isinstance(part, dict) and (values := _named(key, s.args, s.result)) is not None
+    ]
+    if not rows:
+        return None
+    rule = Rule("parts", by=_kinds([r[0] for r in rows]))
+    kinds: dict[Any, list[bool]] = defaultdict(list)
+    for part, after_part, _ in rows:
+        kinds[part.get(rule.by)].append(after_part is None)
+    rule.gone = [k for k, seen in kinds.items() if len(seen) >= _LEAST and all(seen)]
+    for kind in kinds:
+        left = [r for r in rows if r[0].get(rule.by) == kind and isinstance(r[1], dict)]
+        for name in dict.fromkeys(n for part, _, _ in left for n in part if is_number(part[n])):
+            own = [(v, a[name] - p[name]) for p, a, v in left if is_number(a.get(name))]
+            inner = _number(own) if any(abs(d) > 0.006 for _, d in own) else None
+            if inner is not None:
+                rule.inner.append((kind, name, inner))
+    return rule if rule.gone or rule.inner else None
+
+
+def _kinds(parts: Sequence[dict[str, Any]]) -> str:
+    """The field that tells kinds of records apart: all have it, with the fewest texts above one."""
+    usable = {}
+    for name in parts[0]:
+        texts = [part[name] for part in parts if isinstance(part.get(name), str)]
+        if len(texts) == len(parts) and 2 <= len(set(texts)) <= 8:
+            usable[name] = len(set(texts))
+    return min(usable, key=lambda n: (usable[n], n), default="")
+
+
+def apply(effects: Sequence[Effect], c: Context, result: Any) -> None:
+    """Write what a successful call did to other things into the state, which has seen the call."""
+    if not effects:
+        return
+    state, n = c.state, len(c.state.calls) - 1
+    roles = dict(addressed(c))
+    for effect in effects:
+        key = roles.get(effect.role)
+        known = state.fields(key) if key is not None else {}
+        for name, rule in effect.rules.items():
+            thing = state.things.get(key) if key is not None else None
+            told = thing is not None and name in thing.fields and thing.fields[name][2]
+            if key is None or name not in known or told == f"call {n}":
+                continue  # unknown, or the call's own result told it
+            after = _changed(known[name], rule, c.args, result)
+            if after is not None and after != known[name]:
+                thing = state.things.setdefault(key, Thing(first=n))
+                thing.fields[name] = (after, "inferred", f"call {n}")
+                state.changed = n
+
+
+def _changed(before: Any, rule: Rule, args: dict[str, Any], result: Any) -> Any:
+    """A field after a call; None where the rule says nothing."""
+    if rule.kind == "parts":
+        if not isinstance(before, dict):
+            return None
+        after: dict[str, Any] = {}
+        for key, part in before.items():
+            values = _named(key, args, result) if isinstance(part, dict) else None
+            if values is None:
+                after[key] = part
+            elif part.get(rule.by) not in rule.gone:
+                after[key] = dict(part)
+                for kind, name, inner in rule.inner:
+                    number = _moved(part.get(name), inner, values)
+                    if kind == part.get(rule.by) and number is not None:
+                        after[key][name] = number
+        return after
+    values = _values(args, result)
+    if rule.kind in "+-":
+        return _moved(before, rule, values)
+    item = values.get(rule.value)
+    if item is None or not isinstance(before, list):
+        return None
+    return [*before, item] if rule.kind == "append" else [x for x in before if x != item]
+
+
+def _moved(before: Any, rule: Rule, values: dict[Value, Any]) -> float | None:
+    by = values.get(rule.value)
+    if not is_number(before) or not is_number(by) or by is None:
+        return None
+    after = before + by if rule.kind == "+" else before - by
+    return after if isinstance(after, int) else round(after, 2)
+
+
+def to_json(effects: Sequence[Effect]) -> list[Any]:
+    return [[e.role, {n: _rule_json(r) for n, r in e.rules.items()}] for e in effects]
+
+
+def _rule_json(r: Rule) -> list[Any]:
+    inner = [[kind, name, _rule_json(i)] for kind, name, i in r.inner]
+    return [r.kind, r.value, r.by, r.gone, inner]
+
+
+def from_json(data: Sequence[Any]) -> list[Effect]:
+    return [Effect((p, f), {n: _rule(r) for n, r in rules.items()}) for (p, f), rules in data]
+
+
+def _rule(data: Sequence[Any]) -> Rule:
+    kind, value, by, gone, inner = data
+    return Rule(kind, tuple(value), by, gone, [(k, name, _rule(r)) for k, name, r in inner])
