@@ -17,9 +17,9 @@ from understudy.world.transitions import Step
 from understudy.world.values import columns, is_number, leaves
 
 Role = tuple[str, str]  # (argument, field or ""): its thing, or the thing that the field names
-Value = tuple[
-    str, ...
-]  # where in a call: ("arg" | "res", path), ("sum" | "count", side, path), ...
+Value = tuple[str, ...]
+"""Where in a call: ("arg" | "res", path), ("sum" | "count", side, path), or, of the last record of
+a list that names a part, ("part-arg" | "part-res", list, field)."""
 Touched = dict[tuple[int, Key], dict[str, int]]
 _LEAST = 2  # changes that show a rule
 _SURE = 0.8
@@ -87,8 +87,8 @@ def mine(
                         known = {n: v[0] for n, v in thing.fields.items() if n in record}
                         after = {n: record[n] for n in known}
                         for call, role in calls:
-                            found = Sample(call.args, call.value, known, after)
-                            samples[call.name][role].append(found)
+                            sample = Sample(call.args, call.value, known, after)
+                            samples[call.name][role].append(sample)
             state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
             if not s.failed and s.name not in readers:
                 for role, key in addressed(c):
@@ -259,7 +259,7 @@ def _parts(pairs: Sequence[tuple[Sample, dict[str, Any], dict[str, Any]]]) -> Ru
         kinds[part.get(rule.by)].append(after_part is None)
     rule.gone = [k for k, seen in kinds.items() if len(seen) >= _LEAST and all(seen)]
     for kind in kinds:
-        left = [r for r in rows if r[0].get(rule.by) == kind and isinstance(r[1], dict)]
+        left = [(p, a, v) for p, a, v in rows if p.get(rule.by) == kind and isinstance(a, dict)]
         for name in dict.fromkeys(n for part, _, _ in left for n in part if is_number(part[n])):
             own = [(v, a[name] - p[name]) for p, a, v in left if is_number(a.get(name))]
             inner = _number(own) if any(abs(d) > 0.006 for _, d in own) else None
