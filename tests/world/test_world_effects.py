@@ -124,3 +124,15 @@ def test_what_was_used_up_is_refused_afterwards(world: World) -> None:
     assert again.content == f"Error: no purse {voucher}"
     args["pays"] = [{"purse": cash, "amount": 3}]
     assert not session.step("lend", json.dumps(args)).is_error
+
+
+def test_a_failure_that_only_this_session_saw_stays_one(world: World) -> None:
+    library = Library(601)
+    member = next(iter(library.members))
+    session = world.session(601)
+    args = library.lending(member)
+    session.observe("lend", args, "Error: closed for cleaning", True)
+    again = session.step("lend", json.dumps(args))
+    assert again.is_error
+    assert again.content == "Error: closed for cleaning"
+    assert not session.step("lend", json.dumps({**args, "books": ["b5"]})).is_error

@@ -116,7 +116,11 @@ class World:
         return f"episode {self.episode_ids[int(number)]}" if named else source
 
     def _borrow(self, label: str, c: Context) -> tuple[Any, str, bool, dict[str, Any], float]:
-        """A failure that other tools worded."""
+        """A failure that this very call had before, or that other tools worded."""
+        again = c.state.same.get(c.key)
+        if again is not None and (past := c.state.calls[again]).outcome == label:
+            text = past.value if isinstance(past.value, str) else json.dumps(past.value)
+            return past.value, text, True, {"": Mark("observed", f"call {again}")}, 0.1
         for model in self.models.values():
             if label in model.texts:
                 text, guessed = model.texts[label].render(c, 0.0)
