@@ -2,7 +2,7 @@
 to, holds the other. A call that breaks this is refused, or was never made."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from understudy.world.context import Context, hop
@@ -14,8 +14,8 @@ the field of that record names, holds in this part all values at this path of th
 _LEAST = 6  # successful calls that show a relation
 
 
-def relations(c: Context) -> dict[Relation, bool]:
-    """Every relation of a call whose record is known, and whether it holds."""
+def relations(c: Context, only: Sequence[Relation] | None = None) -> dict[Relation, bool]:
+    """Every relation of a call (or those asked for) whose record is known: whether it holds."""
     texts: dict[str, list[str]] = defaultdict(list)
     for path, value in columns(c.args):
         if isinstance(value, str) and value:
@@ -23,20 +23,24 @@ def relations(c: Context) -> dict[Relation, bool]:
     found: dict[Relation, bool] = {}
     for p, _, _ in c.ids:
         others = {path: values for path, values in texts.items() if path != f"/{p}"}
-        for name, record in _records(c, p) if others else ():
-            for part, value in record.items():
-                inside = set(_texts(value))
-                for path, values in others.items():
-                    found[p, name, part, path] = inside.issuperset(values)
+        fields = None if only is None else {r[1] for r in only if r[0] == p and r[3] in others}
+        for name, record in _records(c, p, fields) if others else ():
+            parts = record if only is None else {r[2] for r in only if r[:2] == (p, name)}
+            for part in parts:
+                if part in record:
+                    inside = set(_texts(record[part]))
+                    for path, values in others.items():
+                        found[p, name, part, path] = inside.issuperset(values)
     return found
 
 
-def _records(c: Context, p: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    key = c.id_of(p)
+def _records(c: Context, p: str, only: set[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    key = c.id_of(p) if only is None or only else None
     own = c.state.fields(key) if key else {}
     if own:
         yield "", own
-    for name, value in own.items():
+    for name in own if only is None else only & own.keys():
+        value = own[name]
         if isinstance(value, str) and (far := hop(c, p, name)) not in (None, key):
             assert far is not None
             if record := c.state.fields(far):

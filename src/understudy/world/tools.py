@@ -291,7 +291,7 @@ def conditions(c: Context) -> list[str]:
             found.append(f"empty:{domain}")
         elif c.state.standing((domain, value)) == "new":
             found += [f"near:{domain}"] * c.state.near(value) + [f"new:{domain}"]
-    found += broken(relations(c), c.tool.owners, domains) if c.tool.owners else []
+    found += broken(relations(c, c.tool.owners), c.tool.owners, domains) if c.tool.owners else []
     return sorted(found, key=lambda k: k.startswith(("form:", "value:", "new:")))
 
 
