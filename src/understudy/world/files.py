@@ -71,6 +71,7 @@ def to_json(world: World) -> dict[str, Any]:
             for d, things in world.memory.versions.items()
         ],
         "mentions": world.memory.mentions,
+        "words": world.memory.words,
         "models": [_tool(m) for m in world.models.values()],
         "declared": world.declared,
         "pooled": world.pooled,
@@ -134,7 +135,7 @@ def from_json(data: dict[str, Any]) -> World:
         m.listings = listings
     return World(
         Ids(**data["ids"]),
-        Memory(versions, mentions=data["mentions"]),
+        Memory(versions, mentions=data["mentions"], words=data["words"]),
         {m.facts.name: m for m in models},
         data["declared"],
         data["pooled"],

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from understudy.world.context import Context, hop
-from understudy.world.values import columns, is_number
+from understudy.world.values import columns, texts_in
 
 Relation = tuple[str, str, str, str]
 """(argument, field or "", part, path): the record of the argument's thing, or of the thing that
@@ -28,7 +28,7 @@ def relations(c: Context, only: Sequence[Relation] | None = None) -> dict[Relati
             parts = record if only is None else {r[2] for r in only if r[:2] == (p, name)}
             for part in parts:
                 if part in record:
-                    inside = set(_texts(record[part]))
+                    inside = set(texts_in(record[part]))
                     for path, values in others.items():
                         found[p, name, part, path] = inside.issuperset(values)
     return found
@@ -45,21 +45,6 @@ def _records(c: Context, p: str, only: set[str] | None) -> Iterator[tuple[str, d
             assert far is not None
             if record := c.state.fields(far):
                 yield name, record
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """The texts of a record, the keys of its parts among them."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
-    elif isinstance(value, str):
-        yield value
-    elif not is_number(value) and value is not None:
-        yield str(value)
 
 
 def lasting(seen: list[dict[Relation, bool]]) -> list[Relation]:

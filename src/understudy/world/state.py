@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from understudy.core.types import ProvenanceKind
 from understudy.world.ids import Ids
 from understudy.world.transitions import Step
-from understudy.world.values import call_key, chance, columns, leaves
+from understudy.world.values import call_key, chance, columns, leaves, texts_in
 
 Key = tuple[str, Any]  # domain, id
 Value = tuple[Any, ProvenanceKind, str]
@@ -67,6 +67,9 @@ def _masks_of(value: str) -> list[str]:
     return [f"{value[:i]}\0{value[i + 1 :]}" for i in range(len(value))]
 
 
+_WORD, _WORDS = 32, 20_000  # characters of a word that is kept; how many words are
+
+
 def idlike(value: Any) -> bool:
     """Whether a value may be an identifier that a result mentions."""
     return isinstance(value, str) and 2 < len(value) < 48 and any(map(str.isdigit, value))
@@ -79,12 +82,19 @@ class Memory:
     versions: dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]] = field(default_factory=dict)
     limit: int = 8
     mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
+    words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
 
     def mention(self, value: Any, origin: int) -> None:
-        """An id-like text that a result of the traffic held."""
+        """A text that a result of the traffic held."""
         if idlike(value):
             two(self.mentions.setdefault(value, []), origin)
+        elif len(value) < _WORD and (value in self.words or len(self.words) < _WORDS):
+            two(self.words.setdefault(value, []), origin)
+
+    def says(self, value: str, without: frozenset[int]) -> bool:
+        """Whether results of the traffic hold a text, as a value or as a key."""
+        return any(e not in without for e in self.words.get(value, ()))
 
     def mentioned(self, value: Any, without: frozenset[int]) -> bool:
         return any(e not in without for e in self.mentions.get(value, ()))
@@ -329,7 +339,7 @@ def remember(
         known.update(v for _, v in leaves(s.args))
         if s.failed or not isinstance(s.value, (dict, list)):
             continue
-        for _, item in columns(s.value):
+        for item in texts_in(s.value):
             if item not in known:
                 memory.mention(item, s.origin)
         named = [(d, v) for _, d, v in ids.of_args(s.name, s.args)]

@@ -129,15 +129,15 @@ class ToolModel:
         A hard failure that chance brought stays for the session; what went well once is not
         struck by it later; what the situation alone decides is left to the situation.
         """
-        chances, wrong = self.chances(c, pooled)
-        if wrong:
-            label = max(chances, key=chances.__getitem__) if greedy else weighted(chances, rng)
-            return label, chances, False
         again = c.state.same.get(c.key)
         before = c.state.calls[again].outcome if again is not None else ""
         new = before not in self.texts and before not in self.shapes
         if before.startswith("err") and new and not TRANSIENT.search(before):
             return before, {before: 1.0}, True  # a failure that only this session has seen
+        chances, wrong = self.chances(c, pooled)
+        if wrong:
+            label = max(chances, key=chances.__getitem__) if greedy else weighted(chances, rng)
+            return label, chances, False
         facts, immune = c.state.facts, c.state.immune
         for label, hard in self.hard.items():
             if label not in facts.values() and not immune and not hard.by_id:
@@ -285,6 +285,7 @@ def conditions(c: Context) -> list[str]:
             and not _good(value, p, c)
         ):
             strange = p in c.tool.patterns and pattern(value) not in c.tool.patterns[p]
+            strange = strange and not c.state.memory.says(value, c.state.without)
             found.append(f"{'form' if strange else 'value'}:{p}")
     for _, domain, value in c.ids:
         if value == "":
@@ -296,8 +297,11 @@ def conditions(c: Context) -> list[str]:
 
 
 def _good(value: str, p: str, c: Context) -> bool:
-    """Whether an argument had a value in a call of another scenario that went well."""
-    return any(e not in c.state.without for e in c.tool.words[p].get(value, ()))
+    """Whether an argument had a value in a call that went well, in another scenario or before in
+    this session."""
+    return any(e not in c.state.without for e in c.tool.words[p].get(value, ())) or any(
+        past.ok and past.name == c.tool.name and past.args.get(p) == value for past in c.state.calls
+    )
 
 
 def scope_key(tool: str, label: str, scope: list[str], args: dict[str, Any]) -> str:

@@ -68,6 +68,19 @@ def columns(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+def texts_in(value: Any) -> Iterator[str]:
+    """The texts of a value, the keys of its objects among them."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from texts_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts_in(item)
+    elif isinstance(value, str):
+        yield value
+
+
 def records(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every object in a value, outermost first, with its collapsed path."""
     if isinstance(value, dict):
