@@ -50,6 +50,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--probes", type=int, default=320, help="probes of each kind in --eval")
     p.add_argument("--model", help="evaluate this exported folder, not the run's checkpoint")
     p.add_argument("--export", action="store_true", help="write src/understudy/models/tiny")
+    p.add_argument("--mean-with", default="", help="export the mean with the weights of this run")
     p.add_argument("--new-tokenizer", action="store_true", help="train it anew, not the package's")
     p.add_argument("--raw", action="store_true", help="last weights instead of their average")
     return p.parse_args()
@@ -68,7 +69,8 @@ def main() -> int:
     if a.export:
         from tiny_pretrain.export import export
 
-        export(run, ROOT / "src/understudy/models/tiny", raw=a.raw)
+        other = Path(a.mean_with) if a.mean_with else None
+        export(run, ROOT / "src/understudy/models/tiny", raw=a.raw, other=other)
         return 0
     if a.eval:
         from tiny_pretrain.evaluate import evaluate_run
@@ -86,12 +88,15 @@ def main() -> int:
     from tiny_pretrain.net import Shape
     from tiny_pretrain.prepare import prepare, vocabulary
     from tiny_pretrain.recipe import chunks
+    from tiny_pretrain.report import keep_earlier
 
     if a.resume and not (run / "state.json").exists():
         print(f"nothing to resume in {run}: run without --resume", file=sys.stderr)
         return 2
     if not a.resume:
         prepare(run, a.seed, keep=not a.new_tokenizer)
+    if a.start and not a.resume:
+        keep_earlier(run, ROOT / "docs/tiny")
     data = DataOptions(
         mixture=json.loads(a.mixture) if a.mixture else {},
         tokens=a.pack,

@@ -102,6 +102,7 @@ COMMON = """
     weapon weather weight wheel whisper white widow window winter wisdom witness wonder worker
     world wound writer yellow young youth
 """.split()
+ROLES = "system user assistant tool".split()
 NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
 FORBIDDEN_NAMES = frozenset(
@@ -169,11 +170,14 @@ def pseudo(rng: Random, split: Split) -> str:
 def blend(rng: Random) -> str:
     """A training word that begins like one word and ends like another.
 
-    Its tokens have other followers elsewhere: it is to be copied, not completed by habit.
+    Its tokens have other followers elsewhere: it is to be copied, not completed by habit. Some
+    begin with a role's name, which is a token that the format alone would teach.
     """
     words = (*pool(COMMON, "train"), *pool(NOUNS, "train"))
     while True:
-        text = rng.choice(words)[: rng.randrange(2, 5)] + rng.choice(words)[-rng.randrange(2, 5) :]
+        head = rng.choice(words)[: rng.randrange(2, 5)]
+        tail = rng.choice(words)[-rng.randrange(2, 5) :]
+        text = rng.choice(ROLES) + tail[-2:] if rng.random() < 0.1 else head + tail
         if split_of(text) == "train" and not {text, text.removesuffix("s")} & FORBIDDEN_NAMES:
             return text
 

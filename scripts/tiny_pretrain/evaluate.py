@@ -172,7 +172,7 @@ def evaluate_run(
     Without `docs` only on the first of the splits.
     """
     from .export import write_model
-    from .report import plot, table
+    from .report import history, plot, table
 
     torch.set_num_threads(threads)
     state = json.loads((run / "state.json").read_text()) if (run / "state.json").exists() else {}
@@ -203,6 +203,8 @@ def evaluate_run(
     (run / "wrong.json").write_text(json.dumps(wrong, indent=1, ensure_ascii=False))
     print(table(result))
     if docs is not None:
+        if told := history(run, "metrics.jsonl"):  # all that these weights have seen
+            result |= {"tokens": told[-1]["tokens"], "train_seconds": told[-1]["seconds"]}
         docs.mkdir(parents=True, exist_ok=True)
         (docs / "eval.json").write_text(json.dumps(result, indent=2) + "\n")
         plot(run, docs)

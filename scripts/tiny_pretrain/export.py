@@ -16,9 +16,14 @@ from .tokenizer import END_OF_TEXT, IM_END
 
 
 def write_model(
-    run: Path, target: Path, raw: bool = False, dtype: torch.dtype | None = None
+    run: Path,
+    target: Path,
+    raw: bool = False,
+    dtype: torch.dtype | None = None,
+    other: Path | None = None,
 ) -> None:
-    """A Hugging Face folder of the run's weights (their running average unless `raw`)."""
+    """A Hugging Face folder of the run's weights (their running average unless `raw`), or of the
+    mean of its weights and those of the `other` run that it went on from (arXiv 2203.05482)."""
     from tokenizers import Tokenizer
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
@@ -28,6 +33,9 @@ def write_model(
         for k, v in saved.items()
         if not k.startswith(("first/", "second/"))
     }
+    if other is not None:
+        more = load_file(str(other / "average.safetensors"))
+        weights = {k: (v + more[k]) / 2 for k, v in weights.items()}
     s = Shape(**json.loads((run / "options.json").read_text())["shape"])
     tok = Tokenizer.from_file(str(run / "tokenizer.json"))
     stop, pad = tok.token_to_id(IM_END), tok.token_to_id(END_OF_TEXT)
@@ -61,11 +69,11 @@ def write_model(
         shutil.copy(run / name, target / name)
 
 
-def export(run: Path, package: Path, raw: bool = False) -> None:
+def export(run: Path, package: Path, raw: bool = False, other: Path | None = None) -> None:
     """Replace the package's model files one by one, each atomically."""
     package.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=package.parent) as folder:
-        write_model(run, Path(folder), raw)
+        write_model(run, Path(folder), raw, other=other)
         for path in sorted(Path(folder).iterdir()):
             path.chmod(0o644)
             os.replace(path, package / path.name)

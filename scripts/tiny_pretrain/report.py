@@ -18,6 +18,34 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+EARLIER = "earlier-"  # a run's copies of the logs of the model that it went on from
+
+
+def keep_earlier(run: Path, docs: Path) -> None:
+    """Copy the logs of the package's model into the run that goes on from it."""
+    for name in ("metrics.jsonl", "evals.jsonl"):
+        if (docs / name).exists():
+            shutil.copy(docs / name, run / (EARLIER + name))
+
+
+def history(run: Path, name: str) -> list[dict[str, Any]]:
+    """A log's rows after those of the runs before it, tokens and seconds counted through."""
+    earlier = _rows(run / (EARLIER + name))
+    told = _rows(run / (EARLIER + "metrics.jsonl"))
+    tokens, seconds = (told[-1]["tokens"], told[-1]["seconds"]) if told else (0, 0.0)
+    rows = []
+    for row in _rows(run / name):
+        if "splits" in row:
+            row = {k: row[k] for k in ("tokens", "train_seconds")} | row["splits"]["new"]
+        took = "seconds" if "seconds" in row else "train_seconds"
+        rows.append({**row, "tokens": row["tokens"] + tokens, took: row[took] + seconds})
+    return earlier + rows
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(t) for t in path.read_text().splitlines()] if path.exists() else []
+
+
 def plot(run: Path, docs: Path) -> None:
     """Curves of loss and of the probes over tokens seen, and a copy of the log."""
     import matplotlib
@@ -25,19 +53,16 @@ def plot(run: Path, docs: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    rows = [json.loads(t) for t in (run / "metrics.jsonl").read_text().splitlines()]
-    shutil.copy(run / "metrics.jsonl", docs / "metrics.jsonl")
-    path = run / "evals.jsonl"
-    evals = [json.loads(t) for t in path.read_text().splitlines()] if path.exists() else []
-    if evals:
-        slim = [{k: e[k] for k in ("tokens", "train_seconds")} | e["splits"]["new"] for e in evals]
-        (docs / "evals.jsonl").write_text("".join(json.dumps(e) + "\n" for e in slim))
+    rows = history(run, "metrics.jsonl")
+    evals = history(run, "evals.jsonl")
+    for name, found in (("metrics.jsonl", rows), ("evals.jsonl", evals)):
+        (docs / name).write_text("".join(json.dumps(e) + "\n" for e in found))
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), constrained_layout=True)
     left.plot([r["tokens"] / 1e6 for r in rows], [r["loss"] for r in rows], lw=1)
     left.set(xlabel="million tokens", ylabel="loss per weighted token", yscale="log")
     left.set_title("training loss")
     for name in ("valid", "copy", "bind", "lookup", "choice", "rule", "correction", "compare"):
-        found = [(e["tokens"] / 1e6, e["splits"]["new"]["figures"].get(name)) for e in evals]
+        found = [(e["tokens"] / 1e6, e["figures"].get(name)) for e in evals]
         points = [(tokens, figure["mean"]) for tokens, figure in found if figure]
         if points:
             right.plot(*zip(*sorted(points), strict=True), marker="o", ms=3, label=name)

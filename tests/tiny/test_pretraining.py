@@ -14,6 +14,7 @@ from tiny_pretrain.export import export
 from tiny_pretrain.loop import Options, train
 from tiny_pretrain.net import Shape
 from tiny_pretrain.prepare import prepare, vocabulary
+from tiny_pretrain.report import history, keep_earlier
 from tiny_pretrain.turns import load
 
 TOKENS = 6000
@@ -83,6 +84,25 @@ def test_a_run_goes_on_from_an_exported_model(whole: Path, tmp_path: Path) -> No
     before, after = _weights(whole), _weights(tmp_path / "run")
     names = [n for n in before if n.startswith("model/")]
     assert all(torch.equal(before[n], after[n]) for n in names)
+
+
+def test_the_mean_of_two_runs_is_exported(whole: Path, tmp_path: Path) -> None:
+    train(_options(tmp_path / "other", seed=3), resume=False)
+    export(whole, tmp_path / "tiny", other=tmp_path / "other")
+    mean = load_file(str(tmp_path / "tiny" / "model.safetensors"))
+    runs = [load_file(str(run / "average.safetensors")) for run in (whole, tmp_path / "other")]
+    assert not _same(*runs)
+    assert all(torch.equal((runs[0][n] + runs[1][n]) / 2, mean[n]) for n in mean)
+
+
+def test_the_log_of_a_run_that_goes_on_counts_through(whole: Path, tmp_path: Path) -> None:
+    first = history(whole, "metrics.jsonl")
+    (tmp_path / "metrics.jsonl").write_text((whole / "metrics.jsonl").read_text())
+    keep_earlier(tmp_path, tmp_path)
+    rows = history(tmp_path, "metrics.jsonl")
+    assert rows[: len(first)] == first
+    assert rows[-1]["tokens"] == 2 * first[-1]["tokens"]
+    assert rows[-1]["seconds"] == pytest.approx(2 * first[-1]["seconds"])
 
 
 def test_the_exported_model_is_the_trained_one(whole: Path, tmp_path: Path) -> None:
