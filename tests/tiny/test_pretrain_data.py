@@ -35,7 +35,8 @@ def test_the_stages_cover_the_run() -> None:
     assert ends == sorted(ends)
     assert ends[-1] == 1.0
     for share in (0.0, 0.3, 0.99, 1.0, 1.2):
-        assert sum(stage(share).mixture.values()) == pytest.approx(1.0)
+        assert min(stage(share).mixture.values()) > 0
+        assert sum(stage(share).mixture.values()) == pytest.approx(1.0, abs=0.02)  # weights
 
 
 def test_batches_hold_whole_documents_and_the_token_after_each_position(encoder: Encoder) -> None:
