@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorded import Call, recorded
 
-from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
+from understudy.core.types import Episode
 from understudy.world.learn import learn
 from understudy.world.model import World
 
@@ -57,24 +58,16 @@ def played(seed: int) -> Episode:
     library = Library(seed)
     member = next(iter(library.members))
     lending = library.lending(member)
-    calls = [("member", {"member": member}), ("member", {"member": member}), ("lend", lending)]
+    calls: list[Call] = [
+        ("member", {"member": member}),
+        ("member", {"member": member}),
+        ("lend", lending),
+    ]
     if seed % 3:
         calls.append(("member", {"member": member}))
     if seed % 4 == 0:
         calls.append(("lend", lending))
-    messages: list[Any] = [{"role": "user", "content": "please"}]
-    results: dict[str, ToolResult] = {}
-    for n, (name, args) in enumerate(calls):
-        answer = library.call(name, args)
-        text = answer if isinstance(answer, str) else json.dumps(answer)
-        function = {"name": name, "arguments": json.dumps(args)}
-        call = {"id": f"c{n}", "type": "function", "function": function}
-        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
-        messages.append({"role": "tool", "tool_call_id": f"c{n}", "content": text})
-        results[f"c{n}"] = ToolResult(text, isinstance(answer, str))
-    request = Request(messages=tuple(messages), model=ModelRef("recorded"))
-    return Episode(f"e{seed}", (Completion(id=f"e{seed}", request=request, status="ok"),), None,
-                   results=results)  # fmt: skip
+    return recorded(f"e{seed}", calls, library.call)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,9 @@ import random
 from typing import Any
 
 import pytest
+from recorded import Call, recorded
 
-from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
+from understudy.core.types import Episode
 from understudy.world.learn import learn
 from understudy.world.model import World
 
@@ -66,9 +67,6 @@ class Shop:
         return self.view(args["order"])
 
 
-Call = tuple[str, dict[str, Any]]
-
-
 def calls_of(shop: Shop, rng: random.Random) -> list[Call]:
     """What a client does in one sitting."""
     code = rng.choice(list(shop.orders))
@@ -95,19 +93,7 @@ def calls_of(shop: Shop, rng: random.Random) -> list[Call]:
 def played(seed: int) -> Episode:
     rng = random.Random(seed)
     shop = Shop(rng)
-    messages: list[Any] = [{"role": "user", "content": "please"}]
-    results: dict[str, ToolResult] = {}
-    for n, (name, args) in enumerate(calls_of(shop, rng)):
-        answer = shop.call(name, args)
-        text = answer if isinstance(answer, str) else json.dumps(answer)
-        function = {"name": name, "arguments": json.dumps(args)}
-        call = {"id": f"c{n}", "type": "function", "function": function}
-        messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
-        messages.append({"role": "tool", "tool_call_id": f"c{n}", "content": text})
-        results[f"c{n}"] = ToolResult(text, isinstance(answer, str))
-    request = Request(messages=tuple(messages), model=ModelRef("recorded"))
-    return Episode(f"e{seed}", (Completion(id=f"e{seed}", request=request, status="ok"),), None,
-                   results=results)  # fmt: skip
+    return recorded(f"e{seed}", calls_of(shop, rng), shop.call)
 
 
 @pytest.fixture(scope="module")

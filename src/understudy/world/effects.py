@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.context import Context, hop
+from understudy.world.ids import Ids
 from understudy.world.state import Key, State, Thing
 from understudy.world.transitions import Step
 from understudy.world.values import columns, is_number, leaves
@@ -68,11 +69,12 @@ def addressed(c: Context) -> Iterator[tuple[Role, Key]]:
 
 def mine(
     episodes: Sequence[Sequence[Step]],
+    ids: Ids,
     start: Callable[[Step], State],
     context: Callable[[Step, State], Context],
 ) -> dict[str, list[Effect]]:
     """The effects of each tool. `start` makes the state before an episode."""
-    readers = _readers(episodes, start)
+    readers = _readers(episodes, ids)
     samples: dict[str, dict[Role, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for episode in episodes:
         state = start(episode[0]) if episode else None
@@ -81,7 +83,7 @@ def mine(
             assert state is not None
             c = context(s, state)
             if not s.failed and s.name in readers:
-                for key, record in _shown(s, state):
+                for key, record in _shown(s, ids):
                     calls, thing = waiting.pop(key, []), state.things.get(key)
                     if len({id(call) for call, _ in calls}) == 1 and thing is not None:
                         known = {n: v[0] for n, v in thing.fields.items() if n in record}
@@ -127,13 +129,13 @@ def touched(
     return found
 
 
-def _shown(s: Step, state: State) -> Iterator[tuple[Key, dict[str, Any]]]:
+def _shown(s: Step, ids: Ids) -> Iterator[tuple[Key, dict[str, Any]]]:
     if isinstance(s.value, (dict, list)):
-        for domain, item, record in state.ids.of_result(s.name, s.value):
+        for domain, item, record in ids.of_result(s.name, s.value):
             yield (domain, item), record
 
 
-def _readers(episodes: Sequence[Sequence[Step]], start: Callable[[Step], State]) -> set[str]:
+def _readers(episodes: Sequence[Sequence[Step]], ids: Ids) -> set[str]:
     """Tools that show a record as the call just before did."""
     same: Counter[str] = Counter()
     seen: Counter[str] = Counter()
@@ -142,7 +144,7 @@ def _readers(episodes: Sequence[Sequence[Step]], start: Callable[[Step], State])
         for s in episode:
             if s.failed:
                 continue
-            now = dict(_shown(s, start(s))) if isinstance(s.value, (dict, list)) else {}
+            now = dict(_shown(s, ids))
             for key, record in now.items():
                 if key in before:
                     both = before[key].keys() & record.keys()
@@ -228,9 +230,7 @@ def _number(pairs: Sequence[tuple[dict[Value, Any], float]]) -> Rule | None:
 def _list(pairs: Sequence[tuple[dict[Value, Any], list[Any], list[Any]]]) -> Rule | None:
     """The item that is added at the end, or taken out."""
     hits: Counter[tuple[str, Value]] = Counter()
-    moved = 0
     for values, before, after in pairs:
-        moved += before != after
         for source, value in values.items():
             if isinstance(value, (str, int)):
                 hits["append", source] += after == [*before, value]
@@ -286,11 +286,13 @@ def apply(effects: Sequence[Effect], c: Context, result: Any) -> None:
     roles = dict(addressed(c))
     for effect in effects:
         key = roles.get(effect.role)
-        known = state.fields(key) if key is not None else {}
+        if key is None:
+            continue
+        known = state.fields(key)
         for name, rule in effect.rules.items():
-            thing = state.things.get(key) if key is not None else None
+            thing = state.things.get(key)
             told = thing is not None and name in thing.fields and thing.fields[name][2]
-            if key is None or name not in known or told == f"call {n}":
+            if name not in known or told == f"call {n}":
                 continue  # unknown, or the call's own result told it
             after = _changed(known[name], rule, c.args, result)
             if after is not None and after != known[name]:

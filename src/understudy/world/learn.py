@@ -204,7 +204,7 @@ class _Learner:
     def find_effects(self, by_episode: Sequence[list[Step]]) -> None:
         """What calls do to things that their results do not show."""
         usable = [[s for s in episode if self._usable(s)] for episode in by_episode]
-        self.effects = effects.mine(usable, self.start, self._context)
+        self.effects = effects.mine(usable, self.ids, self.start, self._context)
         self.touched = effects.touched(usable, self.start, self._context, self.effects)
 
     def follow(self, episode: list[Step]) -> None:
