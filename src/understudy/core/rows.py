@@ -230,9 +230,10 @@ def supervised_rows(
     """The conversation as one row, rendered turn by turn as it would be at inference.
 
     Trained are the tokens of the messages in `train_roles`: of an assistant message its text and
-    calls with the stop token, not the generation prompt before them nor the glue after; of any
-    other message the tokens that it adds to the prompt. What follows the last trained token is
-    left off. No row, but a count, where nothing is to be trained.
+    calls with the stop token, not the generation prompt before them nor the glue after, and
+    nothing where its `weight` is 0; of any other message the tokens that it adds to the prompt.
+    What follows the last trained token is left off. No row, but a count, where nothing is to be
+    trained.
     """
     ids: list[int] = []
     trained: list[tuple[int, int]] = []
@@ -244,7 +245,7 @@ def supervised_rows(
         ids = _take_given(ids, given, tools, renderer, train_roles, trained)
         given = []
         output = [*renderer.encode(assistant_text(message)), renderer.stop_ids[0]]
-        if "assistant" in train_roles:
+        if "assistant" in train_roles and message.get("weight") != 0:
             trained.append((len(ids), len(ids) + len(output)))
         ids.extend(output)
     if given and any(m["role"] in train_roles for m in given):

@@ -28,6 +28,7 @@ class Message(TypedDict, total=False):
     tool_call_id: str
     name: str
     refusal: str | None
+    weight: int  # 0: an assistant's message that is not learned (OpenAI's fine-tuning format)
 
 
 class FunctionSpec(TypedDict):

@@ -82,7 +82,7 @@ async def rollout(
         sent = len(messages)
         calls = message.get("tool_calls") or []
         for call in calls:
-            result = await _carry_out(session, call, tools)
+            result = await carry_out(session, call, tools)
             results[call["id"]] = result
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result.content})
         if calls:
@@ -120,7 +120,9 @@ def _opening(scenario: Scenario, policy: Policy) -> list[Message]:
     return [{"role": "system", "content": policy.prompt}, *rest]
 
 
-async def _carry_out(session: Session, call: ToolCall, tools: Any) -> ToolResult:
+async def carry_out(session: Session, call: ToolCall, tools: Any) -> ToolResult:
+    """The session's answer to a call; an error where it is broken, unknown or against its
+    schema."""
     problem = call_error(call, tools)
     if problem is not None:
         return ToolResult(f"Error: {problem}", is_error=True)

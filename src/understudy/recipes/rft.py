@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from understudy.core.chat_files import episode_rows, import_file, write_rows
 from understudy.core.types import (
@@ -35,6 +35,7 @@ from understudy.models.loading import load_base
 from understudy.recipes.learner import Lora, make_engine
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.sft import SftConfig, select, sft
+from understudy.recipes.slips import Slips
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -54,6 +55,7 @@ class RftConfig(Config):
     temperature: NonNegativeFloat = 0.0  # the reader's
     max_tokens: PositiveInt = 128  # a turn
     max_turns: PositiveInt = 12
+    slips: float = Field(default=0.1, ge=0, lt=1)  # before each call; see recipes.slips
     readings: NonNegativeInt = 3  # of single messages, for each episode; see `_readings`
     epochs: PositiveInt = 1
     batch_episodes: PositiveInt = 4  # and their readings
@@ -164,15 +166,17 @@ async def _play(
         async def one(number: int, scenario: Scenario) -> list[dict[str, Any]]:
             nonlocal passed
             noted = tuple(notes.add(scenario.messages, flat(scenario.goal)))
+            own_seed = config.seed * 1_000_003 + number
+            slips = Slips(world, config.slips, own_seed)
             async with free:
                 played = await play_group(
                     chat,
                     policy,
-                    world,
+                    slips,
                     user,
                     replace(scenario, messages=noted),
                     1,
-                    seed=config.seed * 1_000_003 + number,
+                    seed=own_seed,
                     check=check,
                     max_turns=config.max_turns,
                     workload=workload,
@@ -181,7 +185,8 @@ async def _play(
             progress.advance(passed=f"{passed / (progress.done + 1):.0%}")
             kept, reasons = _passed(played, config.threshold)
             left_out.update(reasons)
-            return list(episode_rows(kept))  # no more of an episode is held on to
+            rows = list(episode_rows(kept))  # no more of an episode is held on to
+            return [row | {"messages": slips.into(row["messages"])} for row in rows]
 
         try:
             await engine.load(model, str(reader))

@@ -20,6 +20,7 @@ from understudy.core.types import (
 from understudy.world.context import Context, ToolFacts
 from understudy.world.ids import Ids
 from understudy.world.notes import Notes
+from understudy.world.refusals import refusal
 from understudy.world.scenarios import Book, draw_scenarios, user_seed
 from understudy.world.state import Mark, Memory, State
 from understudy.world.templates import Template, abstract
@@ -121,6 +122,11 @@ class World:
         if again is not None and (past := c.state.calls[again]).outcome == label:
             text = past.value if isinstance(past.value, str) else json.dumps(past.value)
             return past.value, text, True, {"": Mark("observed", f"call {again}")}, 0.1
+        own = self.models[c.tool.name].texts.items()
+        refused = refusal(label, c, [t for k, t in own if k.startswith("err")])
+        if refused is not None:
+            value, text, flag = refused
+            return value, text, flag > 0.5, {"": Mark("invented", "nobody named this before")}, 0.9
         for model in self.models.values():
             if label in model.texts:
                 text, guessed = model.texts[label].render(c, 0.0)

@@ -10,6 +10,7 @@ from understudy.world.context import Context, ToolFacts, feature, kind_at
 from understudy.world.effects import Effect, apply
 from understudy.world.owners import broken, relations
 from understudy.world.query import Query
+from understudy.world.refusals import unheard
 from understudy.world.shapes import Shape, weighted
 from understudy.world.state import Mark
 from understudy.world.templates import Template
@@ -23,6 +24,7 @@ TRANSIENT = re.compile(
 )
 
 
+_MANY = 50  # calls of a tool after which what none of them ever named is not known to it
 _POOLED = 2.0  # calls of its own that what other tools did under a condition counts as at most
 
 
@@ -104,7 +106,8 @@ class ToolModel:
 
     def wrong(self, found: list[str], pooled: dict[str, dict[str, int]]) -> dict[str, float] | None:
         """The probability of each outcome class of a call that has these conditions; None where
-        none of them surely makes it fail."""
+        none of them surely makes it fail, or it is left to the tree of situations."""
+        failing = False
         for condition in found:
             own, other = self.conditions.get(condition, {}), pooled.get(condition, {})
             n, every = sum(own.values()), sum(other.values())
@@ -112,6 +115,7 @@ class ToolModel:
             use = {k: own.get(k, 0) + weight * other.get(k, 0) for k in {*own, *other}}
             total = sum(use.values())
             failed = sum(v for k, v in use.items() if k.startswith("err"))
+            failing |= failed >= 0.8 * total > 0
             formal = condition.startswith(("extra", "missing", "kind:", "foreign:"))
             if (n >= 8 and not (formal and failed >= 0.95 * total)) or (
                 n + every < 2 and not formal
@@ -119,7 +123,18 @@ class ToolModel:
                 continue
             if total and failed >= 0.8 * total:
                 return {k: v / total for k, v in use.items()}
+        if self.calls >= _MANY and not failing:
+            for condition in found:
+                sign, _, what = condition.partition(":")
+                heard = condition in self.conditions or condition in pooled
+                if sign in ("form", "value", "new") and not heard and self._all_known(what):
+                    return {unheard(what): 1.0}
         return None
+
+    def _all_known(self, what: str) -> bool:
+        """Whether the traffic shows all values that an argument of few may have: each came again
+        in another scenario (the Good-Turing estimate of the rest is zero)."""
+        return all(len(origins) > 1 for origins in self.facts.words.get(what, {}).values())
 
     def outcome(
         self, c: Context, pooled: dict[str, dict[str, int]], rng: random.Random, greedy: bool
@@ -287,11 +302,14 @@ def conditions(c: Context) -> list[str]:
             strange = p in c.tool.patterns and pattern(value) not in c.tool.patterns[p]
             strange = strange and not c.state.memory.says(value, c.state.without)
             found.append(f"{'form' if strange else 'value'}:{p}")
-    for _, domain, value in c.ids:
+    for p, domain, value in c.ids:
         if value == "":
             found.append(f"empty:{domain}")
         elif c.state.standing((domain, value)) == "new":
+            forms = c.tool.patterns.get(p, [])
+            odd = isinstance(value, str) and bool(forms) and pattern(value) not in forms
             found += [f"near:{domain}"] * c.state.near(value) + [f"new:{domain}"]
+            found += [f"form:{domain}"] * odd
     found += broken(relations(c, c.tool.owners), c.tool.owners, domains) if c.tool.owners else []
     return sorted(found, key=lambda k: k.startswith(("form:", "value:", "new:")))
 
