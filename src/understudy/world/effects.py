@@ -162,9 +162,9 @@ def _rules(seen: Sequence[Sample]) -> dict[str, Rule]:
         if sum(a != b for _, a, b in pairs) < _LEAST:
             continue
         if all(is_number(a) and is_number(b) for _, a, b in pairs):
-            rule = _number([(_values(s.args, s.result), b - a) for s, a, b in pairs])
+            rule = call_number([(call_values(s.args, s.result), b - a) for s, a, b in pairs])
         elif all(isinstance(a, list) and isinstance(b, list) for _, a, b in pairs):
-            rule = _list([(_values(s.args, s.result), a, b) for s, a, b in pairs])
+            rule = _list([(call_values(s.args, s.result), a, b) for s, a, b in pairs])
         elif all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in pairs):
             rule = _parts(pairs)
         else:
@@ -174,7 +174,7 @@ def _rules(seen: Sequence[Sample]) -> dict[str, Rule]:
     return found
 
 
-def _values(args: dict[str, Any], result: Any) -> dict[Value, Any]:
+def call_values(args: dict[str, Any], result: Any) -> dict[Value, Any]:
     """What a call and its result say: scalars, lengths of lists, sums of their numbers."""
     found: dict[Value, Any] = {}
     for side, whole in (("arg", args), ("res", result)):
@@ -205,7 +205,7 @@ def _named(part: Any, args: dict[str, Any], result: Any) -> dict[Value, Any] | N
     return found
 
 
-def _number(pairs: Sequence[tuple[dict[Value, Any], float]]) -> Rule | None:
+def call_number(pairs: Sequence[tuple[dict[Value, Any], float]]) -> Rule | None:
     """The number that a difference is, with its sign."""
     hits: Counter[tuple[str, Value]] = Counter()
     had: Counter[Value] = Counter()
@@ -262,7 +262,7 @@ def _parts(pairs: Sequence[tuple[Sample, dict[str, Any], dict[str, Any]]]) -> Ru
         left = [(p, a, v) for p, a, v in rows if p.get(rule.by) == kind and isinstance(a, dict)]
         for name in dict.fromkeys(n for part, _, _ in left for n in part if is_number(part[n])):
             own = [(v, a[name] - p[name]) for p, a, v in left if is_number(a.get(name))]
-            inner = _number(own) if any(abs(d) > 0.006 for _, d in own) else None
+            inner = call_number(own) if any(abs(d) > 0.006 for _, d in own) else None
             if inner is not None:
                 rule.inner.append((kind, name, inner))
     return rule if rule.gone or rule.inner else None
@@ -318,7 +318,7 @@ def _changed(before: Any, rule: Rule, args: dict[str, Any], result: Any) -> Any:
                     if kind == part.get(rule.by) and number is not None:
                         after[key][name] = number
         return after
-    values = _values(args, result)
+    values = call_values(args, result)
     if rule.kind in "+-":
         return _moved(before, rule, values)
     item = values.get(rule.value)

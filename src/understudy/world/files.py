@@ -6,7 +6,7 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import effects
+from understudy.world import draws, effects
 from understudy.world.clauses import Exchange
 from understudy.world.context import ToolFacts
 from understudy.world.ids import Ids
@@ -22,7 +22,7 @@ from understudy.world.tree import tuples
 from understudy.world.users import Situation
 from understudy.world.wording import Part, Votes
 
-FORMAT = 7
+FORMAT = 8
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -93,12 +93,14 @@ def to_json(world: World) -> dict[str, Any]:
 
 
 def _tool(m: ToolModel) -> dict[str, Any]:
-    plain = _fields(m, "facts", "shapes", "texts", "query", "listings", "hard", "effects", "after")
+    apart = "facts", "shapes", "texts", "query", "listings", "hard", "effects", "draws", "after"
+    plain = _fields(m, *apart)
     plain["facts"] = _fields(m.facts)
     plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
     plain["texts"] = {k: t.to_json() for k, t in m.texts.items()}
     plain["hard"] = {k: _fields(h) for k, h in m.hard.items()}
     plain["effects"] = effects.to_json(m.effects)
+    plain["draws"] = [_fields(d) for d in m.draws]
     plain["after"] = {k: _fields(a) for k, a in m.after.items()}
     plain["query"] = None
     if m.query is not None:
@@ -187,6 +189,7 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
             "texts": {k: Template.from_json(t) for k, t in data["texts"].items()},
             "hard": {k: Hard(**h) for k, h in data["hard"].items()},
             "effects": effects.from_json(data["effects"]),
+            "draws": [draws.read(d) for d in data["draws"]],
             "after": {k: After(**a) for k, a in data["after"].items()},
             "recall": {k: [(e, v) for e, v in held] for k, held in data["recall"].items()},
             "query": query,

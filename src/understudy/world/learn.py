@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
-from understudy.world import effects, listings
+from understudy.world import draws, effects, listings
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.context import Context, ToolFacts, feature, feature_names
@@ -156,6 +156,7 @@ class _Learner:
         self.flags: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         self.trail: list[list[tuple[Step, str]]] = []
         self.effects: dict[str, list[effects.Effect]] = {}
+        self.draws: dict[str, list[draws.Draw]] = {}
         self.touched: effects.Touched = {}
 
     def _facts(self, tool: str, found: list[Step]) -> ToolFacts:
@@ -205,6 +206,7 @@ class _Learner:
         """What calls do to things that their results do not show."""
         usable = [[s for s in episode if self._usable(s)] for episode in by_episode]
         self.effects = effects.mine(usable, self.ids, self.start, self._context)
+        self.draws = draws.mine(usable, self.queries)
         self.touched = effects.touched(usable, self.start, self._context, self.effects)
 
     def follow(self, episode: list[Step]) -> None:
@@ -232,6 +234,7 @@ class _Learner:
             state.observe(s.name, s.args, label, s.value)
             if not s.failed:
                 effects.apply(self.effects.get(s.name, ()), c, s.value)
+                draws.note(self.draws.get(s.name, ()), c.args, s.value, state)
             trail.append((s, label))
         self.trail.append(trail)
 
@@ -289,6 +292,7 @@ class _Learner:
                 after=mine_aftermath(tool, self.trail, self.ids, self.queries),
                 conditions=count_conditions([(r[2], r[1]) for r in rows]),
                 effects=self.effects.get(tool, []),
+                draws=self.draws.get(tool, []),
                 recall=self.recall[tool],
                 calls=len(rows),
             )

@@ -33,6 +33,8 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     full = [(s, r) for s, r in good if r]
     if len(full) < 3 or len(good) < 0.8 * len(lists):
         return None
+    if sum(rows in s.args.values() for s, rows in full) > 0.5 * len(full):
+        return None  # it repeats what it was given
     where = Counter(f[0] for _, f in lists if f is not None and f[1]).most_common(1)[0][0]
     tool = full[0][0].name
     if where and "" in ids.keys.get(tool, {}):
@@ -62,22 +64,26 @@ def _mine_varying(query: Query, full: Rows, names: list[str]) -> None:
     if query.key is None:
         return
 
-    def unsettled(p: str | None) -> tuple[int, int]:
-        versions: dict[Any, Counter[str]] = defaultdict(Counter)
+    for p in names:
+        values = [s.args.get(p) for s, _ in full]
+        if not all(isinstance(v, (str, int)) for v in values):
+            continue
+        seen: dict[Any, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+        again: Counter[tuple[Any, str]] = Counter()
+        shown: dict[tuple[Any, str], int] = {}
         for s, rows in full:
             for r in rows:
-                known = (r.get(query.key or ""), repr(s.args.get(p)) if p else "")
-                versions[known][call_key("", r)] += 1
-        again = [v for v in versions.values() if sum(v.values()) > 1]
-        return sum(len(v) > 1 for v in again), len(again)
-
-    broken, total = unsettled(None)
-    if total < 5 or broken < 0.3 * total:
-        return
-    for p in names:
-        rest, pairs = unsettled(p)
-        values = [s.args.get(p) for s, _ in full]
-        if pairs >= 5 and rest <= 0.2 * pairs and all(isinstance(v, (str, int)) for v in values):
+                known = r.get(query.key), repr(s.args[p])
+                if shown.get(known) == s.episode:
+                    continue  # what calls in between did may show
+                shown[known] = s.episode
+                seen[known[0]][known[1]].add(call_key("", r))
+                again[known] += 1
+        several = [v for v in seen.values() if len(v) > 1]
+        differ = sum(len(set.union(*v.values())) > 1 for v in several)
+        pairs = sum(n > 1 for n in again.values())
+        unsettled = sum(len(forms) > 1 for v in seen.values() for forms in v.values())
+        if len(several) >= 5 and differ >= 0.6 * len(several) and unsettled <= 0.2 * pairs >= 1:
             query.vary = p
             _collect(query, full)
             query.under.append(p)
@@ -85,18 +91,20 @@ def _mine_varying(query: Query, full: Rows, names: list[str]) -> None:
 
 
 def _mine_repeats(query: Query, good: Rows) -> None:
-    """How surely a listing repeats itself, in an episode and across episodes."""
+    """How surely a listing repeats itself, in an episode (the same records in the same order:
+    what calls in between did may show) and across episodes (to the letter)."""
     inside: list[bool] = []
     across: list[bool] = []
     last: dict[str, tuple[int, str]] = {}
-    own: dict[tuple[int, str], str] = {}
-    for s, _ in good:
+    own: dict[tuple[int, str], Any] = {}
+    for s, rows in good:
         key, answer = call_key("", s.args), call_key("", s.value)
+        listed = [r.get(query.key) for r in rows] if query.key else answer
         if (s.episode, key) in own:
-            inside.append(own[s.episode, key] == answer)
+            inside.append(own[s.episode, key] == listed)
         elif key in last and last[key][0] != s.episode:
             across.append(last[key][1] == answer)
-        own[s.episode, key] = answer
+        own[s.episode, key] = listed
         last[key] = (s.episode, answer)
     query.repeats = sum(inside) / len(inside) if len(inside) > 2 else 0.0
     query.recalls = sum(across) / len(across) if len(across) > 2 else 0.0
@@ -114,14 +122,18 @@ def _own_key(full: Rows) -> str | None:
 
 
 def _collect(query: Query, full: Rows) -> None:
+    """The records as the latest episodes first showed them: later in an episode they are as its
+    calls have left them."""
     rows: dict[Any, Row] = {}
+    shown: dict[Any, int] = {}
     origins: dict[int, set[int]] = defaultdict(set)
     for s, listed in full:
         for record in listed:
             key = record.get(query.key) if query.key else call_key("", record)
             place = key if query.vary is None else (key, repr(s.args.get(query.vary)))
             row = rows.setdefault(place, Row(key, record))
-            row.fields = record
+            if shown.get(place) != s.episode:
+                row.fields, shown[place] = record, s.episode
             if s.origin not in origins[id(row)] and len(row.episodes) < 3:
                 origins[id(row)].add(s.origin)
                 row.episodes.append(s.episode)

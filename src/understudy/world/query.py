@@ -13,7 +13,7 @@ NONE: frozenset[int] = frozenset()
 
 @dataclass(slots=True)
 class Row:
-    """A record of the listing: its latest fields, the argument values that it was listed under,
+    """A record of the listing: its fields, the argument values that it was listed under,
     and (up to three of) the episodes that saw it, each of another scenario."""
 
     key: Any
@@ -61,9 +61,11 @@ class Query:
 
     def matches(self, args: dict[str, Any], without: frozenset[int] = NONE) -> list[Row]:
         """The remembered records that a call selects, before order and limit."""
-        if self.vary is not None and not self._has(args, without):
-            args = {k: v for k, v in args.items() if k != self.vary}
-            return list({r.key: r for r in self.matches(args, without)}.values())
+        if self.vary is not None and self.vary in args:
+            rest = {k: v for k, v in args.items() if k != self.vary}
+            found = self.matches(rest, without)
+            told = [r for r in found if args[self.vary] in r.under.get(self.vary, ())]
+            return told or list({r.key: r for r in found}.values())
         if not without:
             key = call_key("", args)
             if key not in self.memo:
@@ -76,16 +78,6 @@ class Query:
             for r in self.rows
             if any(e not in without for e in r.episodes) and self.chooses(r, args)
         ]
-
-    def _has(self, args: dict[str, Any], without: frozenset[int]) -> bool:
-        """Whether the traffic shows records at this call's value of the varying argument."""
-        if self.vary not in args:
-            return True
-        value = args[self.vary]
-        return any(
-            value in r.under.get(self.vary, ()) and any(e not in without for e in r.episodes)
-            for r in self.rows
-        )
 
     def chooses(self, row: Row, args: dict[str, Any]) -> bool:
         for p in self.under:
@@ -143,6 +135,30 @@ class Query:
             found = found[: self.limit]
         return [(dict(fields), self._mark(row, state)) for row, fields in found]
 
+    def refreshed(
+        self, shown: list[dict[str, Any]], call: int, args: dict[str, Any], state: State
+    ) -> list[dict[str, Any]] | None:
+        """What an earlier call listed, as it is after what was changed since; None where records
+        that it cut off may have moved up."""
+        kept = []
+        for record in shown:
+            name = record.get(self.key or "")
+            own = state.things.get((self.domain, name)) if self.domain else None
+            later = {
+                n: own.fields[n][0]
+                for n in record
+                if own is not None and n in own.fields and _call(own.fields[n][2]) > call
+            }
+            fields = {**record, **({} if self.vary else later)}
+            gone = (self.domain or "", name) in state.unlisted
+            if not gone and (not later or self.selects(fields, args)):
+                kept.append(fields)
+        if len(kept) < len(shown) and (self.limit or self.limit_by):
+            return None
+        rows = [(Row(r.get(self.key or ""), r), r) for r in kept]
+        by = self._by(args)
+        return [r for _, r in (self._sorted(rows, by) if by else rows)]
+
     def _lists(self, args: dict[str, Any]) -> bool:
         """Whether calls with unknown values of these forms mostly list something."""
         return self.filled >= 0.5 and all(
@@ -198,14 +214,24 @@ class Query:
     def _ordered(
         self, found: list[tuple[Row, dict[str, Any]]], args: dict[str, Any], seed: int
     ) -> list[tuple[Row, dict[str, Any]]]:
-        by = self.default
-        for p, rules in self.order.items():
-            by = next(((f, d) for v, f, d in rules if p in args and same(v, args[p])), by)
+        by = self._by(args)
         if not (self.stable if by is None else self.ties):
             key = call_key("", args)
             found = sorted(found, key=lambda r: chance(seed, key, r[0].key))
         if by is None:
             return found
+        return self._sorted(found, by)
+
+    def _by(self, args: dict[str, Any]) -> tuple[str, bool] | None:
+        """The field that a call's records are in the order of, and whether descending."""
+        by = self.default
+        for p, rules in self.order.items():
+            by = next(((f, d) for v, f, d in rules if p in args and same(v, args[p])), by)
+        return by
+
+    def _sorted(
+        self, found: list[tuple[Row, dict[str, Any]]], by: tuple[str, bool]
+    ) -> list[tuple[Row, dict[str, Any]]]:
         name, down = by
         typed = [r for r in found if r[1].get(name) is not None]
         rest = [r for r in found if r[1].get(name) is None]
@@ -214,6 +240,12 @@ class Query:
             return found
         typed.sort(key=lambda r: r[1][name], reverse=down)
         return typed + rest
+
+
+def _call(source: str) -> int:
+    """The number of the call that a value comes from; -1 where it comes from none."""
+    head, _, number = source.partition(" ")
+    return int(number) if head == "call" else -1
 
 
 def equal_values(a: Any, b: Any) -> bool:

@@ -159,6 +159,11 @@ class State:
     picked: dict[Key, tuple[int, dict[str, Any]] | None] = field(default_factory=dict)
     shown: set[Any] = field(default_factory=set)  # id-like texts in the session's results
     unlisted: set[Key] = field(default_factory=set)  # things that listings no longer show
+    drawn: dict[tuple[str, Any, str], list[tuple[int, tuple[Any, ...], float]]] = field(
+        default_factory=dict
+    )
+    """What calls took from numbers of listed records: (listing, key, varying value) -> (call, path,
+    by how much); see world.draws."""
     changed: int = -1  # the last call after which listings differ
 
     def copy(self) -> "State":
@@ -170,7 +175,8 @@ class State:
                 for k, t in self.things.items()
             },
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
-            dict(self.picked), set(self.shown), set(self.unlisted), self.changed,
+            dict(self.picked), set(self.shown), set(self.unlisted),
+            {k: list(v) for k, v in self.drawn.items()}, self.changed,
         )  # fmt: skip
 
     def remembered(self, key: Key) -> tuple[int, dict[str, Any]] | None:

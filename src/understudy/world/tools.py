@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.context import Context, ToolFacts, feature, kind_at
+from understudy.world.draws import Draw, after, note
 from understudy.world.effects import Effect, apply
+from understudy.world.listings import list_in
 from understudy.world.owners import broken, relations
 from understudy.world.query import Query
 from understudy.world.refusals import unheard
@@ -78,6 +80,7 @@ class ToolModel:
     conditions: dict[str, dict[str, int]] = field(default_factory=dict)
     recall: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
+    draws: list[Draw] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     compact: bool = False
     calls: int = 0
@@ -192,6 +195,7 @@ class ToolModel:
         world.aftermath), a success on other things than its result shows (see world.effects)."""
         if label.startswith("ok"):
             apply(self.effects, c, value)
+            note(self.draws, c.args, value, c.state)
         after = self.after.get(label)
         if after is None:
             return
@@ -225,6 +229,7 @@ class ToolModel:
             path = f"/{escape(shape.listing)}" if shape.listing else ""
             marks[path] = Mark("remembered", "records of the traffic")
             marks |= {f"{path}/{i}": mark for i, (_, mark) in enumerate(found)}
+            found = [(self._drawn(fields, c, -1), mark) for fields, mark in found]
             made_up = any(mark.kind == "invented" for _, mark in found)
             doubt = max(doubt, 0.8 if made_up else 0.1 if found else 0.3)
             listed = [fields for fields, _ in found]
@@ -241,14 +246,29 @@ class ToolModel:
         """A listing that repeats itself: in this session, or as the traffic showed it."""
         assert self.query is not None
         n = c.state.same.get(c.key)
-        if n is not None and n < c.state.changed:
-            return None
         if self.query.repeats >= 0.8 and n is not None and c.state.calls[n].ok:
             past = c.state.calls[n]
-            return past.value, Mark(kind_at(past, ""), f"call {n}")
+            mark = Mark(kind_at(past, ""), f"call {n}")
+            if n >= c.state.changed:
+                return past.value, mark
+            where, shown = list_in(past.value) or ("", [])
+            now = self.query.refreshed(shown, n, c.args, c.state)
+            if now is None:
+                return None
+            now = [self._drawn(fields, c, n) for fields in now]
+            return ({**past.value, where: now} if where else now), mark
+        if n is not None and n < c.state.changed:
+            return None
         if self.query.recalls >= 0.8 and c.recall is not None:
             return c.recall, Mark("remembered", "the same call in the traffic")
         return None
+
+    def _drawn(self, fields: dict[str, Any], c: Context, since: int) -> dict[str, Any]:
+        """A listed record after what the session's calls took from it."""
+        assert self.query is not None
+        varying = c.args.get(self.query.vary) if self.query.vary else None
+        key = self.facts.name, fields.get(self.query.key or ""), repr(varying)
+        return after(fields, key, since, c.state) if c.state.drawn else fields
 
 
 def _counts(shape: Shape) -> list[str]:
@@ -358,6 +378,6 @@ def count_conditions(rows: list[tuple[list[str], str]]) -> dict[str, dict[str, i
 
 
 def _purity(counts: Counter[str]) -> float:
-    """The share of the commonest failure, one call of another outcome added."""
+    """The share of the commonest failure, half a call of another outcome added."""
     most = max((n for k, n in counts.items() if k.startswith("err")), default=0)
-    return most / (counts.total() + 1)
+    return most / (counts.total() + 0.5)

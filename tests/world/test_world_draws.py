@@ -1,0 +1,111 @@
+"""What calls take from numbers of listed records: seats of a zone of a show on a day."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recorded import Call, recorded
+
+from understudy.core.types import Episode
+from understudy.world.learn import learn
+from understudy.world.model import World
+
+DAYS = ("mon", "tue", "wed", "thu")
+SHOWS = [f"W{n}" for n in range(310, 319)]
+
+
+class Theatre:
+    """Shows by stage and day; a booking takes seats of a zone of each show that it names."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        hall = random.Random(77)  # the same evenings for everyone
+        self.seats = {
+            (show, day): {"pit": hall.randint(30, 90), "gallery": hall.randint(30, 90)}
+            for show in SHOWS
+            for day in DAYS
+        }
+
+    def call(self, name: str, args: dict[str, Any]) -> Any:
+        if name == "evenings":
+            return [
+                {"show": show, "stage": args["stage"], "free": dict(self.seats[show, args["day"]])}
+                for n, show in enumerate(SHOWS)
+                if n % 3 == args["stage"]
+            ]
+        if name == "look":
+            return {"show": args["show"], "poster": f"poster of {args['show']}"}
+        for visit in args["visits"]:
+            self.seats[visit["show"], visit["day"]][args["zone"]] -= len(args["guests"])
+        return {"booking": self.rng.randrange(10**5, 10**6), "guests": args["guests"]}
+
+    def booking(self, stage: int) -> dict[str, Any]:
+        shows = [show for n, show in enumerate(SHOWS) if n % 3 == stage]
+        visits = [
+            {"show": show, "day": self.rng.choice(DAYS)} for show in self.rng.sample(shows, 2)
+        ]
+        guests = [{"name": f"guest {n}"} for n in range(self.rng.randint(1, 4))]
+        return {"visits": visits, "zone": self.rng.choice(("pit", "gallery")), "guests": guests}
+
+
+def played(seed: int) -> Episode:
+    theatre = Theatre(seed)
+    stage = seed % 3
+    booking = theatre.booking(stage)
+    days = sorted({v["day"] for v in booking["visits"]})
+    listing: list[Call] = [("evenings", {"stage": stage, "day": day}) for day in days]
+    look: list[Call] = [("look", {"show": booking["visits"][0]["show"]})]
+    calls = [*listing, *look, ("book", booking), *listing]
+    return recorded(f"e{seed}", calls if seed % 4 else [*listing, *look, *listing], theatre.call)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return learn([played(seed) for seed in range(60)])
+
+
+@pytest.mark.parametrize("saved", [False, True])
+@pytest.mark.parametrize("seed", range(900, 906))
+def test_a_booking_takes_its_seats_and_no_others(
+    world: World, seed: int, saved: bool, tmp_path: Path
+) -> None:
+    if saved:
+        world.save(tmp_path)
+        world = World.load(tmp_path)
+    theatre, session = Theatre(seed), world.session(seed)
+    asked = [{"stage": stage, "day": day} for stage in range(3) for day in DAYS]
+    if seed % 2:  # else what was listed before is the traffic's alone
+        for args in asked:
+            session.observe("evenings", args, json.dumps(theatre.call("evenings", args)), False)
+    for stage in (seed % 3, 1, seed % 3):
+        booking = theatre.booking(stage)
+        session.step("book", json.dumps(booking))
+        theatre.call("book", booking)
+        for args in asked:
+            told = json.loads(session.step("evenings", json.dumps(args)).content)
+            assert told == theatre.call("evenings", args)
+
+
+async def test_what_one_session_took_is_not_gone_in_another(world: World) -> None:
+    theatre, session = Theatre(1), world.session(1)
+    booking = theatre.booking(0)
+    before = await session.snapshot()
+    session.step("book", json.dumps(booking))
+    other = world.session(2, before)
+    day = booking["visits"][0]["day"]
+    args = {"stage": 0, "day": day}
+    here = json.loads(session.step("evenings", json.dumps(args)).content)
+    there = json.loads(other.step("evenings", json.dumps(args)).content)
+    assert there == theatre.call("evenings", args)
+    assert here != there
+
+
+def test_a_refused_booking_takes_nothing(world: World) -> None:
+    session, theatre = world.session(3), Theatre(3)
+    args = {"stage": 0, "day": "mon"}
+    before = json.loads(session.step("evenings", json.dumps(args)).content)
+    booking = theatre.booking(0) | {"visits": [{"show": SHOWS[0], "day": "mon"}]}
+    session.observe("book", booking, "Error: the doors are shut", True)
+    assert json.loads(session.step("evenings", json.dumps(args)).content) == before
