@@ -341,7 +341,7 @@ def _num(record: dict[str, Any], name: str, default: float) -> float:
 
 
 def _mine_unseen(query: Query, good: Rows) -> None:
-    """How often calls that select by a value unknown to other scenarios list something."""
+    """How often calls list something that no record of other scenarios answers."""
     siblings: dict[int, set[int]] = defaultdict(set)
     forms: dict[str, set[str]] = defaultdict(set)
     for s, rows in good:
@@ -350,13 +350,16 @@ def _mine_unseen(query: Query, good: Rows) -> None:
             if isinstance(s.args.get(p), str):
                 forms[p].add(pattern(s.args[p]))
     query.forms = {p: sorted(own) for p, own in forms.items()}
-    lengths = [
-        len(rows) for s, rows in good[:400] if query.unseen(s.args, frozenset(siblings[s.origin]))
-    ]
-    if len(lengths) >= 5:
-        query.filled = sum(n > 0 for n in lengths) / len(lengths)
-        some = sorted(n for n in lengths if n)
-        query.typical = some[len(some) // 2] if some else 0
+    lengths: dict[bool, list[int]] = {True: [], False: []}  # whether a value alone is unknown
+    for s, rows in good[:400]:
+        without = frozenset(siblings[s.origin])
+        if query.new(s.args, without):
+            lengths[query.unseen(s.args, without)].append(len(rows))
+    enough = {k: found for k, found in lengths.items() if len(found) >= 5}
+    shares = {k: sum(n > 0 for n in found) / len(found) for k, found in enough.items()}
+    query.filled, query.paired = shares.get(True, 0.0), shares.get(False, 0.0)
+    some = sorted(n for found in enough.values() for n in found if n)
+    query.typical = some[len(some) // 2] if some else 0
 
 
 def _mine_presence(query: Query, good: Rows) -> None:

@@ -45,6 +45,7 @@ class Query:
     recalls: float = 0.0  # the same across episodes
     present: float = 1.0  # chance that a matching record is listed
     filled: float = 0.0  # share of calls with an unknown selecting value that list something
+    paired: float = 0.0  # the same of known values that no remembered record has together
     typical: int = 0  # how many records those list
     forms: dict[str, list[str]] = field(default_factory=dict)  # of selecting values that list some
     rows: list[Row] = field(default_factory=list)
@@ -88,10 +89,16 @@ class Query:
 
     def unseen(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
         """Whether one of the selecting values alone matches no remembered record."""
-        for p in [*self.under, *(p for p, _ in self.equal)]:
-            if args.get(p) is not None and not self.matches({p: args[p]}, without):
-                return True
-        return False
+        asked = self._selecting(args).items()
+        return any(not self.matches({p: value}, without) for p, value in asked)
+
+    def new(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
+        """Whether the selecting values, bounds aside, match no remembered record together."""
+        return not self.matches(self._selecting(args), without)
+
+    def _selecting(self, args: dict[str, Any]) -> dict[str, Any]:
+        selecting = [*self.under, *(p for p, _ in self.equal)]
+        return {p: args[p] for p in selecting if args.get(p) is not None}
 
     def selects(self, fields: dict[str, Any], args: dict[str, Any]) -> bool:
         for p, name in self.equal:
@@ -114,7 +121,10 @@ class Query:
     def answer(self, args: dict[str, Any], state: State) -> list[tuple[dict[str, Any], Mark]]:
         """The records of a call, in the order of the tool, and where each comes from."""
         found = []
-        for row in self.matches(args, state.without):
+        rows = self.matches(args, state.without)
+        if not rows and self.new(args, state.without) and self._lists(args, state.without):
+            return self._invented(args, state)
+        for row in rows:
             fields = self._current(row, state)
             if fields is not row.fields and not self.selects(fields, args):
                 continue
@@ -125,8 +135,6 @@ class Query:
             if self.derived:
                 fields = {n: self.value(fields, n, args) for n in fields}
             found.append((row, fields))
-        if not found and self._lists(args) and self.unseen(args, state.without):
-            return self._invented(args, state)
         found = self._ordered(found, args, state.seed)
         limit = args.get(self.limit_by) if self.limit_by else None
         if is_number(limit) and limit is not None and limit >= 0:
@@ -159,9 +167,11 @@ class Query:
         by = self._by(args)
         return [r for _, r in (self._sorted(rows, by) if by else rows)]
 
-    def _lists(self, args: dict[str, Any]) -> bool:
-        """Whether calls with unknown values of these forms mostly list something."""
-        return self.filled >= 0.5 and all(
+    def _lists(self, args: dict[str, Any], without: frozenset[int]) -> bool:
+        """Whether calls that no remembered record answers, with values of these forms, mostly list
+        something."""
+        share = self.filled if self.unseen(args, without) else self.paired
+        return share >= 0.5 and all(
             pattern(args[p]) in forms
             for p, forms in self.forms.items()
             if isinstance(args.get(p), str)
