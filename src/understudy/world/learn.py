@@ -21,7 +21,13 @@ from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
 from understudy.world.state import Memory, State, remember, two
 from understudy.world.templates import Template, abstract
-from understudy.world.tools import Hard, ToolModel, conditions, count_conditions
+from understudy.world.tools import (
+    Hard,
+    ToolModel,
+    conditions,
+    context_of,
+    count_conditions,
+)
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.tree import Node, decide, grow
 from understudy.world.values import is_number, kind_of, pattern
@@ -244,15 +250,8 @@ class _Learner:
         self.texts[""][("bad:" if s.bad_json else "unknown:") + form].append((slots, s.flag))
 
     def _context(self, s: Step, state: State) -> Context:
-        c = Context(state, self.facts[s.name], s.args, listings=self.listings)
-        query = self.queries[s.name]
-        if query is not None:
-            c.hits = len(query.matches(s.args, state.without))
-            c.unseen = c.hits == 0 and query.unseen(s.args, state.without)
-        held = self.recall[s.name].get(c.key)
-        if held:
-            c.recall = next((v for e, v in reversed(held) if e not in state.without), None)
-        return c
+        facts, query, recall = self.facts[s.name], self.queries[s.name], self.recall[s.name]
+        return context_of(state, facts, s.args, self.listings, query, recall)
 
     def _label(self, s: Step, c: Context, row: dict[Any, Any]) -> str:
         if s.failed or isinstance(s.value, str):

@@ -86,14 +86,7 @@ class ToolModel:
     calls: int = 0
 
     def context(self, state: Any, args: dict[str, Any]) -> Context:
-        c = Context(state, self.facts, args, listings=self.listings)
-        if self.query is not None:
-            c.hits = len(self.query.matches(args, state.without))
-            c.unseen = c.hits == 0 and self.query.unseen(args, state.without)
-        held = self.recall.get(c.key)
-        if held:
-            c.recall = next((v for e, v in reversed(held) if e not in state.without), None)
-        return c
+        return context_of(state, self.facts, args, self.listings, self.query, self.recall)
 
     def chances(
         self, c: Context, pooled: dict[str, dict[str, int]]
@@ -269,6 +262,25 @@ class ToolModel:
         varying = c.args.get(self.query.vary) if self.query.vary else None
         key = self.facts.name, fields.get(self.query.key or ""), repr(varying)
         return after(fields, key, since, c.state) if c.state.drawn else fields
+
+
+def context_of(
+    state: Any,
+    facts: ToolFacts,
+    args: dict[str, Any],
+    listings: list[Query],
+    query: Query | None,
+    recall: dict[str, list[tuple[int, Any]]],
+) -> Context:
+    """A call of a tool in its state; `query` and `recall` are the tool's own."""
+    c = Context(state, facts, args, listings=listings)
+    if query is not None:
+        c.hits = len(query.matches(args, state.without))
+        c.unseen = c.hits == 0 and query.unseen(args, state.without)
+    held = recall.get(c.key)
+    if held:
+        c.recall = next((v for e, v in reversed(held) if e not in state.without), None)
+    return c
 
 
 def _counts(shape: Shape) -> list[str]:
