@@ -1,5 +1,5 @@
-"""What calls draw from the numbers of listed records: a booking that takes seats of one class of a
-flight on a date, an order that takes from the stock of a size.
+"""What calls draw from the numbers of listed records: places of a class on a day, the stock of a
+size.
 
 A record that a listing shows twice in an episode, with one successful call between the two that
 names it, says what the call did to it; numbers inside the record that moved are explained by the
