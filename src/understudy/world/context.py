@@ -310,6 +310,8 @@ def _feature_of_thing(f: Feature, c: Context) -> Any:
         if thing is None:
             return None
         return next((v for t, v in thing.failed.items() if t != c.tool.name), None)
+    if head == "ownfail":
+        return thing.failed.get(c.tool.name) if thing else None
     if head == "field":
         found = c.state.field(key, f[2])
         return found[0] if found and not isinstance(found[0], (dict, list)) else None
@@ -351,6 +353,7 @@ def feature_names(
     names += [("done", t) for t in tool.tools]
     for p in ids:
         names += [("known", p), ("near", p), ("by", p), ("since", p), ("idfail", p)]
+        names.append(("ownfail", p))
         names += [("prev", p, t) for t in tool.tools]
         for name, kind in fields.get(p, {}).items():
             names.append(("field", p, name))
