@@ -1,6 +1,6 @@
 """Runs the benchmarks and writes what they measured.
 
-    python -m bench                 all of them
+    python -m bench                 all of them, but those that take hours
     python -m bench engine train    some
     python -m bench --list
 
@@ -29,6 +29,11 @@ OUT = ROOT / "build" / "bench"
 
 def names() -> list[str]:
     return sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py"))
+
+
+def takes_hours(name: str) -> bool:
+    """Whether a benchmark runs by its name alone."""
+    return bool(getattr(importlib.import_module(f"bench.bench_{name}"), "HOURS", False))
 
 
 def measure(name: str, **sizes: Any) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def main() -> int:
         print("\n".join(names()))
         return 0
     OUT.mkdir(parents=True, exist_ok=True)
-    for name in arguments.names or names():
+    for name in arguments.names or [n for n in names() if not takes_hours(n)]:
         print(f"bench {name} ...", flush=True)
         record = measure(name)
         (OUT / f"{name}.json").write_text(json.dumps(record["figures"], indent=1) + "\n")

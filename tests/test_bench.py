@@ -20,17 +20,25 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2},
     "ranking": {"traffic": 40, "played": 4},
     "train": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
+    "transfer": {
+        "levels": (50,), "seeds": (0,), "traffic": 60, "proof": 3,
+        "rft": ("scenarios=12", "reader_epochs=1", "readings=1", "max_turns=4"),
+        "grpo": ("steps=1", "scenarios_per_step=2", "group_size=2", "pool=12", "max_turns=4"),
+    },
     "world": {"episodes": 40, "sessions": 5, "repeats": 2},
-}
+}  # fmt: skip
 
 
 def test_every_benchmark_is_tested() -> None:
     assert bench.names() == sorted(SMALLEST)
 
 
-@pytest.mark.parametrize("name", SMALLEST)
-def test_figures_have_a_value_a_unit_and_a_range(name: str) -> None:
-    record = bench.measure(name, **SMALLEST[name])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * bench.takes_hours(n)) for n in SMALLEST]
+)
+def test_figures_have_a_value_a_unit_and_a_range(name: str, tmp_path: Path) -> None:
+    kept = {"out": tmp_path} if name == "transfer" else {}
+    record = bench.measure(name, **SMALLEST[name], **kept)
     if name == "grpo" and record["cannot_run"]:  # so few episodes may all have the same reward
         assert "nothing was trained" in record["cannot_run"]
         return

@@ -9,12 +9,14 @@ from understudy.core.types import text_of
 from understudy.demo.agent import SYSTEM_PROMPT, TOOLS
 from understudy.demo.booking import BookingSystem
 from understudy.demo.customers import Customer, scenarios
-from understudy.demo.incumbent import decide
+from understudy.demo.incumbent import FlawRates, decide
 from understudy.demo.outcome import judge_outcome
 
 
-async def conversations(folder: Path, n: int, seed: int = 0) -> list[dict[str, Any]]:
-    """`n` rows of messages, tools, metadata and reward."""
+async def conversations(
+    folder: Path, n: int, seed: int = 0, rates: FlawRates | None = None
+) -> list[dict[str, Any]]:
+    """`n` rows of messages, tools, metadata and reward; the incumbent has these flaw rates."""
     system = BookingSystem(folder / "service.db", 0)
     rows = []
     for scenario in scenarios("traffic", n, seed):
@@ -25,7 +27,7 @@ async def conversations(folder: Path, n: int, seed: int = 0) -> list[dict[str, A
             {"role": "user", "content": text_of(scenario.messages[-1].get("content"))},
         ]
         for turn in range(20):
-            said: dict[str, Any] = dict(decide(messages, seed))  # type: ignore[arg-type]
+            said: dict[str, Any] = dict(decide(messages, seed, rates))  # type: ignore[arg-type]
             for k, call in enumerate(said.get("tool_calls") or []):
                 call["id"] = f"call_{turn}_{k}"
             messages.append(said)
