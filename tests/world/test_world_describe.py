@@ -1,12 +1,14 @@
 """Descriptions of tools whose names say nothing: what is told is true, and most truths are told."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import warehouse
+from recorded import Call, recorded
 
 from understudy.cli import main
 from understudy.core.openai_wire import tools_problem
@@ -35,7 +37,7 @@ TRUE = [
     ("find_parts", "rate_limited", "Passes"),
     ("part", "sku", "`sku` in `parts` of an earlier result of `find_parts`."),
     ("part", "", "Gives `sku`, `category`, `price`, `grade`."),
-    ("part", "", "Only reads"),
+    ("part", "", "Shows records as earlier results did"),
     ("part", "discontinued", "Fails in 8% of calls"),
     ("reserve", "sku", "`sku` in `parts` of an earlier result of `find_parts`."),
     ("reserve", "count", "Required."),
@@ -58,7 +60,7 @@ TRUE = [
     ("settle", "no_such_reservation", "When the `reservation` given is in no result"),
     ("lookup", "reservation", "`reservation` of an earlier result of `reserve`."),
     ("lookup", "", "Gives `reservation`, `status`, `total`."),
-    ("lookup", "", "Only reads"),
+    ("lookup", "", "Shows records as earlier results did"),
     ("release", "reservation", "Call `reserve` before"),
     ("release", "status", 'Sets `status` of the record that `reservation` names to "released".'),
     ("release", "status", "`lookup` shows this `status` afterwards."),
@@ -175,6 +177,33 @@ def test_the_shares_of_failures_are_those_of_the_traffic(
     assert fact.text.startswith(text)
     assert fact.calls == sold
     assert '"sku": "<sku>"' in fact.text
+
+
+def test_a_failure_without_a_sign_is_said_to_have_none(world: World) -> None:
+    said = [f.text for f in describe(world)["reserve"] if "sold_out" in f.about]
+    assert said[1:] == ["No sign of it was found beforehand."]
+
+
+def shelves(seed: int, known: float) -> Episode:
+    """A code that a list shows, in this share of episodes; `look` shows the code that it is given;
+    what `take` is given is the list's code, or another one."""
+    rng = random.Random(seed)
+    code, other = f"c-{rng.randrange(10**6)}", f"c-{rng.randrange(10**6)}"
+    taken = code if rng.random() < known else other
+    calls: list[Call] = [("look", {"code": taken}), ("list", {}), ("take", {"code": taken})]
+
+    def answer(tool: str, args: dict[str, Any]) -> Any:
+        return {"codes": [{"code": code}]} if tool == "list" else {**args, "done": True}
+
+    return recorded(f"e{seed}", calls, answer)
+
+
+@pytest.mark.parametrize("known", [1.0, 0.8])
+def test_an_origin_is_told_where_nearly_all_calls_have_it(known: float) -> None:
+    """What only repeats an argument is no origin of it."""
+    told = describe(learn([shelves(seed, known) for seed in range(120)]))
+    origins = [f.text for f in told["take"] if "of an earlier result" in f.text]
+    assert origins == ["`code` in `codes` of an earlier result of `list`."] * (known == 1)
 
 
 def test_tools_are_schemas_that_an_agent_can_be_given(strange: tuple[World, Renaming]) -> None:

@@ -121,6 +121,13 @@ def test_equal_plans_are_too_close_to_tell(world: World) -> None:
     assert look_ahead(world, LISTED, read_plans(plans), n=20).verdict.startswith("too close")
 
 
+def test_plans_do_not_see_what_others_did(world: World) -> None:
+    settle = {"name": "settle", "arguments": {"reservation": "R-31415", "method": "prepaid"}}
+    plans = read_plans({"one": [settle], "other": [settle], "both": [settle, settle]})
+    rates = {r.name: r.success.mean for r in look_ahead(world, HELD, plans, n=20).plans}
+    assert rates == {"one": 1, "other": 1, "both": 0}
+
+
 def test_failures_that_pass_are_tried_again(world: World) -> None:
     plans = read_plans({"plan": buying("prepaid")})
     (once,) = look_ahead(world, LISTED, plans, n=200).plans

@@ -105,7 +105,8 @@ def _bits(p: float) -> float:
 def test_a_way_that_tells_nothing_is_no_branch(traffic: list[tuple[Episode, bool]]) -> None:
     rng = random.Random(4)
     by_chance = {e.id: rng.random() < 0.5 for e, _ in traffic}
-    assert paths([e for e, _ in traffic], lambda e: by_chance[e.id]).branches == []
+    report = paths([e for e, _ in traffic], lambda e: by_chance[e.id])
+    assert report.branches == report.dead_ends == []
 
 
 def test_loops_are_counted_with_their_end(
@@ -181,6 +182,7 @@ def test_a_full_tree_counts_what_it_cuts(walks: list[list[str]]) -> None:
     ended = sum(n.children[END].tally.episodes for n in held if END in n.children)
     assert len(held) <= 6
     assert ended + report.cut == len(walks)
+    assert report.cut >= sum(len(walk) > 4 for walk in walks)
 
 
 def test_pages_stay_small_and_escape_what_tools_say() -> None:

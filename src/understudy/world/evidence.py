@@ -81,8 +81,8 @@ def _sights(evidences: Evidences, own: Evidence, c: Context, value: Any) -> None
         thing = state.things.get((domain, item))
         for name, now in record.items() if thing is not None else ():
             held = thing.fields.get(name) if thing is not None else None
-            if held is None or not held[2].startswith("call "):
-                continue
+            if held is None or not held[2].startswith("call ") or now == item:
+                continue  # a thing's own identifier is always as it was
             before, kind, source = held
             n = int(source.removeprefix("call "))
             if any(past.ok and (domain, item) in past.ids for past in state.calls[n + 1 :]):

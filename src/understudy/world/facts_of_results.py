@@ -232,7 +232,7 @@ def facts_of_changes(case: Case) -> Iterator[Fact]:
     told = [n for n, _ in evidence.changes.values()]
     quiet = not (changed or case.model.effects or case.model.draws or _made(case))
     if told and quiet:
-        text = "Only reads: it shows records as earlier results did."
+        text = "Shows records as earlier results did: no change was seen."
         differ = sum(d for _, d in evidence.changes.values())
         yield from case.fact("changes", "", text, (sum(told) - differ, sum(told)))
 
