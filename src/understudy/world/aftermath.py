@@ -54,7 +54,7 @@ def mine_aftermath(
         ]
         vanishes = absent[label] >= _SURE * n
         if vanishes or corrects:
-            found[label] = After(vanishes, sorted(corrects))
+            found[label] = After(vanishes, sorted(corrects), n)
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import draws, effects
+from understudy.world import draws, effects, evidence
 from understudy.world.clauses import Exchange
 from understudy.world.context import ToolFacts
 from understudy.world.ids import Ids
@@ -94,7 +94,7 @@ def to_json(world: World) -> dict[str, Any]:
 
 def _tool(m: ToolModel) -> dict[str, Any]:
     apart = "facts", "shapes", "texts", "query", "listings", "hard", "effects", "draws", "after"
-    plain = _fields(m, *apart)
+    plain = _fields(m, *apart, "evidence")
     plain["facts"] = _fields(m.facts)
     plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
     plain["texts"] = {k: t.to_json() for k, t in m.texts.items()}
@@ -102,6 +102,7 @@ def _tool(m: ToolModel) -> dict[str, Any]:
     plain["effects"] = effects.to_json(m.effects)
     plain["draws"] = [_fields(d) for d in m.draws]
     plain["after"] = {k: _fields(a) for k, a in m.after.items()}
+    plain["evidence"] = _fields(m.evidence)
     plain["query"] = None
     if m.query is not None:
         plain["query"] = _fields(m.query, "memo", "rows", "_keyed")
@@ -193,5 +194,6 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
             "after": {k: After(**a) for k, a in data["after"].items()},
             "recall": {k: [(e, v) for e, v in held] for k, held in data["recall"].items()},
             "query": query,
+            "evidence": evidence.read(data.get("evidence", {})),
         }
     )

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
-from understudy.world import draws, effects, listings
+from understudy.world import draws, effects, evidence, listings
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.context import Context, ToolFacts, feature, feature_names
@@ -65,8 +65,8 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
     learner.find_effects(by_episode)
     if learner.touched:
         learner.memory = remember(all_steps, ids, told, config.versions, learner.touched)
-    for episode in by_episode:
-        learner.follow(episode)
+    for n, episode in enumerate(by_episode):
+        learner.follow(episode, told[n])
     learner.find_owners()
     pooled, unknown = learner.pooled()
     models = learner.models(pooled)
@@ -164,6 +164,7 @@ class _Learner:
         self.effects: dict[str, list[effects.Effect]] = {}
         self.draws: dict[str, list[draws.Draw]] = {}
         self.touched: effects.Touched = {}
+        self.evidence: evidence.Evidences = {}
 
     def _facts(self, tool: str, found: list[Step]) -> ToolFacts:
         good = [s for s in found if not s.failed] or []
@@ -215,7 +216,7 @@ class _Learner:
         self.draws = draws.mine(usable, self.queries)
         self.touched = effects.touched(usable, self.start, self._context, self.effects)
 
-    def follow(self, episode: list[Step]) -> None:
+    def follow(self, episode: list[Step], told: str) -> None:
         """One episode: every call in the state that preceded it."""
         if not episode:
             return
@@ -237,6 +238,7 @@ class _Learner:
                     held.pop()
                 held.append((s.episode, s.value))
                 del held[:-4]
+            evidence.note(self.evidence, c, label, s.value, told)
             state.observe(s.name, s.args, label, s.value)
             if not s.failed:
                 effects.apply(self.effects.get(s.name, ()), c, s.value)
@@ -294,6 +296,7 @@ class _Learner:
                 draws=self.draws.get(tool, []),
                 recall=self.recall[tool],
                 calls=len(rows),
+                evidence=self.evidence.get(tool, evidence.Evidence()),
             )
             right = [r for r in rows if model.wrong(r[2], pooled) is None]
             model.tree = _tree(right or rows, hard)

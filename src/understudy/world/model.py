@@ -222,15 +222,15 @@ class WorldSession:
         """Answer a call, and keep what it changed."""
         return self.step(*call_parts(tool_call))
 
-    def step(self, name: str, arguments: str) -> ToolResult:
-        """`call` without the protocol around it."""
+    def step(self, name: str, arguments: str, greedy: bool = False) -> ToolResult:
+        """`call` without the protocol around it; `greedy`: the likeliest result, not a draw."""
         state = self.state
         rng = random.Random(hash((self.seed, state.seed, len(state.calls))))
         args = parse(arguments or "{}")
         if not isinstance(args, dict):
             p = self.world._unknown("bad", state, name, {})
             return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)
-        p, c = self.world.predict(state, name, args, rng, greedy=False)
+        p, c = self.world.predict(state, name, args, rng, greedy)
         model = self.world.models.get(name)
         if model is None or c is None:
             return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)

@@ -9,6 +9,7 @@ from typing import Any
 from understudy.world.context import Context, ToolFacts, feature, kind_at
 from understudy.world.draws import Draw, after, note
 from understudy.world.effects import Effect, apply
+from understudy.world.evidence import Evidence
 from understudy.world.listings import list_in
 from understudy.world.owners import broken, relations
 from understudy.world.query import Query
@@ -44,10 +45,11 @@ class Hard:
 @dataclass(slots=True)
 class After:
     """What follows from a failure class: the thing is no longer listed; fields of the failure's
-    result replace the thing's."""
+    result replace the thing's. `seen`: the listings that show it."""
 
     vanishes: bool = False
     corrects: list[str] = field(default_factory=list)
+    seen: int = 0
 
 
 @dataclass(slots=True)
@@ -84,6 +86,7 @@ class ToolModel:
     latencies: list[float] = field(default_factory=list)
     compact: bool = False
     calls: int = 0
+    evidence: Evidence = field(default_factory=Evidence)
 
     def context(self, state: Any, args: dict[str, Any]) -> Context:
         return context_of(state, self.facts, args, self.listings, self.query, self.recall)

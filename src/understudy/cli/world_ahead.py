@@ -1,0 +1,183 @@
+"""Look ahead in a world from where a running agent stands."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from understudy.cli.data import JsonOption
+
+_WIDE = 60  # characters of a failure that are shown
+
+
+def ahead(
+    world: Annotated[Path, typer.Argument(help="A folder that `world learn` wrote.")],
+    history: Annotated[
+        Path | None,
+        typer.Option(help="The conversation so far: JSON, OpenAI chat messages or a row of them."),
+    ] = None,
+    call: Annotated[
+        str | None, typer.Option(help="What this call would return: TOOL name=value ... or JSON.")
+    ] = None,
+    plans: Annotated[
+        Path | None,
+        typer.Option(help='Which ends well: JSON, {"plan": [{"name", "arguments"}, ...], ...}.'),
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="A Python file whose check(messages, ticket) says so.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="Rollouts of each plan.")] = 50,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often a failure that passes is tried again.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Of the first rollout.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask what a call would return, or which of several plans ends well.
+
+    A plan's argument "$1/parts/0/sku" is the value at /parts/0/sku in the result of its first
+    call; "$$" stands for a dollar sign. Without --check a plan ends well where no call fails.
+
+    Example: understudy world ahead build/world --history so-far.json --plans plans.json --n 100
+    """
+    from understudy.world.model import World
+
+    if (call is None) == (plans is None):
+        raise ValueError("give either --call or --plans")
+    learned, row = World.load(world), _row(history)
+    if call is not None:
+        _foresee(learned, row, call, as_json)
+    else:
+        assert plans is not None
+        _plans(learned, row, plans, check, n, retries, seed, as_json)
+
+
+def _row(path: Path | None) -> dict[str, Any]:
+    """Messages and metadata of a history file; raises ValueError that says what is wrong."""
+    from understudy.core.openai_wire import message_problem
+
+    data = _json(path) if path is not None else []
+    row = data if isinstance(data, dict) else {"messages": data}
+    messages = row.get("messages")
+    if not isinstance(messages, list):
+        raise ValueError(f"{path} is neither a list of messages nor an object with `messages`")
+    for i, message in enumerate(messages):
+        problem = message_problem(message)
+        if problem is not None:
+            raise ValueError(f"{path}: message {i} {problem}")
+    return row
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def _foresee(world: Any, row: Mapping[str, Any], call: str, as_json: bool) -> None:
+    from understudy.cli.world_try import arguments_of, pretty
+    from understudy.world.lookahead import foresee
+
+    name, _, rest = call.strip().partition(" ")
+    seen = foresee(world, row["messages"], name, arguments_of(rest.strip()))
+    if as_json:
+        print(json.dumps(asdict(seen)))
+        return
+    for outcome, chance in seen.chances.items():
+        print(f"{100 * chance:5.1f}%  {outcome}")
+    print(("error " if seen.result.is_error else "") + pretty(seen.result.content))
+    for p in seen.result.provenance:
+        print(f"  {p.path or '(all)'}  {p.kind}  {p.source}".rstrip())
+    print(f"  doubt {seen.result.doubt:.2f}")
+    for c in seen.changes:
+        after = json.dumps(c.after, ensure_ascii=False)
+        if c.before is None:
+            print(f"makes {c.thing}: {c.field} {after}")
+        else:
+            before = json.dumps(c.before, ensure_ascii=False)
+            print(f"changes {c.thing}: {c.field} {before} -> {after}")
+    for thing in seen.unlisted:
+        print(f"no longer listed: {thing}")
+
+
+def _plans(
+    world: Any,
+    row: Mapping[str, Any],
+    plans: Path,
+    check: Path | None,
+    n: int,
+    retries: int,
+    seed: int,
+    as_json: bool,
+) -> None:
+    from understudy.judges.check import Check
+    from understudy.runs.progress import Progress
+    from understudy.world.lookahead import look_ahead, read_plans
+
+    read = read_plans(_json(plans))
+    judge = Check.from_file(check).judge_episode if check is not None else None
+    with Progress("ahead", total=n * len(read), unit="rollouts") as progress:
+        found = look_ahead(
+            world,
+            row["messages"],
+            read,
+            judge,
+            n=n,
+            seed=seed,
+            retries=retries,
+            metadata=row.get("metadata"),
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps(_as_json(found)))
+        return
+    width = max(4, *(len(r.name) for r in found.plans))
+    print(f"{'plan':{width}}  ends well  95% interval  on invented  calls  doubt  fails mostly at")
+    for r in found.plans:
+        s = r.success
+        interval = f"{100 * s.low:.0f} to {100 * s.high:.0f}%"
+        print(
+            f"{r.name:{width}}  {100 * s.mean:8.0f}%  {interval:>12}  "
+            f"{100 * r.invented / s.n:10.0f}%  {r.calls:5.1f}  {r.doubt:5.2f}  {_mostly(r)}"
+        )
+        for reason, count in r.unjudged.items():
+            print(f"  {count} rollouts not judged: {reason}")
+    print(found.verdict)
+    for reason, count in found.left_out.items():
+        print(f"left out of the history: {count} calls, {reason}")
+
+
+def _mostly(report: Any) -> str:
+    if not report.failures:
+        return "-"
+    (number, tool, said), times = report.failures.most_common(1)[0]
+    said = said if len(said) <= _WIDE else said[: _WIDE - 3] + "..."
+    return f"call {number}, {tool}: {said} ({times})"
+
+
+def _as_json(found: Any) -> dict[str, Any]:
+    return {
+        "plans": [
+            {
+                "name": r.name,
+                "success": r.success.as_dict(),
+                "invented": r.invented,
+                "calls": r.calls,
+                "doubt": r.doubt,
+                "failures": [
+                    {"call": call, "tool": tool, "said": said, "times": times}
+                    for (call, tool, said), times in r.failures.most_common()
+                ],
+                "unjudged": dict(r.unjudged),
+            }
+            for r in found.plans
+        ],
+        "verdict": found.verdict,
+        "left_out": dict(found.left_out),
+    }

@@ -1,0 +1,106 @@
+"""What each tool does, told from its traffic alone: descriptions that can be handed to an agent.
+
+Tools whose names say nothing and that nobody described are described by what their calls show:
+what they take, give and change, what must come before them, how they fail. Each statement is
+checked against the calls that the world counted or remembers, and is made only where at least
+`Bar.least` calls show it and a share of `Bar.sure` of them agree; reasons of failures are given
+from a share of 0.9 on, failures that pass when repeated set aside.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from understudy.core.types import Tool
+from understudy.runs.progress import Progress
+from understudy.world.facts import Bar, Case, Fact, case_of
+from understudy.world.facts_of_arguments import facts_of_arguments, few_values, schema_of
+from understudy.world.facts_of_failures import facts_of_failures
+from understudy.world.facts_of_results import facts_of_changes, facts_of_results
+from understudy.world.model import World
+
+
+def describe(
+    world: World, bar: Bar | None = None, progress: Progress | None = None
+) -> dict[str, list[Fact]]:
+    """The statements of each tool. Raises ValueError for a world without counts."""
+    bar = bar or Bar()
+    if not any(model.evidence.classes for model in world.models.values()):
+        raise ValueError("this world holds no counts of its traffic: learn it again")
+    found = {}
+    for name, model in world.models.items():
+        case = case_of(world, model, bar)
+        found[name] = [
+            *facts_of_arguments(case),
+            *facts_of_results(case),
+            *facts_of_changes(case),
+            *facts_of_failures(case),
+        ]
+        if progress is not None:
+            progress.advance(statements=sum(map(len, found.values())))
+    return found
+
+
+def described_tools(
+    world: World, facts: dict[str, list[Fact]], bar: Bar | None = None
+) -> list[Tool]:
+    """The tools as an OpenAI `tools` array: what was declared of them stays, and is completed by
+    the statements and by the types, values and required arguments that the traffic shows."""
+    declared = {t["function"]["name"]: t for t in world.declared}
+    names = list(dict.fromkeys([*declared, *facts]))
+    made = []
+    for name in names:
+        if name not in facts:
+            made.append(declared[name])  # the traffic never called it
+            continue
+        case = case_of(world, world.models[name], bar or Bar())
+        own = declared.get(name)
+        made.append(_tool(case, facts[name], own["function"] if own else {}))
+    return made
+
+
+def _tool(case: Case, facts: Sequence[Fact], declared: Any) -> Tool:
+    parts = [declared.get("description") or "", description(facts)]
+    text = " ".join(p for p in parts if p)
+    function = {
+        **declared,
+        "name": case.tool,
+        **({"description": text} if text else {}),
+        "parameters": _parameters(case, facts, declared.get("parameters") or {}),
+    }
+    return {"type": "function", "function": function}  # type: ignore[typeddict-item]
+
+
+def description(facts: Iterable[Fact]) -> str:
+    """The statements of a tool as one text; those of its arguments stand with the arguments."""
+    facts = list(facts)
+    said = [f.text for kind in ("gives", "changes", "needs") for f in facts if f.kind == kind]
+    failures: dict[str, list[str]] = {}
+    for f in facts:
+        if f.kind == "fails":
+            failures.setdefault(f.about, []).append(f.text.removesuffix("."))
+    for first, *more in failures.values():
+        aside = "; ".join(t[:1].lower() + t[1:] for t in more)
+        said.append(f"{first} ({aside})." if aside else f"{first}.")
+    return " ".join(dict.fromkeys(said))
+
+
+def _parameters(case: Case, facts: Sequence[Fact], declared: dict[str, Any]) -> dict[str, Any]:
+    known, given = case.model.facts, declared.get("properties") or {}
+    properties: dict[str, Any] = {}
+    for p in dict.fromkeys([*given, *known.known]):
+        values = [args[p] for args, _ in case.calls if p in args]
+        schema = {**schema_of(values, case.bar.least), **given.get(p, {})}
+        few = few_values(case, p)
+        if few and schema.get("type") == "string":
+            schema.setdefault("enum", few)
+        own = [given.get(p, {}).get("description") or ""]
+        own += [f.text for f in facts if f.kind == "takes" and f.about == p]
+        text = " ".join(dict.fromkeys(t for t in own if t and t != "Required."))
+        properties[p] = {**schema, "description": text} if text else schema
+    required = [f.about for f in facts if f.kind == "takes" and f.text == "Required."]
+    return {
+        "type": "object",
+        **declared,
+        "properties": properties,
+        "required": declared.get("required", required),
+    }
