@@ -1,8 +1,10 @@
 """The fidelity report: what its columns count, its page, and the warning of who trains."""
 
 import json
+import math
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,11 @@ from understudy.world.compare import Truth, changes
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.fidelity_page import page, side_by_side
 from understudy.world.forms import Forms
+from understudy.world.latency import latencies
 from understudy.world.learn import learn
 from understudy.world.model import World
+from understudy.world.scoring import world_values
+from understudy.world.survival import survival
 from understudy.world.transitions import Step
 
 
@@ -236,3 +241,41 @@ def test_what_stands_near_the_ceiling_is_good_however_high_the_floor() -> None:
     assert not weaknesses(report(0.48, 0.45), Trust(way=0.05))
     unmeasured = FidelityReport(0, 0, unmeasured="not measured, nothing was kept aside").to_json()
     assert "nothing was kept aside" in weaknesses(unmeasured, Trust())[0]
+
+
+def test_a_made_up_identifier_stands_for_the_real_one_in_a_rollout() -> None:
+    def episode(n: int) -> Episode:
+        made = f"T-{random.Random(n).randint(10_000, 99_999)}"
+
+        def answer(tool: str, args: Any) -> Any:
+            return {"ticket_id": made, "size": args["size"], "state": tool}
+
+        sized = {"size": n % 5}
+        calls = [("open", sized), ("close", {"ticket_id": made, **sized})]
+        return recorded(f"e{n}", calls, answer)
+
+    world, apart = learn([episode(n) for n in range(60)]), [episode(n) for n in range(900, 910)]
+    assert survival(world, apart, world_values(world), at=(2,))["2"]["value"] == 1.0
+
+
+def test_latencies_that_are_twice_as_long_are_a_factor_of_two_away(world: World) -> None:
+    episodes = [
+        replace(e, results={k: replace(r, latency_s=0.2) for k, r in e.results.items()})
+        for e in (recorded(f"e{n}", [("ping", {"n": n})], lambda t, a: dict(a)) for n in range(9))
+    ]
+    learned = learn(episodes)
+    assert not latencies(world, episodes)  # a tool that it does not know
+    learned.models["ping"].latencies = [0.4, 0.4]
+    found = latencies(learned, episodes)
+    assert found["ping"]["log_distance"] == pytest.approx(math.log(2))
+    assert found["ping"]["world_median"] == 2 * found["ping"]["real_median"]
+
+
+def test_a_part_that_always_stands_inside_must_not_be_missing() -> None:
+    def answer(tool: str, args: Any) -> Any:
+        return {"size": {"wide": args["n"], "high": 2}, "tags": [{"t": "x"}][: args["n"] % 2]}
+
+    world = learn([recorded(f"e{n}", [("look", {"n": n})], answer) for n in range(12)])
+    c, forms = world.models["look"].context(world.session().state, {"n": 3}), Forms(world)
+    assert forms.valid(c, '{"size": {"wide": 3, "high": 2}, "tags": []}', False)
+    assert not forms.valid(c, '{"size": {"wide": 3}, "tags": []}', False)

@@ -1,9 +1,9 @@
 """Whether a world is faithful enough to train in: said before training, loudly where it is not."""
 
-import sys
 from typing import Any
 
 from pydantic import Field
+from rich.console import Console
 
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
@@ -82,7 +82,8 @@ def warn(run: Run, world: World, trust: Trust) -> list[str]:
             *_collect(world.fidelity),
         ))  # fmt: skip
         run.write_artefact(NOTE, text + "\n")
-        print(text, file=sys.stderr)
+        loud = Console(stderr=True, soft_wrap=True)
+        loud.print(text, style="bold yellow", markup=False, highlight=False)
     return found
 
 
