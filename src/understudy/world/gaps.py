@@ -85,7 +85,7 @@ def _words(s: Situation) -> str:
     told = [f"{a} was never seen" for a in s.new]
     told += [f"{a} is known from other episodes only" for a in s.elsewhere]
     told += [f"{a} is missing" for a in s.missing] + [f"{a} is no known argument" for a in s.extra]
-    told = told or ["what it names was seen in the episode"]
+    told = told or ["nothing that it names is new"]
     return "; ".join(told) + (f" (with {', '.join(s.given)})" if s.given else "")
 
 
@@ -119,5 +119,6 @@ def _help(own: Sequence["Scored"], model: ToolModel | None) -> str:
 def _name(label: str) -> str:
     """An outcome class in a few words."""
     kind, _, form = label.partition(":")
+    form = form.replace("{{", "{").replace("}}", "}")  # as templates escape them
     text = form if len(form) <= 60 else form[:57] + "..."
     return f"failure {text}" if kind == "err" else f"success {text}"
