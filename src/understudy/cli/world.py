@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, JsonOption, StoreOption, open_store
+from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
 from understudy.cli.world_ahead import ahead
 from understudy.cli.world_describe import describe
 from understudy.cli.world_paths import paths
+from understudy.cli.world_report import report
 from understudy.core.types import HELDOUT_SHARE
 
 app = typer.Typer(help="A world learned from traffic.", no_args_is_help=True, rich_markup_mode=None)
@@ -49,22 +50,7 @@ def learn(
     print(f"world in {out}")
 
 
-@app.command()
-def report(
-    world: Annotated[Path, typer.Argument(help="A folder that `world learn` wrote.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Show the fidelity that was measured when the world was learned.
-
-    Example: understudy world report build/world
-    """
-    from understudy.world.fidelity import FidelityReport
-
-    file = world / "fidelity.json"
-    if not file.exists():
-        raise ValueError(f"{world} has no fidelity.json; learn the world with `world learn`")
-    data = json.loads(file.read_text())
-    print(json.dumps(data) if as_json else FidelityReport.from_json(data).table())
+app.command()(report)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from understudy.recipes.curriculum import Curriculum
 from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of, training
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.resuming import from_checkpoint
+from understudy.recipes.trust import Trust, warn
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -55,6 +56,7 @@ class GrpoConfig(Config):
     max_turns: PositiveInt = 16
     pool: PositiveInt = 2000  # scenarios recombined from the traffic
     again: float = Field(default=0.25, ge=0, lt=1)  # see recipes.curriculum
+    trust: Trust = Trust()  # what the world's fidelity must show, or training warns
     checkpoint_every: PositiveInt = 10
     seed: int = 0
 
@@ -81,6 +83,7 @@ async def grpo(
     Without `threads`, the cores of each step's training are those that others left free during its
     rollouts.
     """
+    warn(run, world, config.trust)
     learner = make_learner(
         config.base, config.lora, config.seed, Path(config.start) if config.start else None
     )

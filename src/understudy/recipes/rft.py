@@ -36,6 +36,7 @@ from understudy.recipes.learner import Lora, make_engine
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.sft import SftConfig, select, sft
 from understudy.recipes.slips import Slips
+from understudy.recipes.trust import Trust, warn
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -62,6 +63,7 @@ class RftConfig(Config):
     lr: PositiveFloat = 3e-3
     precision: Literal["fp32", "bf16"] = "bf16"
     threshold: float = 1.0  # of the check, for captured and rehearsed episodes alike
+    trust: Trust = Trust()  # what the world's fidelity must show, or playing in it warns
     checkpoint_every: PositiveInt = 50
     seed: int = 0
 
@@ -97,6 +99,7 @@ async def rft(
     failed += Counter({"of the held-out split": len(episodes) - len(given)})
     if not captured:
         raise ValueError("no captured episode passes the check: there is nothing to read from")
+    warn(run, world, config.trust)
     file = run.artefacts / REHEARSED
     if not file.exists():
         reader = _reader(run, world, captured, config, quiet)

@@ -4,16 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from understudy.core.types import HELDOUT_SHARE, Episode, split_of
-from understudy.runs.directory import write_json
+from understudy.runs.progress import Progress
+from understudy.world.calibration import Doubts
+from understudy.world.crossfit import cross_fit, evidence
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.learn import learn
 from understudy.world.transitions import custom_calls, transitions
 
 
 def learn_world(
-    episodes: Sequence[Episode], out: Path, heldout: float = HELDOUT_SHARE
+    episodes: Sequence[Episode], out: Path, heldout: float = HELDOUT_SHARE, quiet: bool = False
 ) -> FidelityReport:
     """A world in the folder `out`, with `fidelity.json` beside it.
+
+    Doubt is corrected by predictions of episodes that were not learned from: cross-fitted ones
+    for the world that is measured, those kept aside too for the one that is written.
 
     Fidelity is measured on a world that has not seen the episodes kept aside; the world that is
     written has learned from all of them. Where no kept-aside episode has a call with a result, or
@@ -27,15 +32,25 @@ def learn_world(
     apart = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "heldout"]
     rest = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "train"]
     unmeasured = _unmeasured(rest, apart)
-    if unmeasured:
-        report = FidelityReport(0, 0, unmeasured=unmeasured)
-    else:
-        report = fidelity(learn(rest), apart)
-    custom = sum(custom_calls(e) for e in episodes)
-    if custom:
-        report.left_out["of custom tools, which take free text"] = custom
-    learn(episodes).save(out)
-    write_json(out / "fidelity.json", report.to_json())
+    with Progress("learn the world", total=3, unit="parts", quiet=quiet) as progress:
+        found = cross_fit(episodes if unmeasured else rest)
+        progress.advance()
+        if unmeasured:
+            report = FidelityReport(0, 0, unmeasured=unmeasured)
+        else:
+            measured = learn(rest)
+            kept_aside = evidence(measured, apart)
+            measured.doubts = Doubts.fit(found)
+            report = fidelity(measured, apart)
+            found += kept_aside
+        progress.advance()
+        custom = sum(custom_calls(e) for e in episodes)
+        if custom:
+            report.left_out["of custom tools, which take free text"] = custom
+        world = learn(episodes)
+        world.doubts, world.fidelity = Doubts.fit(found), report.to_json()
+        world.save(out)
+        progress.advance()
     return report
 
 

@@ -90,7 +90,18 @@ class Notes:
     half: bool = False
 
 
-Block = Plot | Table | Comparison | Notes
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Two texts beside each other, a line at a time; (line, whether the other text lacks it)."""
+
+    title: str
+    names: tuple[str, str]
+    lines: tuple[Sequence[tuple[str, bool]], Sequence[tuple[str, bool]]]
+    note: str = ""
+    half: bool = False
+
+
+Block = Plot | Table | Comparison | SideBySide | Notes
 
 
 @dataclass(frozen=True, slots=True)

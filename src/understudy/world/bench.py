@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
+from understudy.world.crossfit import calibrated
 from understudy.world.fidelity import predict_step
-from understudy.world.learn import WorldConfig, learn
+from understudy.world.learn import WorldConfig
 from understudy.world.model import World
 from understudy.world.renaming import Renaming
 from understudy.world.transitions import steps, transitions
@@ -45,7 +46,8 @@ def bench(
     rename: int | None = None,
 ) -> dict[str, Any]:
     """Write one prediction a test call (episode, step, content, is_error, doubt, provenance);
-    returns seconds of learning and milliseconds a prediction.
+    returns seconds of learning (its doubt's calibration among them, see world.crossfit) and
+    milliseconds a prediction.
 
     With `rename`, a seed, the world sees random words for all tools, arguments and fields; what is
     written has their names back.
@@ -57,7 +59,7 @@ def bench(
         for first in (True, False)
     ]
     began = time.perf_counter()
-    world = learn(train, config)
+    world = calibrated(train, config)
     learned = time.perf_counter()
     rows = [row for n, e in enumerate(test) for row in predictions(world, e, n)]
     done = time.perf_counter()

@@ -7,6 +7,7 @@ from typing import Any
 import zstandard
 
 from understudy.world import draws, effects, evidence
+from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
 from understudy.world.context import ToolFacts
 from understudy.world.ids import Ids
@@ -22,7 +23,7 @@ from understudy.world.tree import tuples
 from understudy.world.users import Situation
 from understudy.world.wording import Part, Votes
 
-FORMAT = 8
+FORMAT = 9
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -38,6 +39,10 @@ def write(world: World, folder: Path) -> None:
     partial.write_bytes(data)
     partial.replace(target)
     other.unlink(missing_ok=True)
+    report = folder / "fidelity.json"
+    report.unlink(missing_ok=True)  # of the world that was here before
+    if world.fidelity is not None:
+        report.write_text(json.dumps(world.fidelity, ensure_ascii=False, indent=1) + "\n")
 
 
 def read(folder: Path) -> World:
@@ -54,7 +59,10 @@ def read(folder: Path) -> World:
         raise ValueError(
             f"the world in {folder} has format {data.get('format')}, not {FORMAT}: learn it again"
         )
-    return from_json(data)
+    world = from_json(data)
+    report = folder / "fidelity.json"
+    world.fidelity = json.loads(report.read_text()) if report.exists() else None
+    return world
 
 
 def _fields(thing: Any, *skip: str) -> dict[str, Any]:
@@ -89,6 +97,7 @@ def to_json(world: World) -> dict[str, Any]:
         },
         "failures": _fields(world.failures),
         "episodes": world.episode_ids,
+        "doubts": None if world.doubts is None else _fields(world.doubts),
     }
 
 
@@ -155,7 +164,12 @@ def from_json(data: dict[str, Any]) -> World:
         ),
         Failures(**data["failures"]),
         data["episodes"],
+        _doubts(data["doubts"]),
     )
+
+
+def _doubts(data: dict[str, Any] | None) -> Doubts | None:
+    return None if data is None else Doubts(tuples(data["given"]), tuples(data["whole"]))
 
 
 def _parts(parts: list[Any]) -> list[Part]:

@@ -17,6 +17,7 @@ from understudy.core.types import (
     ToolResult,
     call_parts,
 )
+from understudy.world.calibration import Doubts
 from understudy.world.context import Context, ToolFacts
 from understudy.world.ids import Ids
 from understudy.world.notes import Notes
@@ -44,6 +45,8 @@ class World:
     book: Book
     failures: Failures
     episode_ids: list[str]  # of the traffic, by the numbers that memory knows them by
+    doubts: Doubts | None = None  # how often results were wrong; None: doubt as it was reckoned
+    fidelity: dict[str, Any] | None = None  # the JSON of the world's FidelityReport
     _weights: dict[str, float] | None = field(default=None, repr=False)
     _hidden: dict[str, dict[str, Any]] | None = field(default=None, repr=False)
 
@@ -92,6 +95,15 @@ class World:
         self, state: State, name: str, args: dict[str, Any], rng: random.Random, greedy: bool
     ) -> tuple[Prediction, Context | None]:
         """What a call returns in a state. The state is not changed."""
+        p, c = self._predict(state, name, args, rng, greedy)
+        p.wrong = 1 - (1 - p.doubt) * p.chances.get(p.outcome, 1.0)
+        if self.doubts is not None:
+            self.doubts.correct(name, p)
+        return p, c
+
+    def _predict(
+        self, state: State, name: str, args: dict[str, Any], rng: random.Random, greedy: bool
+    ) -> tuple[Prediction, Context | None]:
         model = self.models.get(name)
         if model is None:
             return self._unknown("unknown", state, name, args), None
@@ -177,7 +189,8 @@ class World:
         return f"ok:{kind_of(value)}"
 
     def save(self, folder: str | Path) -> None:
-        """Write the world into a folder (world.json, zstd-compressed where it is large)."""
+        """Write the world into a folder: world.json, zstd-compressed where it is large, and
+        fidelity.json where it was measured."""
         from understudy.world.files import write
 
         write(self, Path(folder))

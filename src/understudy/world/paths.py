@@ -195,10 +195,10 @@ class _Miner:
         node.tally.add(success)
         for point in [*points[:_DEEP], END]:
             child = node.children.get(point)
+            if (point == END and len(points) > _DEEP) or (child is None and self.nodes >= _NODES):
+                self.cut += 1
+                return
             if child is None:
-                if self.nodes >= _NODES or (point == END and len(points) > _DEEP):
-                    self.cut += 1
-                    return
                 child = node.children[point] = Node()
                 self.nodes += 1
             child.tally.add(success)

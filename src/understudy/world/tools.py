@@ -64,6 +64,7 @@ class Prediction:
     doubt: float
     failure: float  # probability of failure in this situation
     chances: dict[str, float]
+    wrong: float = 0.0  # `doubt` with chance: that the outcome is another counts as wrong
 
 
 @dataclass(slots=True)

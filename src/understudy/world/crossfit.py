@@ -1,0 +1,47 @@
+"""A world whose doubt was checked on episodes that it had not seen."""
+
+from collections.abc import Sequence
+
+from understudy.core.types import Episode
+from understudy.world.calibration import Doubts, Evidence, halves, row_of
+from understudy.world.compare import failed, label_of
+from understudy.world.learn import WorldConfig, learn
+from understudy.world.model import World
+from understudy.world.scoring import walk, world_values
+from understudy.world.transitions import transitions
+from understudy.world.values import parse
+
+
+def calibrated(episodes: Sequence[Episode], config: WorldConfig | None = None) -> World:
+    """The world of `learn` with doubt that was fitted on cross-fitted predictions: it costs as
+    much again as learning. Raises ValueError where no call has a result."""
+    world = learn(episodes, config)
+    world.doubts = Doubts.fit(cross_fit(episodes, config))
+    return world
+
+
+def cross_fit(episodes: Sequence[Episode], config: WorldConfig | None = None) -> list[Evidence]:
+    """How right each half of the episodes is predicted by a world of the other half; nothing
+    where a half has no call with a result."""
+    found: list[Evidence] = []
+    for rest, apart in halves(episodes):
+        if not any(transitions(e) for e in rest):
+            return []
+        found += evidence(learn(rest, config), apart)
+    return found
+
+
+def evidence(world: World, episodes: Sequence[Episode]) -> list[Evidence]:
+    """How right a world is on episodes that it has not learned from. Its doubt must not have been
+    corrected yet."""
+    assert world.doubts is None
+    traffic = world_values(world)
+    found = []
+    for n, episode in enumerate(episodes):
+        for m in walk(world, episode, n, traffic):
+            name, p = m.truth.step.name, m.prediction
+            fails = failed(world.failures, name, m.text, p.flag)
+            same = label_of(parse(m.text), fails) == m.truth.label
+            wrong = m.truth.scores(m.text, p.flag)["known_f1"] != 1.0
+            found.append(Evidence(row_of(name, p), wrong, same))
+    return found

@@ -1,0 +1,174 @@
+"""Held-out calls, each predicted with its true history, and how right rows of a table are there."""
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from understudy.core.types import Episode, canonical_json
+from understudy.world.compare import Scores, Truth, changes, failed, label_of
+from understudy.world.context import Context
+from understudy.world.forms import Forms
+from understudy.world.gaps import Situation, situation
+from understudy.world.model import World, WorldSession, content
+from understudy.world.tools import Prediction
+from understudy.world.transitions import Step, steps, transitions
+from understudy.world.values import columns, parse
+
+ROWS = ("nearest", "floor", "world", "ceiling")
+Said = tuple[str, bool]  # content, error flag
+
+
+@dataclass(slots=True)
+class Moment:
+    """A real call before the session has seen its result. Use it before the next one is drawn."""
+
+    truth: Truth
+    session: WorldSession
+    prediction: Prediction
+    context: Context | None
+    text: str  # of the prediction
+    shown: Said | None  # what the episode answered to this very call before
+
+
+@dataclass(slots=True)
+class Scored:
+    """One call: what was real, what was said, and the columns of each row."""
+
+    scenario: str
+    step: Step
+    label: str  # real outcome class
+    labels: dict[str, str]  # row -> its outcome class
+    scores: dict[str, Scores]
+    said: str
+    doubt: float
+    failure: float  # probability of an error flag
+    drawn: float  # share of sampled results that fail
+    where: Situation
+
+
+def walk(
+    world: World, episode: Episode, n: int, traffic: set[str], seed: int = 0
+) -> Iterator[Moment]:
+    """The calls of an episode in order, each predicted at its most probable; the session is given
+    the real results. `traffic` holds the values that the world remembers, as text."""
+    session = world.session(seed + n)
+    shown: dict[str, Said] = {}
+    seen: set[str] = set()
+    for s in steps(transitions(episode), n, world.failures):
+        rng = random.Random(f"fidelity:{seed}:{n}:{s.index}")
+        p, c = world.predict(session.state, s.name, s.args, rng, greedy=True)
+        call = s.name + canonical_json(s.args)
+        before = shown.get(call)
+        reveals = before is not None and parse(before[0]) != s.value
+        truth = Truth.of(s, seen, traffic, reveals)
+        yield Moment(truth, session, p, c, text_of_prediction(world, s.name, p), before)
+        shown[call] = (s.content, s.flag)
+        seen |= {str(v) for part in (s.args, s.value) for _, v in columns(part)}
+        session.observe(s.name, s.args, s.content, s.flag)
+
+
+def text_of_prediction(world: World, name: str, p: Prediction) -> str:
+    """A predicted result as the tool would write it."""
+    model = world.models.get(name)
+    return content(p, model) if model is not None else p.text or ""
+
+
+class Scorer:
+    """Scores episodes against a world that has not learned from them."""
+
+    def __init__(self, world: World, samples: int = 4, seed: int = 0) -> None:
+        self.world, self.samples, self.seed = world, samples, seed
+        self.traffic = world_values(world)
+        self.forms = Forms(world)
+        self._calls: dict[str, list[tuple[set[tuple[str, str]], str]]] = {}
+
+    def episode(self, episode: Episode, n: int) -> Iterator[Scored]:
+        """The calls of one episode; `n` tells episodes apart."""
+        for m in walk(self.world, episode, n, self.traffic, self.seed):
+            s, p = m.truth.step, m.prediction
+            nearest = self._nearest(s)
+            said = {"nearest": nearest, "floor": m.shown or nearest, "world": (m.text, p.flag)}
+            scores = {row: m.truth.scores(*answer) for row, answer in said.items()}
+            fails = {row: failed(self.world.failures, s.name, *a) for row, a in said.items()}
+            for row, (text, _) in said.items():
+                valid = self.forms.valid(m.context, text, fails[row])
+                scores[row]["schema"] = None if valid is None else float(valid)
+            scores["ceiling"] = m.truth.ceiling() | {"schema": scores["world"]["schema"] and 1.0}
+            self._changes(m, said, fails, scores)
+            yield Scored(
+                episode.scenario_id or episode.id, s, m.truth.label,
+                {row: label_of(parse(a[0]), fails[row]) for row, a in said.items()},
+                scores, m.text, p.wrong, self._flag_chance(s.name, p), self._drawn(m, n),
+                situation(s.name, p, m.context),
+            )  # fmt: skip
+
+    def _changes(
+        self, m: Moment, said: dict[str, Said], fails: dict[str, bool], scores: dict[str, Scores]
+    ) -> None:
+        """F1 of the changes to known things that results show, under how many are real."""
+        s, state = m.truth.step, m.session.state
+        real = changes(state, s, s.value, not s.failed) if m.context is not None else set()
+        column = next(f"changes_{low}" for low in (5, 2, 1, 0) if len(real) >= low)
+        for row in ROWS:
+            for low in (0, 1, 2, 5):
+                scores[row][f"changes_{low}"] = None
+        if s.failed or m.context is None:
+            return
+        scores["ceiling"][column] = 1.0
+        for row, (text, _) in said.items():
+            got = changes(state, s, parse(text), not fails[row])
+            total = len(got) + len(real)
+            scores[row][column] = 2 * len(got & real) / total if total else 1.0
+
+    def _drawn(self, m: Moment, n: int) -> float:
+        s = m.truth.step
+        rng = random.Random(f"drawn:{self.seed}:{n}:{s.index}")
+        state, world = m.session.state, self.world
+        drawn = [
+            world.predict(state, s.name, s.args, rng, greedy=False)[0].outcome.startswith("err")
+            for _ in range(self.samples)
+        ]
+        return sum(drawn) / max(1, len(drawn))
+
+    def _flag_chance(self, name: str, p: Prediction) -> float:
+        model = self.world.models.get(name)
+        if model is None:
+            return p.failure
+        rates = {
+            label: model.texts[label].flag
+            if label in model.texts
+            else model.flags.get(label, float(label.startswith("err")))
+            for label in p.chances
+        }
+        return sum(chance * rates[label] for label, chance in p.chances.items())
+
+    def _nearest(self, s: Step) -> Said:
+        """The result of the training call with the most equal arguments."""
+        model = self.world.models.get(s.name)
+        if model is None or not model.recall:
+            return "", True
+        if s.name not in self._calls:
+            args = ((json.loads(key.removeprefix(s.name)), key) for key in model.recall)
+            self._calls[s.name] = [(_items(own), key) for own, key in args]
+        own = _items(s.args)
+        best = max(self._calls[s.name], key=lambda c: len(own & c[0]) / max(1, len(own | c[0])))
+        value = model.recall[best[1]][-1][1]
+        return (value if isinstance(value, str) else json.dumps(value)), False
+
+
+def _items(args: dict[str, object]) -> set[tuple[str, str]]:
+    return {(k, canonical_json(v)) for k, v in args.items()}
+
+
+def world_values(world: World) -> set[str]:
+    """Every scalar that the world remembers, as text."""
+    found: set[str] = set()
+    for things in world.memory.versions.values():
+        for held in things.values():
+            for _, fields in held:
+                found |= {str(v) for _, v in columns(fields)}
+    for model in world.models.values():
+        for answers in model.recall.values():
+            found |= {str(v) for _, a in answers for _, v in columns(a)}
+    return found
