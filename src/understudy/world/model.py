@@ -89,14 +89,23 @@ class World:
         return flat(dict(episode.metadata)) | hidden
 
     def predict(
-        self, state: State, name: str, args: dict[str, Any], rng: random.Random, greedy: bool
+        self,
+        state: State,
+        name: str,
+        args: dict[str, Any],
+        rng: random.Random,
+        greedy: bool,
+        outcome: str | None = None,
     ) -> tuple[Prediction, Context | None]:
-        """What a call returns in a state. The state is not changed."""
+        """What a call returns in a state, in the class of outcome that is given where one is. The
+        state is not changed."""
         model = self.models.get(name)
         if model is None:
             return self._unknown("unknown", state, name, args), None
         c = model.context(state, args)
         label, chances, fact = model.outcome(c, self.pooled, rng, greedy)
+        if outcome is not None:
+            label, fact = outcome, True
         text: str | None
         if label not in model.texts and label not in model.shapes:
             value, text, flag, marks, doubt = self._borrow(label, c)
@@ -222,15 +231,15 @@ class WorldSession:
         """Answer a call, and keep what it changed."""
         return self.step(*call_parts(tool_call))
 
-    def step(self, name: str, arguments: str) -> ToolResult:
-        """`call` without the protocol around it."""
+    def step(self, name: str, arguments: str, outcome: str | None = None) -> ToolResult:
+        """`call` without the protocol around it; with a class of outcome the call has that one."""
         state = self.state
         rng = random.Random(hash((self.seed, state.seed, len(state.calls))))
         args = parse(arguments or "{}")
         if not isinstance(args, dict):
             p = self.world._unknown("bad", state, name, {})
             return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)
-        p, c = self.world.predict(state, name, args, rng, greedy=False)
+        p, c = self.world.predict(state, name, args, rng, False, outcome)
         model = self.world.models.get(name)
         if model is None or c is None:
             return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)
