@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "understudy"
 ROOMS = {
     "core", "runs", "store", "gateway", "models", "engine",
-    "envs", "world", "judges", "train", "recipes", "sdk", "demo", "cli",
+    "envs", "world", "judges", "train", "recipes", "sdk", "demo", "cli", "testing",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "core": set(),
@@ -27,10 +27,11 @@ ALLOWED: dict[str, set[str]] = {
     "world": {"core", "runs"},
     "judges": {"core", "runs"},
     "train": {"core", "runs", "models"},
-    "recipes": ROOMS - {"gateway", "demo", "cli"},
+    "recipes": ROOMS - {"gateway", "demo", "cli", "testing"},
     "sdk": {"core"},
-    "demo": ROOMS,
-    "cli": ROOMS,
+    "testing": {"core", "envs", "world"},
+    "demo": ROOMS - {"testing"},
+    "cli": ROOMS - {"testing"},
     "__init__": {"core", "sdk"},
     "__main__": {"cli"},
 }

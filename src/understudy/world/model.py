@@ -92,23 +92,38 @@ class World:
         return flat(dict(episode.metadata)) | hidden
 
     def predict(
-        self, state: State, name: str, args: dict[str, Any], rng: random.Random, greedy: bool
+        self,
+        state: State,
+        name: str,
+        args: dict[str, Any],
+        rng: random.Random,
+        greedy: bool,
+        outcome: str | None = None,
     ) -> tuple[Prediction, Context | None]:
-        """What a call returns in a state. The state is not changed."""
-        p, c = self._predict(state, name, args, rng, greedy)
+        """What a call returns in a state, in the class of outcome that is given where one is. The
+        state is not changed."""
+        p, c = self._predict(state, name, args, rng, greedy, outcome)
         p.wrong = 1 - (1 - p.doubt) * p.chances.get(p.outcome, 1.0)
         if self.doubts is not None:
             self.doubts.correct(name, p)
         return p, c
 
     def _predict(
-        self, state: State, name: str, args: dict[str, Any], rng: random.Random, greedy: bool
+        self,
+        state: State,
+        name: str,
+        args: dict[str, Any],
+        rng: random.Random,
+        greedy: bool,
+        outcome: str | None,
     ) -> tuple[Prediction, Context | None]:
         model = self.models.get(name)
         if model is None:
             return self._unknown("unknown", state, name, args), None
         c = model.context(state, args)
         label, chances, fact = model.outcome(c, self.pooled, rng, greedy)
+        if outcome is not None:
+            label, fact = outcome, True
         text: str | None
         if label not in model.texts and label not in model.shapes:
             value, text, flag, marks, doubt = self._borrow(label, c)
@@ -235,15 +250,18 @@ class WorldSession:
         """Answer a call, and keep what it changed."""
         return self.step(*call_parts(tool_call))
 
-    def step(self, name: str, arguments: str, greedy: bool = False) -> ToolResult:
-        """`call` without the protocol around it; `greedy`: the likeliest result, not a draw."""
+    def step(
+        self, name: str, arguments: str, greedy: bool = False, outcome: str | None = None
+    ) -> ToolResult:
+        """`call` without the protocol around it; `greedy`: the likeliest result, not a draw; with
+        a class of outcome the call has that one."""
         state = self.state
         rng = random.Random(hash((self.seed, state.seed, len(state.calls))))
         args = parse(arguments or "{}")
         if not isinstance(args, dict):
             p = self.world._unknown("bad", state, name, {})
             return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)
-        p, c = self.world.predict(state, name, args, rng, greedy)
+        p, c = self.world.predict(state, name, args, rng, greedy, outcome)
         model = self.world.models.get(name)
         if model is None or c is None:
             return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)

@@ -5,7 +5,7 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -53,17 +53,24 @@ async def serve_stdio(world: World, seed: int = 0) -> None:
 
 @asynccontextmanager
 async def serve_http(
-    world: World, host: str, port: int, seed: int = 0, *, allow_remote: bool = False
+    world: World,
+    host: str,
+    port: int,
+    seed: int = 0,
+    *,
+    allow_remote: bool = False,
+    begin: Callable[[int], WorldSession] | None = None,
 ) -> AsyncIterator[str]:
     """Serve over streamable HTTP while the block runs; gives the URL. Port 0 takes a free one.
 
     A client's first session has the seed given, the next the next one; a URL that ends in
-    `?seed=N` asks for that seed. Raises ValueError for a host that others can reach, unless
-    they may: whoever can reach it can use the world. OSError where the port is taken.
+    `?seed=N` asks for that seed. `begin` makes the session of a seed; by default the world does.
+    Raises ValueError for a host that others can reach, unless they may: whoever can reach it can
+    use the world. OSError where the port is taken.
     """
     if not (allow_remote or is_loopback(host)):
         raise ValueError(f"host {host} is open to others: allow that with --allow-remote")
-    sessions = Sessions(world, seed)
+    sessions = Sessions(world, seed, begin)
     manager = StreamableHTTPSessionManager(
         make_server(world, sessions),
         json_response=True,
@@ -89,8 +96,10 @@ class Sessions:
     """A world's sessions by their clients': each begins with its client's first call, and is
     forgotten when the client ends its own or has asked nothing for so long that the server did."""
 
-    def __init__(self, world: World, seed: int) -> None:
-        self._world, self._seed, self._begun = world, seed, 0
+    def __init__(
+        self, world: World, seed: int, begin: Callable[[int], WorldSession] | None = None
+    ) -> None:
+        self._begin, self._seed, self._begun = begin or world.session, seed, 0
         self._open: dict[str, WorldSession] = {}
         self._asked: dict[str, float] = {}
         self._asking: Counter[str] = Counter()
@@ -103,7 +112,7 @@ class Sessions:
             if seed is None:
                 seed = self._seed + self._begun
                 self._begun += 1
-            session = self._open[client] = self._world.session(seed)
+            session = self._open[client] = self._begin(seed)
         return session
 
     @contextmanager

@@ -1,0 +1,146 @@
+"""A world's session that keeps what was asked of it, what changed, and which calls are to fail."""
+
+import json
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from understudy.core.types import ToolResult
+from understudy.world.model import World, WorldSession
+from understudy.world.state import Key, State
+from understudy.world.values import leaves, parse, same
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A field of a thing that a call changed; `before` is None for what was not known before."""
+
+    type: str
+    id: Any
+    field: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of the test: what was asked, what the world answered, what it changed."""
+
+    name: str
+    arguments: Any  # parsed; the text where it is no JSON
+    result: ToolResult
+    failed: bool  # whether the answer says so, flagged as an error or not
+    changes: tuple[Change, ...] = ()
+    forced: bool = False  # by `fail_next`
+
+    @property
+    def value(self) -> Any:
+        """The answer as JSON, or its text where it is none."""
+        return parse(self.result.content)
+
+    @property
+    def invented(self) -> list[str]:
+        """JSON pointers of the values that nothing in the traffic or the test supports."""
+        return [p.path for p in self.result.provenance if p.kind == "invented"]
+
+    def __str__(self) -> str:
+        asked = json.dumps(self.arguments, ensure_ascii=False)
+        flags = "failed, " * self.failed + "forced, " * self.forced
+        made_up = f", invented: {' '.join(p or '(all)' for p in self.invented)}"
+        sure = f"{flags}doubt {self.result.doubt:.2f}{made_up * bool(self.invented)}"
+        return f"{self.name} {asked} -> {self.result.content} ({sure})"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A point of a test to go back to."""
+
+    state: State
+    calls: tuple[Call, ...]
+    failing: tuple[tuple[str, str], ...]
+
+
+class RecordedSession(WorldSession):
+    """A session for calls of any thread. `failing` are tools whose next calls are to fail, each
+    with the class of outcome."""
+
+    def __init__(self, world: World, seed: int, names: dict[str, str]) -> None:
+        super().__init__(world, State(world.ids, world.memory, seed), seed, tuple(world.tools()))
+        self.calls: list[Call] = []
+        self.failing: list[tuple[str, str]] = []
+        self.lock = threading.RLock()
+        self._names = names  # domain -> type
+
+    def step(
+        self, name: str, arguments: str, greedy: bool = False, outcome: str | None = None
+    ) -> ToolResult:
+        """Answer a call and note it."""
+        with self.lock:
+            forced = next((f for f in self.failing if f[0] == name), None)
+            if forced is not None and outcome is None:
+                self.failing.remove(forced)
+                outcome = forced[1]
+            asked, n = parse(arguments or "{}"), len(self.state.calls)
+            known = _Known(self.state, asked)
+            result = super().step(name, arguments, greedy, outcome)
+            past = self.state.calls[n] if len(self.state.calls) > n else None
+            changes = known.changed(self.state, name, parse(result.content), self._names)
+            self.calls.append(
+                Call(
+                    name,
+                    asked,
+                    result,
+                    failed=past is None or not past.ok,
+                    changes=tuple(changes),
+                    forced=outcome is not None,
+                )
+            )
+            return result
+
+    def snapshot_now(self) -> Snapshot:
+        with self.lock:
+            return Snapshot(self.state.copy(), tuple(self.calls), tuple(self.failing))
+
+    def rewind(self, to: Snapshot, seed: int) -> None:
+        """Go back, and on with this seed."""
+        with self.lock:
+            self.state, self.seed = to.state.copy(), seed
+            self.calls[:], self.failing[:] = to.calls, to.failing
+
+
+class _Known:
+    """What was known of things before a call."""
+
+    def __init__(self, state: State, asked: Any) -> None:
+        self._named = {v for _, v in leaves(asked)}
+        self._fields = {
+            key: {n: value for n, (value, _, _) in thing.fields.items()}
+            for key, thing in state.things.items()
+        }
+
+    def changed(self, state: State, tool: str, value: Any, names: dict[str, str]) -> "list[Change]":
+        """Fields that differ now, and the fields of a thing that the call brought into being: the
+        result is its record, and nobody had named it. Records in lists of a result differ with what
+        was asked for, and are no changes."""
+        shown = {(d, v) for d, v, record in state.ids.of_result(tool, value) if record is not value}
+        own = {(d, v) for d, v, record in state.ids.of_result(tool, value) if record is value}
+        found = []
+        for key, thing in state.things.items():
+            if key in shown - own:
+                continue
+            before = self._before(state, key)
+            made = not before and key in own and key[1] not in self._named
+            for name, (now, _, _) in thing.fields.items():
+                differs = name in before and not _equal(before[name], now)
+                if differs or (made and name not in before):
+                    kind = names.get(key[0], key[0])
+                    found.append(Change(kind, key[1], name, before.get(name), now))
+        return found
+
+    def _before(self, state: State, key: Key) -> dict[str, Any]:
+        held = state.remembered(key)
+        return {**(held[1] if held else {}), **self._fields.get(key, {})}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True) or same(a, b)
