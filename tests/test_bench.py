@@ -20,6 +20,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2},
     "ranking": {"traffic": 40, "played": 4},
     "train": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
+    "users": {"n": 3, "seeds": (0,), "folder": bench.OUT / "demo-quick-0"},
     "world": {"episodes": 40, "sessions": 5, "repeats": 2},
 }
 
@@ -33,6 +34,9 @@ def test_figures_have_a_value_a_unit_and_a_range(name: str) -> None:
     record = bench.measure(name, **SMALLEST[name])
     if name == "grpo" and record["cannot_run"]:  # so few episodes may all have the same reward
         assert "nothing was trained" in record["cannot_run"]
+        return
+    if name == "users" and record["cannot_run"]:  # it plays what the demo's benchmark left
+        assert "run `python -m bench demo` first" in record["cannot_run"]
         return
     assert record["cannot_run"] is None
     figures = json.loads(json.dumps(record["figures"]))

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, JsonOption, StoreOption, open_store
+from understudy.cli.world_users import users
 from understudy.core.types import HELDOUT_SHARE
 
 app = typer.Typer(help="A world learned from traffic.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(users)
 
 
 @app.command()
