@@ -338,13 +338,13 @@ _UNITS = {"turns": "a conversation", "entropy of clusters": "bits"}
 
 def _line(name: str, values: Sequence[Values]) -> Line:
     """The mean of all splits. Coverages ask for 90% of what a second real sample covers, entropy
-    for no less than its lowest, others for a distance that real halves have too."""
+    to be lower by no more than real halves differ, others for a distance that these have too."""
     _, real, simulated, near, far = (fmean(v[k] for v in values) for k in range(5))
     bound = float(np.quantile([v[3] for v in values], 0.95))
     if name in _AT_LEAST:
         within = simulated >= _AT_LEAST[name] * real
     elif name == "entropy of clusters":
-        within = simulated >= real - bound
+        within = simulated >= real - near
     else:
         within = far <= bound + 1e-9
     unit = _UNITS.get(name, "words" if name.startswith("words") else "share")
