@@ -24,3 +24,11 @@ def recorded(name: str, calls: Sequence[Call], answer: Callable[[str, Any], Any]
     request = Request(messages=tuple(messages), model=ModelRef("recorded"))
     completion = Completion(id=name, request=request, status="ok")
     return Episode(name, (completion,), None, results=results)
+
+
+def talk(name: str, lines: Sequence[str], metadata: dict[str, Any]) -> Episode:
+    """A conversation: the user's and the agent's lines in turn, the user's first."""
+    roles = ("user", "assistant")
+    messages: list[Any] = [{"role": roles[n % 2], "content": line} for n, line in enumerate(lines)]
+    request = Request(messages=tuple(messages), model=ModelRef("recorded"))
+    return Episode(name, (Completion(id=name, request=request, status="ok"),), metadata=metadata)

@@ -31,7 +31,7 @@ def test_values_are_mined_beside_metadata_that_nobody_says(world: World) -> None
     book = world.book
     assert sum(bool(o.hidden) for o in book.openings) >= 150
     assert not any("/trial" in o.free for o in book.openings)
-    with_slots = [s for s in book.situations if any(p and slots(p) for p, _ in s.replies)]
+    with_slots = [s for s in book.situations if any(r.parts and slots(r.parts) for r in s.replies)]
     assert len(with_slots) >= 100
 
 

@@ -16,10 +16,11 @@ from understudy.cli.world_describe import describe
 from understudy.cli.world_export import export
 from understudy.cli.world_paths import paths
 from understudy.cli.world_report import report
+from understudy.cli.world_users import users
 from understudy.core.types import HELDOUT_SHARE
 
 app = typer.Typer(help="A world learned from traffic.", no_args_is_help=True, rich_markup_mode=None)
-for command in (describe, ahead, paths, export):
+for command in (describe, ahead, paths, users, export):
     app.command()(command)
 
 

@@ -12,18 +12,19 @@ from understudy.world.clauses import Exchange
 from understudy.world.context import ToolFacts
 from understudy.world.ids import Ids
 from understudy.world.model import World
+from understudy.world.profiles import Population, Profile
 from understudy.world.query import Query, Row
 from understudy.world.scenarios import Book, Opening
 from understudy.world.shapes import Shape
+from understudy.world.situations import Reply, Situation
 from understudy.world.state import Memory
 from understudy.world.templates import Template
 from understudy.world.tools import After, Hard, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
-from understudy.world.users import Situation
 from understudy.world.wording import Part, Votes
 
-FORMAT = 9
+FORMAT = 10
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -87,8 +88,11 @@ def to_json(world: World) -> dict[str, Any]:
         "book": {
             "openings": [_fields(o) for o in world.book.openings],
             "groups": world.book.groups,
-            "situations": [_fields(s) for s in world.book.situations],
-            "patience": world.book.patience,
+            "situations": [
+                {"words": s.words, "replies": [_fields(r) for r in s.replies]}
+                for s in world.book.situations
+            ],
+            "population": _population(world.book.population),
             "exchanges": [_fields(e) for e in world.book.exchanges],
             "kinds": world.book.kinds,
             "votes": [[*key, n] for key, n in world.book.votes.counts.items()],
@@ -130,7 +134,10 @@ def from_json(data: dict[str, Any]) -> World:
     situations = [
         Situation(
             s["words"],
-            [(None if parts is None else _parts(parts), n) for parts, n in s["replies"]],
+            [
+                Reply(None if r["parts"] is None else _parts(r["parts"]), r["n"], r["last"])
+                for r in s["replies"]
+            ],
         )
         for s in book["situations"]
     ]
@@ -156,7 +163,7 @@ def from_json(data: dict[str, Any]) -> World:
             openings,
             book["groups"],
             situations,
-            book["patience"],
+            _read_population(book["population"]),
             exchanges,
             book["kinds"],
             _votes(book["votes"], book["totals"]),
@@ -174,6 +181,16 @@ def _doubts(data: dict[str, Any] | None) -> Doubts | None:
 
 def _parts(parts: list[Any]) -> list[Part]:
     return [p if isinstance(p, str) else (p[0], p[1]) for p in parts]
+
+
+def _population(p: Population) -> dict[str, Any]:
+    return {**_fields(p, "_pools"), "profiles": [_fields(own) for own in p.profiles]}
+
+
+def _read_population(data: dict[str, Any]) -> Population:
+    profiles = [Profile(**own) for own in data["profiles"]]
+    slips = [(word, wrong, n) for word, wrong, n in data["slips"]]
+    return Population(**{**data, "profiles": profiles, "slips": slips})
 
 
 def _votes(counts: list[Any], totals: list[Any]) -> Votes:

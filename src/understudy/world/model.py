@@ -16,6 +16,7 @@ from understudy.core.types import (
     ToolCall,
     ToolResult,
     call_parts,
+    text_of,
 )
 from understudy.world.calibration import Doubts
 from understudy.world.context import Context, ToolFacts
@@ -27,7 +28,7 @@ from understudy.world.state import Mark, Memory, State
 from understudy.world.templates import Template, abstract
 from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
-from understudy.world.users import MinedUser, rarity
+from understudy.world.users import Known, MinedUser
 from understudy.world.values import kind_of, parse
 from understudy.world.wording import flat
 
@@ -47,7 +48,7 @@ class World:
     episode_ids: list[str]  # of the traffic, by the numbers that memory knows them by
     doubts: Doubts | None = None  # how often results were wrong; None: doubt as it was reckoned
     fidelity: dict[str, Any] | None = None  # the JSON of the world's FidelityReport
-    _weights: dict[str, float] | None = field(default=None, repr=False)
+    _known: Known | None = field(default=None, repr=False)
     _hidden: dict[str, dict[str, Any]] | None = field(default=None, repr=False)
 
     async def start(
@@ -72,11 +73,13 @@ class World:
         return draw_scenarios(self.book, n, seed, split)
 
     def user(self, scenario: Scenario, seed: int = 0) -> MinedUser:
-        """The user of a scenario."""
-        if self._weights is None:
-            self._weights = rarity(self.book.situations)
-        own, book = user_seed(scenario, seed), self.book
-        return MinedUser(book.situations, scenario.goal, own, book.patience, self._weights)
+        """The user of a scenario, of a profile drawn by the seed; without a user message in the
+        scenario it opens the conversation itself."""
+        if self._known is None:
+            self._known = Known(self.book)
+        said = [text_of(m.get("content")) for m in scenario.messages if m["role"] == "user"]
+        own, first = user_seed(scenario, seed), said[-1] if said else ""
+        return MinedUser(self._known, scenario.goal, own, first)
 
     @property
     def notes(self) -> Notes:

@@ -28,7 +28,8 @@ from understudy.world.clauses import (
     mine_implied,
 )
 from understudy.world.dependence import coded, dependent
-from understudy.world.users import Situation, mine_situations
+from understudy.world.profiles import Population, mine_population, mine_slips
+from understudy.world.situations import Situation, left_at, mine_situations
 from understudy.world.values import WORD, chance, is_number, leaves, parse, put, unescape
 from understudy.world.wording import (
     Part,
@@ -69,7 +70,7 @@ class Book:
     openings: list[Opening] = field(default_factory=list)
     groups: list[list[str]] = field(default_factory=list)  # fields that depend on each other
     situations: list[Situation] = field(default_factory=list)
-    patience: int = 12
+    population: Population = field(default_factory=Population)  # one profile for each opening
     exchanges: list[Exchange] = field(default_factory=list)  # clauses for each other
     kinds: list[str] = field(default_factory=list)  # fields that are slots, without item numbers
     votes: Votes = field(default_factory=Votes)  # where each stands in a text
@@ -78,7 +79,7 @@ class Book:
 
 def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]) -> Book:
     """Openings, dependent fields and later user turns of a traffic."""
-    told = [(e, _ticket(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
+    told = [(e, ticket_of(e, ts), _users(e)) for e, ts in zip(episodes, found, strict=True)]
     calls = [ts for (_, _, u), ts in zip(told, found, strict=True) if u]
     told = [(e, t, u) for e, t, u in told if u]
     _name_known(told)
@@ -111,7 +112,9 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
             )
         )
         talks.append((e, fields))
-    book.situations = mine_situations(talks, votes)
+    slips = mine_slips(*_spoken(talks))
+    book.situations = mine_situations(talks, votes, right={wrong: w for w, wrong, _ in slips})
+    book.population = mine_population(talks, votes, left_at(talks), slips)
     trained = [(o, ts) for o, ts in zip(book.openings, calls, strict=True) if o.split == "train"]
     book.exchanges = mine_exchanges(
         [(o.parts, o.fields) for o, _ in trained],
@@ -121,9 +124,16 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
         [o.parts for o, _ in trained],
         [_decided(o, (), speakable) for o, _ in trained],
     )
-    turns = sorted(len(s) for _, _, s in told)
-    book.patience = turns[int(0.98 * (len(turns) - 1))] + 1 if turns else 12
     return book
+
+
+def _spoken(talks: Sequence[tuple[Episode, Mapping[str, Any]]]) -> tuple[list[str], list[str]]:
+    """What users wrote, and what others did."""
+    texts: tuple[list[str], list[str]] = ([], [])
+    for episode, _ in talks:
+        for m in episode.messages:
+            texts[m["role"] != "user"].append(text_of(m.get("content")))
+    return texts
 
 
 def _decided(opening: Opening, calls: Sequence[Transition], speakable: set[str]) -> dict[str, Any]:
@@ -136,9 +146,9 @@ def _users(e: Episode) -> list[str]:
     return [text_of(m.get("content")) for m in e.messages if m["role"] == "user"]
 
 
-def _ticket(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
-    """The client's metadata and, beside it, argument values that the user
-    said before a tool did."""
+def ticket_of(e: Episode, found: Sequence[Transition]) -> dict[str, Any]:
+    """The fields of an episode's ticket, by their paths: the client's metadata and, beside it,
+    argument values that the user said before a tool did."""
     ticket = flat(dict(e.metadata))
     held = {say(v, "plain") for v in ticket.values()}
     first_said = _first_said(e)
@@ -253,7 +263,7 @@ def _recombine(
     for group in _free_groups(book, opening):
         for _ in range(12):
             donor = rng.choice(tickets)
-            if all(_fits(donor.get(p), own[p]) for p in group):
+            if all(fits(donor.get(p), own[p]) for p in group):
                 fields.update((p, donor[p]) for p in group)
                 break
     text = join(exchanger.say(opening.parts, own, rng), fields)
@@ -291,7 +301,7 @@ def _free_groups(book: Book, opening: Opening) -> list[list[str]]:
     return [*apart, sorted(p for g in together for p in g)] if together else apart
 
 
-def _fits(new: Any, old: Any) -> bool:
+def fits(new: Any, old: Any) -> bool:
     """Whether a value can stand where another stood: same kind, same grammatical number."""
     if new is None or isinstance(new, (dict, list)):
         return False

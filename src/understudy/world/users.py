@@ -1,113 +1,156 @@
 """A simulated user without a language model: what real users said after which agent message,
-with the values of this user's own goal."""
+with the values of this user's own goal, in the manner of one of them."""
 
 import math
 import random
 import re
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from understudy.core.types import Episode, Message, text_of
-from understudy.world.wording import Part, Votes, flat, join, slots, split_text
+from understudy.core.types import Message, text_of
+from understudy.world.openings import Openings
+from understudy.world.profiles import Profile, misspell, way_of
+from understudy.world.scenarios import Book
+from understudy.world.situations import Familiar, Reply, words
+from understudy.world.wording import flat, join, kind, slots, split_text
 
 
-@dataclass(slots=True)
-class Situation:
-    """An agent message to users, its words, and what they did then: parts of a reply, or None
-    where they left; each with a count."""
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Something that the user may do now, and how likely."""
 
-    words: list[str]
-    replies: list[tuple[list[Part] | None, int]] = field(default_factory=list)
-
-
-def words(text: str, fields: Mapping[str, Any]) -> list[str]:
-    """The words of an agent message without what is particular to one episode."""
-    low = text.lower()
-    for value in fields.values():
-        if isinstance(value, str) and len(value) > 2:
-            low = low.replace(value.lower(), " ")
-    found = re.findall(r"[^\W\d_]{2,}|\?", low)
-    return sorted(set(found))
+    reply: Reply
+    text: str | None
+    weight: float
 
 
-def mine_situations(
-    talks: Sequence[tuple[Episode, dict[str, Any]]], votes: Votes, limit: int = 1500
-) -> list[Situation]:
-    """Situations of a traffic, equal ones merged; the rarest left out beyond the limit."""
-    table: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    texts: dict[str, list[Part] | None] = {}
-    for episode, fields in talks:
-        messages = [m for m in episode.messages if m["role"] in ("user", "assistant")]
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant" or message.get("tool_calls"):
-                continue
-            said = text_of(message.get("content"))
-            after = messages[i + 1] if i + 1 < len(messages) else None
-            if not said or (after is not None and after["role"] != "user"):
-                continue
-            parts = split_text(text_of(after.get("content")), fields, votes) if after else None
-            texts[repr(parts)] = parts
-            table[tuple(words(said, fields))][repr(parts)] += 1
-    ranked = sorted(table.items(), key=lambda t: (-sum(t[1].values()), t[0]))[:limit]
-    return [
-        Situation(list(said), [(texts[r], n) for r, n in replies.most_common(60)])
-        for said, replies in ranked
-    ]
+class Known:
+    """A book, and what is worked out of it once for all of its users."""
+
+    def __init__(self, book: Book) -> None:
+        self.book, self.openings = book, Openings(book)
+        self.familiar = Familiar(book.situations)
 
 
 class MinedUser:
-    """Answers as real users answered the most similar agent messages; leaves when they left,
-    or when patience ends."""
+    """Answers as real users answered the most similar agent messages, in its profile's manner;
+    leaves when they left, or when its patience ends. Its checklist is what it has not said yet.
+
+    The profile is drawn by the seed, and nothing else is shared with the world's own chance.
+    Without a user message so far it opens the conversation. `left`: it has said its last.
+    """
 
     def __init__(
         self,
-        situations: Sequence[Situation],
+        known: Known,
         goal: Mapping[str, Any],
         seed: int,
-        patience: int = 12,
-        weights: Mapping[str, float] | None = None,
+        first: str = "",
+        profile: Profile | None = None,
     ) -> None:
-        self.situations, self.patience = situations, patience
+        self.known, self.book = known, known.book
         self.fields = flat(dict(goal))
         self.rng = random.Random(f"user:{seed}")
-        self.weights = weights if weights is not None else rarity(situations)
+        drawn = self.book.population.draw(random.Random(f"profile:{seed}"), first)
+        self.profile = profile if profile is not None else drawn
+        self.left = False
+        self._able: dict[int, list[Reply]] = {}  # situations by number, what it could reply there
+
+    def unsaid(self, seen: Sequence[Message]) -> set[str]:
+        """The checklist: fields of the goal that users say and this one has not said yet."""
+        own = {p: v for p, v in self.fields.items() if kind(p) in self.book.kinds}
+        said = {
+            path
+            for m in seen
+            if m["role"] == "user"
+            for path in slots(split_text(text_of(m.get("content")), own, self.book.votes))
+        }
+        return {path for path, value in own.items() if value is not None} - said
 
     async def reply(self, seen: Sequence[Message]) -> Message | None:
         """The user's next message after the agent's last one, or None: the user has left."""
-        said = text_of(seen[-1].get("content")) if seen else ""
         turns = sum(m["role"] == "user" for m in seen)
+        if not turns:
+            return self._opening()
+        said = text_of(seen[-1].get("content"))
         agent = [text_of(m.get("content")) for m in seen if m["role"] == "assistant"]
-        repeated = bool(said) and agent.count(said) > 2
-        if turns >= self.patience or repeated or not self.situations:
+        tired = turns >= self.book.population.patience or agent.count(said) > 2
+        choices = [] if self.left or tired or not said else self._choices(said, seen)
+        if not choices:
+            self.left = True
             return None
-        found: list[tuple[float, list[Part] | None, int]] = []
-        for score, situation in self._nearest(words(said, self.fields)):
-            for parts, n in situation.replies:
-                if parts is None or all(p in self.fields for p in slots(parts)):
-                    found.append((score, parts, n))
-        if not found:
+        chosen, other = self.rng.choices(choices, [c.weight for c in choices], k=2)
+        self.left = chosen.text is None or self.rng.random() * chosen.reply.n < chosen.reply.last
+        if chosen.text is None:
             return None
-        best = max(s for s, _, _ in found)
-        close = [(parts, n) for s, parts, n in found if s >= best - 0.05]
-        parts = self.rng.choices([p for p, _ in close], weights=[n for _, n in close])[0]
-        text = join(parts, self.fields) if parts is not None else None
+        once = chosen.reply.n == 1 and not self.left and not other.reply.last
+        crossed = once and other.text is not None
+        text = _crossed(chosen.text, other.text or "", self.rng) if crossed else chosen.text
+        slips = self.book.population.slips
+        return {"role": "user", "content": misspell(text, self.profile.typos, slips, self.rng)}
+
+    def _opening(self) -> Message | None:
+        population, own = self.book.population, self.profile
+        text = self.known.openings.first_message(
+            self.fields, self.rng, lambda n: _alike(population.profiles[n], own)
+        )
+        self.left = text is None
         return None if text is None else {"role": "user", "content": text}
 
-    def _nearest(self, said: Sequence[str]) -> list[tuple[float, Situation]]:
-        own = set(said)
-        scored = []
-        size = sum(self.weights.get(w, 1.0) for w in own)
-        for n, situation in enumerate(self.situations):
-            both = sum(self.weights.get(w, 1.0) for w in situation.words if w in own)
-            total = size + sum(self.weights.get(w, 1.0) for w in situation.words) - both
-            scored.append((both / total if total else 1.0, -n, situation))
-        scored.sort(key=lambda s: s[:2], reverse=True)
-        return [(s, situation) for s, _, situation in scored[:5]]
+    def _choices(self, said: str, seen: Sequence[Message]) -> list[_Choice]:
+        """What users did after messages nearly as similar as the most similar one."""
+        familiar = self.known.familiar
+        self._able = self._able or self._usable()
+        found = familiar.close(words(said, self.fields), list(self._able))
+        close = [(1 / (0.5 + familiar.popular[n]), r) for n in found for r in self._able[n]]
+        unsaid = self.unsaid(seen)
+        new = any(r.parts is not None and unsaid & set(slots(r.parts)) for _, r in close)
+        asked = "?" in said
+        choices = (self._choice(r, w, unsaid, new, asked) for w, r in close)
+        return [c for c in choices if c is not None]
+
+    def _usable(self) -> dict[int, list[Reply]]:
+        """What users did in each situation, without what says a field that this one has not."""
+        found = {
+            n: [
+                r for r in s.replies if r.parts is None or self.fields.keys() >= set(slots(r.parts))
+            ]
+            for n, s in enumerate(self.known.familiar.situations)
+        }
+        return {n: replies for n, replies in found.items() if replies}
+
+    def _choice(
+        self, reply: Reply, w: float, unsaid: set[str], new: bool, asked: bool
+    ) -> _Choice | None:
+        """A reply in this user's manner; `new`: another one would tell what is not said yet."""
+        population, profile = self.book.population, self.profile
+        if reply.parts is None:
+            lean = population.impatience if asked else population.silence
+            return _Choice(reply, None, w * reply.n * lean(profile))
+        text = join(reply.parts, self.fields)
+        if text is None:
+            return None
+        told = set(slots(reply.parts))
+        weight = w * reply.n * population.leaning(profile, way_of(text, told & unsaid))
+        if new and told and not told & unsaid:
+            weight *= population.again
+        if profile.words is not None:
+            weight *= math.exp(-0.5 * abs(math.log(max(1, len(text.split())) / profile.words)))
+        return _Choice(reply, text, weight)
 
 
-def rarity(situations: Sequence[Situation]) -> dict[str, float]:
-    """Inverse document frequency of the words of agent messages."""
-    counts = Counter(w for s in situations for w in s.words)
-    return {w: math.log(1 + len(situations) / n) for w, n in counts.items()}
+def _crossed(text: str, other: str, rng: random.Random) -> str:
+    """The beginning of one message and the end of another, of whole sentences, where both have
+    several: what was seen once is one of many ways to put it."""
+    own, theirs = (re.split(r"(?<=[.!?])\s+", t) for t in (text, other))
+    if min(len(own), len(theirs)) < 2:
+        return text
+    until, since = rng.randint(1, len(own)), rng.randint(1, len(theirs))
+    return " ".join([*own[:until], *theirs[since:]])
+
+
+def _alike(other: Profile, own: Profile) -> float:
+    """How likely somebody who opened like `other` is for a user who opens like `own`."""
+    far = abs((other.reveal or 0.0) - (own.reveal or 0.0)) if other.reveal and own.reveal else 0.0
+    return math.exp(-4 * far) * (1.0 if other.small == own.small else 0.1)
