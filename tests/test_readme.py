@@ -57,6 +57,9 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 async def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "conversations.jsonl.gz", await conversations(tmp_path, 30))
     shutil.copyfile(str(owner_check.__file__), tmp_path / "check.py")
+    (tmp_path / "so-far.json").write_text('[{"role": "user", "content": "Quillon, please"}]')
+    search = {"name": "search_stays", "arguments": {"city": "Quillon", "guests": 2}}
+    (tmp_path / "plans.json").write_text(json.dumps({"once": [search], "twice": [search] * 2}))
     ran: list[str] = []
     with ExitStack() as stack:
 
