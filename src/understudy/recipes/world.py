@@ -6,12 +6,16 @@ from pathlib import Path
 from understudy.core.types import HELDOUT_SHARE, Episode, split_of
 from understudy.runs.directory import write_json
 from understudy.world.fidelity import FidelityReport, fidelity
+from understudy.world.guards import Guard, halves
 from understudy.world.learn import learn
 from understudy.world.transitions import custom_calls, transitions
 
 
 def learn_world(
-    episodes: Sequence[Episode], out: Path, heldout: float = HELDOUT_SHARE
+    episodes: Sequence[Episode],
+    out: Path,
+    heldout: float = HELDOUT_SHARE,
+    second: Path | None = None,
 ) -> FidelityReport:
     """A world in the folder `out`, with `fidelity.json` beside it.
 
@@ -20,10 +24,17 @@ def learn_world(
     none else has, nothing is measured, and the report's `unmeasured` says so. Calls of custom
     tools are left out and counted. Episodes are read by scenario, so that it does not matter which
     of many at once was recorded first. Raises ValueError where there is nothing to learn from.
+
+    With `second`, a second world is learned too, from one half of the scenarios, and the first
+    from the other half alone; what real episodes of the first half show the second world is kept
+    with it (world.guards).
     """
     if not episodes:
         raise ValueError("there are no episodes to learn from; capture or import some first")
     episodes = sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))
+    if second is not None:
+        episodes, others = halves(episodes)
+        Guard.learn(learn(others), episodes).save(second)
     apart = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "heldout"]
     rest = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "train"]
     unmeasured = _unmeasured(rest, apart)
