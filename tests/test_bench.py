@@ -19,7 +19,12 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "gateway": {"requests": 16, "repeats": 1, "captures": ("batched",)},
     "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2},
     "guards": {
-        "traffic": 60, "steps": 1, "scenarios": 2, "size": 2, "proof": 2, "worlds": ("lenient",)
+        "traffic": 60,
+        "steps": 1,
+        "scenarios": 2,
+        "size": 2,
+        "proof": 2,
+        "worlds": ("lenient",),
     },
     "ranking": {"traffic": 40, "played": 4},
     "train": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},

@@ -210,6 +210,39 @@ def test_real_episodes_show_few_signs(second: Guard, heldout: list[Episode]) -> 
     assert sum(map(bool, signs)) <= 0.1 * len(signs)
 
 
+def called(name: str, args: dict[str, Any], content: str, tools: Sequence[Any] = ()) -> Episode:
+    call = {"id": "k", "type": "function",
+            "function": {"name": name, "arguments": json.dumps(args)}}  # fmt: skip
+    asked: Message = {"role": "user", "content": "go"}
+    request = Request((asked,), ModelRef("m"), tools=tuple(tools))
+    said: Any = {"role": "assistant", "tool_calls": [call]}
+    tail: Any = ({"role": "tool", "tool_call_id": "k", "content": content},)
+    results = {"k": ToolResult(content)}
+    return Episode("e", (Completion("c", request, "ok", said),), results=results, tail=tail)
+
+
+def test_a_record_is_put_right_where_the_second_world_knows_it_otherwise(second: Guard) -> None:
+    known = second.world.memory.versions.values()
+    ours = next(p for p in warehouse.CATALOGUE if any(p["sku"] in things for things in known))
+    right = {k: ours[k] for k in ("sku", "category", "price", "grade")}
+    assert second.look(called("part", {"sku": ours["sku"]}, json.dumps(right))).signs == ()
+    wrong = json.dumps(right | {"price": 60 if ours["price"] != 60 else 61})  # of no odd size
+    look = second.look(called("part", {"sku": ours["sku"]}, wrong))
+    assert look.signs == ("part: price known otherwise",)
+    assert json.loads(look.instead["k"]) == right
+
+
+def test_what_the_rollout_answers_itself_is_no_word_of_the_world(second: Guard) -> None:
+    refused = called("part", {}, "Error: part needs sku", warehouse_tools())
+    look = second.look(refused)
+    assert (look.signs, look.steps) == ((), 0)
+
+
+def warehouse_tools() -> tuple[Any, ...]:
+    session = asyncio.run(warehouse.SERVICE.start(warehouse.customer(0), 0))
+    return session.tools()
+
+
 def test_a_folder_without_a_guard_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="world learn --second"):
         Guard.load(tmp_path)
@@ -229,12 +262,8 @@ json_values = st.recursive(
 
 
 def episode_of(content: str, marks: Sequence[Provenance], doubt: float = 0.0) -> Episode:
-    call = {"id": "k", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    request = Request(({"role": "user", "content": "go"},), ModelRef("m"))
-    said = Completion("c", request, "ok", {"role": "assistant", "tool_calls": [call]})  # type: ignore[typeddict-item]
     result = ToolResult(content, provenance=tuple(marks), doubt=doubt)
-    tail = ({"role": "tool", "tool_call_id": "k", "content": content},)
-    return Episode("e", (said,), results={"k": result}, tail=tail)  # type: ignore[arg-type]
+    return replace(called("f", {}, content), results={"k": result})
 
 
 @settings(max_examples=60)

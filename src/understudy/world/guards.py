@@ -22,6 +22,7 @@ from typing import Any
 
 from understudy.core.chatml import call_error
 from understudy.core.types import Episode, ToolCall
+from understudy.runs.directory import write_json
 from understudy.world.context import Context
 from understudy.world.masking import hidden
 from understudy.world.model import World, WorldSession
@@ -182,7 +183,7 @@ class Guard:
         ratios = [[*k, r] for k, r in self.ratios.items()]
         data = {"usual": self.usual, "ratios": ratios, "novelty": self.novelty}
         data["episodes"] = self.episodes
-        (folder / FILE).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        write_json(folder / FILE, data)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Guard":
