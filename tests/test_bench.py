@@ -18,6 +18,14 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "engine": {"repeats": 1, "live": 2, "adapters": 2},
     "gateway": {"requests": 16, "repeats": 1, "captures": ("batched",)},
     "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2},
+    "guards": {
+        "traffic": 60,
+        "steps": 1,
+        "scenarios": 2,
+        "size": 2,
+        "proof": 2,
+        "worlds": ("lenient",),
+    },
     "ranking": {"traffic": 40, "played": 4},
     "train": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
     "transfer": {

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,6 +136,9 @@ def grpo(
     start: Annotated[
         Path | None, typer.Option(help="A run or adapter folder to go on from.")
     ] = None,
+    second: Annotated[
+        Path | None, typer.Option(help="A folder that `world learn --second` wrote: guards.")
+    ] = None,
     workload: Annotated[str, typer.Option(help="What the episodes are filed under.")] = "default",
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -143,6 +147,9 @@ def grpo(
     quiet: QuietOption = False,
 ) -> None:
     """Train by reinforcement learning (GRPO) in a learned world, and only there.
+
+    With --second, rewards that the second world does not confirm are withheld, and alarms of its
+    guards end the run with exit code 1. --set guards.stop_after=3 waits for more of them.
 
     Example: understudy train grpo runs/rehearsed --world build/world --check check.py
              --start runs/distilled
@@ -154,7 +161,8 @@ def grpo(
     from understudy.runs.config import load_config
     from understudy.world.model import World
 
-    values = {"start": str(_adapter(start))} if start else {}
+    values: dict[str, Any] = {"start": str(_adapter(start))} if start else {}
+    values |= {"guards": {"second": str(second)}} if second else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
     if isolated:  # before the owner's code runs; no compiler can be started afterwards
         prepare_kernel(settings.base)
@@ -170,6 +178,9 @@ def grpo(
         f"{result.steps} steps; in the world now: reward {result.reward:.3f}, "
         f"success {result.success:.0%}; adapter in {result.adapter}"
     )
+    if result.stopped:
+        print(f"stopped by the guards: {result.stopped}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def eval_(

@@ -32,11 +32,18 @@ def learn(
     heldout: Annotated[
         float, typer.Option(min=0, max=0.9, help="The share kept aside to measure fidelity on.")
     ] = HELDOUT_SHARE,
+    second: Annotated[
+        Path | None,
+        typer.Option(help="Also a second world, of half the scenarios; the first has the others."),
+    ] = None,
     isolated: Annotated[
         bool, typer.Option(help="Refuse everything but the store, for the process's life.")
     ] = False,
 ) -> None:
     """Learn a world model from the store's episodes, and measure it on those kept aside.
+
+    With --second, the traffic is split by scenario and each half gives a world: the second one
+    looks over what is played in the first (`train grpo --second`).
 
     Example: understudy world learn build/world --store understudy.db --workload support
     """
@@ -47,9 +54,9 @@ def learn(
         only_the_store([store])
     with open_store(store) as db:
         found = list(db.read_episodes(**({"workload": workload} if workload else {})))
-    report = learn_world(found, out, heldout)
+    report = learn_world(found, out, heldout, second)
     print(report.table())
-    print(f"world in {out}")
+    print(f"world in {out}" + (f", a second one in {second}" if second else ""))
 
 
 app.command()(report)

@@ -19,9 +19,11 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
 from understudy.core.rows import Row, RowStats, policy_rows
-from understudy.core.types import ModelRef, Policy, Sampling
+from understudy.core.types import ModelRef, Policy, Sampling, Scenario
 from understudy.judges.check import Check
 from understudy.recipes.curriculum import Curriculum
+from understudy.recipes.doubt import Doubt
+from understudy.recipes.guarding import GuardConfig, Guarding
 from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of, training
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.resuming import from_checkpoint
@@ -57,6 +59,8 @@ class GrpoConfig(Config):
     pool: PositiveInt = 2000  # scenarios recombined from the traffic
     again: float = Field(default=0.25, ge=0, lt=1)  # see recipes.curriculum
     trust: Trust = Trust()  # what the world's fidelity must show, or training warns
+    doubt: Doubt = Doubt()  # what becomes of steps that the world doubts
+    guards: GuardConfig | None = None  # against holes in the world; see recipes.guarding
     checkpoint_every: PositiveInt = 10
     seed: int = 0
 
@@ -67,6 +71,7 @@ class GrpoResult:
     steps: int
     reward: float  # of the last step
     success: float
+    stopped: str | None = None  # the alarms that ended it
 
 
 async def grpo(
@@ -79,6 +84,7 @@ async def grpo(
     quiet: bool = False,
 ) -> GrpoResult:
     """Train an adapter in `world` with `check` as the reward; resumes from the last checkpoint.
+    With guards, their alarms end it early: `stopped` says why, and the adapter is as it was then.
 
     Without `threads`, the cores of each step's training are those that others left free during its
     rollouts.
@@ -89,11 +95,12 @@ async def grpo(
     )
     scenarios = world.scenarios(config.pool, config.seed)
     curriculum = Curriculum(len(scenarios), config.again, config.seed)
+    guards = Guarding(config.guards, world, check, config.seed) if config.guards else None
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
-        begin = _resume(run, trainer, curriculum)
+        begin = _resume(run, trainer, curriculum, guards)
         engine, chat = make_engine(learner.base, threads)
 
-        async def play(step: int, numbers: Sequence[int]) -> list[Played]:
+        async def play(step: int, drawn: Sequence[tuple[int, Scenario]]) -> list[Played]:
             model = ModelRef(learner.base.name, "rehearsed", step)
             engine.load_weights(model, learner.tensors(), learner.lora)
             sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
@@ -104,19 +111,21 @@ async def grpo(
                     policy,
                     world,
                     world.user,
-                    scenarios[n],
+                    scenario,
                     config.group_size,
                     seed=config.seed * 1_000_003 + step * 4099 + n,
                     check=check,
                     max_turns=config.max_turns,
                     workload=workload,
+                    doubt=config.doubt,
                 )
-                for n in numbers
+                for n, scenario in drawn
             ]
             return await gather(groups)
 
         done = run.metrics().rows[-1:] if begin else []
         reward, success = next(((r["reward"], r["success"]) for r in done), (0.0, 0.0))
+        steps = begin
         try:
             with Progress("rehearse", total=config.steps, unit="steps", quiet=quiet) as progress:
                 progress.advance(begin)
@@ -126,7 +135,13 @@ async def grpo(
                 for step in range(begin, config.steps):
                     begun, load = time.perf_counter(), LoadWatch()
                     numbers = curriculum.draw(config.scenarios_per_step, step)
-                    played = await play(step, numbers)
+                    drawn = [(n, scenarios[n]) for n in numbers]
+                    canaries = guards.canaries(step, [s for _, s in drawn]) if guards else []
+                    impossible = [(len(scenarios) + i, c.scenario) for i, c in enumerate(canaries)]
+                    played = await play(step, [*drawn, *impossible])
+                    if guards is not None:
+                        tried = list(zip(canaries, played[len(drawn) :], strict=True))
+                        played = guards.watch(step, played[: len(drawn)], tried)
                     rollout_seconds = time.perf_counter() - begun
                     for n, group in zip(numbers, played, strict=True):
                         curriculum.saw(n, group.rate)
@@ -134,24 +149,33 @@ async def grpo(
                     rows, counted = training_rows(played)
                     metrics = trainer.step(rows)
                     reward, success = _means(played)
-                    _log(run, step, played, metrics, counted, rollout_seconds)
+                    more = {"guards": guards.figures} if guards else {}
+                    shown: dict[str, Any] = {"alarm": f"{guards.level:.0%}"} if guards else {}
+                    _log(run, step, played, metrics, counted, rollout_seconds, more)
                     progress.advance(
                         reward=round(reward, 3),
                         success=f"{success:.0%}",
                         entropy=metrics.entropy,
                         flat=counted["flat groups"],
+                        **shown,
                     )
+                    steps = step + 1
                     if metrics.skipped:
                         progress.note(f"step {step}: no update, {metrics.skipped}")
                     if (step + 1) % config.checkpoint_every == 0:
                         state = {"step": step + 1, "curriculum": curriculum.state()}
+                        state |= {"guards": guards.state()} if guards else {}
                         checkpoint.save(run.checkpoints / "last", trainer, state)
+                    if guards is not None and guards.stopped:
+                        progress.note(f"stopped: {guards.stopped}")
+                        break
         finally:
             await engine.aclose()
     first = scenarios[0]
     metadata = {"recipe": "grpo", "prompt": prompt_of(first.messages, first.tools)}
     adapter = learner.save(run.path / "adapter", metadata | {"success": success})
-    return GrpoResult(adapter, config.steps, reward, success)
+    stopped = guards.stopped if guards else None
+    return GrpoResult(adapter, steps, reward, success, stopped)
 
 
 def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
@@ -161,17 +185,20 @@ def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
     stats = RowStats()
     for item in played:
         counted.update({f"unjudged: {reason}": n for reason, n in item.failed.items()})
+        counted.update({f"withheld: {reason}": n for reason, n in item.withheld.items()})
         episodes = item.group.episodes
+        weights = item.weights or (1.0,) * len(episodes)
         trainable = [any(c.output_ids for c in e.completions) for e in episodes]
         advantages = group_advantages(item.group.rewards or (), trainable)
         if advantages.flat:
             counted["flat groups"] += 1
             continue
-        for episode, advantage in zip(episodes, advantages.values, strict=True):
+        counted["down-weighted"] += sum(w < 1.0 for w in weights)
+        for episode, advantage, weight in zip(episodes, advantages.values, weights, strict=True):
             if advantage is None:
                 counted["episodes without a sampled token"] += 1
                 continue
-            more, seen = policy_rows(episode, advantage)
+            more, seen = policy_rows(episode, advantage * weight)
             rows.extend(more)
             stats += seen
     counted["rows"], counted["broken rows"] = stats.rows, stats.broken
@@ -191,6 +218,7 @@ def _log(
     metrics: StepMetrics,
     counted: Counter[str],
     rollout_seconds: float,
+    more: dict[str, Any],
 ) -> None:
     reward, success = _means(played)
     episodes = [e for item in played for e in item.group.episodes]
@@ -205,6 +233,7 @@ def _log(
         "rollout_seconds": rollout_seconds,  # `seconds` is the training alone
         "ended": dict(ended),
         "counted": dict(counted),
+        **more,
     }
     values.pop("step")  # the trainer's count of updates; skipped steps are logged too
     run.log(step, **values)
@@ -224,8 +253,10 @@ def _trainer_config(config: GrpoConfig) -> TrainerConfig:
     )
 
 
-def _resume(run: Run, trainer: Trainer, curriculum: Curriculum) -> int:
+def _resume(run: Run, trainer: Trainer, curriculum: Curriculum, guards: Guarding | None) -> int:
     state = from_checkpoint(run, trainer)
     if "curriculum" in state:
         curriculum.restore(state["curriculum"])
+    if guards is not None and "guards" in state:
+        guards.restore(state["guards"])
     return int(state["step"])

@@ -2,25 +2,31 @@
 
 import asyncio
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.core.protocols import Chat, Environment, User
+from understudy.core.protocols import Chat, Environment, Session, User
 from understudy.core.types import Episode, Feedback, Group, JudgeFailed, Policy, Scenario
 from understudy.envs.rollout import rollout
 from understudy.judges.check import Check
+from understudy.recipes.doubt import Doubt, Truncated, WatchedSession, again, flagged
 
 MakeUser = Callable[[Scenario, int], User | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """A group with its rewards; episodes that could not be judged are left out and counted."""
+    """A group with its rewards; episodes that could not be judged, or whose reward is withheld
+    (recipes.guarding), are left out and counted. `weights` are those of its episodes in training:
+    1 where there are none."""
 
     group: Group
     failed: Counter[str] = field(default_factory=Counter)
+    weights: tuple[float, ...] | None = None
+    withheld: Counter[str] = field(default_factory=Counter)
 
     @property
     def rate(self) -> float:
@@ -43,16 +49,34 @@ async def play_group(
     workload: str,
     purpose: Any = "agent",
     same_life: bool = True,
+    doubt: Doubt | None = None,
 ) -> Played:
     """`size` episodes of one scenario from one start: the same life of the environment and the
     same user, so that only the policy's own sampling differs (common random numbers).
 
-    Without a check the reward is the session's own `outcome` feedback.
+    Without a check the reward is the session's own `outcome` feedback. `doubt` says what becomes
+    of doubtful steps; see recipes.doubt.
     """
+    doubt = doubt or Doubt()
 
-    async def one(number: int) -> tuple[Episode, Feedback | JudgeFailed]:
+    async def one(number: int) -> tuple[Episode | None, Feedback | JudgeFailed]:
         life = seed if same_life else seed * 1009 + number
-        session = await environment.start(scenario, life)
+        session: Session = await environment.start(scenario, life)
+        if doubt.policy not in ("truncate", "branch"):
+            return await play(chat, session, life, number)
+        watched = WatchedSession(session, doubt)
+        try:
+            episode, verdict = await play(chat, watched, life, number)
+        except Truncated as truncated:
+            return None, JudgeFailed("", str(truncated))
+        if watched.doubtful is None:
+            return episode, verdict
+        retold = await again(chat, environment, scenario, life, watched, episode)
+        return _worse((episode, verdict), await play(*retold, life, number))
+
+    async def play(
+        chat: Chat, session: Session, life: int, number: int
+    ) -> tuple[Episode, Feedback | JudgeFailed]:
         try:
             episode = await rollout(
                 chat,
@@ -80,15 +104,33 @@ async def play_group(
     played = await gather([one(number) for number in range(size)])
     kept: list[Episode] = []
     rewards: list[float] = []
+    weights: list[float] = []
     failed: Counter[str] = Counter()
     for episode, verdict in played:
         if isinstance(verdict, JudgeFailed):
             failed[verdict.reason] += 1
-        else:
+        elif episode is not None:
+            weight, doubted = flagged(episode, doubt)
             said_of = dataclasses.replace(verdict, episode_id=episode.id)
-            kept.append(dataclasses.replace(episode, feedback=(*episode.feedback, said_of)))
+            said = (*episode.feedback, *([doubted] if doubted else []), said_of)
+            kept.append(dataclasses.replace(episode, feedback=said))
             rewards.append(float(verdict.value))
-    return Played(Group(scenario.id, tuple(kept), tuple(rewards)), failed)
+            weights.append(weight)
+    group = Group(scenario.id, tuple(kept), tuple(rewards))
+    return Played(group, failed, tuple(weights) if doubt.policy == "flag" else None)
+
+
+_Judged = tuple[Episode, Feedback | JudgeFailed]
+
+
+def _worse(one: _Judged, other: _Judged) -> _Judged:
+    """The episode of the lower reward, the first of equals; one without a verdict is the worst."""
+    values = [
+        -math.inf if isinstance(v, JudgeFailed) or not isinstance(v.value, (bool, int, float))
+        else float(v.value)
+        for _, v in (one, other)
+    ]  # fmt: skip
+    return other if values[1] < values[0] else one
 
 
 async def gather(work: Sequence[Awaitable[Any]]) -> list[Any]:

@@ -8,12 +8,17 @@ from understudy.runs.progress import Progress
 from understudy.world.calibration import Doubts
 from understudy.world.crossfit import cross_fit, evidence
 from understudy.world.fidelity import FidelityReport, fidelity
+from understudy.world.guards import Guard, halves
 from understudy.world.learn import learn
 from understudy.world.transitions import custom_calls, transitions
 
 
 def learn_world(
-    episodes: Sequence[Episode], out: Path, heldout: float = HELDOUT_SHARE, quiet: bool = False
+    episodes: Sequence[Episode],
+    out: Path,
+    heldout: float = HELDOUT_SHARE,
+    second: Path | None = None,
+    quiet: bool = False,
 ) -> FidelityReport:
     """A world in the folder `out`, with `fidelity.json` beside it.
 
@@ -25,10 +30,17 @@ def learn_world(
     none else has, nothing is measured, and the report's `unmeasured` says so. Calls of custom
     tools are left out and counted. Episodes are read by scenario, so that it does not matter which
     of many at once was recorded first. Raises ValueError where there is nothing to learn from.
+
+    With `second`, a second world is learned too, from one half of the scenarios, and the first
+    from the other half alone; what real episodes of the first half show the second world is kept
+    with it (world.guards).
     """
     if not episodes:
         raise ValueError("there are no episodes to learn from; capture or import some first")
     episodes = sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))
+    if second is not None:
+        episodes, others = halves(episodes)
+        Guard.learn(learn(others), episodes).save(second)
     apart = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "heldout"]
     rest = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "train"]
     unmeasured = _unmeasured(rest, apart)
