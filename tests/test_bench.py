@@ -21,6 +21,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "ranking": {"traffic": 40, "played": 4},
     "train": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
     "world": {"episodes": 40, "sessions": 5, "repeats": 2},
+    "world_scale": {"episodes": 12, "scales": (1, 2), "repeats": 1},
 }
 
 

@@ -7,7 +7,7 @@ from understudy.core.types import HELDOUT_SHARE, Episode, split_of
 from understudy.runs.directory import write_json
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.learn import learn
-from understudy.world.transitions import custom_calls, transitions
+from understudy.world.transitions import custom_calls, transitions, unanswered_calls
 
 
 def learn_world(
@@ -17,9 +17,10 @@ def learn_world(
 
     Fidelity is measured on a world that has not seen the episodes kept aside; the world that is
     written has learned from all of them. Where no kept-aside episode has a call with a result, or
-    none else has, nothing is measured, and the report's `unmeasured` says so. Calls of custom
-    tools are left out and counted. Episodes are read by scenario, so that it does not matter which
-    of many at once was recorded first. Raises ValueError where there is nothing to learn from.
+    none else has, nothing is measured, and the report's `unmeasured` says so. Calls that the world
+    cannot learn from are left out and counted by their reason (see world.aside). Episodes are read
+    by scenario, so that it does not matter which of many at once was recorded first. Raises
+    ValueError where there is nothing to learn from.
     """
     if not episodes:
         raise ValueError("there are no episodes to learn from; capture or import some first")
@@ -34,7 +35,12 @@ def learn_world(
     custom = sum(custom_calls(e) for e in episodes)
     if custom:
         report.left_out["of custom tools, which take free text"] = custom
-    learn(episodes).save(out)
+    unanswered = sum(unanswered_calls(e) for e in episodes)
+    if unanswered:
+        report.left_out["whose result was not captured"] = unanswered
+    world = learn(episodes)
+    report.left_out |= world.left_out
+    world.save(out)
     write_json(out / "fidelity.json", report.to_json())
     return report
 

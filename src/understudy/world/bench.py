@@ -13,6 +13,7 @@ from typing import Any
 
 from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
 from understudy.world.fidelity import predict_step
+from understudy.world.freerun import free_runs
 from understudy.world.learn import WorldConfig, learn
 from understudy.world.model import World
 from understudy.world.renaming import Renaming
@@ -45,7 +46,8 @@ def bench(
     rename: int | None = None,
 ) -> dict[str, Any]:
     """Write one prediction a test call (episode, step, content, is_error, doubt, provenance);
-    returns seconds of learning and milliseconds a prediction.
+    returns seconds of learning, milliseconds a prediction, and the figures of free-running
+    rollouts (world.freerun).
 
     With `rename`, a seed, the world sees random words for all tools, arguments and fields; what is
     written has their names back.
@@ -69,6 +71,7 @@ def bench(
         "calls": len(rows),
         "learn_seconds": learned - began,
         "call_ms": 1000 * (done - learned) / max(1, len(rows)),
+        "rollouts": free_runs(world, train, test),
     }
 
 

@@ -22,7 +22,7 @@ from understudy.world.tree import tuples
 from understudy.world.users import Situation
 from understudy.world.wording import Part, Votes
 
-FORMAT = 8
+FORMAT = 9
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -30,7 +30,7 @@ _BOMB = 2**31
 def write(world: World, folder: Path) -> None:
     """Replace the folder's world."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(to_json(world), ensure_ascii=False).encode()
+    text = json.dumps(to_json(world), ensure_ascii=False).encode(errors="surrogatepass")
     plain, packed = folder / "world.json", folder / "world.json.zst"
     target, other = (packed, plain) if len(text) > _LARGE else (plain, packed)
     data = zstandard.ZstdCompressor(level=6).compress(text) if target is packed else text
@@ -89,6 +89,7 @@ def to_json(world: World) -> dict[str, Any]:
         },
         "failures": _fields(world.failures),
         "episodes": world.episode_ids,
+        "left_out": world.left_out,
     }
 
 
@@ -104,7 +105,7 @@ def _tool(m: ToolModel) -> dict[str, Any]:
     plain["after"] = {k: _fields(a) for k, a in m.after.items()}
     plain["query"] = None
     if m.query is not None:
-        plain["query"] = _fields(m.query, "memo", "rows", "_keyed")
+        plain["query"] = _fields(m.query, "rows", "_keyed", "_index")
         plain["query"]["rows"] = [_fields(r) for r in m.query.rows]
     return plain
 
@@ -154,6 +155,7 @@ def from_json(data: dict[str, Any]) -> World:
         ),
         Failures(**data["failures"]),
         data["episodes"],
+        data.get("left_out", {}),
     )
 
 

@@ -17,6 +17,7 @@ from understudy.core.types import (
     ToolResult,
     call_parts,
 )
+from understudy.world.aside import LARGEST
 from understudy.world.context import Context, ToolFacts
 from understudy.world.ids import Ids
 from understudy.world.notes import Notes
@@ -27,7 +28,7 @@ from understudy.world.templates import Template, abstract
 from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.users import MinedUser, rarity
-from understudy.world.values import kind_of, parse
+from understudy.world.values import kind_of, parse, writable
 from understudy.world.wording import flat
 
 
@@ -44,6 +45,7 @@ class World:
     book: Book
     failures: Failures
     episode_ids: list[str]  # of the traffic, by the numbers that memory knows them by
+    left_out: dict[str, int] = field(default_factory=dict)  # calls set aside, by their reason
     _weights: dict[str, float] | None = field(default=None, repr=False)
     _hidden: dict[str, dict[str, Any]] | None = field(default=None, repr=False)
 
@@ -144,7 +146,16 @@ class World:
         """A tool that the traffic never showed, or arguments that are no JSON object."""
         c = Context(state, ToolFacts(name), args)
         template = self.unknown.get(kind)
-        if template is not None:
+        offered = kind == "unknown" and any(t["function"]["name"] == name for t in self.declared)
+        mark = Mark("inferred", "wording of this outcome")
+        if offered:
+            text, flag, doubt = (
+                f"unknown: nothing in the traffic shows what {name} answers",
+                True,
+                1.0,
+            )
+            mark = Mark("invented", "")
+        elif template is not None:
             text, guessed = template.render(c, 0.0)
             flag = template.flag > 0.5
             doubt = 0.05 + 0.5 * guessed
@@ -157,7 +168,7 @@ class World:
             parse(text),
             text,
             flag,
-            {"": Mark("inferred", "wording of this outcome")},
+            {"": mark},
             doubt,
             1.0,
             {outcome: 1},
@@ -167,6 +178,8 @@ class World:
         """The outcome class of a real result."""
         value = parse(content)
         model = self.models.get(c.tool.name)
+        if len(content) > LARGEST and (failed or isinstance(value, str)):
+            return "err:other" if failed else "ok:prose"
         if failed or isinstance(value, str):
             label = ("err:" if failed else "ok:text:") + abstract(content, c)[0]
             if model is not None and label not in model.texts and not failed:
@@ -222,18 +235,22 @@ class WorldSession:
         """Answer a call, and keep what it changed."""
         return self.step(*call_parts(tool_call))
 
-    def step(self, name: str, arguments: str) -> ToolResult:
-        """`call` without the protocol around it."""
+    def step(self, name: str, arguments: str, greedy: bool = False) -> ToolResult:
+        """`call` without the protocol around it; `greedy`: the most probable result, not a draw."""
         state = self.state
         rng = random.Random(hash((self.seed, state.seed, len(state.calls))))
         args = parse(arguments or "{}")
         if not isinstance(args, dict):
             p = self.world._unknown("bad", state, name, {})
-            return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)
-        p, c = self.world.predict(state, name, args, rng, greedy=False)
+            return ToolResult(
+                writable(p.text or ""), p.flag, None, self.world.provenance(p), p.doubt
+            )
+        p, c = self.world.predict(state, name, args, rng, greedy)
         model = self.world.models.get(name)
         if model is None or c is None:
-            return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)
+            return ToolResult(
+                writable(p.text or ""), p.flag, None, self.world.provenance(p), p.doubt
+            )
         model.settle(c, p.outcome, p.chances)
         state.observe(name, args, p.outcome, p.value, p.marks or {"": Mark("invented", "")})
         model.follow_up(c, p.outcome, p.value)
@@ -274,6 +291,9 @@ class WorldSession:
 def content(p: Prediction, model: ToolModel) -> str:
     """A predicted value as the tool would write it."""
     if p.text is not None:
-        return p.text
+        return writable(p.text)
     separators = (",", ":") if model.compact else (", ", ": ")
-    return json.dumps(p.value, ensure_ascii=False, separators=separators)
+    text = json.dumps(p.value, ensure_ascii=False, separators=separators)
+    if writable(text) != text:  # as JSON has it, a lone surrogate is an escape
+        text = json.dumps(p.value, separators=separators)
+    return text
