@@ -35,6 +35,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     },
     "users": {"n": 3, "seeds": (0,), "folder": bench.OUT / "demo-quick-0"},
     "world": {"episodes": 40, "sessions": 5, "repeats": 2},
+    "world_scale": {"episodes": 12, "scales": (1, 2), "repeats": 1},
 }  # fmt: skip
 
 

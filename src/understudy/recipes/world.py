@@ -10,7 +10,7 @@ from understudy.world.crossfit import cross_fit, evidence
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.guards import Guard, halves
 from understudy.world.learn import learn
-from understudy.world.transitions import custom_calls, transitions
+from understudy.world.transitions import custom_calls, transitions, unanswered_calls
 
 
 def learn_world(
@@ -27,9 +27,10 @@ def learn_world(
 
     Fidelity is measured on a world that has not seen the episodes kept aside; the world that is
     written has learned from all of them. Where no kept-aside episode has a call with a result, or
-    none else has, nothing is measured, and the report's `unmeasured` says so. Calls of custom
-    tools are left out and counted. Episodes are read by scenario, so that it does not matter which
-    of many at once was recorded first. Raises ValueError where there is nothing to learn from.
+    none else has, nothing is measured, and the report's `unmeasured` says so. Calls that the world
+    cannot learn from are left out and counted by their reason (see world.aside). Episodes are read
+    by scenario, so that it does not matter which of many at once was recorded first. Raises
+    ValueError where there is nothing to learn from.
 
     With `second`, a second world is learned too, from one half of the scenarios, and the first
     from the other half alone; what real episodes of the first half show the second world is kept
@@ -59,7 +60,11 @@ def learn_world(
         custom = sum(custom_calls(e) for e in episodes)
         if custom:
             report.left_out["of custom tools, which take free text"] = custom
+        unanswered = sum(unanswered_calls(e) for e in episodes)
+        if unanswered:
+            report.left_out["whose result was not captured"] = unanswered
         world = learn(episodes)
+        report.left_out |= world.left_out
         world.doubts, world.fidelity = Doubts.fit(found), report.to_json()
         world.save(out)
         progress.advance()

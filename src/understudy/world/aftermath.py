@@ -72,7 +72,7 @@ def _asked_again(
         inside = list_in(step.value) if label.startswith("ok") else None
         if inside is None:
             continue
-        records = {r[query.key]: r for r in inside[1] if query.key in r}
+        records = {query.key_of(r): r for r in inside[1] if query.key in r}
         asked = call_key(step.name, step.args)
         if j < failure and key[1] in records:
             before.add(asked)

@@ -14,6 +14,7 @@ from typing import Any
 from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
 from understudy.world.crossfit import calibrated
 from understudy.world.fidelity import predict_step
+from understudy.world.freerun import free_runs
 from understudy.world.learn import WorldConfig
 from understudy.world.model import World
 from understudy.world.renaming import Renaming
@@ -46,8 +47,8 @@ def bench(
     rename: int | None = None,
 ) -> dict[str, Any]:
     """Write one prediction a test call (episode, step, content, is_error, doubt, provenance);
-    returns seconds of learning (its doubt's calibration among them, see world.crossfit) and
-    milliseconds a prediction.
+    returns seconds of learning (its doubt's calibration among them, see world.crossfit),
+    milliseconds a prediction, and the figures of free-running rollouts (world.freerun).
 
     With `rename`, a seed, the world sees random words for all tools, arguments and fields; what is
     written has their names back.
@@ -71,6 +72,7 @@ def bench(
         "calls": len(rows),
         "learn_seconds": learned - began,
         "call_ms": 1000 * (done - learned) / max(1, len(rows)),
+        "rollouts": free_runs(world, train, test),
     }
 
 

@@ -120,7 +120,7 @@ def label_of(value: Any, failed: bool) -> str:
     if isinstance(value, dict) and not failed:
         return "ok" + canonical_json(sorted(value))
     text = value if isinstance(value, str) else canonical_json(value) if failed else "ok[]"
-    return re.sub(r"[\w.-]*\d[\w.-]*", "#", text)
+    return re.sub(r"[\w.-]+", lambda m: "#" if re.search(r"\d", m.group()) else m.group(), text)
 
 
 def failed(failures: Failures, name: str, text: str, flag: bool) -> bool:

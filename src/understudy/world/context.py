@@ -52,7 +52,7 @@ class Context:
     state: State
     tool: ToolFacts
     args: dict[str, Any]
-    hits: int | None = None  # how many remembered records match, for tools that list
+    hits: bool | None = None  # whether remembered records match, for tools that list
     unseen: bool | None = None  # a listing asked for a value that selects nothing by itself
     recall: Any = None  # what the traffic (other episodes) answered to this very call
     ids: list[tuple[str, str, Any]] = field(default_factory=list)
@@ -175,7 +175,7 @@ def _at(value: Any, path: str) -> tuple[Any] | None:
     for part in parts:
         if isinstance(value, dict) and part in value:
             value = value[part]
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
             value = value[int(part)]
         else:
             return None
@@ -272,7 +272,7 @@ def feature(f: Feature, c: Context) -> Any:
         value = args.get(f[1])
         return pattern(value) in c.tool.patterns.get(f[1], ()) if isinstance(value, str) else None
     if head == "hits":
-        return None if c.hits is None else c.hits > 0
+        return c.hits
     if head == "unseen":
         return c.unseen
     if head == "miss":

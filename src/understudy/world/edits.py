@@ -6,7 +6,7 @@ from typing import Any
 from understudy.world.context import Context, Source, branches, resolve
 from understudy.world.values import column_sum, escape, is_number
 
-PLUS = "/+"  # path of the added record under its list's
+PLUS = "/~+"  # path of the added record under its list's
 
 
 def mirrored(record: Any) -> Any:

@@ -187,7 +187,7 @@ def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
                     u, v = (x, y) if left is a else (y, x)
                     if abs(apply(op, u, v) - target) < 0.006:
                         hits["op", op, left, right] += 1
-                    if op == "-" and u > v and target:
+                    if op == "-" and u > v and target and is_number(target / (u - v)):
                         factor = round(target / (u - v), 4)
                         factor = int(factor) if factor == int(factor) else factor
                         if factor != 1:

@@ -24,7 +24,7 @@ from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.wording import Part, Votes
 
-FORMAT = 10
+FORMAT = 11
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -32,7 +32,7 @@ _BOMB = 2**31
 def write(world: World, folder: Path) -> None:
     """Replace the folder's world."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(to_json(world), ensure_ascii=False).encode()
+    text = json.dumps(to_json(world), ensure_ascii=False).encode(errors="surrogatepass")
     plain, packed = folder / "world.json", folder / "world.json.zst"
     target, other = (packed, plain) if len(text) > _LARGE else (plain, packed)
     data = zstandard.ZstdCompressor(level=6).compress(text) if target is packed else text
@@ -102,6 +102,7 @@ def to_json(world: World) -> dict[str, Any]:
         "failures": _fields(world.failures),
         "episodes": world.episode_ids,
         "doubts": None if world.doubts is None else _fields(world.doubts),
+        "left_out": world.left_out,
     }
 
 
@@ -118,7 +119,7 @@ def _tool(m: ToolModel) -> dict[str, Any]:
     plain["evidence"] = _fields(m.evidence)
     plain["query"] = None
     if m.query is not None:
-        plain["query"] = _fields(m.query, "memo", "rows", "_keyed")
+        plain["query"] = _fields(m.query, "rows", "_keyed", "_index")
         plain["query"]["rows"] = [_fields(r) for r in m.query.rows]
     return plain
 
@@ -171,7 +172,8 @@ def from_json(data: dict[str, Any]) -> World:
         ),
         Failures(**data["failures"]),
         data["episodes"],
-        _doubts(data["doubts"]),
+        doubts=_doubts(data["doubts"]),
+        left_out=data.get("left_out", {}),
     )
 
 

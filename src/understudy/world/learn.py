@@ -10,6 +10,7 @@ from understudy.core.types import Episode, Tool, Transition, is_function, text_o
 from understudy.world import draws, effects, evidence, listings
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
+from understudy.world.aside import set_aside
 from understudy.world.context import Context, ToolFacts, feature, feature_names
 from understudy.world.explain import Seen, see
 from understudy.world.hard import mine_hard
@@ -55,7 +56,8 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
         raise ValueError("no tool call with a result in these episodes: nothing to learn from")
     failures = Failures.learn(flat)
     origins = _origins(episodes)
-    by_episode = [steps(ts, n, failures, origins[n]) for n, ts in enumerate(found)]
+    read = [steps(ts, n, failures, origins[n]) for n, ts in enumerate(found)]
+    by_episode, left_out = set_aside(read)
     all_steps = [s for ss in by_episode for s in ss]
     ids = ids_module.mine(all_steps)
     told = {n: _told(ts) for n, ts in enumerate(found)}
@@ -81,6 +83,7 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
         book,
         failures,
         [e.id for e in episodes],
+        left_out=left_out,
     )
 
 

@@ -73,7 +73,7 @@ def _mine_varying(query: Query, full: Rows, names: list[str]) -> None:
         shown: dict[tuple[Any, str], int] = {}
         for s, rows in full:
             for r in rows:
-                known = r.get(query.key), repr(s.args[p])
+                known = query.key_of(r), repr(s.args[p])
                 if shown.get(known) == s.episode:
                     continue  # what calls in between did may show
                 shown[known] = s.episode
@@ -99,7 +99,7 @@ def _mine_repeats(query: Query, good: Rows) -> None:
     own: dict[tuple[int, str], Any] = {}
     for s, rows in good:
         key, answer = call_key("", s.args), call_key("", s.value)
-        listed = [r.get(query.key) for r in rows] if query.key else answer
+        listed = [query.key_of(r) for r in rows] if query.key else answer
         if (s.episode, key) in own:
             inside.append(own[s.episode, key] == listed)
         elif key in last and last[key][0] != s.episode:
@@ -129,7 +129,7 @@ def _collect(query: Query, full: Rows) -> None:
     origins: dict[int, set[int]] = defaultdict(set)
     for s, listed in full:
         for record in listed:
-            key = record.get(query.key) if query.key else call_key("", record)
+            key = query.key_of(record) if query.key else call_key("", record)
             place = key if query.vary is None else (key, repr(s.args.get(query.vary)))
             row = rows.setdefault(place, Row(key, record))
             if shown.get(place) != s.episode:
@@ -165,7 +165,8 @@ def _mine_derived(query: Query, full: Rows, names: list[str]) -> None:
         seen: dict[Any, set[Any]] = defaultdict(set)
         for _, rows in full:
             for r in rows:
-                seen[r.get(query.key)].add(r.get(name))
+                value = r.get(name)
+                seen[query.key_of(r)].add(value if is_number(value) else repr(value))
         if sum(len(v) > 1 for v in seen.values()) < 0.3 * len(seen):
             continue
         for other, p in ((o, p) for o in full[0][1][0] if o != name for p in names):
@@ -228,7 +229,7 @@ def _mine_order(query: Query, full: Rows, names: list[str]) -> None:
             _mine_ties(query, [(full[i][1], f) for v, f, _ in rules for i in groups[repr(v)]])
     plain = [rows for i, (_, rows) in enumerate(full) if i not in chosen]
     query.default = _order_of(plain) if plain else None
-    query.stable = query.default is None and _is_stable(plain, query.key)
+    query.stable = query.default is None and _is_stable(query, plain)
     if query.stable and query.key:
         _arrange(query, plain)
 
@@ -239,7 +240,7 @@ def _mine_ties(query: Query, lists: list[tuple[list[dict[str, Any]], str]]) -> N
     for rows, name in lists:
         for a, b in pairwise(rows):
             if query.key and a.get(name) == b.get(name):
-                first[b.get(query.key)].add(a.get(query.key))
+                first[query.key_of(b)].add(query.key_of(a))
     try:
         order = {key: n for n, key in enumerate(TopologicalSorter(first).static_order())}
     except CycleError:
@@ -248,13 +249,13 @@ def _mine_ties(query: Query, lists: list[tuple[list[dict[str, Any]], str]]) -> N
     query.rows.sort(key=lambda r: order.get(r.key, -1))
 
 
-def _is_stable(lists: list[list[dict[str, Any]]], key: str | None) -> bool:
+def _is_stable(query: Query, lists: list[list[dict[str, Any]]]) -> bool:
     """Whether pairs of records always come in the same order."""
-    if key is None:
+    if query.key is None:
         return False
     before: Counter[tuple[Any, Any]] = Counter()
     for rows in lists:
-        listed = [r.get(key) for r in rows]
+        listed = [query.key_of(r) for r in rows]
         before.update((a, b) for a, b in pairwise(listed))
     pairs = [(n, before[b, a]) for (a, b), n in before.items() if n + before[b, a] > 1]
     total = sum(n + m for n, m in pairs)
@@ -266,7 +267,7 @@ def _arrange(query: Query, lists: list[list[dict[str, Any]]]) -> None:
     place: dict[Any, list[float]] = defaultdict(list)
     for rows in lists:
         for i, r in enumerate(rows):
-            place[r.get(query.key or "")].append(i / max(1, len(rows) - 1))
+            place[query.key_of(r)].append(i / max(1, len(rows) - 1))
     query.rows.sort(key=lambda r: sum(place[r.key]) / max(1, len(place[r.key])))
 
 
@@ -294,7 +295,7 @@ def _mine_under(query: Query, full: Rows, names: list[str]) -> None:
         often: Counter[Any] = Counter()
         for s, rows in full:
             if s.args.get(p) is not None:
-                often.update(r.get(query.key) if query.key else "" for r in rows)
+                often.update(query.key_of(r) if query.key else "" for r in rows)
         again = [r for r in query.rows if often[r.key] > 1]
         if len(counts) < 2 or alone < 0.02:
             continue
@@ -321,7 +322,8 @@ def _mine_bounds(query: Query, full: Rows, names: list[str]) -> None:
                     step, rows = full[i]
                     bound = step.args[p]
                     if i not in pools:
-                        pools[i] = [r.fields for r in query.rows if query.chooses(r, step.args)]
+                        near = query.narrowed(step.args)
+                        pools[i] = [r.fields for r in near if query.chooses(r, step.args)]
                     total += len(rows)
                     broken += sum(sign * (_num(r, name, bound) - bound) > 1e-9 for r in rows)
                     pool = pools[i] or [{}]
@@ -371,4 +373,3 @@ def _mine_presence(query: Query, good: Rows) -> None:
             continue
         got, could = got + min(len(rows), n), could + n
     query.present = got / could if could else 1.0
-    query.memo.clear()

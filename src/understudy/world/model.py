@@ -18,6 +18,7 @@ from understudy.core.types import (
     call_parts,
     text_of,
 )
+from understudy.world.aside import LARGEST
 from understudy.world.calibration import Doubts
 from understudy.world.context import Context, ToolFacts
 from understudy.world.ids import Ids
@@ -29,7 +30,7 @@ from understudy.world.templates import Template, abstract
 from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.users import Known, MinedUser
-from understudy.world.values import kind_of, parse
+from understudy.world.values import kind_of, parse, writable
 from understudy.world.wording import flat
 
 
@@ -48,6 +49,7 @@ class World:
     episode_ids: list[str]  # of the traffic, by the numbers that memory knows them by
     doubts: Doubts | None = None  # how often results were wrong; None: doubt as it was reckoned
     fidelity: dict[str, Any] | None = None  # the JSON of the world's FidelityReport
+    left_out: dict[str, int] = field(default_factory=dict)  # calls set aside, by their reason
     _known: Known | None = field(default=None, repr=False)
     _hidden: dict[str, dict[str, Any]] | None = field(default=None, repr=False)
 
@@ -174,7 +176,16 @@ class World:
         """A tool that the traffic never showed, or arguments that are no JSON object."""
         c = Context(state, ToolFacts(name), args)
         template = self.unknown.get(kind)
-        if template is not None:
+        offered = kind == "unknown" and any(t["function"]["name"] == name for t in self.declared)
+        mark = Mark("inferred", "wording of this outcome")
+        if offered:
+            text, flag, doubt = (
+                f"unknown: nothing in the traffic shows what {name} answers",
+                True,
+                1.0,
+            )
+            mark = Mark("invented", "")
+        elif template is not None:
             text, guessed = template.render(c, 0.0)
             flag = template.flag > 0.5
             doubt = 0.05 + 0.5 * guessed
@@ -187,7 +198,7 @@ class World:
             parse(text),
             text,
             flag,
-            {"": Mark("inferred", "wording of this outcome")},
+            {"": mark},
             doubt,
             1.0,
             {outcome: 1},
@@ -197,6 +208,8 @@ class World:
         """The outcome class of a real result."""
         value = parse(content)
         model = self.models.get(c.tool.name)
+        if len(content) > LARGEST and (failed or isinstance(value, str)):
+            return "err:other" if failed else "ok:prose"
         if failed or isinstance(value, str):
             label = ("err:" if failed else "ok:text:") + abstract(content, c)[0]
             if model is not None and label not in model.texts and not failed:
@@ -263,11 +276,15 @@ class WorldSession:
         args = parse(arguments or "{}")
         if not isinstance(args, dict):
             p = self.world._unknown("bad", state, name, {})
-            return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)
+            return ToolResult(
+                writable(p.text or ""), p.flag, None, self.world.provenance(p), p.doubt
+            )
         p, c = self.world.predict(state, name, args, rng, greedy, outcome)
         model = self.world.models.get(name)
         if model is None or c is None:
-            return ToolResult(p.text or "", p.flag, None, self.world.provenance(p), p.doubt)
+            return ToolResult(
+                writable(p.text or ""), p.flag, None, self.world.provenance(p), p.doubt
+            )
         model.settle(c, p.outcome, p.chances)
         state.observe(name, args, p.outcome, p.value, p.marks or {"": Mark("invented", "")})
         model.follow_up(c, p.outcome, p.value)
@@ -308,6 +325,9 @@ class WorldSession:
 def content(p: Prediction, model: ToolModel) -> str:
     """A predicted value as the tool would write it."""
     if p.text is not None:
-        return p.text
+        return writable(p.text)
     separators = (",", ":") if model.compact else (", ", ": ")
-    return json.dumps(p.value, ensure_ascii=False, separators=separators)
+    text = json.dumps(p.value, ensure_ascii=False, separators=separators)
+    if writable(text) != text:  # as JSON has it, a lone surrogate is an escape
+        text = json.dumps(p.value, separators=separators)
+    return text

@@ -49,8 +49,13 @@ class Query:
     typical: int = 0  # how many records those list
     forms: dict[str, list[str]] = field(default_factory=dict)  # of selecting values that list some
     rows: list[Row] = field(default_factory=list)
-    memo: dict[str, list[Row]] = field(default_factory=dict)
     _keyed: dict[Any, list[Row]] | None = field(default=None, repr=False)
+    _index: "_Index | None" = field(default=None, repr=False)
+
+    def key_of(self, record: dict[str, Any]) -> Any:
+        """What tells a record from others: its key, or a text of one that is no scalar."""
+        key = record.get(self.key or "")
+        return repr(key) if isinstance(key, (list, dict)) else key
 
     def by_key(self, key: Any) -> list[Row]:
         """The remembered records of a key."""
@@ -63,22 +68,34 @@ class Query:
     def matches(self, args: dict[str, Any], without: frozenset[int] = NONE) -> list[Row]:
         """The remembered records that a call selects, before order and limit."""
         if self.vary is not None and self.vary in args:
-            rest = {k: v for k, v in args.items() if k != self.vary}
-            found = self.matches(rest, without)
+            found = self.matches(self._unvaried(args), without)
             told = [r for r in found if args[self.vary] in r.under.get(self.vary, ())]
             return told or list({r.key: r for r in found}.values())
-        if not without:
-            key = call_key("", args)
-            if key not in self.memo:
-                if len(self.memo) > 50_000:
-                    self.memo.clear()
-                self.memo[key] = [r for r in self.rows if self.chooses(r, args)]
-            return self.memo[key]
-        return [
-            r
-            for r in self.rows
-            if any(e not in without for e in r.episodes) and self.chooses(r, args)
-        ]
+        return [r for r in self.narrowed(args) if self._matches(r, args, without)]
+
+    def matched(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
+        """Whether a call selects any remembered record."""
+        args = self._unvaried(args)
+        return any(self._matches(r, args, without) for r in self.narrowed(args))
+
+    def _unvaried(self, args: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in args.items() if k != self.vary} if self.vary in args else args
+
+    def _matches(self, row: Row, args: dict[str, Any], without: frozenset[int]) -> bool:
+        fresh = not without or any(e not in without for e in row.episodes)
+        return fresh and self.chooses(row, args)
+
+    def narrowed(self, args: dict[str, Any]) -> list[Row]:
+        """The fewest remembered records, in their order, that one selecting value alone leaves."""
+        if self._index is None:
+            self._index = _index(self)
+        least = self.rows
+        for (p, name), rows in self._index.items():
+            value = args.get(p)
+            if value is not None and not isinstance(value, (list, dict)):
+                found = rows.get(value if name is None else _folded(value), [])
+                least = found if len(found) < len(least) else least
+        return least
 
     def chooses(self, row: Row, args: dict[str, Any]) -> bool:
         for p in self.under:
@@ -90,11 +107,11 @@ class Query:
     def unseen(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
         """Whether one of the selecting values alone matches no remembered record."""
         asked = self._selecting(args).items()
-        return any(not self.matches({p: value}, without) for p, value in asked)
+        return any(not self.matched({p: value}, without) for p, value in asked)
 
     def new(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
         """Whether the selecting values, bounds aside, match no remembered record together."""
-        return not self.matches(self._selecting(args), without)
+        return not self.matched(self._selecting(args), without)
 
     def _selecting(self, args: dict[str, Any]) -> dict[str, Any]:
         selecting = [*self.under, *(p for p, _ in self.equal)]
@@ -245,11 +262,39 @@ class Query:
         name, down = by
         typed = [r for r in found if r[1].get(name) is not None]
         rest = [r for r in found if r[1].get(name) is None]
-        kind = type(typed[0][1][name]) if typed else str
-        if not all(isinstance(r[1][name], kind) or is_number(r[1][name]) for r in typed):
+        values = [r[1][name] for r in typed]
+        if not (all(isinstance(v, str) for v in values) or all(map(is_number, values))):
             return found
         typed.sort(key=lambda r: r[1][name], reverse=down)
         return typed + rest
+
+
+_Index = dict[tuple[str, str | None], dict[Any, list[Row]]]
+"""By argument, and by the field that equals it (None: the calls that listed the record had it)."""
+
+
+def _index(query: Query) -> _Index:
+    """The records by what selects them, each list in their order."""
+    found: _Index = {}
+    for p in query.under:
+        under = found[p, None] = {}
+        for row in query.rows:
+            for value in dict.fromkeys(row.under.get(p, ())):
+                under.setdefault(value, []).append(row)
+    for p, name in query.equal:
+        equal = found[p, name] = {}
+        for row in query.rows:
+            value = row.fields.get(name)
+            if not isinstance(value, (list, dict)):
+                equal.setdefault(_folded(value), []).append(row)
+    return found
+
+
+def _folded(value: Any) -> Any:
+    """Alike for scalars that `equal_values` holds to be equal."""
+    if isinstance(value, str):
+        return value.strip().lower()
+    return ("boolean", value) if isinstance(value, bool) else value
 
 
 def _call(source: str) -> int:

@@ -40,6 +40,9 @@ class Leaf:
     share: float = 1.0  # how often the form has this leaf
 
 
+_WIDE = 200  # keys of an object, and leaves of a form, that are taken one by one
+
+
 @dataclass(slots=True)
 class Shape:
     """The form of one class of successful results."""
@@ -57,6 +60,7 @@ class Shape:
             for path in s.values:
                 order[path] = order.get(path, 0) + 1
         steady = _steady(seen)
+        few = len(order) <= _WIDE
         shape.joined = _mine_joins(seen)
         for path, n in order.items():
             if listing is not None and (path + "/").startswith(f"/{listing}/"):
@@ -67,7 +71,7 @@ class Shape:
             if path in steady:
                 continue
             having = [s for s in seen if path in s.values]
-            shape.leaves.append(_mine_leaf(path, having, n / len(seen), precision))
+            shape.leaves.append(_mine_leaf(path, having, n / len(seen), precision, few))
         return shape
 
     def render(
@@ -208,12 +212,13 @@ def _mine_joins(seen: Sequence[Seen]) -> dict[str, joins.Join]:
 
 
 def _steady(seen: Sequence[Seen]) -> set[str]:
-    """Objects inside the form whose keys are always the same: their parts are mined singly."""
+    """Objects inside the form whose keys are always the same, and not so many that they are data:
+    their parts are mined singly."""
     keys: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
     for s in seen:
         for path, item in s.values.items():
             if isinstance(item, dict):
-                keys[path][tuple(item)] += 1
+                keys[path][tuple(item) if len(item) <= _WIDE else ()] += 1
     return {
         p
         for p, c in keys.items()
@@ -221,12 +226,15 @@ def _steady(seen: Sequence[Seen]) -> set[str]:
     }
 
 
-def _mine_leaf(path: str, seen: Sequence[Seen], share: float, precision: float) -> Leaf:
+def _mine_leaf(
+    path: str, seen: Sequence[Seen], share: float, precision: float, reckon: bool
+) -> Leaf:
+    """What a leaf comes from; with `reckon`, out of other numbers too."""
     leaf = Leaf(path, share=share)
     texts = Counter(text(s.values[path]) for s in seen)
     left = len(seen)
     rows = list(seen)
-    numeric = all(is_number(s.values[path]) for s in seen[:50])
+    numeric = reckon and all(is_number(s.values[path]) for s in seen[:50])
     while len(rows) > 0.002 * left and len(leaf.sources) < 5:
         ranked = direct(path, rows)
         if numeric and not any(trusted(r) >= 0.9 for r in ranked):

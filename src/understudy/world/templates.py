@@ -1,6 +1,7 @@
 """Texts with slots: how a tool words its failures and its prose."""
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,18 +39,23 @@ def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]
 
 
 def _spans(text: str, named: dict[str, list[Source]]) -> list[Span]:
-    taken: list[Span] = []
+    taken: list[Span] = []  # in their order
     long = [v for v in named if len(v) >= 3 and v in text]
     for value in sorted(long, key=len, reverse=True):
         for m in re.finditer(rf"(?<![A-Za-z0-9_]){re.escape(value)}(?![A-Za-z0-9_])", text):
-            if all(m.end() <= s or m.start() >= e for s, e, _ in taken):
-                taken.append((m.start(), m.end(), named[value]))
+            _take(taken, (m.start(), m.end(), named[value]))
     for m in WORD.finditer(text):
-        if not any(ch.isdigit() for ch in m.group()):
-            continue
-        if all(m.end() <= s or m.start() >= e for s, e, _ in taken):
-            taken.append((m.start(), m.end(), named.get(m.group(), [])))
-    return sorted(taken, key=lambda s: s[:2])
+        if any(ch.isdigit() for ch in m.group()):
+            _take(taken, (m.start(), m.end(), named.get(m.group(), [])))
+    return taken
+
+
+def _take(taken: list[Span], span: Span) -> None:
+    """Add a span to others that do not overlap, unless it overlaps one."""
+    i = bisect_left(taken, span[0], key=lambda s: s[0])
+    before, after = taken[max(0, i - 1) : i], taken[i : i + 1]
+    if all(s[1] <= span[0] for s in before) and all(span[1] <= s[0] for s in after):
+        taken.insert(i, span)
 
 
 @dataclass(slots=True)

@@ -279,8 +279,8 @@ def context_of(
     """A call of a tool in its state; `query` and `recall` are the tool's own."""
     c = Context(state, facts, args, listings=listings)
     if query is not None:
-        c.hits = len(query.matches(args, state.without))
-        c.unseen = c.hits == 0 and query.unseen(args, state.without)
+        c.hits = query.matched(args, state.without)
+        c.unseen = not c.hits and query.unseen(args, state.without)
     held = recall.get(c.key)
     if held:
         c.recall = next((v for e, v in reversed(held) if e not in state.without), None)

@@ -1,6 +1,5 @@
 """Transitions in captured episodes: which call got which result, and which results are failures."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -72,6 +71,17 @@ def custom_calls(episode: Episode) -> int:
     Such a call gives free text, and nobody who rehearses in a world makes one.
     """
     return sum(not is_function(made.call) for made in _made(episode))
+
+
+def unanswered_calls(episode: Episode) -> int:
+    """How many calls `transitions` leaves out because no result of theirs was captured."""
+    made = {key for thread, keys in _threads(episode) for key in _calls_of(thread, keys)}
+    return len(made) - sum(1 for _ in _made(episode))
+
+
+def _calls_of(thread: Sequence[Message], keys: Sequence["_Key"]) -> Iterator[tuple["_Key", int]]:
+    for message, key in zip(thread, keys, strict=True):
+        yield from ((key, n) for n in range(len(message.get("tool_calls") or [])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,13 +266,10 @@ def steps(
     origin = episode if origin is None else origin
     out = []
     for i, t in enumerate(transitions_):
-        args: Any
-        try:
-            args, bad = json.loads(t.arguments or "{}"), False
-        except ValueError:
-            args, bad = {}, True
-        if not isinstance(args, dict):
-            args, bad = {}, True
+        args = parse(t.arguments or "{}")
+        bad = not isinstance(args, dict)
+        if bad:
+            args = {}
         value = parse(t.content)
         failed = failures.failed(t, value)
         flag = t.is_error if t.is_error is not None else failed

@@ -9,17 +9,34 @@ from typing import Any
 
 WORD = re.compile(r"[A-Za-z0-9_]+(?:[-.:/@][A-Za-z0-9_]+)*")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?|\d\d:\d\d(:\d\d)?.*")
+_MARK = "\ufeff"  # of byte order, which some systems begin their texts with
+_LARGEST = 1e100  # of a number that is reckoned with: products of two of them are finite
+DEPTH = 64  # of the values that are taken apart
 Scalar = None | bool | int | float | str
 
 
 def parse(text: str) -> Any:
-    """The JSON value of a text, or the text itself where it is none."""
-    if not text or text[0] not in '{["-0123456789tfn':
+    """The JSON value of a text, or the text itself where it is none or is nested too deep."""
+    if not text or text[0] not in '{["-0123456789tfn \n\t\r\ufeff':
         return text
     try:
-        return json.loads(text)
+        value = json.loads(text.removeprefix(_MARK))
     except (ValueError, RecursionError):
         return text
+    return text if text.count("[") + text.count("{") > DEPTH and too_deep(value) else value
+
+
+def too_deep(value: Any) -> bool:
+    """Whether lists and objects are nested deeper than DEPTH."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(DEPTH):
+        level = [
+            item
+            for outer in level
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(item, (dict, list))
+        ]
+    return bool(level)
 
 
 def same(a: Any, b: Any) -> bool:
@@ -30,7 +47,9 @@ def same(a: Any, b: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value can be reckoned with: NaN, infinities and what is near them cannot."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and -_LARGEST < value < _LARGEST
 
 
 def column_sum(items: list[Any], name: str) -> float | None:
@@ -108,7 +127,7 @@ def at(value: Any, path: str) -> Any:
     for part in path.split("/")[1:]:
         if isinstance(value, dict):
             value = value[unescape(part)]
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
             value = value[int(part)]
         else:
             raise KeyError(path)
@@ -121,6 +140,15 @@ def put(value: dict[str, Any], path: str, item: Any) -> None:
     for part in parents:
         value = value.setdefault(part, {})
     value[last] = item
+
+
+def writable(text: str) -> str:
+    """A text without lone surrogates, which no encoding can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="surrogatepass").decode(errors="replace")
+    return text
 
 
 def text_form(value: Any) -> str:
@@ -136,7 +164,7 @@ def kind_of(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return "boolean"
-    if is_number(value):
+    if isinstance(value, (int, float)):
         return "number"
     if isinstance(value, str):
         return "string" if value.strip() else "empty"
@@ -179,7 +207,7 @@ class FreshIds:
             places = ["".join(sorted(set(column))) for column in zip(*texts, strict=True)]
             wide = [_widen(p) for p in places]
             return cls("places", wide) if any(len(p) > 1 for p in wide) else None
-        split = [re.fullmatch(r"(.*?)(\d+)", t, re.DOTALL) for t in texts]
+        split = [re.fullmatch(r"(.*?)(\d{1,4000})", t, re.DOTALL) for t in texts]
         prefixes = {m.group(1) for m in split if m}
         if all(split) and len(prefixes) == 1:
             numbers = [int(m.group(2)) for m in split if m]

@@ -28,7 +28,7 @@ def say(value: Any, how: str) -> str | None:
         return None
     if isinstance(value, str):
         return _say_text(value, how)
-    whole = float(value).is_integer()
+    whole = isinstance(value, int) or value.is_integer()
     if how in ("word", "Word"):
         if not whole or not 1 <= value <= len(NUMBERS):
             return None
