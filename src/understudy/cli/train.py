@@ -74,6 +74,38 @@ def sft(
 
 
 @app.command()
+def world(
+    run: RunArgument,
+    store: StoreOption = DEFAULT_STORE,
+    workload: WorkloadOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    isolated: IsolatedOption = False,
+    threads: ThreadsOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Teach an adapter to fill what a learned world leaves open: values that nothing determines.
+
+    Example: understudy train world runs/world --workload support
+    """
+    from understudy.recipes.isolation import only_the_store
+    from understudy.recipes.sft import SftConfig
+    from understudy.recipes.world_language import train_language
+    from understudy.runs.config import load_config
+
+    if isolated:
+        only_the_store([store])
+    settings = load_config(SftConfig, config, overrides or [])
+    _prepare(threads)
+    found = _episodes(store, workload)
+    with _run(run, settings) as opened:
+        result = train_language(opened, found, settings, quiet)
+    print(f"{result.steps} steps on {result.kept} calls with gaps; adapter in {result.adapter}")
+    for reason, count in result.rows_left_out.items():
+        print(f"  left out: {count} calls, {reason}")
+
+
+@app.command()
 def rft(
     run: RunArgument,
     world: WorldOption,

@@ -70,6 +70,10 @@ def bench(
         int | None,
         typer.Option(help="Seed of random names for all tools, arguments and fields."),
     ] = None,
+    language: Annotated[
+        Path | None,
+        typer.Option(help="A run whose adapter fills the gaps; trained on the train split first."),
+    ] = None,
 ) -> None:
     """Learn from the train split of recorded episodes, and predict each call of the test split.
 
@@ -87,7 +91,23 @@ def bench(
     if not (folder / "replays.jsonl.gz").exists():
         raise ValueError(f"{folder} has no replays.jsonl.gz")
     predictions.parent.mkdir(parents=True, exist_ok=True)
-    print(json.dumps(run(folder, predictions, rename=rename)))
+    filling = _filling(language) if language is not None else None
+    print(json.dumps(run(folder, predictions, rename=rename, language=filling)))
+
+
+def _filling(path: Path) -> Any:
+    """The model for a world's gaps, from a run that is begun or gone on with."""
+    from understudy.recipes.sft import SftConfig
+    from understudy.recipes.world_language import train_language, with_adapter
+    from understudy.runs.directory import Run
+
+    def opened(world: Any, train: Any) -> Any:
+        with Run.open(path) if (path / "run.json").exists() else Run.create(path, SftConfig()) as r:
+            if not (path / "adapter").exists():
+                train_language(r, train, SftConfig())
+        return with_adapter(world, path / "adapter")
+
+    return opened
 
 
 @app.command("try")

@@ -25,10 +25,10 @@ from understudy.core.types import (
     Feedback,
     Request,
     Scenario,
-    Tool,
     ToolCall,
     ToolResult,
 )
+from understudy.envs.around import AroundSession
 from understudy.runs.config import Config
 
 OTHER_LIFE = 500_009  # what is added to a life's seed where it is drawn again
@@ -48,17 +48,15 @@ class Truncated(RuntimeError):
     """A step was too doubtful: the episode ends without a reward."""
 
 
-class WatchedSession:
+class WatchedSession(AroundSession):
     """A session that stops or takes a snapshot at its first doubtful step."""
 
     def __init__(self, session: Session, doubt: Doubt) -> None:
-        self.session, self.doubt = session, doubt
+        super().__init__(session)
+        self.doubt = doubt
         self.told: list[ToolResult] = []  # before the first doubtful step
         self.before: Any = None  # the snapshot before it
         self.doubtful: str | None = None  # the id of its call
-
-    def tools(self, role: str = "agent") -> tuple[Tool, ...]:
-        return self.session.tools(role)
 
     async def call(self, role: str, tool_call: ToolCall) -> ToolResult:
         """The session's answer. Raises Truncated where the policy says so."""
@@ -75,36 +73,16 @@ class WatchedSession:
         self.doubtful, self.before = tool_call["id"], before
         return result
 
-    async def snapshot(self) -> Any:
-        return await self.session.snapshot()
 
-    async def outcome(self) -> list[Feedback]:
-        return await self.session.outcome()
-
-    async def aclose(self) -> None:
-        await self.session.aclose()
-
-
-class RetoldSession:
+class RetoldSession(AroundSession):
     """Answers the first calls as they were answered before; a session goes on from there."""
 
     def __init__(self, session: Session, told: Sequence[ToolResult]) -> None:
-        self.session, self.told = session, list(told)
-
-    def tools(self, role: str = "agent") -> tuple[Tool, ...]:
-        return self.session.tools(role)
+        super().__init__(session)
+        self.told = list(told)
 
     async def call(self, role: str, tool_call: ToolCall) -> ToolResult:
         return self.told.pop(0) if self.told else await self.session.call(role, tool_call)
-
-    async def snapshot(self) -> Any:
-        return await self.session.snapshot()
-
-    async def outcome(self) -> list[Feedback]:
-        return await self.session.outcome()
-
-    async def aclose(self) -> None:
-        await self.session.aclose()
 
 
 class RetoldChat:

@@ -15,16 +15,15 @@ from typing import Any, cast
 
 from understudy.core.protocols import Environment, Session
 from understudy.core.types import (
-    Feedback,
     Message,
     Scenario,
-    Tool,
     ToolCall,
     ToolResult,
     call_parts,
     is_function,
     text_of,
 )
+from understudy.envs.around import AroundSession
 from understudy.envs.rollout import carry_out
 from understudy.world.transitions import looks_failed
 from understudy.world.values import parse
@@ -56,18 +55,16 @@ class Slips:
         return out
 
 
-class SlippingSession:
+class SlippingSession(AroundSession):
     """A session beside which wrong calls are tried."""
 
     def __init__(self, session: Session, slips: Slips, scenario: Scenario, seed: int) -> None:
-        self.session, self.slips, self.scenario, self.seed = session, slips, scenario, seed
+        super().__init__(session)
+        self.slips, self.scenario, self.seed = slips, scenario, seed
         said = " ".join(text_of(m.get("content")) for m in scenario.messages[1:])
         names = [t["function"] for t in session.tools() if is_function(t)]
         keys = [p for f in names for p in (f.get("parameters") or {}).get("properties") or ()]
         self.words = [*re.findall(r"\w+", said), *(f["name"] for f in names), *keys]
-
-    def tools(self, role: str = "agent") -> tuple[Tool, ...]:
-        return self.session.tools(role)
 
     async def call(self, role: str, tool_call: ToolCall) -> ToolResult:
         """The session's answer; before it, by chance, what it would say to slips of this call."""
@@ -86,15 +83,6 @@ class SlippingSession:
                 told: Message = {"role": "tool", "tool_call_id": slip["id"]}
                 tried += [said | {"weight": 0}, told | {"content": result.content}]
         return await self.session.call(role, tool_call)
-
-    async def snapshot(self) -> Any:
-        return await self.session.snapshot()
-
-    async def outcome(self) -> list[Feedback]:
-        return await self.session.outcome()
-
-    async def aclose(self) -> None:
-        await self.session.aclose()
 
 
 def slipped(call: ToolCall, words: Sequence[str], rng: random.Random) -> ToolCall | None:

@@ -4,21 +4,27 @@ The folder holds `replays.jsonl.gz`: episodes with `split` and `messages` (OpenA
 call a message, tool messages with `is_error`).
 """
 
+import asyncio
 import gzip
 import json
 import random
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
 from understudy.world.crossfit import calibrated
-from understudy.world.fidelity import predict_step
+from understudy.world.fidelity import told
 from understudy.world.freerun import free_runs
+from understudy.world.language import LanguageWorld
 from understudy.world.learn import WorldConfig
-from understudy.world.model import World
+from understudy.world.model import Foretold, World
 from understudy.world.renaming import Renaming
 from understudy.world.transitions import steps, transitions
+
+Language = Callable[[World, Sequence[Episode]], AbstractAsyncContextManager[LanguageWorld]]
 
 
 def replay_rows(folder: str | Path) -> list[dict[str, Any]]:
@@ -45,13 +51,15 @@ def bench(
     out: str | Path,
     config: WorldConfig | None = None,
     rename: int | None = None,
+    language: Language | None = None,
 ) -> dict[str, Any]:
     """Write one prediction a test call (episode, step, content, is_error, doubt, provenance);
     returns seconds of learning (its doubt's calibration among them, see world.crossfit),
     milliseconds a prediction, and the figures of free-running rollouts (world.freerun).
 
     With `rename`, a seed, the world sees random words for all tools, arguments and fields; what is
-    written has their names back.
+    written has their names back. `language` opens, from the world and the train split, a model for
+    the world's gaps; what became of them is returned too.
     """
     given = replay_rows(folder)
     names = Renaming(given, rename) if rename is not None else None
@@ -62,8 +70,7 @@ def bench(
     began = time.perf_counter()
     world = calibrated(train, config)
     learned = time.perf_counter()
-    rows = [row for n, e in enumerate(test) for row in predictions(world, e, n)]
-    done = time.perf_counter()
+    rows, seconds, counted = asyncio.run(_predictions(world, train, test, language))
     if names:
         rows = [{**row, "content": names.back(row["content"])} for row in rows]
     with open(out, "w") as file:
@@ -71,17 +78,37 @@ def bench(
     return {
         "calls": len(rows),
         "learn_seconds": learned - began,
-        "call_ms": 1000 * (done - learned) / max(1, len(rows)),
+        "call_ms": 1000 * seconds / max(1, len(rows)),
         "rollouts": free_runs(world, train, test),
+        **({"language": counted} if language is not None else {}),
     }
 
 
-def predictions(world: World, episode: Episode, seed: int) -> list[dict[str, Any]]:
+async def _predictions(
+    world: World, train: Sequence[Episode], test: Sequence[Episode], language: Language | None
+) -> tuple[list[dict[str, Any]], float, dict[str, int]]:
+    """The predictions, the seconds that they took, and what became of gaps."""
+    async with AsyncExitStack() as stack:
+        filling = await stack.enter_async_context(language(world, train)) if language else None
+        begun = time.perf_counter()
+        rows = [r for n, e in enumerate(test) for r in await predictions(world, e, n, filling)]
+        return rows, time.perf_counter() - begun, dict(filling.counted) if filling else {}
+
+
+async def predictions(
+    world: World, episode: Episode, seed: int, filling: LanguageWorld | None = None
+) -> list[dict[str, Any]]:
     """What the world says to each call of an episode, with the true history before it."""
     session = world.session(seed)
     rows = []
     for s in steps(transitions(episode), seed, world.failures):
-        p = predict_step(world, session, s.name, s.args, random.Random(s.index))
+        rng = random.Random(s.index)
+        foretold = Foretold(
+            s.name, s.args, *world.predict(session.state, s.name, s.args, rng, greedy=True), rng
+        )
+        if filling is not None:
+            await filling.fill(foretold, seed)
+        p = told(world, s.name, foretold.prediction)
         rows.append(
             {
                 "episode": episode.id,

@@ -13,6 +13,7 @@ from understudy.world.gaps import collect
 from understudy.world.model import World
 from understudy.world.scoring import Scored, Scorer, text_of_prediction
 from understudy.world.survival import survival
+from understudy.world.tools import Prediction
 
 COLUMNS = (
     "exact", "exact_but_free", "leaf_f1", "known_f1", "determined_f1", "recalled_f1", "free_type",
@@ -131,6 +132,11 @@ def predict_step(
 ) -> ToolResult:
     """The most probable result of a call in a session; the session is not changed."""
     p, _ = world.predict(session.state, name, args, rng, greedy=True)
+    return told(world, name, p)
+
+
+def told(world: World, name: str, p: Prediction) -> ToolResult:
+    """A prediction as a result, its doubt with the chance of another outcome in it."""
     text = text_of_prediction(world, name, p)
     return ToolResult(text, p.flag, None, world.provenance(p), p.wrong)
 

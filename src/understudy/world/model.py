@@ -253,6 +253,17 @@ def _doubt(doubt: float, c: Context, model: ToolModel, label: str, fact: bool) -
     return min(1.0, 1 - (1 - novelty) * (1 - min(1.0, doubt)))
 
 
+@dataclass(slots=True)
+class Foretold:
+    """A call before it is answered. `context` is None where no tool of the world was called."""
+
+    name: str
+    args: dict[str, Any]
+    prediction: Prediction
+    context: Context | None
+    rng: random.Random
+
+
 class WorldSession:
     """One single-use life of a world."""
 
@@ -271,25 +282,30 @@ class WorldSession:
     ) -> ToolResult:
         """`call` without the protocol around it; `greedy`: the likeliest result, not a draw; with
         a class of outcome the call has that one."""
+        return self.take(self.foretell(name, arguments, greedy, outcome))
+
+    def foretell(
+        self, name: str, arguments: str, greedy: bool = False, outcome: str | None = None
+    ) -> "Foretold":
+        """What a call will be answered; the session is not changed."""
         state = self.state
         rng = random.Random(hash((self.seed, state.seed, len(state.calls))))
         args = parse(arguments or "{}")
         if not isinstance(args, dict):
-            p = self.world._unknown("bad", state, name, {})
-            return ToolResult(
-                writable(p.text or ""), p.flag, None, self.world.provenance(p), p.doubt
-            )
+            return Foretold(name, {}, self.world._unknown("bad", state, name, {}), None, rng)
         p, c = self.world.predict(state, name, args, rng, greedy, outcome)
-        model = self.world.models.get(name)
+        return Foretold(name, args, p, c, rng)
+
+    def take(self, foretold: "Foretold") -> ToolResult:
+        """The answer that was foretold, with what it changes kept."""
+        name, args, p, c = foretold.name, foretold.args, foretold.prediction, foretold.context
+        found, model = self.world.provenance(p), self.world.models.get(name)
         if model is None or c is None:
-            return ToolResult(
-                writable(p.text or ""), p.flag, None, self.world.provenance(p), p.doubt
-            )
+            return ToolResult(writable(p.text or ""), p.flag, None, found, p.doubt)
         model.settle(c, p.outcome, p.chances)
-        state.observe(name, args, p.outcome, p.value, p.marks or {"": Mark("invented", "")})
+        self.state.observe(name, args, p.outcome, p.value, p.marks or {"": Mark("invented", "")})
         model.follow_up(c, p.outcome, p.value)
-        latency = rng.choice(model.latencies) if model.latencies else None
-        found = self.world.provenance(p)
+        latency = foretold.rng.choice(model.latencies) if model.latencies else None
         return ToolResult(content(p, model), p.flag, latency, found, round(p.doubt, 4))
 
     def observe(

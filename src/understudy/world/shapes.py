@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world import joins
-from understudy.world.context import Context, Source, branches, feature, resolve, tuplify
+from understudy.world.context import Context, Found, Source, branches, feature, resolve, tuplify
 from understudy.world.edits import PLUS, mirror
 from understudy.world.explain import (
     Seen,
@@ -38,6 +38,7 @@ class Leaf:
     choice: Node | None = None  # which source, by the situation; labels are JSON
     fresh: FreshIds | None = None
     share: float = 1.0  # how often the form has this leaf
+    repeated: bool = False  # whether the traffic shows what an equal call answers later
 
 
 _WIDE = 200  # keys of an object, and leaves of a form, that are taken one by one
@@ -122,6 +123,9 @@ class Shape:
             if found is not None:
                 sure = precise >= 0.9 or found[1] == "remembered"
                 return found[0], Mark(found[1] if sure else "invented", found[2]), 1 - precise
+        held = None if leaf.repeated else _held(leaf, c)
+        if held is not None:
+            return held[0], Mark(held[1], held[2]), 0.3
         if leaf.tree is not None:
             counts = decide(leaf.tree, lambda f: feature(f, c))
             total = sum(counts.values())
@@ -161,7 +165,15 @@ class Shape:
 
     def to_json(self) -> list[Any]:
         found = [
-            [lf.path, lf.sources, lf.tree, lf.choice, lf.fresh and lf.fresh.to_json(), lf.share]
+            [
+                lf.path,
+                lf.sources,
+                lf.tree,
+                lf.choice,
+                lf.fresh and lf.fresh.to_json(),
+                lf.share,
+                lf.repeated,
+            ]
             for lf in self.leaves
         ]
         return [found, self.donors, self.listing, joins.to_json(self.joined)]
@@ -177,10 +189,24 @@ class Shape:
                 tuples(choice) if choice else None,
                 FreshIds.from_json(fresh) if fresh else None,
                 share,
+                repeated,
             )
-            for path, found_sources, tree, choice, fresh, share in found
+            for path, found_sources, tree, choice, fresh, share, repeated in found
         ]
         return cls(read, donors, listing, joins.from_json(joined))
+
+
+def _held(leaf: Leaf, c: Context) -> Found | None:
+    """What the session's last equal call answered, where no other call named its things since, and
+    the value is no identifier that each call makes anew. Nothing in the traffic says so: it was
+    never seen to call twice."""
+    n, own = c.state.same.get(c.key), {(domain, item) for _, domain, item in c.ids}
+    if n is None or not own or leaf.path in c.state.ids.refs.get(c.tool.name, {}):
+        return None
+    later = c.state.calls[n + 1 :]
+    if any(past.ok and past.name != c.tool.name and own & set(past.ids) for past in later):
+        return None
+    return resolve(("repeat", leaf.path), c)
 
 
 def weighted(counts: dict[str, int] | dict[str, float], rng: random.Random) -> str:
@@ -230,7 +256,8 @@ def _mine_leaf(
     path: str, seen: Sequence[Seen], share: float, precision: float, reckon: bool
 ) -> Leaf:
     """What a leaf comes from; with `reckon`, out of other numbers too."""
-    leaf = Leaf(path, share=share)
+    again = any(available(("repeat", path), s) for s in seen)
+    leaf = Leaf(path, share=share, repeated=again)
     texts = Counter(text(s.values[path]) for s in seen)
     left = len(seen)
     rows = list(seen)

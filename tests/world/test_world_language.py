@@ -1,0 +1,149 @@
+"""A language model in the gaps of a world, played by scripted stand-ins."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+from recorded import Call, recorded
+
+from understudy.core.types import Completion, Episode, ModelRef, Request, Scenario
+from understudy.world.language import LanguageWorld, filled, gaps, lessons
+from understudy.world.learn import learn
+from understudy.world.model import World
+from understudy.world.values import leaves
+
+NOWHERE = Scenario("s", ())
+
+
+class Kennel:
+    """Dogs with names of their own; a walk ends in a report of prose."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+
+    def call(self, name: str, args: dict[str, Any]) -> Any:
+        if name == "dog":
+            return {
+                "dog": args["dog"],
+                "call_name": "".join(self.rng.choice("abdefgiklmnoprstu") for _ in range(7)),
+                "weight": self.rng.randint(4, 60) + self.rng.random(),
+                "kind": "dog",
+            }
+        words = ("ran", "slept", "barked", "dug", "ate", "swam", "hid", "rolled", "jumped")
+        return {"dog": args["dog"], "report": " ".join(self.rng.choices(words, k=9))}
+
+
+def played(seed: int) -> Episode:
+    kennel = Kennel(seed)
+    dog = f"D{kennel.rng.randrange(1000, 9999)}"
+    calls: list[Call] = [("dog", {"dog": dog}), ("walk", {"dog": dog, "minutes": 20})]
+    return recorded(f"e{seed}", calls, kennel.call)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return learn([played(seed) for seed in range(80)])
+
+
+class Scripted:
+    """Answers with what a function makes of the question."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.asked = answer, list[dict[str, Any]]()
+
+    async def complete(self, request: Request) -> Completion:
+        self.asked.append(json.loads(str(request.messages[-1]["content"])))
+        message: Any = {"role": "assistant", "content": self.answer(self.asked[-1])}
+        return Completion("c", request, "ok", message, finish_reason="stop")
+
+
+async def called(world: World, answer: Any, *calls: tuple[str, dict[str, Any]]) -> tuple[Any, ...]:
+    chat = Scripted(answer)
+    owner = LanguageWorld(world, chat, ModelRef("stand-in"))
+    session = await owner.start(NOWHERE, 3)
+    told = []
+    for n, (name, args) in enumerate(calls):
+        function = {"name": name, "arguments": json.dumps(args)}
+        made: Any = {"id": f"c{n}", "type": "function", "function": function}
+        told.append(await session.call("agent", made))
+    return owner, chat, told
+
+
+async def test_what_nothing_determines_is_the_models_and_nothing_else(world: World) -> None:
+    def answer(asked: dict[str, Any]) -> str:
+        made = {path: "Rex" if "name" in path else 12.5 for path in asked["fill"]}
+        return "Sure: " + json.dumps(made | {"/dog": "D0", "/kind": "cat"})
+
+    owner, chat, (result, again) = await called(
+        world, answer, ("dog", {"dog": "D1111"}), ("dog", {"dog": "D1111"})
+    )
+    got = json.loads(result.content)
+    assert got["dog"] == "D1111"
+    assert got["kind"] == "dog"
+    assert got["call_name"] == "Rex"
+    assert again.content == result.content  # what was made up stays
+    assert {p.kind for p in result.provenance if p.path == "/call_name"} == {"invented"}
+    first = chat.asked[0]
+    assert first["arguments"] == {"dog": "D1111"}
+    assert dict(leaves(first["draft"]))["/call_name"] is None
+    assert {e["result"]["kind"] for e in first["earlier"]} == {"dog"}
+    assert owner.counted["taken"] <= owner.counted["asked"]
+
+
+@pytest.mark.parametrize(
+    "written", ["", "no JSON", "[1, 2]", '{"/call_name": 7, "/weight": "heavy"}', '{"other": 1}',
+                '{"/call_name": {"deep": []}}', '{"/call_name": null}']
+)  # fmt: skip
+async def test_an_answer_that_does_not_fit_leaves_the_worlds_own(
+    world: World, written: str
+) -> None:
+    call = ("dog", {"dog": "D2222"})
+    owner, _, (result,) = await called(world, lambda asked: written, call)
+    plain = world.session(3).step(call[0], json.dumps(call[1]))
+    assert json.loads(result.content) == json.loads(plain.content)
+    assert owner.counted["taken"] == 0
+    assert owner.counted["calls"] == 1
+
+
+async def test_what_the_world_knows_is_never_asked(world: World) -> None:
+    session = world.session(3)
+    session.observe(
+        "dog", {"dog": "D3333"}, json.dumps(Kennel(5).call("dog", {"dog": "D3333"})), None
+    )
+    model = world.models["dog"]
+    p, c = world.predict(session.state, "dog", {"dog": "D3333"}, random.Random(0), greedy=True)
+    assert c is not None
+    assert model.calls == 80
+    assert gaps(p, c) == []
+
+
+def test_lessons_teach_the_truth_of_gaps_and_do_not_tell_it(world: World) -> None:
+    unseen = [played(seed) for seed in range(500, 512)]
+    taught = list(lessons(world, unseen))
+    assert taught
+    truths = {text for e in unseen for m in e.messages for text in _texts(m.get("content"))}
+    for lesson in taught:
+        (done,) = lesson.completions
+        question = json.loads(str(done.request.messages[-1]["content"]))
+        answer = json.loads(str(done.message["content"]))  # type: ignore[index]
+        assert sorted(answer) == sorted(question["fill"])
+        for value in answer.values():
+            assert str(value) in truths
+            assert str(value) not in json.dumps(question)
+
+
+def _texts(content: Any) -> list[str]:
+    try:
+        return [str(v) for _, v in leaves(json.loads(content))]
+    except (TypeError, ValueError):
+        return []
+
+
+def test_filling_takes_each_value_by_itself() -> None:
+    draft = {"a": 1, "b": {"c": "x"}, "d": ["y", "z"]}
+    value, taken, why = filled(draft, '{"/a": 2, "/b/c": 3, "/d/1": "w"}', ["/a", "/b/c", "/d/1"])
+    assert value == {"a": 2, "b": {"c": "x"}, "d": ["y", "w"]}
+    assert taken == ["/a", "/d/1"]
+    assert why is not None
+    assert draft == {"a": 1, "b": {"c": "x"}, "d": ["y", "z"]}
