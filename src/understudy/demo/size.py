@@ -17,6 +17,7 @@ class Size:
     rft: tuple[str, ...] = ("scenarios=2600", "readings=2", "reader_epochs=2", "in_flight=128")
     grpo: tuple[str, ...] = (
         "steps=12", "lr=3e-4", "max_turns=12", "scenarios_per_step=32", "group_size=4",
+        "max_tokens_per_microbatch=2048",
     )  # fmt: skip
 
 
