@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SMALL = {  # what is added to a command of the README so that it takes seconds
     "train sft": "--set epochs=1 --quiet --threads 1",
+    "train world": "--set epochs=1 --quiet --threads 1",
     "train rft": "--set readings=1 --set reader_epochs=1 --set scenarios=8 --set max_turns=3 "
     "--quiet --threads 1",
     "train grpo": "--set steps=1 --set scenarios_per_step=2 --set group_size=2 --set pool=20 "
