@@ -14,7 +14,10 @@ class Size:
     sft: tuple[str, ...] = ("batch_episodes=4", "lr=4e-3", "lora.rank=64", "lora.alpha=128")
     sft_epochs: tuple[int, int] = (1, 3)  # of all episodes, of those that pass the check
     # and what `sft` says
-    rft: tuple[str, ...] = ("scenarios=2600", "readings=2", "reader_epochs=2", "in_flight=128")
+    rft: tuple[str, ...] = (
+        "scenarios=2600", "readings=2", "reader_epochs=2", "in_flight=128",
+        "max_tokens_per_microbatch=2048",
+    )  # fmt: skip
     grpo: tuple[str, ...] = (
         "steps=12", "lr=3e-4", "max_turns=12", "scenarios_per_step=32", "group_size=4",
         "max_tokens_per_microbatch=2048",

@@ -62,6 +62,7 @@ class RftConfig(Config):
     batch_episodes: PositiveInt = 4  # and their readings
     lr: PositiveFloat = 3e-3
     precision: Literal["fp32", "bf16"] = "bf16"
+    max_tokens_per_microbatch: PositiveInt = 4096
     threshold: float = 1.0  # of the check, for captured and rehearsed episodes alike
     trust: Trust = Trust()  # what the world's fidelity must show, or playing in it warns
     checkpoint_every: PositiveInt = 50
@@ -255,6 +256,7 @@ def _sft_config(config: RftConfig, epochs: int, batch_episodes: int) -> SftConfi
         batch_episodes=batch_episodes,
         lr=config.lr,
         precision=config.precision,
+        max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         checkpoint_every=config.checkpoint_every,
         seed=config.seed,
     )
