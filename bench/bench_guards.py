@@ -19,6 +19,7 @@ from bench.planted import never_fails, planted, turns_negative
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
+HOURS = True  # most of one: by name only
 
 
 WORLDS = ("healthy", "lenient", "negative")

@@ -1,6 +1,5 @@
 """How faithful a world is: held-out episodes, step by step, each call with its true history."""
 
-import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -125,14 +124,6 @@ def fidelity(
     report.collect = collect(scored, world)
     report.misses = _misses(scored)
     return report
-
-
-def predict_step(
-    world: World, session: Any, name: str, args: dict[str, Any], rng: random.Random
-) -> ToolResult:
-    """The most probable result of a call in a session; the session is not changed."""
-    p, _ = world.predict(session.state, name, args, rng, greedy=True)
-    return told(world, name, p)
 
 
 def told(world: World, name: str, p: Prediction) -> ToolResult:

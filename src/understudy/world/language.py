@@ -30,7 +30,7 @@ from understudy.world.model import Foretold, World, WorldSession
 from understudy.world.state import Mark, State
 from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
-from understudy.world.values import chance, kind_of, leaves, parse
+from understudy.world.values import chance, escape, kind_of, leaves, parse
 
 MOST = 24  # values that are asked for at once
 _EARLIER = 2  # remembered calls that are shown
@@ -82,14 +82,10 @@ def _opened(value: Any, asked: set[str], path: str = "") -> Any:
     if path in asked:
         return None
     if isinstance(value, dict):
-        return {k: _opened(v, asked, f"{path}/{_escaped(k)}") for k, v in value.items()}
+        return {k: _opened(v, asked, f"{path}/{escape(k)}") for k, v in value.items()}
     if isinstance(value, list):
         return [_opened(v, asked, f"{path}/{i}") for i, v in enumerate(value)]
     return value
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def filled(draft: Any, written: str, asked: Sequence[str]) -> tuple[Any, list[str], str | None]:
@@ -115,7 +111,7 @@ def _closed(value: Any, fits: Mapping[str, Any], path: str = "") -> Any:
     if path in fits:
         return fits[path]
     if isinstance(value, dict):
-        return {k: _closed(v, fits, f"{path}/{_escaped(k)}") for k, v in value.items()}
+        return {k: _closed(v, fits, f"{path}/{escape(k)}") for k, v in value.items()}
     if isinstance(value, list):
         return [_closed(v, fits, f"{path}/{i}") for i, v in enumerate(value)]
     return value
