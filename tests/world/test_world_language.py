@@ -2,12 +2,13 @@
 
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from recorded import Call, recorded
 
-from understudy.core.types import Completion, Episode, ModelRef, Request, Scenario
+from understudy.core.types import Completion, Episode, ModelRef, Request, Scenario, ToolResult
 from understudy.world.language import LanguageWorld, filled, gaps, lessons
 from understudy.world.learn import learn
 from understudy.world.model import World
@@ -147,3 +148,33 @@ def test_filling_takes_each_value_by_itself() -> None:
     assert taken == ["/a", "/d/1"]
     assert why is not None
     assert draft == {"a": 1, "b": {"c": "x"}, "d": ["y", "z"]}
+
+
+def told(seed: int) -> Episode:
+    """A tool that answers in prose, never twice alike."""
+    rng = random.Random(seed)
+    words = ("ran", "slept", "barked", "dug", "ate", "swam", "hid", "rolled", "jumped")
+    text = " ".join(rng.choices(words, k=9))
+    episode = recorded(
+        f"e{seed}", [("tell", {"dog": f"D{rng.randrange(1000, 9999)}"})], lambda *_: {}
+    )
+    (done,) = episode.completions
+    *before, last = done.request.messages
+    request = replace(done.request, messages=(*before, {**last, "content": text}))
+    results = {"c0": ToolResult(text, False)}
+    return replace(episode, completions=(replace(done, request=request),), results=results)
+
+
+async def test_prose_is_written_as_it_is_and_is_the_models_to_fill() -> None:
+    world = learn([told(seed) for seed in range(80)])
+    calls = [("tell", {"dog": f"D{1234 + n}"}) for n in range(12)]
+    session = world.session(3)
+    for name, args in calls:
+        plain = session.step(name, json.dumps(args)).content
+        assert not plain.startswith('"')
+        assert len(plain.split()) == 9
+    said = "It ran home and slept."
+    _, chat, results = await called(world, lambda asked: json.dumps({"": said}), *calls)
+    assert chat.asked
+    assert all(asked["fill"] == [""] for asked in chat.asked)
+    assert sum(r.content == said for r in results) == len(chat.asked)  # the rest was said before

@@ -28,6 +28,7 @@ from understudy.core.types import (
 from understudy.world.context import Context
 from understudy.world.model import Foretold, World, WorldSession
 from understudy.world.state import Mark, State
+from understudy.world.templates import PROSE
 from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.values import chance, escape, kind_of, leaves, parse
@@ -35,7 +36,6 @@ from understudy.world.values import chance, escape, kind_of, leaves, parse
 MOST = 24  # values that are asked for at once
 _EARLIER = 2  # remembered calls that are shown
 _LONG = 600  # characters of one of them, and of what is known
-PROSE = ("ok:prose", "err:other")  # outcome classes of texts without a form
 
 
 def gaps(p: Prediction, c: Context) -> list[str]:

@@ -26,7 +26,7 @@ from understudy.world.notes import Notes
 from understudy.world.refusals import refusal
 from understudy.world.scenarios import Book, draw_scenarios, user_seed
 from understudy.world.state import Mark, Memory, State
-from understudy.world.templates import Template, abstract
+from understudy.world.templates import PROSE, Template, abstract
 from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.users import Known, MinedUser
@@ -342,6 +342,8 @@ def content(p: Prediction, model: ToolModel) -> str:
     """A predicted value as the tool would write it."""
     if p.text is not None:
         return writable(p.text)
+    if p.outcome in PROSE and isinstance(p.value, str):
+        return writable(p.value)
     separators = (",", ":") if model.compact else (", ", ": ")
     text = json.dumps(p.value, ensure_ascii=False, separators=separators)
     if writable(text) != text:  # as JSON has it, a lone surrogate is an escape

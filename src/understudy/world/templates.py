@@ -11,6 +11,7 @@ from understudy.world.context import Context, Source, resolve, tuplify
 from understudy.world.values import WORD, leaves, text_form
 
 Span = tuple[int, int, list[Source]]
+PROSE = ("ok:prose", "err:other")  # outcome classes of texts without a form
 
 
 def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]]:
