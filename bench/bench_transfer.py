@@ -178,6 +178,7 @@ class Reality:
         from understudy.demo.env import ServiceEnvironment
 
         self.environment, self.world, self.notes = ServiceEnvironment(service), world, world.notes
+        self.fidelity = world.fidelity  # what training warns of is the world's
         self.customers: dict[str, Any] = {}
 
     def scenarios(self, n: int, seed: int = 0) -> list[Any]:
