@@ -1,4 +1,9 @@
-"""Does reinforcement learning learn? A reward for one constant behaviour must rise."""
+"""Does reinforcement learning learn? A reward for one constant behaviour must rise.
+
+The behaviour is against what the policy does: it copies the customer's number of guests. Where
+nobody asked for three, all of a group get nothing until one tries it by chance, so half of the
+steps go by before the reward moves.
+"""
 
 import asyncio
 import json
@@ -32,7 +37,7 @@ def searches_for_three(messages: list[dict[str, Any]], ticket: Any) -> float:
 
 
 @pytest.mark.slow
-def test_a_constant_behaviour_is_learned_in_twelve_steps(tmp_path: Path) -> None:
+def test_a_constant_behaviour_is_learned_in_24_steps(tmp_path: Path) -> None:
     torch.set_num_threads(2)
     rows = asyncio.run(conversations(tmp_path, 200))
     episodes = list(import_file(write_jsonl(tmp_path / "c.jsonl", rows)))
@@ -40,7 +45,7 @@ def test_a_constant_behaviour_is_learned_in_twelve_steps(tmp_path: Path) -> None
     with Run.create(tmp_path / "distilled", distil) as run:
         start = sft(run, episodes, distil, quiet=True).adapter
     config = GrpoConfig(
-        start=str(start), steps=12, scenarios_per_step=16, lr=3e-3, max_turns=2, pool=200
+        start=str(start), steps=24, scenarios_per_step=16, lr=3e-3, max_turns=2, pool=200
     )
     with Run.create(tmp_path / "run", config) as run:
         asyncio.run(grpo(run, learn(episodes), Check(searches_for_three), config, quiet=True))
