@@ -6,6 +6,9 @@ demo's recipe in the world, and after the same recipe in the real service with n
 traffic's kind. All three meet customers that nobody has seen in the real service, greedily and at
 T = 1. `behind_reality` is how far the world's agent is behind, one-sided 95%, over all seeds.
 
+At the levels in `ablated` the agent also trains in lesser worlds, the rows of the fidelity report:
+docs/transfer.svg plots what it then reaches against how right each row is about held-out calls.
+
 Hours on two cores: what is measured stays under build/bench/transfer and is not measured again.
 """
 
@@ -15,17 +18,20 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, figure, interval
+from bench.places import Reality, Retrieval
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "bench" / "transfer"
 HOURS = True  # by name only
 sys.path[:0] = [str(ROOT / "tests")]
 SCALES = {20: 2.05, 35: 1.5, 50: 1.0, 65: 0.7}  # incumbents' success in % -> of their flaw rates
+ROWS = {"nearest": False, "state": True}  # lesser worlds -> whether they remember the episode
+PLACES = ("nearest", "state", "world", "reality")
 
 
 def run(
@@ -36,13 +42,16 @@ def run(
     rft: Sequence[str] = (),
     grpo: Sequence[str] = (),
     out: Path = OUT,
+    ablated: Sequence[int] = (50,),
+    plot: Path = ROOT / "docs" / "transfer.svg",
 ) -> dict[str, Figure]:
+    size = Size(proof, traffic, tuple(rft), tuple(grpo))
     found: dict[str, Figure] = {}
     for level in levels:
         told = []
         for seed in seeds:
             folder = out / f"{level}-{seed}"
-            told.append(_one(folder, level, seed, proof, traffic, rft, grpo))
+            told.append(_measured(folder, level, seed, size, level in ablated))
         found[f"incumbent_{level}_traffic"] = figure([t["traffic"] for t in told], "success")
         for decoding in ("greedy", "t1"):
             for who in ("before", "world", "reality"):
@@ -53,6 +62,38 @@ def run(
                 for who in ("world", "reality")
             ]
             found[f"incumbent_{level}_behind_reality_{decoding}"] = _behind(*wins)
+        if level in ablated:
+            found |= _by_fidelity(level, told, plot)
+    return found
+
+
+def _by_fidelity(level: int, told: Sequence[dict[str, Any]], plot: Path) -> dict[str, Figure]:
+    """How right each place was about held-out calls, and what training there came to; the plot."""
+    from understudy.runs.plots import LineChart, Series, percent
+
+    found: dict[str, Figure] = {}
+    for place in PLACES:
+        known = [100 * t["fidelity"][place] for t in told]
+        found[f"incumbent_{level}_{place}_known_f1"] = figure(known, "% of knowable leaves")
+        for decoding in ("greedy", "t1"):
+            shares = [_share(t[place][decoding]) for t in told]
+            found[f"incumbent_{level}_{place}_{decoding}"] = figure(shares, "success")
+    lines = []
+    for decoding, name in (("greedy", "greedy"), ("t1", "T = 1")):
+        own = [found[f"incumbent_{level}_{place}_{decoding}"] for place in PLACES]
+        x = tuple(found[f"incumbent_{level}_{place}_known_f1"]["value"] for place in PLACES)
+        y, low, high = (tuple(f[k] for f in own) for k in ("value", "low", "high"))
+        lines.append(Series(name, x, y, low, high))
+    chart = LineChart(
+        "Success in the real service after training in each place",
+        tuple(lines),
+        x_label="leaf F1 on knowable leaves of held-out calls, %: "
+        + ", ".join(PLACES[:-1]) + " and the real service",
+        form=percent,
+        bottom=0.0,
+        top=1.0,
+    )  # fmt: skip
+    plot.write_text(chart.svg())
     return found
 
 
@@ -68,84 +109,109 @@ def _behind(world: Sequence[bool], reality: Sequence[bool]) -> Figure:
     return interval(100 * by.mean, "points", 100 * by.low, 100 * by.high)
 
 
-def _one(
-    folder: Path,
-    level: int,
-    seed: int,
-    proof: int,
-    traffic: int,
-    rft: Sequence[str],
-    grpo: Sequence[str],
-) -> dict[str, Any]:
-    """What one incumbent's traffic makes of the agent."""
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many customers prove and how many came before; settings of the recipes."""
+
+    proof: int
+    traffic: int
+    rft: tuple[str, ...]
+    grpo: tuple[str, ...]
+
+
+def _measured(folder: Path, level: int, seed: int, size: Size, rows: bool) -> dict[str, Any]:
+    """What one incumbent's traffic makes of the agent: success by place and decoding; with `rows`
+    in the lesser worlds too, and the fidelity of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    done = folder / "found.json"
-    if not done.exists():
-        found = asyncio.run(_train_and_prove(folder, level, seed, proof, traffic, rft, grpo))
-        done.write_text(json.dumps(found))
-    told: dict[str, Any] = json.loads(done.read_text())
+    told: dict[str, Any] = {}
+    for name, own in (("found", ("world", "reality")), ("rows", tuple(ROWS)))[: 1 + rows]:
+        done = folder / f"{name}.json"
+        if not done.exists():
+            found = asyncio.run(_train_and_prove(folder, level, seed, size, own))
+            done.write_text(json.dumps(found))
+        told |= json.loads(done.read_text())
     return told
 
 
 async def _train_and_prove(
-    folder: Path,
-    level: int,
-    seed: int,
-    proof: int,
-    traffic: int,
-    rft_sizes: Sequence[str],
-    grpo_sizes: Sequence[str],
+    folder: Path, level: int, seed: int, size: Size, places: Sequence[str]
 ) -> dict[str, Any]:
-    from traffic import conversations, write_jsonl
-    from understudy.core.chat_files import import_file
     from understudy.core.types import split_of
     from understudy.demo import owner_check
-    from understudy.demo.incumbent import FlawRates
     from understudy.demo.prove import prove
     from understudy.demo.size import FULL
     from understudy.judges.check import Check
-    from understudy.recipes.grpo import GrpoConfig, grpo
-    from understudy.recipes.rft import RftConfig, rft
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.config import load_config
+    from understudy.world.fidelity import fidelity
     from understudy.world.learn import learn
+
+    episodes = await _traffic(folder, level, seed, size.traffic)
+    train = [e for e in episodes if split_of(e.scenario_id or e.id) == "train"]
+    aside = [e for e in episodes if split_of(e.scenario_id or e.id) != "train"]
+    check = Check.from_file(str(owner_check.__file__))
+    world, adapters = learn(train), {}
+    if "world" in places:
+        settings = [*FULL.sft, "keep=check", f"seed={seed}", f"epochs={FULL.sft_epochs[1]}"]
+        config = load_config(SftConfig, None, settings)
+        with _run(folder / "before", config, seed) as begun:
+            adapters["before"] = begun.path / "adapter"
+            if not adapters["before"].exists():
+                sft(begun, episodes, config, check, quiet=True)
+    async with _service(folder) as (url, service):
+        lesser = {row: Retrieval(world, train, remembers) for row, remembers in ROWS.items()}
+        for where in places:
+            place = {"world": world, "reality": Reality(service, world), **lesser}[where]
+            adapters[where] = await _trained(folder, where, place, episodes, check, seed, size)
+        found = await prove(url, adapters, size.proof, seed, None)
+    for entry in found.values():
+        entry["greedy"].pop("conversations", None)
+    if "world" in places:
+        rewards = [bool(f.value) for e in episodes for f in e.feedback if f.name == "outcome"]
+        return found | {"traffic": sum(rewards) / len(rewards)}
+    report = fidelity(world, aside)
+    row = {"nearest": report.nearest, "state": report.floor, "world": report.overall}
+    known = {where: own["known_f1"]["value"] for where, own in row.items()}
+    return found | {"fidelity": known | {"reality": 1.0}}
+
+
+async def _traffic(folder: Path, level: int, seed: int, n: int) -> list[Any]:
+    """The incumbent's episodes."""
+    from traffic import conversations, write_jsonl
+    from understudy.core.chat_files import import_file
+    from understudy.demo.incumbent import FlawRates
 
     captured = folder / "traffic.jsonl.gz"
     if not captured.exists():
         rates = FlawRates().model_dump()
         flawed = FlawRates(**{k: min(0.95, v * SCALES[level]) for k, v in rates.items()})
         (folder / "service.db").unlink(missing_ok=True)
-        write_jsonl(captured, await conversations(folder, traffic, seed, flawed))
-    episodes = list(import_file(captured))
-    train = [e for e in episodes if split_of(e.scenario_id or e.id) == "train"]
-    check = Check.from_file(str(owner_check.__file__))
-    world = learn(train)
-    adapters: dict[str, Path] = {}
-    settings = [*FULL.sft, "keep=check", f"seed={seed}", f"epochs={FULL.sft_epochs[1]}"]
-    config = load_config(SftConfig, None, settings)
-    with _run(folder / "before", config, seed) as begun:
-        adapters["before"] = begun.path / "adapter"
-        if not adapters["before"].exists():
-            sft(begun, episodes, config, check, quiet=True)
-    async with _service(folder) as (url, service):
-        for where, place in (("world", world), ("reality", Reality(service, world))):
-            settings = [*FULL.sft, *FULL.rft, *rft_sizes, f"seed={seed}"]
-            sampling = load_config(RftConfig, None, settings)
-            with _run(folder / f"{where}-sampled", sampling, seed) as begun:
-                start = begun.path / "adapter"
-                if not start.exists():
-                    await rft(begun, place, episodes, check, sampling, quiet=True)  # type: ignore[arg-type]
-            settings = [*FULL.grpo, *grpo_sizes, f"seed={seed}", f"start={start}"]
-            reinforcing = load_config(GrpoConfig, None, settings)
-            with _run(folder / f"{where}-rehearsed", reinforcing, seed) as begun:
-                adapters[where] = begun.path / "adapter"
-                if not adapters[where].exists():
-                    await grpo(begun, place, check, reinforcing, quiet=True)  # type: ignore[arg-type]
-        found = await prove(url, adapters, proof, seed, None)
-    for entry in found.values():
-        entry["greedy"].pop("conversations", None)
-    rewards = [bool(f.value) for e in episodes for f in e.feedback if f.name == "outcome"]
-    return found | {"traffic": sum(rewards) / len(rewards)}
+        write_jsonl(captured, await conversations(folder, n, seed, flawed))
+    return list(import_file(captured))
+
+
+async def _trained(
+    folder: Path, where: str, place: Any, episodes: Any, check: Any, seed: int, size: Size
+) -> Path:
+    """The adapter of the demo's recipe, trained in a place."""
+    from understudy.demo.size import FULL
+    from understudy.recipes.grpo import GrpoConfig, grpo
+    from understudy.recipes.rft import RftConfig, rft
+    from understudy.runs.config import load_config
+
+    settings = [*FULL.sft, *FULL.rft, *size.rft, f"seed={seed}"]
+    sampling = load_config(RftConfig, None, settings)
+    with _run(folder / f"{where}-sampled", sampling, seed) as begun:
+        start = begun.path / "adapter"
+        if not start.exists():
+            await rft(begun, place, episodes, check, sampling, quiet=True)
+    settings = [*FULL.grpo, *size.grpo, f"seed={seed}", f"start={start}"]
+    reinforcing = load_config(GrpoConfig, None, settings)
+    with _run(folder / f"{where}-rehearsed", reinforcing, seed) as begun:
+        adapter = begun.path / "adapter"
+        if not adapter.exists():
+            await grpo(begun, place, check, reinforcing, quiet=True)
+    return Path(adapter)
 
 
 def _run(path: Path, config: Any, seed: int) -> Any:
@@ -165,61 +231,3 @@ async def _service(folder: Path) -> AsyncIterator[tuple[str, Any]]:
     with launch("service", command, folder / "service.log") as launched:
         async with ServiceClient(launched.url, connections=256) as service:
             yield launched.url, service
-
-
-class Reality:
-    """The real service in the place of a learned world, with new customers of the traffic's kind.
-
-    What reads their messages is the world's; a session is copied by making its calls again in a
-    new one, which the service answers alike.
-    """
-
-    def __init__(self, service: Any, world: Any) -> None:
-        from understudy.demo.env import ServiceEnvironment
-
-        self.environment, self.world, self.notes = ServiceEnvironment(service), world, world.notes
-        self.fidelity = world.fidelity  # what training warns of is the world's
-        self.customers: dict[str, Any] = {}
-
-    def scenarios(self, n: int, seed: int = 0) -> list[Any]:
-        from understudy.demo.agent import SYSTEM_PROMPT, TOOLS
-        from understudy.demo.customers import scenarios
-
-        system = {"role": "system", "content": SYSTEM_PROMPT}
-        made = scenarios("traffic", n, 1_000_000 + seed)
-        self.customers |= {s.id: s for s in made}
-        return [
-            replace(s, messages=(system, *s.messages), tools=TOOLS, goal=dict(s.metadata))
-            for s in made
-        ]
-
-    def user(self, scenario: Any, seed: int = 0) -> Any:
-        from understudy.demo.customers import Customer
-
-        return Customer(self.customers[scenario.id])
-
-    def fields(self, episode: Any) -> dict[str, Any]:
-        told: dict[str, Any] = self.world.fields(episode)
-        return told
-
-    async def start(self, scenario: Any, seed: int, snapshot: Any | None = None) -> Any:
-        session = await self.environment.start(self.customers[scenario.id], seed)
-        again = Repeatable(session)
-        for role, call in snapshot or ():
-            await again.call(role, call)
-        return again
-
-
-class Repeatable:
-    """A session of the service that remembers its calls."""
-
-    def __init__(self, session: Any) -> None:
-        self.session, self.calls = session, []
-        self.tools, self.outcome, self.aclose = session.tools, session.outcome, session.aclose
-
-    async def call(self, role: str, tool_call: Any) -> Any:
-        self.calls.append((role, tool_call))
-        return await self.session.call(role, tool_call)
-
-    async def snapshot(self) -> Any:
-        return list(self.calls)

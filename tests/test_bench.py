@@ -47,7 +47,7 @@ def test_every_benchmark_is_tested() -> None:
     "name", [pytest.param(n, marks=[pytest.mark.slow] * bench.takes_hours(n)) for n in SMALLEST]
 )
 def test_figures_have_a_value_a_unit_and_a_range(name: str, tmp_path: Path) -> None:
-    kept = {"out": tmp_path} if name == "transfer" else {}
+    kept = {"out": tmp_path, "plot": tmp_path / "t.svg"} if name == "transfer" else {}
     record = bench.measure(name, **SMALLEST[name], **kept)
     if name == "grpo" and record["cannot_run"]:  # so few episodes may all have the same reward
         assert "nothing was trained" in record["cannot_run"]

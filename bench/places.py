@@ -1,0 +1,113 @@
+"""Places that an agent trains in, in a learned world's stead: the real service, and lesser worlds.
+
+Scenarios, users and what reads their messages are the world's everywhere (the real service has its
+own customers); only who answers the calls differs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+
+class Reality:
+    """The real service with new customers of the traffic's kind.
+
+    A session is copied by making its calls again in a new one, which the service answers alike.
+    """
+
+    def __init__(self, service: Any, world: Any) -> None:
+        from understudy.demo.env import ServiceEnvironment
+
+        self.environment, self.world, self.notes = ServiceEnvironment(service), world, world.notes
+        self.fidelity = world.fidelity  # what training warns of is the world's
+        self.customers: dict[str, Any] = {}
+
+    def scenarios(self, n: int, seed: int = 0) -> list[Any]:
+        from understudy.demo.agent import SYSTEM_PROMPT, TOOLS
+        from understudy.demo.customers import scenarios
+
+        system = {"role": "system", "content": SYSTEM_PROMPT}
+        made = scenarios("traffic", n, 1_000_000 + seed)
+        self.customers |= {s.id: s for s in made}
+        return [
+            replace(s, messages=(system, *s.messages), tools=TOOLS, goal=dict(s.metadata))
+            for s in made
+        ]
+
+    def user(self, scenario: Any, seed: int = 0) -> Any:
+        from understudy.demo.customers import Customer
+
+        return Customer(self.customers[scenario.id])
+
+    def fields(self, episode: Any) -> dict[str, Any]:
+        told: dict[str, Any] = self.world.fields(episode)
+        return told
+
+    async def start(self, scenario: Any, seed: int, snapshot: Any | None = None) -> Any:
+        session = await self.environment.start(self.customers[scenario.id], seed)
+        again = Repeatable(session)
+        for role, call in snapshot or ():
+            await again.call(role, call)
+        return again
+
+
+class Repeatable:
+    """A session of the service that remembers its calls."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.calls = session, []
+        self.tools, self.outcome, self.aclose = session.tools, session.outcome, session.aclose
+
+    async def call(self, role: str, tool_call: Any) -> Any:
+        self.calls.append((role, tool_call))
+        return await self.session.call(role, tool_call)
+
+    async def snapshot(self) -> Any:
+        return list(self.calls)
+
+
+class Retrieval:
+    """Who answers with the traffic's nearest call: the floor of the fidelity report, or, where it
+    `remembers` what this episode showed for the same call, its row "+ state"."""
+
+    def __init__(self, world: Any, episodes: Sequence[Any], remembers: bool) -> None:
+        from understudy.world.freerun import Train
+
+        self.world, self.notes, self.fidelity = world, world.notes, world.fidelity
+        self.scenarios, self.user, self.fields = world.scenarios, world.user, world.fields
+        self.train, self.remembers = Train.of(world, episodes), remembers
+
+    async def start(self, scenario: Any, seed: int, snapshot: Any | None = None) -> Any:
+        return Retrieved(self, scenario.tools, dict(snapshot or {}))
+
+
+class Retrieved:
+    """One life of it: `shown` is what it has answered so far, by call."""
+
+    def __init__(self, owner: Retrieval, tools: Any, shown: dict[str, Any]) -> None:
+        self.owner, self.listed, self.shown = owner, tuple(tools), shown
+
+    def tools(self, role: str = "agent") -> Any:
+        return self.listed
+
+    async def call(self, role: str, tool_call: Any) -> Any:
+        from understudy.core.types import ToolResult, Transition, call_parts
+        from understudy.world.transitions import steps
+        from understudy.world.values import call_key
+
+        name, arguments = call_parts(tool_call)
+        asked = Transition("", 0, (), name, arguments, "")
+        step = steps([asked], 0, self.owner.world.failures)[0]
+        content, flag = self.owner.train.nearest(step)
+        if self.owner.remembers:
+            content, flag = self.shown.setdefault(call_key(name, step.args), (content, flag))
+        return ToolResult(content, flag)
+
+    async def snapshot(self) -> Any:
+        return dict(self.shown)
+
+    async def outcome(self) -> list[Any]:
+        return []
+
+    async def aclose(self) -> None:
+        return None
