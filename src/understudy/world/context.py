@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.core.types import ProvenanceKind
+from understudy.world.formats import has_format
 from understudy.world.state import Key, Past, State
 from understudy.world.values import (
     call_key,
@@ -14,7 +15,6 @@ from understudy.world.values import (
     is_number,
     kind_of,
     leaves,
-    pattern,
     same,
 )
 
@@ -188,10 +188,7 @@ def hop(c: Context, argument: str, name: str) -> Key | None:
     found = c.state.field(key, name) if key else None
     if found is None or not isinstance(found[0], (str, int)):
         return None
-    for domain in c.state.memory.versions:
-        if found[0] in c.state.memory.versions[domain] or (domain, found[0]) in c.state.things:
-            return domain, found[0]
-    return None
+    return c.state.named(found[0])
 
 
 def sources(c: Context) -> Iterator[tuple[Source, Any]]:
@@ -270,7 +267,8 @@ def feature(f: Feature, c: Context) -> Any:
         return value if is_number(value) else None
     if head == "fmt":
         value = args.get(f[1])
-        return pattern(value) in c.tool.patterns.get(f[1], ()) if isinstance(value, str) else None
+        known = c.tool.patterns.get(f[1], ())
+        return has_format(value, known) if isinstance(value, str) else None
     if head == "hits":
         return c.hits
     if head == "unseen":

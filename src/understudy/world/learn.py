@@ -13,6 +13,7 @@ from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
 from understudy.world.context import Context, ToolFacts, feature, feature_names
 from understudy.world.explain import Seen, see
+from understudy.world.formats import formats
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
 from understudy.world.model import World
@@ -31,7 +32,7 @@ from understudy.world.tools import (
 )
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.tree import Node, decide, grow
-from understudy.world.values import is_number, kind_of, pattern
+from understudy.world.values import is_number, kind_of
 
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
 
@@ -197,9 +198,9 @@ class _Learner:
                 for s in good:
                     if isinstance(s.args.get(p), str):
                         two(facts.words[p].setdefault(s.args[p], []), s.origin)
-            forms = Counter(pattern(s.args[p]) for s in good if isinstance(s.args.get(p), str))
-            if forms and len(forms) <= max(3, 0.1 * sum(forms.values())):
-                facts.patterns[p] = list(forms)
+            forms = formats(told)
+            if forms and len(forms) <= max(3, 0.1 * told.total()):
+                facts.patterns[p] = forms
         return facts
 
     def _successful(self) -> set[str]:

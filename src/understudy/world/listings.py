@@ -6,10 +6,11 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import Any
 
+from understudy.world.formats import formats
 from understudy.world.ids import Ids
 from understudy.world.query import Query, Row, equal_values
 from understudy.world.transitions import Step
-from understudy.world.values import call_key, is_number, kind_of, pattern
+from understudy.world.values import call_key, is_number, kind_of
 
 Rows = list[tuple[Step, list[dict[str, Any]]]]
 
@@ -350,8 +351,8 @@ def _mine_unseen(query: Query, good: Rows) -> None:
         siblings[s.origin].add(s.episode)
         for p in [*query.under, *(p for p, _ in query.equal)] if rows else ():
             if isinstance(s.args.get(p), str):
-                forms[p].add(pattern(s.args[p]))
-    query.forms = {p: sorted(own) for p, own in forms.items()}
+                forms[p].add(s.args[p])
+    query.forms = {p: sorted(formats(own)) for p, own in forms.items()}
     lengths: dict[bool, list[int]] = {True: [], False: []}  # whether a value alone is unknown
     for s, rows in good[:400]:
         without = frozenset(siblings[s.origin])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.core.types import ProvenanceKind
 from understudy.world import joins
 from understudy.world.context import Context, Found, Source, branches, feature, resolve, tuplify
 from understudy.world.edits import PLUS, mirror
@@ -25,6 +26,7 @@ from understudy.world.tree import Node, decide, grow, tuples
 from understudy.world.values import FreshIds, is_number, put
 
 _NONE = object()
+_UNSURE = 0.5  # doubt of a value with parts that nothing knows
 
 
 @dataclass(slots=True)
@@ -120,9 +122,12 @@ class Shape:
             if precise < 0.9 and leaf.tree is not None and leaf.choice is None:
                 break
             found = self._resolve(leaf, source, c, rng, greedy)
+            if found is not None and source[0] == "join" and found[1] == "invented":
+                found = (None if leaf.repeated else _held(leaf, c)) or found
             if found is not None:
                 sure = precise >= 0.9 or found[1] == "remembered"
-                return found[0], Mark(found[1] if sure else "invented", found[2]), 1 - precise
+                doubt = max(1 - precise, _UNSURE * (found[1] == "invented"))
+                return found[0], Mark(found[1] if sure else "invented", found[2]), doubt
         held = None if leaf.repeated else _held(leaf, c)
         if held is not None:
             return held[0], Mark(held[1], held[2]), 0.3
@@ -142,7 +147,10 @@ class Shape:
     ) -> tuple[Any, Any, str] | None:
         if source[0] == "join":
             made = self.joined[leaf.path].render(leaf.path, c)
-            return None if made is None else (made, "inferred", f"argument {source[1]} joined")
+            if made is None:
+                return None
+            kind: ProvenanceKind = "invented" if made[1] else "inferred"
+            return made[0], kind, f"argument {source[1]} joined"
         if source[0] == "mirror":
             return mirror(source, c)
         if source[0] != "append":

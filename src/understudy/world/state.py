@@ -223,6 +223,13 @@ class State:
             found.update((n, v[0]) for n, v in thing.fields.items())
         return found
 
+    def named(self, value: str | int) -> Key | None:
+        """The thing of session or traffic that a value names, of whatever domain."""
+        for domain in self.memory.versions:
+            if value in self.memory.versions[domain] or (domain, value) in self.things:
+                return domain, value
+        return None
+
     def together(self, one: Any, other: Any) -> bool | None:
         """Whether a result of the session named two identifiers at once; None where none named
         the first."""

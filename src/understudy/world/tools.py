@@ -10,15 +10,16 @@ from understudy.world.context import Context, ToolFacts, feature, kind_at
 from understudy.world.draws import Draw, after, note
 from understudy.world.effects import Effect, apply
 from understudy.world.evidence import Evidence
+from understudy.world.formats import has_format
 from understudy.world.listings import list_in
 from understudy.world.owners import broken, relations
-from understudy.world.query import Query
+from understudy.world.query import Query, session_rows
 from understudy.world.refusals import unheard
 from understudy.world.shapes import Shape, weighted
 from understudy.world.state import Mark
 from understudy.world.templates import Template
 from understudy.world.tree import Node, decide
-from understudy.world.values import call_key, escape, kind_of, pattern
+from understudy.world.values import call_key, escape, kind_of
 
 TRANSIENT = re.compile(
     r"rate.?limit|too many|time.?d? ?out|timeout|temporar|try again|unavailable right|busy|retry|"
@@ -222,7 +223,9 @@ class ToolModel:
             again = self._again(c)
             if again is not None:
                 return again[0], None, self.flags.get(label, 0.0) > 0.5, {"": again[1]}, 0.02
-            found = self.query.answer(c.args, c.state)
+            found = self.query.answer(
+                c.args, c.state, session_rows(self.query, self.facts.name, c.state)
+            )
             path = f"/{escape(shape.listing)}" if shape.listing else ""
             marks[path] = Mark("remembered", "records of the traffic")
             marks |= {f"{path}/{i}": mark for i, (_, mark) in enumerate(found)}
@@ -335,7 +338,7 @@ def conditions(c: Context) -> list[str]:
             and isinstance(value, str)
             and not _good(value, p, c)
         ):
-            strange = p in c.tool.patterns and pattern(value) not in c.tool.patterns[p]
+            strange = p in c.tool.patterns and not has_format(value, c.tool.patterns[p])
             strange = strange and not c.state.memory.says(value, c.state.without)
             found.append(f"{'form' if strange else 'value'}:{p}")
     for p, domain, value in c.ids:
@@ -343,7 +346,7 @@ def conditions(c: Context) -> list[str]:
             found.append(f"empty:{domain}")
         elif c.state.standing((domain, value)) == "new":
             forms = c.tool.patterns.get(p, [])
-            odd = isinstance(value, str) and bool(forms) and pattern(value) not in forms
+            odd = isinstance(value, str) and bool(forms) and not has_format(value, forms)
             found += [f"near:{domain}"] * c.state.near(value) + [f"new:{domain}"]
             found += [f"form:{domain}"] * odd
     found += broken(relations(c, c.tool.owners), c.tool.owners, domains) if c.tool.owners else []
