@@ -347,6 +347,7 @@ def remember(
     memory = Memory(limit=limit)
     mentioned: dict[int, set[Any]] = defaultdict(set)
     made: dict[int, set[Key]] = defaultdict(set)
+    lost: dict[tuple[int, Key], set[str]] = defaultdict(set)  # fields that a call has changed
     for s in all_steps:
         known = mentioned[s.episode]
         known.update(v for _, v in leaves(s.args))
@@ -366,7 +367,8 @@ def remember(
             if key not in made[s.episode]:
                 own = (touched or {}).get((s.episode, key), {})
                 late = {n for n, first in own.items() if first < s.index}
-                memory.add(key, s.episode, _kept(record, changing[s.name] | late))
+                lost[s.episode, key] |= changing[s.name]
+                memory.add(key, s.episode, _kept(record, lost[s.episode, key] | late))
         if found or not isinstance(s.value, dict) or len(named) != 1:
             continue
         if named[0] not in made[s.episode]:
@@ -380,10 +382,12 @@ def _kept(record: dict[str, Any], changed: set[str]) -> dict[str, Any]:
 
 def _changing(all_steps: Sequence[Step], ids: Ids) -> dict[str, set[str]]:
     """The fields that each tool changes before it shows a record, so that they do not say how the
-    thing was: they often differ from what the episode showed before."""
+    thing was: they often differ from what the episode showed before, or do so at all and always
+    are as an argument says."""
     known: dict[Key, dict[str, Any]] = {}
     differs: dict[str, Counter[str]] = defaultdict(Counter)
     times: dict[str, Counter[str]] = defaultdict(Counter)
+    given: dict[str, Counter[str]] = defaultdict(Counter)
     episode = -1
     for s in all_steps:
         if s.episode != episode:
@@ -395,11 +399,16 @@ def _changing(all_steps: Sequence[Step], ids: Ids) -> dict[str, set[str]]:
             for name in before.keys() & record.keys():
                 times[s.name][name] += 1
                 differs[s.name][name] += before[name] != record[name]
+                given[s.name][name] += record[name] in s.args.values()
             before.update(record)
     return defaultdict(
         set,
         {
-            tool: {n for n, k in own.items() if k >= 3 and k > 0.3 * times[tool][n]}
+            tool: {
+                n
+                for n, k in own.items()
+                if (k >= 3 and k > 0.3 * times[tool][n]) or (k and given[tool][n] == times[tool][n])
+            }
             for tool, own in differs.items()
         },
     )
