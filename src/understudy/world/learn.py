@@ -198,8 +198,8 @@ class _Learner:
                 for s in good:
                     if isinstance(s.args.get(p), str):
                         two(facts.words[p].setdefault(s.args[p], []), s.origin)
-            forms = formats(told)
-            if forms and len(forms) <= max(3, 0.1 * told.total()):
+            texts = [(s.args[p], s.origin) for s in good if isinstance(s.args.get(p), str)]
+            if forms := formats(texts):
                 facts.patterns[p] = forms
         return facts
 

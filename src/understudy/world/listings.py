@@ -346,13 +346,13 @@ def _num(record: dict[str, Any], name: str, default: float) -> float:
 def _mine_unseen(query: Query, good: Rows) -> None:
     """How often calls list something that no record of other scenarios answers."""
     siblings: dict[int, set[int]] = defaultdict(set)
-    forms: dict[str, set[str]] = defaultdict(set)
+    texts: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for s, rows in good:
         siblings[s.origin].add(s.episode)
         for p in [*query.under, *(p for p, _ in query.equal)] if rows else ():
             if isinstance(s.args.get(p), str):
-                forms[p].add(s.args[p])
-    query.forms = {p: sorted(formats(own)) for p, own in forms.items()}
+                texts[p].append((s.args[p], s.origin))
+    query.forms = {p: forms for p, own in texts.items() if (forms := formats(own))}
     lengths: dict[bool, list[int]] = {True: [], False: []}  # whether a value alone is unknown
     for s, rows in good[:400]:
         without = frozenset(siblings[s.origin])
