@@ -115,6 +115,8 @@ def resolve(source: Source, c: Context) -> Found | None:
     if head == "recall":
         value = _at(c.recall, source[1]) if c.recall is not None else None
         return None if value is None else (value[0], "remembered", "same call in the traffic")
+    if head == "short":
+        return _short(source, c)
     if head == "tool":
         return c.tool.name, "observed", "tool"
     if head in ("missing", "extra"):
@@ -146,6 +148,17 @@ def _aggregate(source: Source, c: Context) -> Found | None:
         return len(found[0]), found[1], "number of items"
     total = column_sum(found[0], source[2])
     return None if total is None else (total, found[1], f"sum of {source[2]}")
+
+
+def _short(source: Source, c: Context) -> Found | None:
+    """A text as a message quotes it: with its middle left out where it is long."""
+    _, whole, head, dots, tail = source
+    found = resolve(whole, c)
+    if found is None or not isinstance(found[0], str):
+        return None
+    value = found[0]
+    long = len(value) > head + len(dots) + tail
+    return (f"{value[:head]}{dots}{value[-tail:]}" if long else value), *found[1:]
 
 
 def _inside(found: Found | None, source: Source) -> Found | None:

@@ -236,7 +236,7 @@ class Query:
             thing = state.things.get((self.domain, row.key))
             known = [thing.fields[n] for n in row.fields if n in thing.fields] if thing else []
             if known:
-                last = max(known, key=lambda v: (RANK[v[1]], v[2]))
+                last = max(known, key=lambda v: (RANK[v[1]], _call(v[2]), v[2]))
                 return Mark(last[1], last[2])
         seen = [e for e in row.episodes if e not in state.without]
         return Mark("remembered", f"episode {seen[-1]}" if seen else "")
