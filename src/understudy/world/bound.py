@@ -79,7 +79,7 @@ def unknowable(world: World, c: Context | None, s: Step) -> str | None:
     if s.failed:
         return _failure(world, model, c, s)
     before = c.state.same.get(c.key)
-    if before is not None and c.state.calls[before].ok or c.key in model.recall:
+    if (before is not None and c.state.calls[before].ok) or c.key in model.recall:
         return None
     if model.query is not None:
         return "listing"

@@ -12,6 +12,7 @@ from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
 from understudy.world.context import Context, ToolFacts, feature, feature_names
+from understudy.world.decisions import count_conditions
 from understudy.world.explain import Seen, see
 from understudy.world.formats import formats
 from understudy.world.hard import mine_hard
@@ -19,16 +20,16 @@ from understudy.world.ids import Ids
 from understudy.world.model import World
 from understudy.world.owners import Relation, broken, lasting, relations
 from understudy.world.query import Query
+from understudy.world.remembering import remember
 from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
-from understudy.world.state import Memory, State, remember, two
+from understudy.world.state import Memory, State, two
 from understudy.world.templates import Template, abstract
 from understudy.world.tools import (
     Hard,
     ToolModel,
     conditions,
     context_of,
-    count_conditions,
 )
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.tree import Node, decide, grow
