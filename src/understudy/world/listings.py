@@ -34,8 +34,8 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     full = [(s, r) for s, r in good if r]
     if len(full) < 3 or len(good) < 0.8 * len(lists):
         return None
-    if sum(rows in s.args.values() for s, rows in full) > 0.5 * len(full):
-        return None  # it repeats what it was given
+    if sum(_repeats(s, rows) for s, rows in full) > 0.5 * len(full):
+        return None  # it repeats what it was given, or tells more of it
     where = Counter(f[0] for _, f in lists if f is not None and f[1]).most_common(1)[0][0]
     tool = full[0][0].name
     if where and "" in ids.keys.get(tool, {}):
@@ -58,6 +58,15 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     _mine_presence(query, good)
     _mine_unseen(query, good)
     return query
+
+
+def _repeats(s: Step, rows: list[dict[str, Any]]) -> bool:
+    """Whether records are those of an argument, with all that it says of them."""
+    given = [v for v in s.args.values() if isinstance(v, list) and len(v) == len(rows)]
+    return any(
+        all(isinstance(e, dict) and e.items() <= r.items() for e, r in zip(v, rows, strict=True))
+        for v in given
+    )
 
 
 def _mine_varying(query: Query, full: Rows, names: list[str]) -> None:
