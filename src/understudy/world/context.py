@@ -1,5 +1,6 @@
 """What is known when a call arrives: named sources of values, and features of the situation."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from understudy.world.values import (
     same,
 )
 
+_SLUG = 64  # characters of an identifier that is taken apart, at most
 Source = tuple[Any, ...]
 Found = tuple[Any, ProvenanceKind, str]
 
@@ -117,6 +119,11 @@ def resolve(source: Source, c: Context) -> Found | None:
         return None if value is None else (value[0], "remembered", "same call in the traffic")
     if head == "short":
         return _short(source, c)
+    if head == "word":
+        value = _at(c.args, source[1])
+        found = dict(_words(value[0])) if value is not None else {}
+        word = found.get(source[2:])
+        return None if word is None else (word, "inferred", f"a word of argument {source[1]}")
     if head == "tool":
         return c.tool.name, "observed", "tool"
     if head in ("missing", "extra"):
@@ -148,6 +155,18 @@ def _aggregate(source: Source, c: Context) -> Found | None:
         return len(found[0]), found[1], "number of items"
     total = column_sum(found[0], source[2])
     return None if total is None else (total, found[1], f"sum of {source[2]}")
+
+
+def _words(value: Any) -> Iterator[tuple[tuple[int, str], str]]:
+    """The words of an identifier that is made of some, with their places, in two forms."""
+    if not isinstance(value, str) or len(value) > _SLUG or " " in value:
+        return
+    parts = re.split(r"[_.\-@]", value)
+    for n, part in enumerate(parts if len(parts) > 1 else ()):
+        if part.isalpha():
+            yield (n, "plain"), part
+            if part.capitalize() != part:
+                yield (n, "capital"), part.capitalize()
 
 
 def _short(source: Source, c: Context) -> Found | None:
@@ -208,6 +227,8 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
     """Every source of values in a context, simplest first."""
     for path, value in leaves(c.args):
         yield ("arg", path), value
+        for (n, form), word in _words(value):
+            yield ("word", path, n, form), word
     for p, value in c.args.items():
         if isinstance(value, (list, dict)):
             yield ("arg", f"/{p}"), value
