@@ -216,19 +216,40 @@ class Query:
     def _invented(self, args: dict[str, Any], state: State) -> list[tuple[dict[str, Any], Mark]]:
         """Records like others, for a selecting value that the traffic does not know."""
         call = call_key("", args)
-        donors = sorted(self.rows, key=lambda r: chance(state.seed, call, r.key))[: self.typical]
+        known = self._known(args, state)
+        n = max(self.typical, len(known))
+        donors = sorted(self.rows, key=lambda r: chance(state.seed, call, r.key))[:n]
         fresh = FreshIds.mine([r.key for r in self.rows][:400]) if self.key else None
         rng = random.Random(f"{state.seed}:{call}")
         asked = {name: args[p] for p, name in self.equal if args.get(p) is not None}
         made = []
-        for row in donors:
+        for i, row in enumerate(donors):
             fields = {**row.fields, **{n: v for n, v in asked.items() if n in row.fields}}
             fields = {n: self.value(fields, n, args) for n in fields}
-            if fresh is not None and self.key is not None:
+            if self.key is not None and i < len(known):
+                fields[self.key] = known[i]
+            elif fresh is not None and self.key is not None:
                 fields[self.key] = fresh.draw(rng)
             made.append((row, fields))
         made = self._ordered([m for m in made if self.selects(m[1], args)], args, state.seed)
         return [(fields, Mark("invented", "like other records")) for _, fields in made]
+
+    def _known(self, args: dict[str, Any], state: State) -> list[Any]:
+        """The keys of things that no listing showed, but session or traffic have with the values
+        that a call asks for; none where it asks for more than values that records repeat."""
+        asked = {name: args[p] for p, name in self.equal if args.get(p) is not None}
+        more = [p for p in self.under if p != self.vary and args.get(p) is not None]
+        if self.domain is None or not asked or more:
+            return []
+        name, value = next(iter(asked.items()))
+        own = [key for domain, key in state.things if domain == self.domain]
+        keys = dict.fromkeys([*own, *state.memory.having(self.domain, name, value)])
+        found = []
+        for key in keys:
+            fields = state.fields((self.domain, key))
+            if all(equal_values(fields.get(n), v) for n, v in asked.items()):
+                found.append(key)
+        return found
 
     def _mark(self, row: Row, state: State) -> Mark:
         """The session's own knowledge of a record where there is some, else the traffic's."""

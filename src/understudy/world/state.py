@@ -82,6 +82,18 @@ class Memory:
     mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
     words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
+    _having: dict[tuple[str, str], dict[Any, list[Any]]] = field(default_factory=dict, repr=False)
+
+    def having(self, domain: str, name: str, value: Any) -> list[Any]:
+        """The identifiers of the traffic's things that a version of has this value of a field."""
+        if (domain, name) not in self._having:
+            found: dict[Any, list[Any]] = {}
+            for key, held in self.versions.get(domain, {}).items():
+                values = {f[name] for _, f in held if isinstance(f.get(name), (str, int))}
+                for own in values:
+                    found.setdefault(own, []).append(key)
+            self._having[domain, name] = found
+        return self._having[domain, name].get(value, []) if isinstance(value, (str, int)) else []
 
     def mention(self, value: Any, origin: int) -> None:
         """A text that a result of the traffic held."""
