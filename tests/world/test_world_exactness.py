@@ -25,8 +25,8 @@ from understudy.world.query import Query, Row
 from understudy.world.state import Memory, State, Thing
 from understudy.world.transitions import steps, transitions
 
-HALLS = [f"hall {n}" for n in "abcdefgh"]
-NEW = "hall z"  # that no traffic shows
+HALLS = [f"hall {a}{b}" for a in "abcdefghijkl" for b in "vwxyz"]
+NEW = "hall zz"  # that no traffic shows
 DAYS = [f"2031-{m:02}-{d:02}" for m in (3, 4) for d in range(10, 28)]
 
 
@@ -52,6 +52,12 @@ class Depot:
                 {"part": p, "hall": hall, "prices": {s: self.price(p, day, s) for s in sizes}}
                 for p in self.parts[hall]
             ]
+        if name == "where":
+            return {"part": args["part"], "hall": self.hall[args["part"]], "shelf": 4}
+        if name == "keeper":
+            first, last, _ = args["keeper"].split("-")
+            named = {"first": first.capitalize(), "last": last.capitalize()}
+            return {"keeper": args["keeper"], "name": named, "badge": len(first)}
         if len(args["remark"]) > 60:
             return f"Error: remark='{args['remark'][:12]}...{args['remark'][-9:]}' is too long"
         self.orders += 1
@@ -81,6 +87,8 @@ def sitting(seed: int) -> Episode:
     seen = [{"part": rng.choice(depot.parts[a["hall"]]), "day": a["day"]} for _, a in looks]
     other = {"part": rng.choice(depot.parts[rng.choice(HALLS)]), "day": rng.choice(DAYS)}
     remark = words(rng, 14) if rng.random() < 0.3 else "as ever"
+    keeper = f"{rng.choice(('ann', 'bo', 'cy'))}-{rng.choice(('lee', 'ray', 'fox'))}-{seed}"
+    looks += [("where", {"part": other["part"]}), ("keeper", {"keeper": keeper})]
     calls = [*looks, buy(rng, seen), buy(rng, [seen[0], other]), buy(rng, seen, remark)]
     return recorded(f"e{seed}", calls, depot.call)
 
@@ -123,6 +131,28 @@ def test_what_the_session_listed_is_listed_again_on_another_day(world: World) ->
     assert [(r["part"], r["hall"]) for r in told] == [(r["part"], r["hall"]) for r in real]
     newest: list[Call] = [*past, ("stock", {"hall": NEW, "day": DAYS[1]})]
     assert said(world, newest, "stock", {"hall": NEW, "day": DAYS[1]})[0] == real
+
+
+def test_a_search_of_what_nobody_searched_lists_what_belongs_there(world: World) -> None:
+    part = Depot().parts[NEW][1]
+    asked = {"hall": NEW, "day": DAYS[0]}
+    told, _ = said(world, [("where", {"part": part})], "stock", asked)
+    assert part in {r["part"] for r in told}
+    assert len(told) == 3
+    assert part not in {r["part"] for r in said(world, [], "stock", asked)[0]}
+
+
+def test_things_of_the_traffic_are_found_by_a_field_of_any_version() -> None:
+    held = [(0, {"hall": "x", "stock": [1]}), (3, {"hall": "y"})]
+    memory = Memory({"part": {"a": held, "b": [(1, {"hall": "x"})]}})
+    assert memory.having("part", "hall", "x") == ["a", "b"]
+    assert memory.having("part", "hall", "y") == ["a"]
+    assert memory.having("part", "stock", [1]) == memory.having("other", "hall", "x") == []
+
+
+def test_a_name_is_read_from_the_words_of_an_identifier(world: World) -> None:
+    told, real = said(world, [], "keeper", {"keeper": "eve-moss-77"})
+    assert told["name"] == real["name"]
 
 
 def test_a_day_that_is_none_lists_nothing(world: World) -> None:
