@@ -125,6 +125,20 @@ def test_a_line_without_a_known_price_keeps_all_else_that_is_known(world: World)
     assert again["lines"] == told["lines"]
 
 
+def test_a_made_up_price_is_doubted_as_the_result_whose_part_it_is(world: World) -> None:
+    part, depot = Depot().parts[HALLS[0]][0], Depot()
+    doubts = []
+    for looked in (False, True):
+        session, look = world.session(3), {"hall": HALLS[0], "day": "2031-05-02"}
+        if looked:
+            session.observe("stock", look, json.dumps(depot.call("stock", look)), False)
+        _, args = buy(random.Random(0), [{"part": part, "day": "2031-05-02"}])
+        model, c = world.models["buy"], world.models["buy"].context(session.state, args)
+        (label,) = [k for k in model.shapes if k.startswith("ok")]
+        doubts.append(model.render(label, c, random.Random(0), True)[4])
+    assert doubts[0] >= 0.5 > doubts[1]
+
+
 def test_what_the_session_listed_is_listed_again_on_another_day(world: World) -> None:
     past: list[Call] = [("stock", {"hall": NEW, "day": DAYS[0]})]
     told, real = said(world, past, "stock", {"hall": NEW, "day": DAYS[1]})

@@ -80,11 +80,12 @@ class Shape:
     def render(
         self, c: Context, rng: random.Random, greedy: bool
     ) -> tuple[Any, dict[str, Mark], float]:
-        """A value, the provenance of its leaves, and the expected share of wrong ones."""
+        """A value, the provenance of its leaves, and its doubt: the expected share of wrong leaves,
+        at least the doubt of any that is made up."""
         out: dict[str, Any] = {}
         c.out = out
         marks: dict[str, Mark] = {}
-        wrong = 0.0
+        wrong = made_up = 0.0
         donor: Any = _NONE
         for leaf in self.leaves:
             if PLUS in leaf.path:
@@ -100,11 +101,12 @@ class Shape:
                 if c.recall is not None:
                     mark, doubt = Mark("remembered", "the same call in the traffic"), 0.3
             wrong += doubt
+            made_up = max(made_up, doubt * (mark.kind == "invented"))
             marks[leaf.path] = mark
             if not leaf.path:
                 return item, marks, wrong
             put(out, leaf.path, item)
-        return out, marks, wrong / max(1, len(self.leaves))
+        return out, marks, max(made_up, wrong / max(1, len(self.leaves)))
 
     def _donor(self, c: Context, rng: random.Random) -> Any:
         return c.recall if c.recall is not None else rng.choice(self.donors)
