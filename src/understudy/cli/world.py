@@ -74,6 +74,9 @@ def bench(
         Path | None,
         typer.Option(help="A run whose adapter fills the gaps; trained on the train split first."),
     ] = None,
+    bound: Annotated[
+        bool, typer.Option("--bound", help="Instead: the truth of all that a world could know.")
+    ] = False,
 ) -> None:
     """Learn from the train split of recorded episodes, and predict each call of the test split.
 
@@ -82,15 +85,24 @@ def bench(
     of free-running rollouts of five calls the survival and the F1 of what they changed, those of
     the retrieval floor beside them.
 
-    With --rename the world sees none of the real names; the predictions have them back.
+    With --rename the world sees none of the real names; the predictions have them back. With
+    --bound the predictions are those of a world that knows all that could be known: score them to
+    see how far figures can go. Printed then: the calls that could not be, by tool and reason (see
+    understudy.world.bound).
 
     Example: understudy world bench recordings --predictions build/predictions.jsonl
     """
     from understudy.world.bench import bench as run
+    from understudy.world.bound import bound as run_bound
 
+    if bound and (rename is not None or language is not None):
+        raise ValueError("--bound takes neither --rename nor --language: leave them out")
     if not (folder / "replays.jsonl.gz").exists():
         raise ValueError(f"{folder} has no replays.jsonl.gz")
     predictions.parent.mkdir(parents=True, exist_ok=True)
+    if bound:
+        print(json.dumps(run_bound(folder, predictions)))
+        return
     filling = _filling(language) if language is not None else None
     print(json.dumps(run(folder, predictions, rename=rename, language=filling)))
 

@@ -1,10 +1,12 @@
 """What is known when a call arrives: named sources of values, and features of the situation."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.core.types import ProvenanceKind
+from understudy.world.formats import has_format
 from understudy.world.state import Key, Past, State
 from understudy.world.values import (
     call_key,
@@ -14,10 +16,10 @@ from understudy.world.values import (
     is_number,
     kind_of,
     leaves,
-    pattern,
     same,
 )
 
+_SLUG = 64  # characters of an identifier that is taken apart, at most
 Source = tuple[Any, ...]
 Found = tuple[Any, ProvenanceKind, str]
 
@@ -115,6 +117,13 @@ def resolve(source: Source, c: Context) -> Found | None:
     if head == "recall":
         value = _at(c.recall, source[1]) if c.recall is not None else None
         return None if value is None else (value[0], "remembered", "same call in the traffic")
+    if head == "short":
+        return _short(source, c)
+    if head == "word":
+        value = _at(c.args, source[1])
+        found = dict(_words(value[0])) if value is not None else {}
+        word = found.get(source[2:])
+        return None if word is None else (word, "inferred", f"a word of argument {source[1]}")
     if head == "tool":
         return c.tool.name, "observed", "tool"
     if head in ("missing", "extra"):
@@ -146,6 +155,29 @@ def _aggregate(source: Source, c: Context) -> Found | None:
         return len(found[0]), found[1], "number of items"
     total = column_sum(found[0], source[2])
     return None if total is None else (total, found[1], f"sum of {source[2]}")
+
+
+def _words(value: Any) -> Iterator[tuple[tuple[int, str], str]]:
+    """The words of an identifier that is made of some, with their places, in two forms."""
+    if not isinstance(value, str) or len(value) > _SLUG or " " in value:
+        return
+    parts = re.split(r"[_.\-@]", value)
+    for n, part in enumerate(parts if len(parts) > 1 else ()):
+        if part.isalpha():
+            yield (n, "plain"), part
+            if part.capitalize() != part:
+                yield (n, "capital"), part.capitalize()
+
+
+def _short(source: Source, c: Context) -> Found | None:
+    """A text as a message quotes it: with its middle left out where it is long."""
+    _, whole, head, dots, tail = source
+    found = resolve(whole, c)
+    if found is None or not isinstance(found[0], str):
+        return None
+    value = found[0]
+    long = len(value) > head + len(dots) + tail
+    return (f"{value[:head]}{dots}{value[-tail:]}" if long else value), *found[1:]
 
 
 def _inside(found: Found | None, source: Source) -> Found | None:
@@ -188,16 +220,15 @@ def hop(c: Context, argument: str, name: str) -> Key | None:
     found = c.state.field(key, name) if key else None
     if found is None or not isinstance(found[0], (str, int)):
         return None
-    for domain in c.state.memory.versions:
-        if found[0] in c.state.memory.versions[domain] or (domain, found[0]) in c.state.things:
-            return domain, found[0]
-    return None
+    return c.state.named(found[0])
 
 
 def sources(c: Context) -> Iterator[tuple[Source, Any]]:
     """Every source of values in a context, simplest first."""
     for path, value in leaves(c.args):
         yield ("arg", path), value
+        for (n, form), word in _words(value):
+            yield ("word", path, n, form), word
     for p, value in c.args.items():
         if isinstance(value, (list, dict)):
             yield ("arg", f"/{p}"), value
@@ -270,7 +301,8 @@ def feature(f: Feature, c: Context) -> Any:
         return value if is_number(value) else None
     if head == "fmt":
         value = args.get(f[1])
-        return pattern(value) in c.tool.patterns.get(f[1], ()) if isinstance(value, str) else None
+        known = c.tool.patterns.get(f[1], ())
+        return has_format(value, known) if isinstance(value, str) else None
     if head == "hits":
         return c.hits
     if head == "unseen":

@@ -17,15 +17,15 @@ Ranked = tuple[Source, float, int]  # a source, its precision, how often it was 
 
 # which of sources that are as often right is taken: the simplest
 _COST = {
-    "arg": 0.9, "own": 1, "ref": 2, "join": 2.2, "mirror": 2.5, "sum": 2.5, "append": 2.6,
-    "count": 2.7, "total": 2.8, "repeat": 3, "const": 3.5, "recall": 4, "last": 5, "ref2": 6,
-    "op": 7,
+    "arg": 0.9, "own": 1, "ref": 2, "word": 2.1, "join": 2.2, "mirror": 2.5, "sum": 2.5,
+    "append": 2.6, "count": 2.7, "total": 2.8, "repeat": 3, "const": 3.5, "recall": 4, "last": 5,
+    "ref2": 6, "op": 7,
 }  # fmt: skip
 # (right, wrong) calls that each kind of source is credited with before the first is seen
 _TRUST = {
     "own": (4.0, 0.05), "arg": (4.0, 0.05), "ref": (2.0, 0.1), "repeat": (1.0, 0.1),
-    "recall": (1.0, 0.2), "const": (0.5, 0.2), "op": (0.5, 0.3), "ref2": (0.5, 0.5),
-    "last": (0.2, 1.0),
+    "word": (1.0, 0.2), "recall": (1.0, 0.2), "const": (0.5, 0.2), "op": (0.5, 0.3),
+    "ref2": (0.5, 0.5), "last": (0.2, 1.0),
 }  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def _form(case: Case, p: str, values: Sequence[Any]) -> Iterator[Fact]:
     """The form of texts that all look alike."""
     forms = case.model.facts.patterns.get(p, [])
     if len(forms) == 1 and any(ch in forms[0] for ch in "0-:@."):
-        said = forms[0].replace("a+", "a..a")
+        said = forms[0].replace("a+", "a..a").replace("0+", "0..0")
         text = f"Of the form {said} (0: a digit, A: a capital, a: a small letter)."
         yield from case.fact("takes", p, text, (len(values), len(values)))
 

@@ -24,7 +24,7 @@ from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.wording import Part, Votes
 
-FORMAT = 12
+FORMAT = 13
 _LARGE = 1_000_000
 _BOMB = 2**31
 

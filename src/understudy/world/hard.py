@@ -25,7 +25,7 @@ def mine_hard(
     classes = Counter(label for t in own for _, label in t if label.startswith("err"))
     found = {}
     for label, n in classes.items():
-        again, stayed, same, broken, moved = _repeats(own, label)
+        again, stayed, kept, broken, moved = _repeats(own, label)
         passing = TRANSIENT.search(label) is not None
         base = n / max(1, sum(map(len, own)))
         prior, weight = (base, 4.0) if passing else (0.97, 3.0)
@@ -34,7 +34,7 @@ def mine_hard(
             continue
         if stayed >= 0.97 * again:
             persist = 1.0  # nothing seen speaks for a way out
-        scope = _scope(facts, ids, memory, tool, same, broken, moved)
+        scope = _scope(facts, ids, memory, tool, kept, broken, moved)
         hard = Hard(scope, persist)
         if len(scope) == 1:
             _by_id(hard, own, label)
@@ -46,10 +46,10 @@ def _repeats(
     own: Sequence[Trail], label: str
 ) -> tuple[int, int, Counter[str], Counter[str], Counter[str]]:
     """Of calls after a failure of this class in the same episode: identical ones and how many
-    failed alike; per argument, those with an equal value that went otherwise (`broken`) and
-    those that differ in this argument alone and went well (`moved`)."""
+    failed alike; per argument, others with an equal value that failed alike (`kept`) and that
+    went well (`broken`), and those that differ in this argument alone and went well (`moved`)."""
     again = stayed = 0
-    same: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
     broken: Counter[str] = Counter()
     moved: Counter[str] = Counter()
     for trail in own:
@@ -59,18 +59,19 @@ def _repeats(
             key = call_key(first.name, first.args)
             for later, result in trail[i + 1 :]:
                 told = result == label or result.startswith("ok")  # another failure tells nothing
-                if told and call_key(later.name, later.args) == key:
+                identical = call_key(later.name, later.args) == key
+                if told and identical:
                     again += 1
                     stayed += result == label
                 for p, value in first.args.items():
                     if later.args.get(p) == value:
-                        same[p] += 1
+                        kept[p] += result == label and not identical
                         broken[p] += result.startswith("ok")
                     elif all(later.args.get(q) == v for q, v in first.args.items() if q != p):
                         moved[p] += result.startswith("ok")
                 if result != label:
                     break
-    return again, stayed, same, broken, moved
+    return again, stayed, kept, broken, moved
 
 
 def _scope(
@@ -78,13 +79,14 @@ def _scope(
     ids: Ids,
     memory: Memory,
     tool: str,
-    same: Counter[str],
+    kept: Counter[str],
     broken: Counter[str],
     moved: Counter[str],
 ) -> list[str]:
-    """The one argument on which a failure hangs, or none for all of them together."""
+    """The one argument on which a failure is seen to hang, or none for all of them together."""
     lasting = {p for p, d in ids.args.get(tool, {}).items() if memory.versions.get(d)}
-    fits = [p for p in facts.known if broken[p] <= 0.1 * same[p]]
+    seen = {p for p in facts.known if kept[p] or moved[p] or len(facts.known) == 1}
+    fits = [p for p in facts.known if p in seen and broken[p] <= 0.1 * kept[p]]
     few = [p for p in fits if p in facts.categorical and p not in facts.numeric]
     ranked = sorted(
         [p for p in fits if p in lasting or (p in few and moved[p] > 1)],

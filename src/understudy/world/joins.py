@@ -8,9 +8,14 @@ from typing import Any
 
 from understudy.world.context import Context, branches
 from understudy.world.listings import list_in
-from understudy.world.values import escape, same
+from understudy.world.state import idlike
+from understudy.world.values import chance, escape, same
 
-Part = tuple[Any, ...]  # ("e", key) | ("o", key) | ("r", path) | ("i", path, argument)
+_SAMPLES = 40  # values of a key that are kept
+Part = tuple[Any, ...]
+"""Where a value of an element comes from: ("e", key) of the argument's element; ("o", key) of the
+thing's own list; ("r", path) of a listed record; ("i", path, argument) in it, under the argument's
+value; ("t", key, field) of the thing that the element's key names, whatever else is known of it."""
 
 
 @dataclass(slots=True)
@@ -24,26 +29,35 @@ class Element:
 
 @dataclass(slots=True)
 class Join:
-    """A result's list made of an argument's list: keys in their order, each with parts by rank."""
+    """A result's list made of an argument's list: keys in their order, each with parts by rank,
+    and values of the traffic for what no part knows."""
 
     argument: str
     keys: list[tuple[str, list[Part]]] = field(default_factory=list)
+    samples: dict[str, list[Any]] = field(default_factory=dict)
 
-    def render(self, path: str, c: Context) -> list[Any] | None:
-        """The list, None where the argument is none; what no part knows is None."""
+    def render(self, path: str, c: Context) -> tuple[list[Any], int] | None:
+        """The list, and how many of its values no part knows: these are drawn by the session's
+        seed from the traffic's. None where the argument is no list of records."""
         asked = c.args.get(self.argument)
         if not isinstance(asked, list):
             return None
-        out = []
+        out, gaps = [], 0
         for element in asked:
             if not isinstance(element, dict):
                 return None
             known = dict(parts(element, path, c))
             record: dict[str, Any] = {}
             for key, ranked in self.keys:
-                record[key] = next((known[p] for p in ranked if p in known), None)
+                part = next((p for p in ranked if p in known), None)
+                gaps += part is None
+                record[key] = self._drawn(key, element, c) if part is None else known[part]
             out.append(record)
-        return out
+        return out, gaps
+
+    def _drawn(self, key: str, element: dict[str, Any], c: Context) -> Any:
+        held = self.samples[key]
+        return held[int(chance(c.state.seed, key, element) * len(held))]
 
 
 def parts(element: dict[str, Any], path: str, c: Context) -> Iterator[tuple[Part, Any]]:
@@ -54,14 +68,16 @@ def parts(element: dict[str, Any], path: str, c: Context) -> Iterator[tuple[Part
     for key, value in own.items() if own else ():
         yield ("o", key), value
     record = _shown(element, c) or _remembered(element, c)
-    if record is None:
-        return
-    for place, value in branches(record):
+    for place, value in branches(record) if record is not None else ():
         yield ("r", place), value
         if isinstance(value, dict):
             for p, word in c.args.items():
                 if isinstance(word, str) and word in value:
                     yield ("i", place, p), value[word]
+    for key, item in element.items():
+        if idlike(item) and (thing := c.state.named(item)) is not None:
+            for name, value in c.state.fields(thing).items():
+                yield ("t", key, name), value
 
 
 def _own(element: dict[str, Any], path: str, c: Context) -> dict[str, Any] | None:
@@ -142,7 +158,7 @@ def _element(asked: dict[str, Any], record: dict[str, Any], path: str, c: Contex
     return Element(record, right, set(known))
 
 
-_ORDER = {"e": 0, "o": 1, "i": 2, "r": 3}
+_ORDER = {"e": 0, "o": 1, "i": 2, "r": 3, "t": 4}
 
 
 def mine_join(argument: str, elements: Sequence[Element]) -> Join | None:
@@ -167,28 +183,28 @@ def mine_join(argument: str, elements: Sequence[Element]) -> Join | None:
         if explained < min(5, 0.5 * len(elements)):
             return None
         join.keys.append((key, ranked))
+        join.samples[key] = [e.values[key] for e in elements if key in e.values][-_SAMPLES:]
     return join
 
 
 def explained(join: Join, elements: Sequence[Element]) -> tuple[bool, bool]:
-    """(whether the join can make these elements, whether it makes them right)."""
-    right = True
+    """(whether the join can make values of these elements, whether all that it makes are right)."""
+    can, right = False, True
     for e in elements:
         for key, ranked in join.keys:
             part = next((p for p in ranked if p in e.had), None)
-            if part is None:
-                return False, False
-            right &= key in e.right and part in e.right[key]
+            if part is not None:
+                can, right = True, right and part in e.right.get(key, ())
         right &= [k for k, _ in join.keys] == list(e.values)
-    return True, right
+    return can, can and right
 
 
 def to_json(joins: dict[str, Join]) -> dict[str, Any]:
-    return {path: [j.argument, j.keys] for path, j in joins.items()}
+    return {path: [j.argument, j.keys, j.samples] for path, j in joins.items()}
 
 
 def from_json(data: dict[str, Any]) -> dict[str, Join]:
     return {
-        path: Join(argument, [(key, [tuple(p) for p in ranked]) for key, ranked in keys])
-        for path, (argument, keys) in data.items()
+        path: Join(argument, [(key, [tuple(p) for p in ranked]) for key, ranked in keys], samples)
+        for path, (argument, keys, samples) in data.items()
     }

@@ -12,26 +12,28 @@ from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
 from understudy.world.context import Context, ToolFacts, feature, feature_names
+from understudy.world.decisions import count_conditions
 from understudy.world.explain import Seen, see
+from understudy.world.formats import formats
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
 from understudy.world.model import World
 from understudy.world.owners import Relation, broken, lasting, relations
 from understudy.world.query import Query
+from understudy.world.remembering import remember
 from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
-from understudy.world.state import Memory, State, remember, two
+from understudy.world.state import Memory, State, two
 from understudy.world.templates import Template, abstract
 from understudy.world.tools import (
     Hard,
     ToolModel,
     conditions,
     context_of,
-    count_conditions,
 )
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.tree import Node, decide, grow
-from understudy.world.values import is_number, kind_of, pattern
+from understudy.world.values import is_number, kind_of
 
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
 
@@ -197,9 +199,9 @@ class _Learner:
                 for s in good:
                     if isinstance(s.args.get(p), str):
                         two(facts.words[p].setdefault(s.args[p], []), s.origin)
-            forms = Counter(pattern(s.args[p]) for s in good if isinstance(s.args.get(p), str))
-            if forms and len(forms) <= max(3, 0.1 * sum(forms.values())):
-                facts.patterns[p] = list(forms)
+            texts = [(s.args[p], s.origin) for s in good if isinstance(s.args.get(p), str)]
+            if forms := formats(texts):
+                facts.patterns[p] = forms
         return facts
 
     def _successful(self) -> set[str]:

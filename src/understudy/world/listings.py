@@ -6,10 +6,11 @@ from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import Any
 
+from understudy.world.formats import formats
 from understudy.world.ids import Ids
 from understudy.world.query import Query, Row, equal_values
 from understudy.world.transitions import Step
-from understudy.world.values import call_key, is_number, kind_of, pattern
+from understudy.world.values import call_key, is_number, kind_of
 
 Rows = list[tuple[Step, list[dict[str, Any]]]]
 
@@ -33,8 +34,8 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     full = [(s, r) for s, r in good if r]
     if len(full) < 3 or len(good) < 0.8 * len(lists):
         return None
-    if sum(rows in s.args.values() for s, rows in full) > 0.5 * len(full):
-        return None  # it repeats what it was given
+    if sum(_repeats(s, rows) for s, rows in full) > 0.5 * len(full):
+        return None  # it repeats what it was given, or tells more of it
     where = Counter(f[0] for _, f in lists if f is not None and f[1]).most_common(1)[0][0]
     tool = full[0][0].name
     if where and "" in ids.keys.get(tool, {}):
@@ -57,6 +58,15 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     _mine_presence(query, good)
     _mine_unseen(query, good)
     return query
+
+
+def _repeats(s: Step, rows: list[dict[str, Any]]) -> bool:
+    """Whether records are those of an argument, with all that it says of them."""
+    given = [v for v in s.args.values() if isinstance(v, list) and len(v) == len(rows)]
+    return any(
+        all(isinstance(e, dict) and e.items() <= r.items() for e, r in zip(v, rows, strict=True))
+        for v in given
+    )
 
 
 def _mine_varying(query: Query, full: Rows, names: list[str]) -> None:
@@ -345,13 +355,13 @@ def _num(record: dict[str, Any], name: str, default: float) -> float:
 def _mine_unseen(query: Query, good: Rows) -> None:
     """How often calls list something that no record of other scenarios answers."""
     siblings: dict[int, set[int]] = defaultdict(set)
-    forms: dict[str, set[str]] = defaultdict(set)
+    texts: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for s, rows in good:
         siblings[s.origin].add(s.episode)
         for p in [*query.under, *(p for p, _ in query.equal)] if rows else ():
             if isinstance(s.args.get(p), str):
-                forms[p].add(pattern(s.args[p]))
-    query.forms = {p: sorted(own) for p, own in forms.items()}
+                texts[p].append((s.args[p], s.origin))
+    query.forms = {p: forms for p, own in texts.items() if (forms := formats(own))}
     lengths: dict[bool, list[int]] = {True: [], False: []}  # whether a value alone is unknown
     for s, rows in good[:400]:
         without = frozenset(siblings[s.origin])

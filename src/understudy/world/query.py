@@ -2,11 +2,13 @@
 combinations of arguments from the records that the traffic showed."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.world.formats import has_format
 from understudy.world.state import RANK, Mark, State
-from understudy.world.values import FreshIds, call_key, chance, is_number, pattern, same
+from understudy.world.values import FreshIds, call_key, chance, is_number, same
 
 NONE: frozenset[int] = frozenset()
 
@@ -65,13 +67,25 @@ class Query:
                 self._keyed.setdefault(row.key, []).append(row)
         return self._keyed.get(key, []) if isinstance(key, (str, int)) else []
 
-    def matches(self, args: dict[str, Any], without: frozenset[int] = NONE) -> list[Row]:
-        """The remembered records that a call selects, before order and limit."""
+    def matches(
+        self, args: dict[str, Any], without: frozenset[int] = NONE, own: Sequence[Row] = ()
+    ) -> list[Row]:
+        """The records that a call selects, before order and limit: those of the traffic, and the
+        session's `own` in their places."""
         if self.vary is not None and self.vary in args:
-            found = self.matches(self._unvaried(args), without)
+            found = self.matches(self._unvaried(args), without, own)
             told = [r for r in found if args[self.vary] in r.under.get(self.vary, ())]
             return told or list({r.key: r for r in found}.values())
-        return [r for r in self.narrowed(args) if self._matches(r, args, without)]
+        found = [r for r in self.narrowed(args) if self._matches(r, args, without)]
+        if not own:
+            return found
+        newer = {self._place(r): r for r in own if self.chooses(r, args)}
+        kept = [newer.pop(self._place(r), r) for r in found]
+        return [*kept, *newer.values()]
+
+    def _place(self, row: Row) -> tuple[Any, str]:
+        """What tells a row from others: its key, and where records vary the value they vary by."""
+        return row.key, repr(row.under.get(self.vary or ""))
 
     def matched(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
         """Whether a call selects any remembered record."""
@@ -135,10 +149,15 @@ class Query:
                 return round(fields[other] * args[p], 2)
         return fields.get(name)
 
-    def answer(self, args: dict[str, Any], state: State) -> list[tuple[dict[str, Any], Mark]]:
-        """The records of a call, in the order of the tool, and where each comes from."""
+    def answer(
+        self, args: dict[str, Any], state: State, own: Sequence[Row] = ()
+    ) -> list[tuple[dict[str, Any], Mark]]:
+        """The records of a call, in the order of the tool, and where each comes from. `own` are
+        those that the session's calls listed."""
         found = []
-        rows = self.matches(args, state.without)
+        if self.vary and self.vary in self.forms and not self._formed(self.vary, args):
+            return []
+        rows = self.matches(args, state.without, own)
         if not rows and self.new(args, state.without) and self._lists(args, state.without):
             return self._invented(args, state)
         for row in rows:
@@ -188,28 +207,49 @@ class Query:
         """Whether calls that no remembered record answers, with values of these forms, mostly list
         something."""
         share = self.filled if self.unseen(args, without) else self.paired
-        return share >= 0.5 and all(
-            pattern(args[p]) in forms
-            for p, forms in self.forms.items()
-            if isinstance(args.get(p), str)
-        )
+        return share >= 0.5 and all(self._formed(p, args) for p in self.forms)
+
+    def _formed(self, p: str, args: dict[str, Any]) -> bool:
+        """Whether a selecting text has a form with which something was listed."""
+        return not isinstance(args.get(p), str) or has_format(args[p], self.forms[p])
 
     def _invented(self, args: dict[str, Any], state: State) -> list[tuple[dict[str, Any], Mark]]:
         """Records like others, for a selecting value that the traffic does not know."""
         call = call_key("", args)
-        donors = sorted(self.rows, key=lambda r: chance(state.seed, call, r.key))[: self.typical]
+        known = self._known(args, state)
+        n = max(self.typical, len(known))
+        donors = sorted(self.rows, key=lambda r: chance(state.seed, call, r.key))[:n]
         fresh = FreshIds.mine([r.key for r in self.rows][:400]) if self.key else None
         rng = random.Random(f"{state.seed}:{call}")
         asked = {name: args[p] for p, name in self.equal if args.get(p) is not None}
         made = []
-        for row in donors:
+        for i, row in enumerate(donors):
             fields = {**row.fields, **{n: v for n, v in asked.items() if n in row.fields}}
             fields = {n: self.value(fields, n, args) for n in fields}
-            if fresh is not None and self.key is not None:
+            if self.key is not None and i < len(known):
+                fields[self.key] = known[i]
+            elif fresh is not None and self.key is not None:
                 fields[self.key] = fresh.draw(rng)
             made.append((row, fields))
         made = self._ordered([m for m in made if self.selects(m[1], args)], args, state.seed)
         return [(fields, Mark("invented", "like other records")) for _, fields in made]
+
+    def _known(self, args: dict[str, Any], state: State) -> list[Any]:
+        """The keys of things that no listing showed, but session or traffic have with the values
+        that a call asks for; none where it asks for more than values that records repeat."""
+        asked = {name: args[p] for p, name in self.equal if args.get(p) is not None}
+        more = [p for p in self.under if p != self.vary and args.get(p) is not None]
+        if self.domain is None or not asked or more:
+            return []
+        name, value = next(iter(asked.items()))
+        own = [key for domain, key in state.things if domain == self.domain]
+        keys = dict.fromkeys([*own, *state.memory.having(self.domain, name, value)])
+        found = []
+        for key in keys:
+            fields = state.fields((self.domain, key))
+            if all(equal_values(fields.get(n), v) for n, v in asked.items()):
+                found.append(key)
+        return found
 
     def _mark(self, row: Row, state: State) -> Mark:
         """The session's own knowledge of a record where there is some, else the traffic's."""
@@ -217,7 +257,7 @@ class Query:
             thing = state.things.get((self.domain, row.key))
             known = [thing.fields[n] for n in row.fields if n in thing.fields] if thing else []
             if known:
-                last = max(known, key=lambda v: (RANK[v[1]], v[2]))
+                last = max(known, key=lambda v: (RANK[v[1]], _call(v[2]), v[2]))
                 return Mark(last[1], last[2])
         seen = [e for e in row.episodes if e not in state.without]
         return Mark("remembered", f"episode {seen[-1]}" if seen else "")
@@ -295,6 +335,21 @@ def _folded(value: Any) -> Any:
     if isinstance(value, str):
         return value.strip().lower()
     return ("boolean", value) if isinstance(value, bool) else value
+
+
+def session_rows(query: Query, tool: str, state: State) -> list[Row]:
+    """The records that the session's calls of a listing tool showed, as the last of them did."""
+    rows: dict[tuple[Any, str], Row] = {}
+    for past in state.calls if query.key is not None and tool in state.last else ():
+        if not past.ok or past.name != tool:
+            continue
+        shown = past.value.get(query.where) if query.where else past.value
+        for record in shown if isinstance(shown, list) else ():
+            if isinstance(record, dict) and query.key in record:
+                under = {p: [v] for p, v in past.args.items() if isinstance(v, (str, int, float))}
+                row = Row(query.key_of(record), record, under)
+                rows[query._place(row)] = row
+    return list(rows.values())
 
 
 def _call(source: str) -> int:

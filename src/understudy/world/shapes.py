@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.core.types import ProvenanceKind
 from understudy.world import joins
 from understudy.world.context import Context, Found, Source, branches, feature, resolve, tuplify
 from understudy.world.edits import PLUS, mirror
@@ -25,6 +26,7 @@ from understudy.world.tree import Node, decide, grow, tuples
 from understudy.world.values import FreshIds, is_number, put
 
 _NONE = object()
+_UNSURE = 0.5  # doubt of a value with parts that nothing knows
 
 
 @dataclass(slots=True)
@@ -78,11 +80,12 @@ class Shape:
     def render(
         self, c: Context, rng: random.Random, greedy: bool
     ) -> tuple[Any, dict[str, Mark], float]:
-        """A value, the provenance of its leaves, and the expected share of wrong ones."""
+        """A value, the provenance of its leaves, and its doubt: the expected share of wrong leaves,
+        at least the doubt of any that is made up."""
         out: dict[str, Any] = {}
         c.out = out
         marks: dict[str, Mark] = {}
-        wrong = 0.0
+        wrong = made_up = 0.0
         donor: Any = _NONE
         for leaf in self.leaves:
             if PLUS in leaf.path:
@@ -98,11 +101,12 @@ class Shape:
                 if c.recall is not None:
                     mark, doubt = Mark("remembered", "the same call in the traffic"), 0.3
             wrong += doubt
+            made_up = max(made_up, doubt * (mark.kind == "invented"))
             marks[leaf.path] = mark
             if not leaf.path:
                 return item, marks, wrong
             put(out, leaf.path, item)
-        return out, marks, wrong / max(1, len(self.leaves))
+        return out, marks, max(made_up, wrong / max(1, len(self.leaves)))
 
     def _donor(self, c: Context, rng: random.Random) -> Any:
         return c.recall if c.recall is not None else rng.choice(self.donors)
@@ -120,9 +124,12 @@ class Shape:
             if precise < 0.9 and leaf.tree is not None and leaf.choice is None:
                 break
             found = self._resolve(leaf, source, c, rng, greedy)
+            if found is not None and source[0] == "join" and found[1] == "invented":
+                found = (None if leaf.repeated else _held(leaf, c)) or found
             if found is not None:
                 sure = precise >= 0.9 or found[1] == "remembered"
-                return found[0], Mark(found[1] if sure else "invented", found[2]), 1 - precise
+                doubt = max(1 - precise, _UNSURE * (found[1] == "invented"))
+                return found[0], Mark(found[1] if sure else "invented", found[2]), doubt
         held = None if leaf.repeated else _held(leaf, c)
         if held is not None:
             return held[0], Mark(held[1], held[2]), 0.3
@@ -142,7 +149,10 @@ class Shape:
     ) -> tuple[Any, Any, str] | None:
         if source[0] == "join":
             made = self.joined[leaf.path].render(leaf.path, c)
-            return None if made is None else (made, "inferred", f"argument {source[1]} joined")
+            if made is None:
+                return None
+            kind: ProvenanceKind = "invented" if made[1] else "inferred"
+            return made[0], kind, f"argument {source[1]} joined"
         if source[0] == "mirror":
             return mirror(source, c)
         if source[0] != "append":

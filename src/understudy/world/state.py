@@ -1,16 +1,14 @@
 """What a session knows: the calls so far, things by type and id with where each value comes
 from, and under them the memory of what the traffic showed in other episodes."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import ne
 from typing import Any, NamedTuple
 
 from understudy.core.types import ProvenanceKind
 from understudy.world.ids import Ids
-from understudy.world.transitions import Step
-from understudy.world.values import call_key, chance, columns, leaves, texts_in
+from understudy.world.values import call_key, chance, columns
 
 Key = tuple[str, Any]  # domain, id
 Value = tuple[Any, ProvenanceKind, str]
@@ -84,6 +82,18 @@ class Memory:
     mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
     words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
+    _having: dict[tuple[str, str], dict[Any, list[Any]]] = field(default_factory=dict, repr=False)
+
+    def having(self, domain: str, name: str, value: Any) -> list[Any]:
+        """The identifiers of the traffic's things that a version of has this value of a field."""
+        if (domain, name) not in self._having:
+            found: dict[Any, list[Any]] = {}
+            for key, held in self.versions.get(domain, {}).items():
+                values = {f[name] for _, f in held if isinstance(f.get(name), (str, int))}
+                for own in values:
+                    found.setdefault(own, []).append(key)
+            self._having[domain, name] = found
+        return self._having[domain, name].get(value, []) if isinstance(value, (str, int)) else []
 
     def mention(self, value: Any, origin: int) -> None:
         """A text that a result of the traffic held."""
@@ -223,6 +233,13 @@ class State:
             found.update((n, v[0]) for n, v in thing.fields.items())
         return found
 
+    def named(self, value: str | int) -> Key | None:
+        """The thing of session or traffic that a value names, of whatever domain."""
+        for domain in self.memory.versions:
+            if value in self.memory.versions[domain] or (domain, value) in self.things:
+                return domain, value
+        return None
+
     def together(self, one: Any, other: Any) -> bool | None:
         """Whether a result of the session named two identifiers at once; None where none named
         the first."""
@@ -320,79 +337,3 @@ RANK: dict[ProvenanceKind, int] = {"observed": 0, "remembered": 1, "inferred": 2
 def worst(kinds: Iterable[ProvenanceKind]) -> ProvenanceKind:
     """The least certain of several kinds."""
     return max(kinds, key=RANK.__getitem__, default="remembered")
-
-
-def remember(
-    all_steps: Iterable[Step],
-    ids: Ids,
-    told: dict[int, str],
-    limit: int = 8,
-    touched: dict[tuple[int, Key], dict[str, int]] | None = None,
-) -> Memory:
-    """The memory of a traffic: each episode's first sight of every thing, without the fields that
-    calls before it changed (`touched`: by episode and thing, each with the first call's index).
-
-    Things that a call of the episode brought into being are left out: their ids appear first
-    in the result of a call, neither listed nor named before by the user or an argument.
-    """
-    all_steps = list(all_steps)
-    changing = _changing(all_steps, ids)
-    memory = Memory(limit=limit)
-    mentioned: dict[int, set[Any]] = defaultdict(set)
-    made: dict[int, set[Key]] = defaultdict(set)
-    for s in all_steps:
-        known = mentioned[s.episode]
-        known.update(v for _, v in leaves(s.args))
-        if s.failed or not isinstance(s.value, (dict, list)):
-            continue
-        for item in texts_in(s.value):
-            if item not in known:
-                memory.mention(item, s.origin)
-        named = [(d, v) for _, d, v in ids.of_args(s.name, s.args)]
-        found = False
-        for domain, item, record in ids.of_result(s.name, s.value):
-            found = True
-            key = (domain, item)
-            if record is s.value and item not in known and str(item) not in told[s.episode]:
-                made[s.episode].add(key)
-            known.add(item)
-            if key not in made[s.episode]:
-                own = (touched or {}).get((s.episode, key), {})
-                late = {n for n, first in own.items() if first < s.index}
-                memory.add(key, s.episode, _kept(record, changing[s.name] | late))
-        if found or not isinstance(s.value, dict) or len(named) != 1:
-            continue
-        if named[0] not in made[s.episode]:
-            memory.add(named[0], s.episode, _kept(s.value, changing[s.name]))
-    return memory
-
-
-def _kept(record: dict[str, Any], changed: set[str]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k not in changed} if changed else record
-
-
-def _changing(all_steps: Sequence[Step], ids: Ids) -> dict[str, set[str]]:
-    """The fields that each tool changes before it shows a record, so that they do not say how the
-    thing was: they often differ from what the episode showed before."""
-    known: dict[Key, dict[str, Any]] = {}
-    differs: dict[str, Counter[str]] = defaultdict(Counter)
-    times: dict[str, Counter[str]] = defaultdict(Counter)
-    episode = -1
-    for s in all_steps:
-        if s.episode != episode:
-            episode, known = s.episode, {}
-        if s.failed or not isinstance(s.value, (dict, list)):
-            continue
-        for domain, item, record in ids.of_result(s.name, s.value):
-            before = known.setdefault((domain, item), {})
-            for name in before.keys() & record.keys():
-                times[s.name][name] += 1
-                differs[s.name][name] += before[name] != record[name]
-            before.update(record)
-    return defaultdict(
-        set,
-        {
-            tool: {n for n, k in own.items() if k >= 3 and k > 0.3 * times[tool][n]}
-            for tool, own in differs.items()
-        },
-    )

@@ -3,7 +3,7 @@
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,17 @@ from understudy.world.context import Context, Source, resolve, tuplify
 from understudy.world.values import WORD, leaves, text_form
 
 Span = tuple[int, int, list[Source]]
+_DOTS = re.compile(r"\.\.\.|\u2026")
+_LONG, _LEAST = 12, 4  # characters of a value that is shortened, and of what is left at each end
+_MOST = 200  # characters that are left at an end, at most
 PROSE = ("ok:prose", "err:other")  # outcome classes of texts without a form
 
 
 def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]]:
     """A text's form with `{}` for what varies, and each slot's value with its possible sources.
 
-    Words that hold a digit, the tool's name, and values of the call's arguments are slots.
+    Words that hold a digit, the tool's name, and values of the call's arguments are slots, such
+    values also where they are quoted with their middle left out.
     """
     named: dict[str, list[Source]] = {}
     for path, value in leaves(c.args):
@@ -28,7 +32,7 @@ def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]
     for i, p in enumerate(c.tool.extra(c.args)):
         named.setdefault(p, []).append(("extra", i))
     named.setdefault(c.tool.name, []).insert(0, ("tool",))
-    spans = _spans(text, named)
+    spans = _spans(text, named, _shortened(text, c))
     out, slots, end = [], [], 0
     for start, stop, found in spans:
         out.append(text[end:start].replace("{", "{{").replace("}", "}}"))
@@ -39,8 +43,33 @@ def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]
     return "".join(out), slots
 
 
-def _spans(text: str, named: dict[str, list[Source]]) -> list[Span]:
+def _shortened(text: str, c: Context) -> Iterator[Span]:
+    """Where a text quotes an argument with its middle left out: the beginning, dots, the end."""
+    for dots in _DOTS.finditer(text):
+        before, after = text[: dots.start()], text[dots.end() :]
+        for path, value in leaves(c.args):
+            if not isinstance(value, str) or len(value) < _LONG:
+                continue
+            head = _overlap(before[::-1], value, turned=True)
+            tail = _overlap(after, value, turned=False)
+            if min(head, tail) >= _LEAST and head + tail < len(value):
+                source = ("short", ("arg", path), head, dots.group(), tail)
+                yield dots.start() - head, dots.end() + tail, [source]
+
+
+def _overlap(beside: str, value: str, turned: bool) -> int:
+    """How many characters beside the dots are the value's: its first ones, read backwards from
+    the dots (`turned`), or its last ones."""
+    for n in range(min(len(beside), len(value), _MOST), 0, -1):
+        if beside[:n] == (value[:n][::-1] if turned else value[-n:]):
+            return n
+    return 0
+
+
+def _spans(text: str, named: dict[str, list[Source]], quoted: Iterable[Span]) -> list[Span]:
     taken: list[Span] = []  # in their order
+    for span in quoted:
+        _take(taken, span)
     long = [v for v in named if len(v) >= 3 and v in text]
     for value in sorted(long, key=len, reverse=True):
         for m in re.finditer(rf"(?<![A-Za-z0-9_]){re.escape(value)}(?![A-Za-z0-9_])", text):

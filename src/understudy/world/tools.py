@@ -2,7 +2,6 @@
 
 import random
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,15 +9,16 @@ from understudy.world.context import Context, ToolFacts, feature, kind_at
 from understudy.world.draws import Draw, after, note
 from understudy.world.effects import Effect, apply
 from understudy.world.evidence import Evidence
+from understudy.world.formats import has_format
 from understudy.world.listings import list_in
 from understudy.world.owners import broken, relations
-from understudy.world.query import Query
+from understudy.world.query import Query, session_rows
 from understudy.world.refusals import unheard
 from understudy.world.shapes import Shape, weighted
 from understudy.world.state import Mark
 from understudy.world.templates import Template
 from understudy.world.tree import Node, decide
-from understudy.world.values import call_key, escape, kind_of, pattern
+from understudy.world.values import call_key, escape, kind_of
 
 TRANSIENT = re.compile(
     r"rate.?limit|too many|time.?d? ?out|timeout|temporar|try again|unavailable right|busy|retry|"
@@ -222,7 +222,9 @@ class ToolModel:
             again = self._again(c)
             if again is not None:
                 return again[0], None, self.flags.get(label, 0.0) > 0.5, {"": again[1]}, 0.02
-            found = self.query.answer(c.args, c.state)
+            found = self.query.answer(
+                c.args, c.state, session_rows(self.query, self.facts.name, c.state)
+            )
             path = f"/{escape(shape.listing)}" if shape.listing else ""
             marks[path] = Mark("remembered", "records of the traffic")
             marks |= {f"{path}/{i}": mark for i, (_, mark) in enumerate(found)}
@@ -335,7 +337,7 @@ def conditions(c: Context) -> list[str]:
             and isinstance(value, str)
             and not _good(value, p, c)
         ):
-            strange = p in c.tool.patterns and pattern(value) not in c.tool.patterns[p]
+            strange = p in c.tool.patterns and not has_format(value, c.tool.patterns[p])
             strange = strange and not c.state.memory.says(value, c.state.without)
             found.append(f"{'form' if strange else 'value'}:{p}")
     for p, domain, value in c.ids:
@@ -343,7 +345,7 @@ def conditions(c: Context) -> list[str]:
             found.append(f"empty:{domain}")
         elif c.state.standing((domain, value)) == "new":
             forms = c.tool.patterns.get(p, [])
-            odd = isinstance(value, str) and bool(forms) and pattern(value) not in forms
+            odd = isinstance(value, str) and bool(forms) and not has_format(value, forms)
             found += [f"near:{domain}"] * c.state.near(value) + [f"new:{domain}"]
             found += [f"form:{domain}"] * odd
     found += broken(relations(c, c.tool.owners), c.tool.owners, domains) if c.tool.owners else []
@@ -371,29 +373,3 @@ def _without(chances: dict[str, float], label: str) -> dict[str, float]:
 def _rescaled(chances: dict[str, float], label: str, p: float) -> dict[str, float]:
     rest = 1 - chances[label]
     return {k: p if k == label else v * (1 - p) / rest for k, v in chances.items()}
-
-
-def count_conditions(rows: list[tuple[list[str], str]]) -> dict[str, dict[str, int]]:
-    """A list of decisions: each condition, with how often it went with each outcome class.
-
-    A call of several conditions counts under the one that stands first, which is the one that goes
-    most surely with one failure; that is the one that the tool looks at first.
-    """
-    rest = [(set(found), label) for found, label in rows if found]
-    rank = {k: i for i, k in enumerate(dict.fromkeys(k for found, _ in rows for k in found))}
-    table: dict[str, dict[str, int]] = {}
-    while rest:
-        tallies: dict[str, Counter[str]] = {}
-        for found, label in rest:
-            for condition in found:
-                tallies.setdefault(condition, Counter())[label] += 1
-        first = max(tallies, key=lambda k: (_purity(tallies[k]), -rank[k]))
-        table[first] = dict(tallies[first])
-        rest = [(found, label) for found, label in rest if first not in found]
-    return table
-
-
-def _purity(counts: Counter[str]) -> float:
-    """The share of the commonest failure, half a call of another outcome added."""
-    most = max((n for k, n in counts.items() if k.startswith("err")), default=0)
-    return most / (counts.total() + 0.5)

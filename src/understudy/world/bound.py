@@ -1,0 +1,106 @@
+"""What no world can know of recorded calls, and the predictions of one that knows all the rest.
+
+Without a bound a figure of recorded calls says little: a search of what was never searched has no
+right answer, however good the world. A call is unknowable for one of these reasons, each of which
+is told from identifiers, arguments and words alone:
+
+- `tool`: the train split shows no call of the tool that went well.
+- `listing`: a search that neither the train split nor the episode made before.
+- `thing`: neither showed a record of a thing that the call names, and the result tells its record;
+  or the call fails, nothing is wrong with it in itself, and things of this kind have records.
+- `record`: a failing call in which nothing is wrong in itself, of a tool that looks at whether its
+  arguments belong together, whose owner neither showed.
+- `words`: a failure that the train split never worded so, of this tool.
+
+A success of a call that went well before, in either, is knowable whatever it names; so is a failure
+that the episode showed of the same call.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from understudy.core.types import Episode
+from understudy.world.bench import episode_of, replay_rows
+from understudy.world.context import Context
+from understudy.world.fidelity import told
+from understudy.world.learn import learn
+from understudy.world.model import World
+from understudy.world.owners import relations
+from understudy.world.state import Key
+from understudy.world.tools import ToolModel, conditions
+from understudy.world.transitions import Step, steps, transitions
+
+
+def bound(folder: str | Path, out: str | Path) -> dict[str, Any]:
+    """Write predictions as `bench` does, each one the truth unless the call is unknowable: then it
+    is what the world says. Returns how many calls there are, and by tool and reason those that are
+    unknowable, successes and failures apart."""
+    rows = replay_rows(folder)
+    train = [episode_of(r) for r in rows if r["split"] == "train"]
+    test = [episode_of(r) for r in rows if r["split"] != "train"]
+    world = learn(train)
+    found: dict[str, Counter[str]] = {"successes": Counter(), "failures": Counter()}
+    calls = 0
+    with open(out, "w") as file:
+        for n, episode in enumerate(test):
+            for row, s, reason in _bounded(world, episode, n):
+                calls += 1
+                if reason is not None:
+                    found["failures" if s.failed else "successes"][f"{s.name} {reason}"] += 1
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return {"calls": calls, "unknowable": {k: dict(v.most_common()) for k, v in found.items()}}
+
+
+def _bounded(
+    world: World, episode: Episode, n: int
+) -> Iterator[tuple[dict[str, Any], Step, str | None]]:
+    """(prediction row, call, why it is unknowable or None) of an episode's calls."""
+    session = world.session(n)
+    for s in steps(transitions(episode), n, world.failures):
+        p, c = world.predict(session.state, s.name, s.args, random.Random(s.index), greedy=True)
+        reason = unknowable(world, c, s)
+        said = told(world, s.name, p)
+        content, flag = (s.content, s.flag) if reason is None else (said.content, said.is_error)
+        row = {"episode": episode.id, "step": s.index, "content": content, "is_error": flag}
+        yield row, s, reason
+        session.observe(s.name, s.args, s.content, s.flag)
+
+
+def unknowable(world: World, c: Context | None, s: Step) -> str | None:
+    """Why no world could know the result of a recorded call, from the state before it; None where
+    it could."""
+    model = world.models.get(s.name)
+    if model is None or c is None:
+        return None if s.failed else "tool"
+    if s.failed:
+        return _failure(world, model, c, s)
+    before = c.state.same.get(c.key)
+    if (before is not None and c.state.calls[before].ok) or c.key in model.recall:
+        return None
+    if model.query is not None:
+        return "listing"
+    shown = {(d, item) for d, item, _ in world.ids.of_result(s.name, s.value)} or set(_things(c))
+    return "thing" if any(key in shown and not c.state.fields(key) for key in _things(c)) else None
+
+
+def _failure(world: World, model: ToolModel, c: Context, s: Step) -> str | None:
+    label = world.classify(c, s.content, failed=True)
+    before = c.state.same.get(c.key)
+    if before is not None and c.state.calls[before].outcome == label:
+        return None
+    if label not in model.texts:
+        return "words"
+    if any(not k.startswith("new:") for k in conditions(c)):
+        return None
+    if any(c.state.memory.versions.get(key[0]) and not c.state.fields(key) for key in _things(c)):
+        return "thing"
+    owners = model.facts.owners
+    return "record" if owners and not relations(c, owners) else None
+
+
+def _things(c: Context) -> list[Key]:
+    return [(domain, item) for _, domain, item in c.ids]

@@ -1,0 +1,47 @@
+"""Formats of texts: what the values of an argument look like, as far as the traffic shows it."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from understudy.world.values import pattern
+
+_MANY = 10  # different values of one width, after which another width is another format
+_UNSEEN = 0.1  # the chance of a format that the traffic lacks, above which it shows none
+_DIGITS = re.compile("0+")
+
+
+def formats(seen: Iterable[tuple[str, int]]) -> list[str]:
+    """The patterns (see values.pattern) of texts, each given with the scenario that showed it.
+
+    A run of digits is of any length, `0+`, where texts that are else alike show several lengths, or
+    are too few to show one. None at all where scenarios seldom share a text, and the next of them
+    is likely to show a new format: by Good and Turing's estimate (Biometrika 40, 1953) as likely
+    as one of them was the only one to show its own.
+    """
+    alike: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    origins: dict[str, set[int]] = defaultdict(set)
+    shown = set(seen)
+    for text, origin in shown:
+        exact = pattern(text)
+        alike[_loose(exact)][exact].add(text)
+        origins[_loose(exact)].add(origin)
+    single = sum(len(own) == 1 for own in origins.values())
+    shared = len(shown) >= 2 * len({text for text, _ in shown})
+    if single > _UNSEEN * len({origin for _, origin in shown}) and not shared:
+        return []
+    found = []
+    for loose, own in alike.items():
+        ((exact, values),) = own.items() if len(own) == 1 else ((loose, set()),)
+        found.append(exact if len(values) >= _MANY else loose)
+    return found
+
+
+def has_format(text: str, known: Sequence[str]) -> bool:
+    """Whether a text is of one of these formats."""
+    exact = pattern(text)
+    return exact in known or _loose(exact) in known
+
+
+def _loose(exact: str) -> str:
+    return _DIGITS.sub("0+", exact)
