@@ -12,7 +12,7 @@ from understudy.core.types import Message, text_of
 from understudy.world.openings import Openings
 from understudy.world.profiles import Profile, misspell, way_of
 from understudy.world.scenarios import Book
-from understudy.world.situations import Familiar, Reply, words
+from understudy.world.situations import Familiar, Reply, stays, words
 from understudy.world.wording import flat, join, kind, slots, split_text
 
 
@@ -84,6 +84,10 @@ class MinedUser:
         self.left = chosen.text is None or self.rng.random() * chosen.reply.n < chosen.reply.last
         if chosen.text is None:
             return None
+        if not self.left and self.rng.random() < self.known.familiar.wide:
+            wider = [c for c in self._choices(said, seen, wide=True) if stays(c.reply)]
+            if wider:
+                chosen, other = self.rng.choices(wider, [c.weight for c in wider], k=2)
         once = chosen.reply.n == 1 and not self.left and not other.reply.last
         crossed = once and other.text is not None
         text = _crossed(chosen.text, other.text or "", self.rng) if crossed else chosen.text
@@ -98,11 +102,13 @@ class MinedUser:
         self.left = text is None
         return None if text is None else {"role": "user", "content": text}
 
-    def _choices(self, said: str, seen: Sequence[Message]) -> list[_Choice]:
+    def _choices(
+        self, said: str, seen: Sequence[Message], wide: bool = False
+    ) -> list[_Choice]:
         """What users did after messages nearly as similar as the most similar one."""
         familiar = self.known.familiar
         self._able = self._able or self._usable()
-        found = familiar.close(words(said, self.fields), list(self._able))
+        found = familiar.close(words(said, self.fields), list(self._able), wide)
         close = [(1 / (0.5 + familiar.popular[n]), r) for n in found for r in self._able[n]]
         unsaid = self.unsaid(seen)
         new = any(r.parts is not None and unsaid & set(slots(r.parts)) for _, r in close)
