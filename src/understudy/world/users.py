@@ -150,7 +150,7 @@ def _crossed(text: str, other: str, rng: random.Random) -> str:
     """The beginning of one message and the end of another, of whole sentences, where both have
     several: what was seen once is one of many ways to put it."""
     own, theirs = (re.split(r"(?<=[.!?])\s+", t) for t in (text, other))
-    if min(len(own), len(theirs)) < 2:
+    if len(theirs) < 2:
         return text
     until, since = rng.randint(1, len(own)), rng.randint(1, len(theirs))
     return " ".join([*own[:until], *theirs[since:]])
