@@ -9,8 +9,10 @@ draws, as many as the conversations that it learned from, with the world's users
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -164,14 +166,14 @@ def _replay(
     for n, e in enumerate(others):
         told.append(replay(world, e, seed * 100_003 + n))
         keys = [(key_of(t), t.content) for t in transitions(e)]
-        both += [(float(right), same[key])
-                 for key, right in zip(keys, told[-1].exact, strict=True) if key in same]  # fmt: skip
+        exact = zip(keys, told[-1].exact, strict=True)
+        both += [(float(right), same[key]) for key, right in exact if key in same]
         each()
     fit = figures.errors(real[1], real[0])
     found.add(REPLAYED, fit, figures.errors(real[1], [r.true_history for r in told]))
     found.add(ALONE, fit, figures.errors(real[1], [r.own_results for r in told]))
-    exact = fmean(float(x) for r in told for x in r.exact)
-    found.simulated[REPLAYED, EXACT].append((1.0, exact, 1 - exact))
+    share = fmean(float(x) for r in told for x in r.exact)
+    found.simulated[REPLAYED, EXACT].append((1.0, share, 1 - share))
     if both:
         own, twice = fmean(r for r, _ in both), fmean(a for _, a in both)
         found.add(REPLAYED, {TWICE: (1.0, twice, 1 - twice)}, {TWICE: (1.0, own, 1 - own)})
@@ -225,11 +227,14 @@ async def _play(
 
 
 def _lines(found: _Found, limits: dict[str, float]) -> list[Line]:
+    """All lines. Nothing bounds the calls on the world's own results: the agent chose them by
+    what came in reality."""
     order = (REPLAYED, ALONE, USERS, PLAYED)
     lines = [
-        line(group, name, found.real.get((group, name), []), values, limits.get(name))
+        line(group, name, found.real.get((group, name), []), values,
+             None if group == ALONE else limits.get(name))
         for (group, name), values in found.simulated.items()
-    ]
+    ]  # fmt: skip
     lines += [_of_users(name, own) for name, own in found.users.items()]
     return sorted(lines, key=lambda one: order.index(one.group))
 
@@ -257,3 +262,20 @@ def _survival(rollouts: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]
 def agent_of(name: str, chat: Chat, model: ModelRef, temperature: float) -> Agent:
     """An agent over a chat, with the prompt that the recorded agents had."""
     return Agent(name, chat, Policy(name, model, sampling=Sampling(temperature=temperature)))
+
+
+@asynccontextmanager
+async def adapter_agent(adapter: Path, temperature: float) -> AsyncIterator[Agent]:
+    """The agent that an adapter of a base is, over an engine of its own."""
+    from understudy.models.adapters import load_adapter
+    from understudy.models.loading import load_base
+    from understudy.recipes.learner import make_engine
+
+    base = load_base(load_adapter(adapter).base or "tiny")
+    engine, chat = make_engine(base)
+    model = ModelRef(base.name, "compared", 1)
+    try:
+        await engine.load(model, str(adapter))
+        yield agent_of(f"the adapter in {adapter}", chat, model, temperature)
+    finally:
+        await engine.aclose()

@@ -40,12 +40,14 @@ def replay(world: World, e: Episode, seed: int) -> Replayed:
     scenario = e.scenario_id or e.id
     foretold = _foretold(world, found, seed)
     calls = tuple((s.name, bad) for s, (bad, _) in zip(found, foretold, strict=True))
-    own = tuple((s.name, bad) for s, bad in zip(found, _on_its_own(world, found, seed), strict=True))
+    own = tuple(
+        (s.name, bad) for s, bad in zip(found, _on_its_own(world, found, seed), strict=True)
+    )
     return Replayed(Seen(scenario, calls), Seen(scenario, own), tuple(x for _, x in foretold))
 
 
 def _foretold(world: World, found: Sequence[Step], seed: int) -> list[tuple[bool, bool]]:
-    """Of each call, whether it fails in a draw, and whether its likeliest result is the real one."""
+    """Of each call: whether it fails in a draw, and whether its likeliest result is the real."""
     session, rng, said = world.session(seed), random.Random(f"replay:{seed}"), []
     for s in found:
         p, _ = world.predict(session.state, s.name, s.args, rng, greedy=True)
@@ -106,7 +108,11 @@ def bound_of_agreement(answers: Answers, scenarios: Mapping[str, str], seed: int
     for half in halves(list(scenarios.values()), HALVES, seed):
         known = {name for name, own in scenarios.items() if own in half}
         share = agreement(answers, known)
-        apart = [1 - share[key, content] for key, said in answers.items()
-                 for name, content in said if name not in known and (key, content) in share]  # fmt: skip
+        apart = [
+            1 - share[key, content]
+            for key, said in answers.items()
+            for name, content in said
+            if name not in known and (key, content) in share
+        ]
         far += [fmean(apart)] if apart else []
     return float(np.quantile(far, 0.95)) if far else 1.0

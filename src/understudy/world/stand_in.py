@@ -30,9 +30,10 @@ from understudy.core.types import (
 )
 from understudy.world.compare import label_of
 from understudy.world.filling import Shown, Slot, filled, note, read, slots_of
+from understudy.world.said import Said
 from understudy.world.situations import words
 from understudy.world.transitions import Failures
-from understudy.world.values import WORD, parse
+from understudy.world.values import WORD, call_key, parse
 
 LARGEST = 4000  # moves that are remembered
 _TRIED = 60  # moves that are looked at until one can be made here
@@ -64,6 +65,7 @@ class SoFar:
     heard: list[str] = field(default_factory=list)  # words of the last user turn
     said: list[str] = field(default_factory=list)  # and of the agent's last message
     done: Counter[str] = field(default_factory=Counter)
+    made: Counter[str] = field(default_factory=Counter)  # calls, the same word for word
 
     def add(self, message: Message) -> None:
         """Go on by a message."""
@@ -78,6 +80,7 @@ class SoFar:
             self.event = tool, label_of(value, self.failures.failed(result, value))[:200]
         elif message["role"] == "assistant":
             self.done.update(tool for tool, _ in read(message, self.names))
+            self.made.update(_keys(message))
             self.said = words(text, {}) if text else self.said
 
     @property
@@ -88,14 +91,16 @@ class SoFar:
         return frozenset([*done, *heard, *(f"said {w}" for w in self.said)])
 
 
-def moves_of(episode: Episode, failures: Failures) -> Iterator[Move]:
+def moves_of(episode: Episode, failures: Failures, said: Said) -> Iterator[Move]:
     """What the agent of an episode did, step by step. Where a recording does not end with words to
-    its user, the last move is one without words: the agent had done its part."""
+    its user, the last move is one without words: the agent had done its part. `said` learns of its calls."""
     so_far = SoFar(failures)
     for message in episode.messages:
         if message["role"] == "assistant":
             shown, text = so_far.shown, text_of(message.get("content"))
             made = [(t, a, slots_of(shown, t, a)) for t, a in read(message, so_far.names)]
+            for tool, args, _ in made:
+                said.learn(shown.texts, tool, args)
             if text or made:
                 where = {w: shown.slot(_TEXT, w) for w in WORD.findall(text) if _own(w)}
                 found = {w: s for w, s in where.items() if s is not None}
@@ -117,16 +122,17 @@ class StandIn:
     """
 
     def __init__(self, episodes: Sequence[Episode], failures: Failures, seed: int = 0) -> None:
-        self.failures, self.stuck = failures, 0
+        self.failures, self.said, self.stuck = failures, Said(), 0
         order = list(episodes)
         random.Random(f"stand-in:{seed}").shuffle(order)
-        found = [move for e in order for move in moves_of(e, failures)]
+        found = [move for e in order for move in moves_of(e, failures, self.said)]
         self.left_out = max(0, len(found) - LARGEST)
         self.moves = found[:LARGEST]
         if not self.moves:
             raise ValueError("no agent said or did anything in these episodes: import others")
         self._tool_M = np.array([m.event[0] for m in self.moves])
         self._event_M = np.array(["\0".join(m.event) for m in self.moves])
+        self._most = max(_most(e) for e in order)
         known = sorted({w for m in self.moves for w in m.words})
         self._places = {w: n for n, w in enumerate(known)}
         self._has_MW = np.zeros((len(self.moves), len(known)), dtype=np.float32)
@@ -149,12 +155,16 @@ class StandIn:
     def _next(self, so_far: SoFar, rng: random.Random) -> Message:
         ranked = self._ranked(so_far, rng)
         for n in ranked[:_TRIED]:
-            said = _made(self.moves[n], so_far)
-            if said is not None:
+            said = _made(self.moves[n], so_far, self.said)
+            if said is not None and not self._circles(said, so_far):
                 return said
         self.stuck += 1
         text = next((m.text for n in ranked for m in (self.moves[n],) if m.text), "")
         return {"role": "assistant", "content": text}
+
+    def _circles(self, said: Message, so_far: SoFar) -> bool:
+        """Whether a message makes a call once more than any recorded agent did."""
+        return any(so_far.made[key] >= self._most for key in _keys(said))
 
     def _ranked(self, so_far: SoFar, rng: random.Random) -> list[int]:
         """The numbers of the moves: those after the same event first, then after the same tool,
@@ -171,16 +181,26 @@ class StandIn:
         return order
 
 
+def _keys(message: Message) -> list[str]:
+    return [call_key(tool, args) for tool, args in read(message, {})]
+
+
+def _most(episode: Episode) -> int:
+    """How often one call was made in an episode, at most; 1 where none was."""
+    counts = Counter(key for m in episode.messages for key in _keys(m))
+    return max(counts.values(), default=1)
+
+
 def _own(word: str) -> bool:
     return len(word) > 3 and any(c.isdigit() for c in word)
 
 
-def _made(move: Move, so_far: SoFar) -> Message | None:
+def _made(move: Move, so_far: SoFar, said_for: Said) -> Message | None:
     """A move with this conversation's values; None where it lacks one of a call's."""
     shown, calls = so_far.shown, list[ToolCall]()
     for tool, args, slots in move.calls:
         try:
-            given = filled(shown, tool, args, slots)
+            given = filled(shown, said_for, tool, args, slots)
         except LookupError:
             return None
         text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)

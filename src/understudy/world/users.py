@@ -102,9 +102,7 @@ class MinedUser:
         self.left = text is None
         return None if text is None else {"role": "user", "content": text}
 
-    def _choices(
-        self, said: str, seen: Sequence[Message], wide: bool = False
-    ) -> list[_Choice]:
+    def _choices(self, said: str, seen: Sequence[Message], wide: bool = False) -> list[_Choice]:
         """What users did after messages nearly as similar as the most similar one."""
         familiar = self.known.familiar
         self._able = self._able or self._usable()
