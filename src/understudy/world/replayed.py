@@ -92,7 +92,7 @@ def key_of(t: Transition) -> str:
 def agreement(answers: Answers, known: Container[str]) -> dict[tuple[str, str], float]:
     """For each call and its answer in an episode that is not known, the share of equal answers
     that known episodes had to the same call; none where they did not make it."""
-    found = {}
+    found: dict[tuple[str, str], float] = {}
     for key, said in answers.items():
         own = [content for name, content in said if name in known]
         if own:

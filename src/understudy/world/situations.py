@@ -121,9 +121,9 @@ class Familiar:
         self.size_S = self.has_SW @ self.weight_W
         both_SS = (self.has_SW * self.weight_W) @ self.has_SW.T
         total_SS = self.size_S[:, None] + self.size_S - both_SS
-        self.like_SS = np.where(total_SS > 0, both_SS / np.where(total_SS > 0, total_SS, 1), 1.0)
-        self.popular = self._popular()
-        self.wide = self._wide()
+        like_SS = np.where(total_SS > 0, both_SS / np.where(total_SS > 0, total_SS, 1), 1.0)
+        self.popular = self._popular(like_SS)
+        self.wide = self._wide(like_SS)
 
     def close(self, said: Sequence[str], able: Sequence[int], wide: bool = False) -> list[int]:
         """The numbers of the situations close to an agent message of these words, best first, of
@@ -135,17 +135,17 @@ class Familiar:
         both_A = self.has_SW[np.ix_(able, known)] @ self.weight_W[known]
         return [able[n] for n in _close(_likeness(both_A, self.size_S[able], size), wide)]
 
-    def _popular(self) -> list[float]:
+    def _popular(self, like_SS: Floats) -> list[float]:
         found = np.zeros(len(self.situations))
         for k in range(len(self.situations)):
-            like_S = self.like_SS[k].copy()
+            like_S = like_SS[k].copy()
             like_S[k] = -1.0
             others = _close(like_S)
             for n in others:
                 found[n] += 1 / len(others)
         return [float(f) for f in found]
 
-    def _wide(self) -> float:
+    def _wide(self, like_SS: Floats) -> float:
         """The share by deleted interpolation (F. Jelinek and R. L. Mercer, "Interpolated
         estimation of Markov source parameters from sparse data", 1980): each reply is foretold
         from all others, the share fitted by expectation and maximisation."""
@@ -163,7 +163,7 @@ class Familiar:
             left_R = times_R.copy()
             left_R[n] -= 1
             there_S = np.bincount(where_R, left_R, len(self.situations)) > 0
-            like_S = np.where(there_S, self.like_SS[where_R[n]], -1.0)
+            like_S = np.where(there_S, like_SS[where_R[n]], -1.0)
             for wide in (False, True):
                 near_S = np.zeros(len(self.situations))
                 near = _close(like_S, wide)

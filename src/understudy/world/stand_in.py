@@ -92,8 +92,10 @@ class SoFar:
 
 
 def moves_of(episode: Episode, failures: Failures, said: Said) -> Iterator[Move]:
-    """What the agent of an episode did, step by step. Where a recording does not end with words to
-    its user, the last move is one without words: the agent had done its part. `said` learns of its calls."""
+    """What the agent of an episode did, step by step; `said` learns of its calls.
+
+    Where a recording does not end with words to its user, the last move is one without words: the
+    agent had done its part."""
     so_far = SoFar(failures)
     for message in episode.messages:
         if message["role"] == "assistant":

@@ -55,6 +55,7 @@ class MinedUser:
         drawn = self.book.population.draw(random.Random(f"profile:{seed}"), first)
         self.profile = profile if profile is not None else drawn
         self.left = False
+        self._said: set[str] = set()
         self._able: dict[int, list[Reply]] = {}  # situations by number, what it could reply there
 
     def unsaid(self, seen: Sequence[Message]) -> set[str]:
@@ -74,25 +75,31 @@ class MinedUser:
         if not turns:
             return self._opening()
         said = text_of(seen[-1].get("content"))
+        self._said |= {text_of(m.get("content")) for m in seen if m["role"] == "user"}
         agent = [text_of(m.get("content")) for m in seen if m["role"] == "assistant"]
         tired = turns >= self.book.population.patience or agent.count(said) > 2
         choices = [] if self.left or tired or not said else self._choices(said, seen)
         if not choices:
             self.left = True
             return None
-        chosen, other = self.rng.choices(choices, [c.weight for c in choices], k=2)
+        chosen, other = self._draw(choices)
         self.left = chosen.text is None or self.rng.random() * chosen.reply.n < chosen.reply.last
-        if chosen.text is None:
-            return None
         if not self.left and self.rng.random() < self.known.familiar.wide:
             wider = [c for c in self._choices(said, seen, wide=True) if stays(c.reply)]
-            if wider:
-                chosen, other = self.rng.choices(wider, [c.weight for c in wider], k=2)
+            chosen, other = self._draw(wider) if wider else (chosen, other)
+        if chosen.text is None:
+            return None
         once = chosen.reply.n == 1 and not self.left and not other.reply.last
         crossed = once and other.text is not None
         text = _crossed(chosen.text, other.text or "", self.rng) if crossed else chosen.text
+        self._said.add(text)
         slips = self.book.population.slips
         return {"role": "user", "content": misspell(text, self.profile.typos, slips, self.rng)}
+
+    def _draw(self, choices: Sequence[_Choice]) -> tuple[_Choice, _Choice]:
+        """Two of the choices, each for itself."""
+        first, second = self.rng.choices(choices, [c.weight for c in choices], k=2)
+        return first, second
 
     def _opening(self) -> Message | None:
         population, own = self.book.population, self.profile
@@ -103,7 +110,8 @@ class MinedUser:
         return None if text is None else {"role": "user", "content": text}
 
     def _choices(self, said: str, seen: Sequence[Message], wide: bool = False) -> list[_Choice]:
-        """What users did after messages nearly as similar as the most similar one."""
+        """What users did after messages nearly as similar as the most similar one; `wide`: not as
+        nearly."""
         familiar = self.known.familiar
         self._able = self._able or self._usable()
         found = familiar.close(words(said, self.fields), list(self._able), wide)
@@ -139,14 +147,16 @@ class MinedUser:
         weight = w * reply.n * population.leaning(profile, way_of(text, told & unsaid))
         if new and told and not told & unsaid:
             weight *= population.again
+        if text in self._said:
+            weight *= population.echoes
         if profile.words is not None:
             weight *= math.exp(-0.5 * abs(math.log(max(1, len(text.split())) / profile.words)))
         return _Choice(reply, text, weight)
 
 
 def _crossed(text: str, other: str, rng: random.Random) -> str:
-    """The beginning of one message and the end of another, of whole sentences, where both have
-    several: what was seen once is one of many ways to put it."""
+    """The beginning of one message and the end of another, of whole sentences, where the other
+    has several: what was seen once is one of many ways to put it."""
     own, theirs = (re.split(r"(?<=[.!?])\s+", t) for t in (text, other))
     if len(theirs) < 2:
         return text
