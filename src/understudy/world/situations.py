@@ -18,6 +18,7 @@ Floats = NDArray[np.float32]
 _STEP = 0.05  # how much less alike than the best a situation may be where that one is equal
 # How much less where it is not alike at all, and how many situations at most: close, and wide.
 _WIDTHS = ((0.3, 12), (0.6, 100))
+_AGAIN = "="  # in a situation's words: the agent had said it before
 _TRIED = 300  # replies by which the share of wide ones is found
 
 
@@ -48,6 +49,13 @@ def words(text: str, fields: Mapping[str, Any]) -> list[str]:
     return sorted(set(found))
 
 
+def heard(said: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
+    """The words of the last of an agent's messages to its user, marked where one before it had
+    the same: whom the agent tells again does not answer as at first."""
+    *before, own = (words(text, fields) for text in said)
+    return [*own, _AGAIN] if own in before else own
+
+
 def mine_situations(
     talks: Sequence[tuple[Episode, dict[str, Any]]],
     votes: Votes,
@@ -59,6 +67,7 @@ def mine_situations(
     table: dict[tuple[str, ...], dict[str, Reply]] = defaultdict(dict)
     for episode, fields in talks:
         messages = [m for m in episode.messages if m["role"] in ("user", "assistant")]
+        told: list[str] = []
         for i, message in enumerate(messages):
             if message["role"] != "assistant" or message.get("tool_calls"):
                 continue
@@ -66,11 +75,12 @@ def mine_situations(
             after = messages[i + 1] if i + 1 < len(messages) else None
             if not said or (after is not None and after["role"] != "user"):
                 continue
+            told.append(said)
             parts: list[Part] | None = None
             if after is not None:
                 text = _spelt(text_of(after.get("content")), right or {})
                 parts = split_text(text, fields, votes)
-            own = table[tuple(words(said, fields))]
+            own = table[tuple(heard(told, fields))]
             reply = own.setdefault(repr(parts), Reply(parts, 0))
             reply.n += 1
             reply.last += after is not None and after is episode.messages[-1]

@@ -12,7 +12,7 @@ from understudy.core.types import Message, text_of
 from understudy.world.openings import Openings
 from understudy.world.profiles import Profile, misspell, way_of
 from understudy.world.scenarios import Book
-from understudy.world.situations import Familiar, Reply, stays, words
+from understudy.world.situations import Familiar, Reply, heard, stays
 from understudy.world.wording import flat, join, kind, slots, split_text
 
 
@@ -114,7 +114,9 @@ class MinedUser:
         nearly."""
         familiar = self.known.familiar
         self._able = self._able or self._usable()
-        found = familiar.close(words(said, self.fields), list(self._able), wide)
+        told = [text_of(m.get("content")) for m in seen if m["role"] == "assistant"
+                and not m.get("tool_calls")]  # fmt: skip
+        found = familiar.close(heard(told, self.fields), list(self._able), wide)
         close = [(1 / (0.5 + familiar.popular[n]), r) for n in found for r in self._able[n]]
         unsaid = self.unsaid(seen)
         new = any(r.parts is not None and unsaid & set(slots(r.parts)) for _, r in close)
