@@ -14,9 +14,27 @@ from hypothesis import strategies as st
 from recorded import Call, recorded, talk
 
 from understudy.cli import main
-from understudy.core.types import Episode, Message, ModelRef, Policy, Request, Sampling, Scenario
+from understudy.core.protocols import ChatError
+from understudy.core.types import (
+    Completion,
+    Episode,
+    Message,
+    ModelRef,
+    Policy,
+    Request,
+    Sampling,
+    Scenario,
+)
 from understudy.envs import rollout
-from understudy.recipes.likeness import ALONE, EXACT, PLAYED, REPLAYED, TWICE, measure_likeness
+from understudy.recipes.likeness import (
+    ALONE,
+    EXACT,
+    PLAYED,
+    REPLAYED,
+    TWICE,
+    agent_of,
+    measure_likeness,
+)
 from understudy.recipes.user_width import mine_users, mined_speakers
 from understudy.runs.report import render
 from understudy.store import SQLiteStore
@@ -120,6 +138,8 @@ def test_values_are_filled_from_where_they_came() -> None:
     slots = slots_of(shown(then[:5]), "turn", args)
     now = shown(list(asked(20).messages[:5]))
     assert filled(now, Said(), "turn", args, slots) == {"key": "K-201"}
+    third = slots_of(shown(then[:3]), "turn", {"key": "K-102"})
+    assert filled(now, Said(), "turn", {"key": "K-102"}, third) == {"key": "K-202"}
     with pytest.raises(LookupError):
         filled(Shown(), Said(), "turn", args, slots)
 
@@ -136,6 +156,7 @@ def test_what_a_user_said_is_found_by_its_surroundings() -> None:
     assert said.find(text, ("order", "/size"), 1) == 4
     assert said.find(text, ("order", "/count"), 1) == 7
     assert said.find(text, ("order", "/colour"), "teal") == "violet"
+    assert said.find(text, ("order", "/count"), 1, {7}) is None
     assert said.find(["Hello"], ("order", "/size"), 1) is None
 
 
@@ -243,6 +264,34 @@ def test_the_page_and_the_table_show_every_figure(report: Likeness) -> None:
         assert one.name.replace("&", "&amp;") in html
     assert "script" not in html.replace("stand-in", "")
     assert json.loads(json.dumps(report.to_json()))["splits"] == 2
+
+
+class Idle:
+    """An agent that calls nothing, or does not answer."""
+
+    def __init__(self, answers: bool) -> None:
+        self.answers = answers
+
+    async def complete(self, request: Request) -> Completion:
+        done = Completion("c", request, "ok", {"role": "assistant", "content": "Done."})
+        if self.answers:
+            return done
+        raise ChatError(replace(done, status="upstream_error", message=None, error="no such model"))
+
+
+def test_an_agent_plays_in_the_stand_ins_place() -> None:
+    async def measured(answers: bool) -> Likeness:
+        agent = agent_of("idle", Idle(answers), ModelRef("m"), 1.0)
+        return await measure_likeness([asked(n) for n in range(10, 40)], 0.5, 1, agent, quiet=True)
+
+    idle = asyncio.run(measured(True))
+    played = lines_of(idle, PLAYED)
+    assert idle.agent == "idle"
+    assert (played["calls"].simulated, played["tool mix"].distance) == (0.0, 1.0)
+    assert not played["tool mix"].within
+    broken = asyncio.run(measured(False))
+    assert not lines_of(broken, PLAYED)
+    assert broken.left_out["played: no such model"] == 15
 
 
 def test_too_few_scenarios_make_no_halves() -> None:

@@ -95,9 +95,8 @@ async def measure_likeness(
 ) -> Likeness:
     """All figures over random splits that learn from the share `fit` of the scenarios.
 
-    Raises ValueError where there are fewer than four scenarios or a half has no call with a
-    result, ChatError where an agent does not answer (a request that it refuses ends the episode,
-    counted)."""
+    An episode in which the agent does not answer is left out and counted. Raises ValueError where
+    there are fewer than four scenarios or a half has no call with a result."""
     failures = Failures.learn([t for e in episodes for t in transitions(e)])
     real = {e.id: see(e, failures, flat(goal_of(e))) for e in episodes}
     figures, answers = Figures(list(real.values())), answers_of(episodes)
@@ -116,7 +115,8 @@ async def measure_likeness(
             found.left_out.update(report.left_out)
             played = await _play(world, known, agent, found.left_out, n, progress.advance)
             size = min(sum(len(s.words) for s in side) for side in (a, played))
-            found.add(PLAYED, figures.all(b, a, size, n), figures.all(b, played, size, n))
+            if played:
+                found.add(PLAYED, figures.all(b, a, size, n), figures.all(b, played, size, n))
             found.rollouts.append(free_runs(world, known, others, _EVERY))
     limits = bounds(list(real.values()), figures, seed)
     limits[TWICE] = bound_of_agreement(answers, {k: s.scenario for k, s in real.items()}, seed)
@@ -236,7 +236,12 @@ def _lines(found: _Found, limits: dict[str, float]) -> list[Line]:
         for (group, name), values in found.simulated.items()
     ]  # fmt: skip
     lines += [_of_users(name, own) for name, own in found.users.items()]
-    return sorted(lines, key=lambda one: order.index(one.group))
+
+    def place(one: Line) -> tuple[int, bool, str]:
+        by_tool = one.name.startswith("errors: ")
+        return order.index(one.group), by_tool, one.name if by_tool else ""
+
+    return sorted(lines, key=place)
 
 
 def _of_users(name: str, lines: Sequence[width.Line]) -> Line:

@@ -162,8 +162,10 @@ def _rates(sample: Sequence[Seen], tools: Sequence[str]) -> dict[str, float]:
 
 
 def _mix(a: Sequence[Seen], b: Sequence[Seen]) -> float:
-    """The total variation of which tool a call is of, 0 to 1."""
+    """The total variation of which tool a call is of, 0 to 1; 1 where one of them makes none."""
     counts = [Counter(tool for s in sample for tool, _ in s.calls) for sample in (a, b)]
+    if not counts[0] or not counts[1]:
+        return float(counts[0] != counts[1])
     totals = [max(1, c.total()) for c in counts]
     tools = counts[0] | counts[1]
     return sum(abs(counts[0][t] / totals[0] - counts[1][t] / totals[1]) for t in tools) / 2
