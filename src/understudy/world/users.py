@@ -34,8 +34,9 @@ class Known:
 
 
 class MinedUser:
-    """Answers as real users answered the most similar agent messages, for a share of its turns (see
-    Familiar) those that are less similar, in its profile's manner; leaves when they left, or when its patience ends. Its checklist is what it has not said yet.
+    """Answers as real users answered the most similar agent messages, for a share of its turns
+    (see Familiar) less similar ones, in its profile's manner; leaves when they left, or when its
+    patience ends. Its checklist is what it has not said yet.
 
     The profile is drawn by the seed, and nothing else is shared with the world's own chance.
     Without a user message so far it opens the conversation. `left`: it has said its last.
