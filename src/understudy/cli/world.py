@@ -12,6 +12,7 @@ import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
 from understudy.cli.world_ahead import ahead
+from understudy.cli.world_compare import compare
 from understudy.cli.world_describe import describe
 from understudy.cli.world_export import export
 from understudy.cli.world_paths import paths
@@ -20,7 +21,7 @@ from understudy.cli.world_users import users
 from understudy.core.types import HELDOUT_SHARE
 
 app = typer.Typer(help="A world learned from traffic.", no_args_is_help=True, rich_markup_mode=None)
-for command in (describe, ahead, paths, users, export):
+for command in (describe, ahead, paths, users, compare, export):
     app.command()(command)
 
 

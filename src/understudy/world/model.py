@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,12 +236,18 @@ class World:
 
 
 def _schema(model: ToolModel) -> Tool:
-    """A tool's schema as its calls show it."""
-    properties: dict[str, Any] = {}
-    for p in model.facts.known:
-        properties[p] = {"type": "number" if p in model.facts.numeric else "string"}
+    """A tool's schema as its calls show it; an argument has the types that good calls gave it."""
+    properties = {p: _argument(model.facts.kinds.get(p, ())) for p in model.facts.known}
     parameters = {"type": "object", "properties": properties, "required": model.facts.required}
     return {"type": "function", "function": {"name": model.facts.name, "parameters": parameters}}
+
+
+def _argument(kinds: Iterable[str]) -> dict[str, Any]:
+    types = sorted({"string" if k == "empty" else k for k in kinds})
+    if not types:
+        return {}
+    schema: dict[str, Any] = {"type": types[0] if len(types) == 1 else types}
+    return schema | ({"items": {}} if "array" in types else {})
 
 
 def _doubt(doubt: float, c: Context, model: ToolModel, label: str, fact: bool) -> float:

@@ -55,6 +55,7 @@ class Population:
     seen: int = 0
     slips: list[Slip] = field(default_factory=list)
     again: float = 0.5  # the share of later turns with fields that tell no new one
+    echoes: float = 1.0  # the share of later turns that say what the user has said before
     silent: float = 0.5  # the share that left without a word
     gives_up: float = 0.0  # the share of questions left open
     _pools: dict[Any, tuple[list[Profile], list[float]]] = field(
@@ -136,7 +137,7 @@ def mine_population(
     """The users of episodes, each with its ticket's fields. `leaving` are agent messages that
     most users leave at: leaving there is no giving up."""
     found = Population(slips=list(slips))
-    told = repeated = 0
+    told = repeated = later = echoed = 0
     for episode, fields in talks:
         messages = [m for m in episode.messages if m["role"] not in ("system", "developer")]
         said = [text_of(m.get("content")) for m in messages if m["role"] == "user"]
@@ -144,6 +145,8 @@ def mine_population(
             continue
         spoken = [set(slots(split_text(text, fields, votes))) for text in said]
         new = [own - set().union(*spoken[:n]) for n, own in enumerate(spoken)]
+        later += len(said) - 1
+        echoed += sum(text in said[:n] for n, text in enumerate(said))
         told += sum(bool(own) for own in spoken[1:])
         repeated += sum(bool(own) and not n for own, n in zip(spoken[1:], new[1:], strict=True))
         share = len(spoken[0]) / len(fields) if fields else None
@@ -151,6 +154,7 @@ def mine_population(
     found.ways = dict(sum((Counter(p.ways) for p in found.profiles), Counter()))
     found.seen = max((p.turns for p in found.profiles), default=0)
     found.again = (repeated + 0.5) / (told + 1)
+    found.echoes = (echoed + 0.5) / (later + 1)
     parted = [p.parting for p in found.profiles if p.parting is not None]
     asked = sum(p.asked for p in found.profiles)
     found.gives_up = sum(p.gave_up for p in found.profiles) / max(1, asked)

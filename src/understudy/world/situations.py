@@ -1,5 +1,6 @@
 """Situations that users were in: what an agent said to them, and what they did then."""
 
+import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.core.types import Episode, text_of
+from understudy.world.clusters import ALIKE, masked, vectors
 from understudy.world.wording import Part, Votes, split_text
 
 Floats = NDArray[np.float32]
-_NEAR = 12  # situations that count as close, at most
-_STEP, _WIDER = 0.05, 0.3  # how much less alike than the best: alike as it is, and not at all
+_STEP = 0.05  # how much less alike than the best a situation may be where that one is equal
+# How much less where it is not alike at all, and how many situations at most: close, and wide.
+_WIDTHS = ((0.3, 12), (0.6, 100))
+_AGAIN = "="  # in a situation's words: the agent had said it before
+_TRIED = 300  # replies by which the share of wide ones is found
 
 
 @dataclass(slots=True)
@@ -44,6 +49,13 @@ def words(text: str, fields: Mapping[str, Any]) -> list[str]:
     return sorted(set(found))
 
 
+def heard(said: Sequence[str], fields: Mapping[str, Any]) -> list[str]:
+    """The words of the last of an agent's messages to its user, marked where one before it had
+    the same: whom the agent tells again does not answer as at first."""
+    *before, own = (words(text, fields) for text in said)
+    return [*own, _AGAIN] if own in before else own
+
+
 def mine_situations(
     talks: Sequence[tuple[Episode, dict[str, Any]]],
     votes: Votes,
@@ -55,6 +67,7 @@ def mine_situations(
     table: dict[tuple[str, ...], dict[str, Reply]] = defaultdict(dict)
     for episode, fields in talks:
         messages = [m for m in episode.messages if m["role"] in ("user", "assistant")]
+        told: list[str] = []
         for i, message in enumerate(messages):
             if message["role"] != "assistant" or message.get("tool_calls"):
                 continue
@@ -62,11 +75,12 @@ def mine_situations(
             after = messages[i + 1] if i + 1 < len(messages) else None
             if not said or (after is not None and after["role"] != "user"):
                 continue
+            told.append(said)
             parts: list[Part] | None = None
             if after is not None:
                 text = _spelt(text_of(after.get("content")), right or {})
                 parts = split_text(text, fields, votes)
-            own = table[tuple(words(said, fields))]
+            own = table[tuple(heard(told, fields))]
             reply = own.setdefault(repr(parts), Reply(parts, 0))
             reply.n += 1
             reply.last += after is not None and after is episode.messages[-1]
@@ -100,7 +114,10 @@ class Familiar:
     """Situations by likeness: the share of words in common, each weighted by its rarity.
 
     `popular` is how many of the other situations each one is close to, in shares: what users did
-    in a situation that is close to all others would else be heard from everybody.
+    in a situation that is close to all others would else be heard from everybody. `wide` is the
+    share of replies that are better foretold by wider likeness: where agents say the same again
+    and again it is none, where each message is a new one users say more than the few closest
+    situations hold.
     """
 
     def __init__(self, situations: Sequence[Situation]) -> None:
@@ -112,9 +129,13 @@ class Familiar:
         count_W = self.has_SW.sum(axis=0)
         self.weight_W = np.log(1 + len(situations) / np.maximum(count_W, 1)).astype(np.float32)
         self.size_S = self.has_SW @ self.weight_W
-        self.popular = self._popular()
+        both_SS = (self.has_SW * self.weight_W) @ self.has_SW.T
+        total_SS = self.size_S[:, None] + self.size_S - both_SS
+        like_SS = np.where(total_SS > 0, both_SS / np.where(total_SS > 0, total_SS, 1), 1.0)
+        self.popular = self._popular(like_SS)
+        self.wide = self._wide(like_SS)
 
-    def close(self, said: Sequence[str], able: Sequence[int]) -> list[int]:
+    def close(self, said: Sequence[str], able: Sequence[int], wide: bool = False) -> list[int]:
         """The numbers of the situations close to an agent message of these words, best first, of
         those given."""
         if not len(able):
@@ -122,18 +143,65 @@ class Familiar:
         known = [self.places[w] for w in set(said) if w in self.places]
         size = float(self.weight_W[known].sum()) + (len(set(said)) - len(known))
         both_A = self.has_SW[np.ix_(able, known)] @ self.weight_W[known]
-        return [able[n] for n in _close(_likeness(both_A, self.size_S[able], size))]
+        return [able[n] for n in _close(_likeness(both_A, self.size_S[able], size), wide)]
 
-    def _popular(self) -> list[float]:
-        both_SS = (self.has_SW * self.weight_W) @ self.has_SW.T
+    def _popular(self, like_SS: Floats) -> list[float]:
         found = np.zeros(len(self.situations))
         for k in range(len(self.situations)):
-            like_S = _likeness(both_SS[k], self.size_S, float(self.size_S[k]))
+            like_S = like_SS[k].copy()
             like_S[k] = -1.0
             others = _close(like_S)
             for n in others:
                 found[n] += 1 / len(others)
         return [float(f) for f in found]
+
+    def _wide(self, like_SS: Floats) -> float:
+        """The share by deleted interpolation (F. Jelinek and R. L. Mercer, "Interpolated
+        estimation of Markov source parameters from sparse data", 1980): each reply is foretold
+        from all others, the share fitted by expectation and maximisation."""
+        replies = [(k, r) for k, s in enumerate(self.situations) for r in s.replies if stays(r)]
+        if not replies:
+            return 0.0
+        where_R = np.array([k for k, _ in replies])
+        times_R = np.array([r.n for _, r in replies], dtype=np.float32)
+        v = vectors([_wording(r) for _, r in replies])
+        tried = random.Random(0).sample(range(len(replies)), min(_TRIED, len(replies)))
+        alike_TR = v[tried] @ v.T >= ALIKE
+        rare_S = 1 / (0.5 + np.array(self.popular))
+        chance_T2 = np.zeros((len(tried), 2))
+        for i, n in enumerate(tried):
+            left_R = times_R.copy()
+            left_R[n] -= 1
+            there_S = np.bincount(where_R, left_R, len(self.situations)) > 0
+            like_S = np.where(there_S, like_SS[where_R[n]], -1.0)
+            for wide in (False, True):
+                near_S = np.zeros(len(self.situations))
+                near = _close(like_S, wide)
+                near_S[near] = rare_S[near]
+                weight_R = left_R * near_S[where_R]
+                chance_T2[i, int(wide)] = weight_R @ alike_TR[i] / max(weight_R.sum(), 1e-9)
+        return _share(chance_T2[chance_T2.sum(axis=1) > 0])
+
+
+def stays(reply: Reply) -> bool:
+    """Whether users went on after this reply, more often than not."""
+    return reply.parts is not None and 2 * reply.last <= reply.n
+
+
+def _wording(reply: Reply) -> str:
+    said = "".join(p if isinstance(p, str) else "\0" for p in reply.parts or ())
+    return masked(said, {})
+
+
+def _share(chance_T2: NDArray[np.float64]) -> float:
+    """The weight of the second of two predictors that makes what was seen likeliest."""
+    share = 0.5
+    if not len(chance_T2) or np.array_equal(chance_T2[:, 0], chance_T2[:, 1]):
+        return 0.0
+    for _ in range(100):
+        wide_T = share * chance_T2[:, 1]
+        share = float((wide_T / (wide_T + (1 - share) * chance_T2[:, 0])).mean())
+    return share
 
 
 def _likeness(both_S: Floats, size_S: Floats, size: float) -> Floats:
@@ -141,9 +209,10 @@ def _likeness(both_S: Floats, size_S: Floats, size: float) -> Floats:
     return np.where(total_S > 0, both_S / np.where(total_S > 0, total_S, 1), 1.0)
 
 
-def _close(like_S: Floats) -> list[int]:
-    """The few that are nearly as alike as the most alike, the wider the less alike that is."""
-    order: list[int] = np.argsort(-like_S, kind="stable")[:_NEAR].tolist()
+def _close(like_S: Floats, wide: bool = False) -> list[int]:
+    """Those that are nearly as alike as the most alike, the wider the less alike that is."""
+    wider, most = _WIDTHS[wide]
+    order: list[int] = np.argsort(-like_S, kind="stable")[:most].tolist()
     best = float(like_S[order[0]]) if order else 0.0
-    least = best - _STEP - _WIDER * (1 - best)
+    least = best - _STEP - wider * (1 - best)
     return [n for n in order if like_S[n] >= max(least, 0.0)]

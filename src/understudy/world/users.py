@@ -12,7 +12,7 @@ from understudy.core.types import Message, text_of
 from understudy.world.openings import Openings
 from understudy.world.profiles import Profile, misspell, way_of
 from understudy.world.scenarios import Book
-from understudy.world.situations import Familiar, Reply, words
+from understudy.world.situations import Familiar, Reply, heard, stays
 from understudy.world.wording import flat, join, kind, slots, split_text
 
 
@@ -34,8 +34,9 @@ class Known:
 
 
 class MinedUser:
-    """Answers as real users answered the most similar agent messages, in its profile's manner;
-    leaves when they left, or when its patience ends. Its checklist is what it has not said yet.
+    """Answers as real users answered the most similar agent messages, for a share of its turns
+    (see Familiar) less similar ones, in its profile's manner; leaves when they left, or when its
+    patience ends. Its checklist is what it has not said yet.
 
     The profile is drawn by the seed, and nothing else is shared with the world's own chance.
     Without a user message so far it opens the conversation. `left`: it has said its last.
@@ -55,6 +56,7 @@ class MinedUser:
         drawn = self.book.population.draw(random.Random(f"profile:{seed}"), first)
         self.profile = profile if profile is not None else drawn
         self.left = False
+        self._said: set[str] = set()
         self._able: dict[int, list[Reply]] = {}  # situations by number, what it could reply there
 
     def unsaid(self, seen: Sequence[Message]) -> set[str]:
@@ -74,21 +76,31 @@ class MinedUser:
         if not turns:
             return self._opening()
         said = text_of(seen[-1].get("content"))
+        self._said |= {text_of(m.get("content")) for m in seen if m["role"] == "user"}
         agent = [text_of(m.get("content")) for m in seen if m["role"] == "assistant"]
         tired = turns >= self.book.population.patience or agent.count(said) > 2
         choices = [] if self.left or tired or not said else self._choices(said, seen)
         if not choices:
             self.left = True
             return None
-        chosen, other = self.rng.choices(choices, [c.weight for c in choices], k=2)
+        chosen, other = self._draw(choices)
         self.left = chosen.text is None or self.rng.random() * chosen.reply.n < chosen.reply.last
+        if not self.left and self.rng.random() < self.known.familiar.wide:
+            wider = [c for c in self._choices(said, seen, wide=True) if stays(c.reply)]
+            chosen, other = self._draw(wider) if wider else (chosen, other)
         if chosen.text is None:
             return None
         once = chosen.reply.n == 1 and not self.left and not other.reply.last
         crossed = once and other.text is not None
         text = _crossed(chosen.text, other.text or "", self.rng) if crossed else chosen.text
+        self._said.add(text)
         slips = self.book.population.slips
         return {"role": "user", "content": misspell(text, self.profile.typos, slips, self.rng)}
+
+    def _draw(self, choices: Sequence[_Choice]) -> tuple[_Choice, _Choice]:
+        """Two of the choices, each for itself."""
+        first, second = self.rng.choices(choices, [c.weight for c in choices], k=2)
+        return first, second
 
     def _opening(self) -> Message | None:
         population, own = self.book.population, self.profile
@@ -98,11 +110,14 @@ class MinedUser:
         self.left = text is None
         return None if text is None else {"role": "user", "content": text}
 
-    def _choices(self, said: str, seen: Sequence[Message]) -> list[_Choice]:
-        """What users did after messages nearly as similar as the most similar one."""
+    def _choices(self, said: str, seen: Sequence[Message], wide: bool = False) -> list[_Choice]:
+        """What users did after messages nearly as similar as the most similar one; `wide`: not as
+        nearly."""
         familiar = self.known.familiar
         self._able = self._able or self._usable()
-        found = familiar.close(words(said, self.fields), list(self._able))
+        told = [text_of(m.get("content")) for m in seen if m["role"] == "assistant"
+                and not m.get("tool_calls")]  # fmt: skip
+        found = familiar.close(heard(told, self.fields), list(self._able), wide)
         close = [(1 / (0.5 + familiar.popular[n]), r) for n in found for r in self._able[n]]
         unsaid = self.unsaid(seen)
         new = any(r.parts is not None and unsaid & set(slots(r.parts)) for _, r in close)
@@ -135,16 +150,18 @@ class MinedUser:
         weight = w * reply.n * population.leaning(profile, way_of(text, told & unsaid))
         if new and told and not told & unsaid:
             weight *= population.again
+        if text in self._said:
+            weight *= population.echoes
         if profile.words is not None:
             weight *= math.exp(-0.5 * abs(math.log(max(1, len(text.split())) / profile.words)))
         return _Choice(reply, text, weight)
 
 
 def _crossed(text: str, other: str, rng: random.Random) -> str:
-    """The beginning of one message and the end of another, of whole sentences, where both have
-    several: what was seen once is one of many ways to put it."""
+    """The beginning of one message and the end of another, of whole sentences, where the other
+    has several: what was seen once is one of many ways to put it."""
     own, theirs = (re.split(r"(?<=[.!?])\s+", t) for t in (text, other))
-    if min(len(own), len(theirs)) < 2:
+    if len(theirs) < 2:
         return text
     until, since = rng.randint(1, len(own)), rng.randint(1, len(theirs))
     return " ".join([*own[:until], *theirs[since:]])

@@ -197,7 +197,7 @@ def _rate(k: float, n: int) -> float:
     return k / n if n else 0.0
 
 
-def _spread(a: Sequence[float], b: Sequence[float]) -> float:
+def spread(a: Sequence[float], b: Sequence[float]) -> float:
     """Kolmogorov's and Smirnov's distance of two samples, 0 to 1."""
     if not a or not b:
         return 0.0
@@ -274,7 +274,7 @@ def _split(sides: _Sides, a: list[int], b: list[int], rng: random.Random) -> dic
     ):
         x, y, z = (of(t) for t in talks)
         mean = [fmean(v) if v else 0.0 for v in (x, y, z)]
-        found[name] = (mean[0], mean[1], mean[2], _spread(x, y), _spread(x, z))
+        found[name] = (mean[0], mean[1], mean[2], spread(x, y), spread(x, z))
     shares = [_shares(t) for t in talks]
     for name in shares[0]:
         p, q, r = (s[name] for s in shares)

@@ -1,0 +1,90 @@
+"""`understudy world compare`: an agent and users in a world against the real ones."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from understudy.cli.data import JsonOption, open_store
+
+
+def compare(
+    store: Annotated[Path, typer.Argument(help="The store whose episodes are split.")],
+    fit: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="The share of scenarios to learn from.")
+    ] = 0.5,
+    splits: Annotated[int, typer.Option(min=1, help="Random splits.")] = 5,
+    workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(help="A run or adapter folder, or a URL of an OpenAI-compatible endpoint."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model at that URL.")] = None,
+    key_env: Annotated[
+        str | None, typer.Option(help="The environment variable that holds the URL's key.")
+    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the agent.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the splits and of all chance.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Write a page into this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold what happens in a world against real conversations of other scenarios.
+
+    World and users are learned from a share of the scenarios. Errors, next results, turns, words,
+    tools stand beside the other scenarios' real ones, and beside how far real ones are apart.
+    Without --agent a stand-in plays: what the recorded agents did in the most alike situation.
+
+    Example: understudy world compare understudy.db --fit 0.5 --splits 5 --html build/compare.html
+    """
+    from understudy.recipes.likeness import measure_likeness
+    from understudy.runs.report import write_report
+    from understudy.world.likeness_page import page
+
+    with open_store(store) as db:
+        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+
+    async def measured() -> Any:
+        async with _agent(agent, model, key_env, temperature) as plays:
+            return await measure_likeness(found, fit, splits, plays, seed)
+
+    report = asyncio.run(measured())
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        write_report(page(report, f"of {store.name}"), html)
+    print(json.dumps(report.to_json()) if as_json else report.table())
+
+
+@asynccontextmanager
+async def _agent(
+    name: str | None, model: str | None, key_env: str | None, temperature: float
+) -> AsyncIterator[Any]:
+    """The agent that is named; None where none is."""
+    from understudy.core.types import ModelRef
+    from understudy.recipes.likeness import adapter_agent, agent_of
+
+    if name is None:
+        yield None
+    elif name.startswith(("http://", "https://")):
+        from understudy.engine.chat import RemoteChat
+
+        if model is None:
+            raise ValueError("name the model at that URL with --model")
+        if key_env is not None and key_env not in os.environ:
+            raise ValueError(f"the environment has no variable {key_env}")
+        async with RemoteChat(name, os.environ[key_env] if key_env else None) as chat:
+            yield agent_of(model, chat, ModelRef(model), temperature)
+    else:
+        async with adapter_agent(_adapter(Path(name)), temperature) as plays:
+            yield plays
+
+
+def _adapter(path: Path) -> Path:
+    for folder in (path, path / "adapter"):
+        if (folder / "adapter_config.json").exists():
+            return folder
+    raise ValueError(f"{path} holds no adapter; is the run finished?")
