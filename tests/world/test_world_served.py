@@ -192,5 +192,6 @@ async def test_only_this_machine_is_served_unless_others_may(world: World) -> No
 def test_tools_are_served_as_the_protocol_has_them(world: World) -> None:
     custom: Any = {"type": "custom", "custom": {"name": "free"}}
     bare: Tool = {"type": "function", "function": {"name": "bare"}}
-    (tool,) = serve.served_tools(replace(world, declared=[custom, bare]))
+    tool, *used = serve.served_tools(replace(world, declared=[custom, bare]))
     assert (tool.name, tool.description, tool.input_schema) == ("bare", None, {"type": "object"})
+    assert {t.name for t in used} == set(world.models)  # the traffic used them, declared or not

@@ -17,6 +17,7 @@ from understudy.core.types import (
     ToolCall,
     ToolResult,
     call_parts,
+    is_function,
     text_of,
 )
 from understudy.world.aside import LARGEST
@@ -68,8 +69,10 @@ class World:
         return WorldSession(self, state, seed, tools or tuple(self.tools()))
 
     def tools(self) -> list[Tool]:
-        """The tools as the traffic declared them, else as it used them."""
-        return self.declared or [_schema(m) for m in self.models.values()]
+        """The tools as the traffic declared them, and others that went well, as it used them."""
+        names = {t["function"]["name"] for t in self.declared if is_function(t)}
+        used = [m for m in self.models.values() if m.facts.name not in names]
+        return self.declared + [_schema(m) for m in used if m.recall or not self.declared]
 
     def scenarios(self, n: int, seed: int = 0, split: Split = "train") -> list[Scenario]:
         """Up to n different scenarios of a split, recombined from its episodes."""
