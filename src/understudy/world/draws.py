@@ -17,7 +17,7 @@ from understudy.world.listings import list_in
 from understudy.world.query import Query
 from understudy.world.state import State
 from understudy.world.transitions import Step
-from understudy.world.values import is_number, leaves
+from understudy.world.values import is_number, leaves, unescape
 
 Part = tuple[str, str]  # ("is", name), or ("arg", the argument that names it)
 _LEAST = 2  # calls that show a draw
@@ -144,7 +144,8 @@ def _draws(listing: str, seen: Sequence[_Seen], deep: int) -> list[Draw]:
 def _parts(path: str, args: dict[str, Any]) -> tuple[Part, ...]:
     """A path with those of its parts that arguments name."""
     told = {v: p for p, v in args.items() if isinstance(v, str)}
-    return tuple(("arg", told[n]) if n in told else ("is", n) for n in path.split("/")[1:])
+    names = [unescape(n) for n in path.split("/")[1:]]
+    return tuple(("arg", told[n]) if n in told else ("is", n) for n in names)
 
 
 def _at(record: Any, parts: Sequence[Part], args: dict[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from understudy.world.facts import (
 from understudy.world.listings import list_in
 from understudy.world.query import Query, equal_values
 from understudy.world.shapes import Leaf
-from understudy.world.values import at, is_number
+from understudy.world.values import at, escape, is_number
 
 Rows = list[tuple[dict[str, Any], list[dict[str, Any]]]]
 
@@ -149,7 +149,7 @@ def _leaf(
     for source, _ in leaf.sources:
         said = source_text(source)
         itself = source in (("arg", leaf.path), ("out", leaf.path))
-        if said is None or itself or (source[0] == "ref" and leaf.path == f"/{source[2]}"):
+        if said is None or itself or (source[0] == "ref" and leaf.path == f"/{escape(source[2])}"):
             continue
         answers = []
         for args, value in values:
@@ -257,10 +257,10 @@ def _effect(case: Case, effect: Effect) -> Iterator[Fact]:
 
 
 def _rule(rule: Rule) -> str:
-    path = rule.value[-1] if rule.value else ""
-    value = path_text(path if path.startswith("/") else f"/{path}")
+    head, *_, path = rule.value or ("", "")
+    value = path_text(f"/{escape(path)}" if head.startswith("part-") else path)
     counted = {"sum": f"the sum of {value}", "count": f"the number of {value}"}
-    what = counted.get(rule.value[0], value) if rule.value else ""
+    what = counted.get(head, value)
     if rule.kind == "parts":
         return "Changes what the arguments name in"
     verbs = {"+": "Adds {} to", "-": "Takes {} from", "append": "Puts {} at the end of"}
