@@ -22,6 +22,9 @@ JudgeOption = Annotated[
     Path, typer.Option("--check", help="A Python file: check(messages, ticket) -> reward.")
 ]
 WorldOption = Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")]
+SecondOption = Annotated[
+    Path | None, typer.Option(help="A folder that `world learn --second` wrote: guards.")
+]
 WorkloadOption = Annotated[str | None, typer.Option(help="Only this workload's episodes.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")]
 SetOption = Annotated[
@@ -111,6 +114,7 @@ def rft(
     world: WorldOption,
     check: JudgeOption,
     store: StoreOption = DEFAULT_STORE,
+    second: SecondOption = None,
     workload: WorkloadOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -119,6 +123,9 @@ def rft(
     quiet: QuietOption = False,
 ) -> None:
     """Play thousands of scenarios in a learned world, and distil what passes the check.
+
+    With --second, what the second world does not confirm is not kept, and alarms of its guards
+    end the play: what was kept until then is distilled, and the exit code is 1.
 
     Example: understudy train rft runs/sampled --world build/world --check check.py
              --set scenarios=2000
@@ -130,7 +137,8 @@ def rft(
     from understudy.runs.config import load_config
     from understudy.world.model import World
 
-    settings = load_config(RftConfig, config, overrides or [], {})
+    values = {"guards": {"second": str(second)}} if second else {}
+    settings = load_config(RftConfig, config, overrides or [], values)
     if isolated:  # before the owner's code runs; no compiler can be started afterwards
         prepare_kernel(settings.base)
         only_the_store([store])
@@ -158,6 +166,7 @@ def rft(
     for what, left_out in (("captured", result.captured_left_out), ("played", result.left_out)):
         for reason, count in left_out.items():
             print(f"  left out: {count} of those {what}, {reason}")
+    _say_stopped(result.stopped)
 
 
 @app.command()
@@ -168,9 +177,7 @@ def grpo(
     start: Annotated[
         Path | None, typer.Option(help="A run or adapter folder to go on from.")
     ] = None,
-    second: Annotated[
-        Path | None, typer.Option(help="A folder that `world learn --second` wrote: guards.")
-    ] = None,
+    second: SecondOption = None,
     workload: Annotated[str, typer.Option(help="What the episodes are filed under.")] = "default",
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -210,9 +217,7 @@ def grpo(
         f"{result.steps} steps; in the world now: reward {result.reward:.3f}, "
         f"success {result.success:.0%}; adapter in {result.adapter}"
     )
-    if result.stopped:
-        print(f"stopped by the guards: {result.stopped}", file=sys.stderr)
-        raise typer.Exit(1)
+    _say_stopped(result.stopped)
 
 
 def eval_(
@@ -257,6 +262,13 @@ def _adapter(path: Path) -> Path:
         if (folder / "adapter_config.json").exists():
             return folder
     raise ValueError(f"{path} holds no adapter; is the run finished?")
+
+
+def _say_stopped(alarms: str | None) -> None:
+    """Ends the command with exit code 1 where guards stopped the run."""
+    if alarms:
+        print(f"stopped by the guards: {alarms}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _prepare(threads: int) -> int:
