@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from understudy.world.context import resolve
+from understudy.world.draws import Draw
 from understudy.world.effects import Effect, Rule
 from understudy.world.explain import same_value
 from understudy.world.facts import (
@@ -229,6 +230,8 @@ def facts_of_changes(case: Case) -> Iterator[Fact]:
             yield from _shown_later(case, name)
     for effect in case.model.effects:
         yield from _effect(case, effect)
+    for draw in case.model.draws:
+        yield from _draw(case, draw)
     told = [n for n, _ in evidence.changes.values()]
     quiet = not (changed or case.model.effects or case.model.draws or _made(case))
     if told and quiet:
@@ -254,6 +257,20 @@ def _effect(case: Case, effect: Effect) -> Iterator[Fact]:
         seen, right = case.model.evidence.effects.get(name, (0, 0))
         text = f"{_rule(rule)} `{name}` of {whose}."
         yield from case.fact("changes", name, text, (right, seen))
+
+
+def _draw(case: Case, draw: Draw) -> Iterator[Fact]:
+    """A number inside a record that another tool lists."""
+    *outer, last = [f"`{n}`" if kind == "is" else f"what `{n}` names" for kind, n in draw.path]
+    number = " in ".join([last, *reversed(outer)])
+    whose = f"`{draw.key}` in `{draw.group}`" if draw.group else f"`{draw.key}`"
+    beside = f" for the `{draw.vary}` beside it" if draw.vary else ""
+    text = (
+        f"{_rule(Rule(draw.sign, draw.amount))} {number} of the record that {whose} names, as "
+        f"`{draw.listing}` lists it{beside}."
+    )
+    about = next((n for kind, n in draw.path if kind == "is"), "")
+    yield from case.fact("changes", about, text, (draw.right, draw.seen))
 
 
 def _rule(rule: Rule) -> str:
