@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
 
 app = typer.Typer(help="Recipes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -43,6 +44,7 @@ def sft(
     store: StoreOption = DEFAULT_STORE,
     workload: WorkloadOption = None,
     check: CheckOption = None,
+    tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     isolated: IsolatedOption = False,
@@ -66,7 +68,7 @@ def sft(
     settings = load_config(SftConfig, config, overrides or [], values)
     judge = Check.from_file(check) if check else None
     _prepare(threads)
-    found = _episodes(store, workload)
+    found = episodes_shown(_episodes(store, workload), tools)
     with _run(run, settings) as opened:
         result = sft(opened, found, settings, judge, quiet)
     rows = f" ({result.rows} conversations)" if result.rows != result.kept else ""
@@ -116,6 +118,7 @@ def rft(
     store: StoreOption = DEFAULT_STORE,
     second: SecondOption = None,
     workload: WorkloadOption = None,
+    tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     isolated: IsolatedOption = False,
@@ -135,7 +138,6 @@ def rft(
     from understudy.recipes.learner import prepare_kernel
     from understudy.recipes.rft import RftConfig, rft
     from understudy.runs.config import load_config
-    from understudy.world.model import World
 
     values = {"guards": {"second": str(second)}} if second else {}
     settings = load_config(RftConfig, config, overrides or [], values)
@@ -144,8 +146,8 @@ def rft(
         only_the_store([store])
     judge = Check.from_file(check)
     _prepare(threads)
-    learned = World.load(world)
-    found = _episodes(store, workload)
+    learned = world_shown(world, tools)
+    found = episodes_shown(_episodes(store, workload), tools)
     with _run(run, settings) as opened:
         result = asyncio.run(
             rft(
@@ -179,6 +181,7 @@ def grpo(
     ] = None,
     second: SecondOption = None,
     workload: Annotated[str, typer.Option(help="What the episodes are filed under.")] = "default",
+    tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     isolated: IsolatedOption = False,
@@ -198,7 +201,6 @@ def grpo(
     from understudy.recipes.isolation import only_the_store
     from understudy.recipes.learner import prepare_kernel
     from understudy.runs.config import load_config
-    from understudy.world.model import World
 
     values: dict[str, Any] = {"start": str(_adapter(start))} if start else {}
     values |= {"guards": {"second": str(second)}} if second else {}
@@ -208,7 +210,7 @@ def grpo(
         only_the_store([])
     judge = Check.from_file(check)
     _prepare(threads)
-    learned = World.load(world)
+    learned = world_shown(world, tools)
     with _run(run, settings) as opened:
         result = asyncio.run(
             grpo(opened, learned, judge, settings, workload, threads=threads or None, quiet=quiet)
@@ -227,6 +229,7 @@ def eval_(
     scenarios: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0: greedy.")] = 0.0,
     seed: int = 1,
+    tools: ToolsOption = None,
     threads: ThreadsOption = 0,
 ) -> None:
     """Success of a policy in a learned world, with its interval.
@@ -238,14 +241,11 @@ def eval_(
     """
     from understudy.judges.check import Check
     from understudy.recipes.evaluate import evaluate_in_world
-    from understudy.world.model import World
 
     judge = Check.from_file(check)
-    fitted = _prepare(threads)
+    fitted, learned = _prepare(threads), world_shown(world, tools)
     result = asyncio.run(
-        evaluate_in_world(
-            _adapter(adapter), World.load(world), judge, scenarios, temperature, seed, fitted
-        )
+        evaluate_in_world(_adapter(adapter), learned, judge, scenarios, temperature, seed, fitted)
     )
     print(json.dumps(result.as_dict()))
 

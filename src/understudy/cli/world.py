@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+from understudy.cli.tools_file import ToolsOption, world_shown
 from understudy.cli.world_ahead import ahead
 from understudy.cli.world_describe import describe
 from understudy.cli.world_export import export
@@ -146,6 +147,7 @@ def serve(
         str | None, typer.Option(metavar="HOST:PORT", help="Over HTTP; port 0: any free one.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The first client's; the next one has the next.")] = 0,
+    tools: ToolsOption = None,
     latency: Annotated[
         str, typer.Option(help="When answers come: real, none, or a factor of the real latency.")
     ] = "none",
@@ -165,11 +167,10 @@ def serve(
 
     Example: understudy world serve build/world --http 127.0.0.1:8402
     """
-    from understudy.world.model import World
     from understudy.world.serve import serve_http, serve_stdio
 
     address, factor, key = address_of(http), _factor(latency), key_of(key_env, http)
-    learned = World.load(world)
+    learned = world_shown(world, tools)
     if address is None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read of stdin cannot be interrupted
         asyncio.run(serve_stdio(learned, seed, factor))
