@@ -32,7 +32,7 @@ def describe(
     """
     from understudy.runs.progress import Progress
     from understudy.world.describe import describe as told
-    from understudy.world.describe import described_tools
+    from understudy.world.describe import described_tools, withheld
     from understudy.world.facts import Bar
     from understudy.world.model import World
 
@@ -54,3 +54,5 @@ def describe(
             print(f"  nothing that {least} calls show")
     if out is not None:
         print(f"{len(found)} tools in {out}")
+        if left := withheld(learned, found, bar):
+            print(f"  left out: {left} statements, which quote sentences of the traffic")

@@ -311,7 +311,7 @@ HELDOUT_SHARE = 0.1
 
 def split_of(origin: str, heldout_share: float = HELDOUT_SHARE) -> Split:
     """The split of whatever came from `origin`: fixed once, the same everywhere."""
-    digest = hashlib.sha256(origin.encode()).digest()
+    digest = hashlib.sha256(origin.encode(errors="surrogatepass")).digest()
     return "heldout" if int.from_bytes(digest[:8]) < heldout_share * 2**64 else "train"
 
 

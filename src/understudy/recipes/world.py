@@ -10,7 +10,12 @@ from understudy.world.crossfit import cross_fit, evidence
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.guards import Guard
 from understudy.world.learn import learn
-from understudy.world.transitions import custom_calls, transitions, unanswered_calls
+from understudy.world.transitions import (
+    custom_calls,
+    transitions,
+    unanswered_calls,
+    uncalled_results,
+)
 
 
 def learn_world(
@@ -62,6 +67,9 @@ def learn_world(
         unanswered = sum(unanswered_calls(e) for e in episodes)
         if unanswered:
             report.left_out["whose result was not captured"] = unanswered
+        uncalled = sum(uncalled_results(e) for e in episodes)
+        if uncalled:
+            report.left_out["of which the result alone was captured, or a second one"] = uncalled
         world = learn(episodes)
         report.left_out |= world.left_out
         world.doubts, world.fidelity = Doubts.fit(found), report.to_json()
