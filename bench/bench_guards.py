@@ -48,6 +48,7 @@ def _run(
 ) -> dict[str, Figure]:
     from traffic import conversations, write_jsonl
     from understudy.core.chat_files import import_file
+    from understudy.core.types import parted
     from understudy.demo import owner_check
     from understudy.demo.prove import prove
     from understudy.judges.check import Check
@@ -56,12 +57,12 @@ def _run(
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.directory import Run
     from understudy.runs.launch import launch, python
-    from understudy.world.guards import Guard, halves
+    from understudy.world.guards import Guard
     from understudy.world.learn import learn
 
     rows = asyncio.run(conversations(folder, traffic))
     episodes = list(import_file(write_jsonl(folder / "traffic.jsonl", rows)))
-    one, other = halves(episodes)
+    one, other = parted(episodes, salt="half:")
     world, second = learn(one), str(folder / "second")
     Guard.learn(learn(other), one).save(Path(second))
     check = Check.from_file(str(owner_check.__file__))

@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
+from understudy.world.describe import describe
+from understudy.world.draws import Draw
 from understudy.world.learn import learn
 from understudy.world.model import World
 
@@ -109,3 +112,50 @@ def test_a_refused_booking_takes_nothing(world: World) -> None:
     booking = theatre.booking(0) | {"visits": [{"show": SHOWS[0], "day": "mon"}]}
     session.observe("book", booking, "Error: the doors are shut", True)
     assert json.loads(session.step("evenings", json.dumps(args)).content) == before
+
+
+def test_a_draw_is_told(world: World) -> None:
+    told = {
+        name: {(f.about, f.text): (f.agree, f.calls) for f in own if f.kind == "changes"}
+        for name, own in describe(world).items()
+    }
+    says = (
+        "Takes the number of `name` in `guests` from what `zone` names in `free` of the record "
+        "that `show` in `visits` names, as `evenings` lists it for the `day` beside it."
+    )
+    agree, calls = told["book"]["free", says]
+    assert calls >= agree > 20
+    assert agree >= 0.95 * calls
+    assert not [text for name in ("look", "evenings") for _, text in told[name] if "Takes" in text]
+
+
+def test_a_draw_of_a_call_that_names_one_record_is_told() -> None:
+    def stocked(seed: int) -> Episode:
+        rng = random.Random(seed)
+        left = {f"B{n}": {"big": 50 + n, "small": 90 - n} for n in range(100, 106)}
+
+        def answer(name: str, args: dict[str, Any]) -> Any:
+            if name == "shelf":
+                return {"boxes": [{"box": b, "left": dict(v)} for b, v in left.items()]}
+            left[args["box"]][args["size"]] -= args["n"]
+            return {"slip": f"S{rng.randrange(10**4, 10**5)}"}
+
+        take = {"box": f"B{rng.randrange(100, 106)}", "size": rng.choice(["big", "small"])}
+        calls: list[Call] = [("shelf", {}), ("take", take | {"n": rng.randrange(1, 9)})]
+        return recorded(f"e{seed}", [*calls, ("shelf", {})], answer)
+
+    world = learn([stocked(seed) for seed in range(40)])
+    texts = [f.text for f in describe(world)["take"]]
+    assert (
+        "Takes `n` from what `size` names in `left` of the record that `box` names, as `shelf` "
+        "lists it."
+    ) in texts
+    (draw,) = world.models["take"].draws
+    assert not describe_with(world, replace(draw, right=draw.seen // 2))
+    assert not describe_with(world, replace(draw, seen=0, right=0))
+
+
+def describe_with(world: World, draw: Draw) -> list[str]:
+    """What is told of the tool where its draw is another one."""
+    models = world.models | {"take": replace(world.models["take"], draws=[draw])}
+    return [f.text for f in describe(replace(world, models=models))["take"] if "Takes" in f.text]

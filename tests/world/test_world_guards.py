@@ -27,13 +27,14 @@ from understudy.core.types import (
     Request,
     Scenario,
     ToolResult,
+    parted,
     text_of,
 )
 from understudy.judges.check import Check
 from understudy.recipes.guarding import GuardConfig, Guarding
 from understudy.recipes.rehearsal import Played, play_group
 from understudy.world.canaries import Canary, crippled, essential, strange
-from understudy.world.guards import Guard, halves
+from understudy.world.guards import Guard
 from understudy.world.learn import learn
 from understudy.world.masking import masked, with_results
 from understudy.world.model import World
@@ -96,7 +97,7 @@ def play(
 @pytest.fixture(scope="module")
 def second(episodes: list[Episode]) -> Guard:
     """A guard of one half of the traffic."""
-    one, other = halves(episodes)
+    one, other = parted(episodes, salt="half:")
     return Guard.learn(learn(other), one)
 
 
@@ -107,7 +108,7 @@ def pair(
     """A world of the other half, and the folder of the guard."""
     folder = tmp_path_factory.mktemp("second")
     second.save(folder)
-    return learn(halves(episodes)[0]), folder
+    return learn(parted(episodes, salt="half:")[0]), folder
 
 
 def guarding(pair: tuple[World, Path], **more: Any) -> Guarding:
@@ -128,14 +129,6 @@ def steps_of(
         if guards.stopped:
             break
     return withheld
-
-
-def test_halves_hold_every_episode_once_and_share_no_scenario() -> None:
-    same = [replace(Episode(f"e{n}", ()), scenario_id=f"s{n % 40}") for n in range(200)]
-    one, other = halves(same)
-    assert sorted(e.id for e in one + other) == sorted(e.id for e in same)
-    assert not {e.scenario_id for e in one} & {e.scenario_id for e in other}
-    assert min(len(one), len(other)) > 40
 
 
 def test_a_healthy_world_raises_no_alarm_and_keeps_its_rewards(pair: tuple[World, Path]) -> None:

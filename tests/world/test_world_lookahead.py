@@ -256,4 +256,4 @@ def test_the_commands(
     assert {p["name"] for p in told["plans"]} == {"invoice", "prepaid"}
     assert all(p["success"]["n"] == 30 for p in told["plans"])
     assert main(base) == 1
-    assert "give either --call or --plans" in capsys.readouterr().err
+    assert "give one of --call, --plans and --serve" in capsys.readouterr().err

@@ -52,6 +52,12 @@ def test_over_stdio_it_ends_with_its_client(world_folder: Path) -> None:
         (["--http", "8402"], "--http '8402' is not of the form HOST:PORT"),
         (["--http", "127.0.0.1:65536"], "is not of the form HOST:PORT"),
         (["--http", "127.0.0.1:{taken}"], "Address already in use"),
+        (["--http", "0.0.0.0:0", "--allow-remote"], "name the variable of the key"),
+        (["--http", "0.0.0.0:0", "--allow-remote", "--key-env", "NO_KEY"], "has no NO_KEY"),
+        (["--key-env", "PATH"], "--key-env is for --http"),
+        (["--latency", "slow"], "--latency 'slow' is neither real, none nor a factor"),
+        (["--latency", "-1"], "is neither real, none nor a factor"),
+        (["--latency", "nan"], "is neither real, none nor a factor"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(

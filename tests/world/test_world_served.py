@@ -180,9 +180,13 @@ async def test_only_this_machine_is_served_unless_others_may(world: World) -> No
     with pytest.raises(ValueError, match=r"0\.0\.0\.0 is open to others: .* --allow-remote"):
         async with serve.serve_http(world, "0.0.0.0", 0):
             pass
-    async with serve.serve_http(world, "0.0.0.0", 0, allow_remote=True) as url:
+    with pytest.raises(ValueError, match=r"0\.0\.0\.0 is open to others: .* --key-env"):
+        async with serve.serve_http(world, "0.0.0.0", 0, allow_remote=True):
+            pass
+    async with serve.serve_http(world, "0.0.0.0", 0, allow_remote=True, key="k") as url:
         here = url.replace("0.0.0.0", "127.0.0.1")
-        assert len(await played(McpTools(here), 0, [("part", "{}")])) == 1
+        bearing = McpTools(here, headers={"Authorization": "Bearer k"})
+        assert len(await played(bearing, 0, [("part", "{}")])) == 1
     async with serve.serve_http(world, "127.0.0.1", 0) as url, httpx2.AsyncClient() as web:
         for header, status in (({"host": "evil.example"}, 421), ({"origin": "http://evil"}, 403)):
             headers = {"content-type": "application/json", **header}

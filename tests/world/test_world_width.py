@@ -16,7 +16,7 @@ from recorded import talk
 
 from understudy.cli import main
 from understudy.core.types import Episode, Message, text_of
-from understudy.recipes.user_width import goal_of, halves, measure_users, mine_users, mined_speakers
+from understudy.recipes.user_width import goal_of, measure_users, mine_users, mined_speakers
 from understudy.store import SQLiteStore
 from understudy.world.clusters import ALIKE, assign, entropy, gather, masked, vectors
 from understudy.world.width import Line, WidthReport, real_talk, simulated_talk
@@ -128,14 +128,6 @@ def test_a_recording_that_ends_with_the_agent_at_work_says_nothing_of_leaving() 
 def test_too_few_scenarios_are_refused() -> None:
     with pytest.raises(ValueError, match="hold out four at least"):
         asyncio.run(measure_users(lambda e, seed: Monotonous(), customers(3)))
-
-
-def test_scenarios_stay_whole_in_halves() -> None:
-    twice = [replace(e, scenario_id=f"s{n // 2}") for n, e in enumerate(customers(80))]
-    known, heldout = halves(twice, 0.5)
-    assert not {e.scenario_id for e in known} & {e.scenario_id for e in heldout}
-    assert 20 < len(known) < 60
-    assert len(known) + len(heldout) == 80
 
 
 def test_a_goal_is_the_ticket_and_what_was_said_beside_it() -> None:

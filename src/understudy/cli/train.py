@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
 
 app = typer.Typer(help="Recipes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -22,6 +23,9 @@ JudgeOption = Annotated[
     Path, typer.Option("--check", help="A Python file: check(messages, ticket) -> reward.")
 ]
 WorldOption = Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")]
+SecondOption = Annotated[
+    Path | None, typer.Option(help="A folder that `world learn --second` wrote: guards.")
+]
 WorkloadOption = Annotated[str | None, typer.Option(help="Only this workload's episodes.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")]
 SetOption = Annotated[
@@ -40,6 +44,7 @@ def sft(
     store: StoreOption = DEFAULT_STORE,
     workload: WorkloadOption = None,
     check: CheckOption = None,
+    tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     isolated: IsolatedOption = False,
@@ -63,7 +68,7 @@ def sft(
     settings = load_config(SftConfig, config, overrides or [], values)
     judge = Check.from_file(check) if check else None
     _prepare(threads)
-    found = _episodes(store, workload)
+    found = episodes_shown(_episodes(store, workload), tools)
     with _run(run, settings) as opened:
         result = sft(opened, found, settings, judge, quiet)
     rows = f" ({result.rows} conversations)" if result.rows != result.kept else ""
@@ -111,7 +116,9 @@ def rft(
     world: WorldOption,
     check: JudgeOption,
     store: StoreOption = DEFAULT_STORE,
+    second: SecondOption = None,
     workload: WorkloadOption = None,
+    tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     isolated: IsolatedOption = False,
@@ -119,6 +126,9 @@ def rft(
     quiet: QuietOption = False,
 ) -> None:
     """Play thousands of scenarios in a learned world, and distil what passes the check.
+
+    With --second, what the second world does not confirm is not kept, and alarms of its guards
+    end the play: what was kept until then is distilled, and the exit code is 1.
 
     Example: understudy train rft runs/sampled --world build/world --check check.py
              --set scenarios=2000
@@ -128,16 +138,16 @@ def rft(
     from understudy.recipes.learner import prepare_kernel
     from understudy.recipes.rft import RftConfig, rft
     from understudy.runs.config import load_config
-    from understudy.world.model import World
 
-    settings = load_config(RftConfig, config, overrides or [], {})
+    values = {"guards": {"second": str(second)}} if second else {}
+    settings = load_config(RftConfig, config, overrides or [], values)
     if isolated:  # before the owner's code runs; no compiler can be started afterwards
         prepare_kernel(settings.base)
         only_the_store([store])
     judge = Check.from_file(check)
     _prepare(threads)
-    learned = World.load(world)
-    found = _episodes(store, workload)
+    learned = world_shown(world, tools)
+    found = episodes_shown(_episodes(store, workload), tools)
     with _run(run, settings) as opened:
         result = asyncio.run(
             rft(
@@ -158,6 +168,7 @@ def rft(
     for what, left_out in (("captured", result.captured_left_out), ("played", result.left_out)):
         for reason, count in left_out.items():
             print(f"  left out: {count} of those {what}, {reason}")
+    _say_stopped(result.stopped)
 
 
 @app.command()
@@ -168,10 +179,9 @@ def grpo(
     start: Annotated[
         Path | None, typer.Option(help="A run or adapter folder to go on from.")
     ] = None,
-    second: Annotated[
-        Path | None, typer.Option(help="A folder that `world learn --second` wrote: guards.")
-    ] = None,
+    second: SecondOption = None,
     workload: Annotated[str, typer.Option(help="What the episodes are filed under.")] = "default",
+    tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     isolated: IsolatedOption = False,
@@ -191,7 +201,6 @@ def grpo(
     from understudy.recipes.isolation import only_the_store
     from understudy.recipes.learner import prepare_kernel
     from understudy.runs.config import load_config
-    from understudy.world.model import World
 
     values: dict[str, Any] = {"start": str(_adapter(start))} if start else {}
     values |= {"guards": {"second": str(second)}} if second else {}
@@ -201,7 +210,7 @@ def grpo(
         only_the_store([])
     judge = Check.from_file(check)
     _prepare(threads)
-    learned = World.load(world)
+    learned = world_shown(world, tools)
     with _run(run, settings) as opened:
         result = asyncio.run(
             grpo(opened, learned, judge, settings, workload, threads=threads or None, quiet=quiet)
@@ -210,9 +219,7 @@ def grpo(
         f"{result.steps} steps; in the world now: reward {result.reward:.3f}, "
         f"success {result.success:.0%}; adapter in {result.adapter}"
     )
-    if result.stopped:
-        print(f"stopped by the guards: {result.stopped}", file=sys.stderr)
-        raise typer.Exit(1)
+    _say_stopped(result.stopped)
 
 
 def eval_(
@@ -222,6 +229,7 @@ def eval_(
     scenarios: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
     temperature: Annotated[float, typer.Option(min=0, help="0: greedy.")] = 0.0,
     seed: int = 1,
+    tools: ToolsOption = None,
     threads: ThreadsOption = 0,
 ) -> None:
     """Success of a policy in a learned world, with its interval.
@@ -233,14 +241,11 @@ def eval_(
     """
     from understudy.judges.check import Check
     from understudy.recipes.evaluate import evaluate_in_world
-    from understudy.world.model import World
 
     judge = Check.from_file(check)
-    fitted = _prepare(threads)
+    fitted, learned = _prepare(threads), world_shown(world, tools)
     result = asyncio.run(
-        evaluate_in_world(
-            _adapter(adapter), World.load(world), judge, scenarios, temperature, seed, fitted
-        )
+        evaluate_in_world(_adapter(adapter), learned, judge, scenarios, temperature, seed, fitted)
     )
     print(json.dumps(result.as_dict()))
 
@@ -257,6 +262,13 @@ def _adapter(path: Path) -> Path:
         if (folder / "adapter_config.json").exists():
             return folder
     raise ValueError(f"{path} holds no adapter; is the run finished?")
+
+
+def _say_stopped(alarms: str | None) -> None:
+    """Ends the command with exit code 1 where guards stopped the run."""
+    if alarms:
+        print(f"stopped by the guards: {alarms}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _prepare(threads: int) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+from understudy.cli.tools_file import ToolsOption, world_shown
 from understudy.cli.world_ahead import ahead
 from understudy.cli.world_compare import compare
 from understudy.cli.world_describe import describe
 from understudy.cli.world_export import export
 from understudy.cli.world_paths import paths
 from understudy.cli.world_report import report
+from understudy.cli.world_serving import address_of, key_of, until_told
 from understudy.cli.world_users import users
 from understudy.core.types import HELDOUT_SHARE
 
@@ -157,44 +160,47 @@ def serve(
         str | None, typer.Option(metavar="HOST:PORT", help="Over HTTP; port 0: any free one.")
     ] = None,
     seed: Annotated[int, typer.Option(help="The first client's; the next one has the next.")] = 0,
+    tools: ToolsOption = None,
+    latency: Annotated[
+        str, typer.Option(help="When answers come: real, none, or a factor of the real latency.")
+    ] = "none",
     allow_remote: Annotated[
-        bool, typer.Option(help="Let whoever can reach the host use the world.")
+        bool, typer.Option(help="Let others who can reach the host use the world, with a key.")
     ] = False,
+    key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The variable that holds the key that clients bear."),
+    ] = None,
 ) -> None:
     """Serve a world's tools over MCP: on stdin and stdout, or over HTTP.
 
     Each client session is a life of its own. Over HTTP, a URL that ends in ?seed=N asks for that
-    life; what is printed is the URL.
+    life; what is printed is the URL. With --key-env, clients send the key as a bearer token in the
+    Authorization header; a host that is not this machine's own needs one.
 
     Example: understudy world serve build/world --http 127.0.0.1:8402
     """
-    from understudy.world.model import World
-    from understudy.world.serve import serve_stdio
+    from understudy.world.serve import serve_http, serve_stdio
 
-    address = None if http is None else _address(http)
-    learned = World.load(world)
+    address, factor, key = address_of(http), _factor(latency), key_of(key_env, http)
+    learned = world_shown(world, tools)
     if address is None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read of stdin cannot be interrupted
-        asyncio.run(serve_stdio(learned, seed))
+        asyncio.run(serve_stdio(learned, seed, factor))
     else:
-        asyncio.run(_serve_http(learned, *address, seed, allow_remote))
+        served = serve_http(
+            learned, *address, seed, allow_remote=allow_remote, key=key, latency=factor
+        )
+        asyncio.run(until_told(served))
 
 
-async def _serve_http(world: Any, host: str, port: int, seed: int, allow_remote: bool) -> None:
-    from understudy.world.serve import serve_http
-
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serve_http(world, host, port, seed, allow_remote=allow_remote) as url:
-        print(json.dumps({"url": url}), flush=True)
-        await stop.wait()
-
-
-def _address(text: str) -> tuple[str, int]:
-    """HOST:PORT, an IPv6 host in brackets."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise ValueError(f"--http {text!r} is not of the form HOST:PORT")
-    return host, int(port)
+def _factor(text: str) -> float:
+    """What latencies are multiplied by."""
+    named = {"real": 1.0, "none": 0.0}
+    try:
+        factor = named[text] if text in named else float(text)
+    except ValueError:
+        factor = -1.0
+    if not 0 <= factor < math.inf:
+        raise ValueError(f"--latency {text!r} is neither real, none nor a factor")
+    return factor

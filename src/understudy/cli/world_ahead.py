@@ -1,6 +1,8 @@
 """Look ahead in a world from where a running agent stands."""
 
+import asyncio
 import json
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import JsonOption
+from understudy.cli.world_serving import address_of, key_of, until_told
+from understudy.core.openai_wire import message_problem
 
 _WIDE = 60  # characters of a failure that are shown
 
@@ -35,18 +39,44 @@ def ahead(
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of the first rollout.")] = 0,
     as_json: JsonOption = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Answer both questions over MCP, to a running agent.")
+    ] = False,
+    http: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Serve over HTTP; else on stdin and stdout."),
+    ] = None,
+    allow_remote: Annotated[
+        bool, typer.Option(help="Let others who can reach the host ask, with a key.")
+    ] = False,
+    key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The variable that holds the key that clients bear."),
+    ] = None,
 ) -> None:
     """Ask what a call would return, or which of several plans ends well.
 
     A plan's argument "$1/parts/0/sku" is the value at /parts/0/sku in the result of its first
     call; "$$" stands for a dollar sign. Without --check a plan ends well where no call fails.
 
+    With --serve an agent asks by itself, of tools beside those that it works with: foresee_call
+    takes the conversation so far (OpenAI chat messages), a tool's name and its arguments;
+    compare_plans the conversation and plans as in --plans. Nothing that is asked changes anything,
+    and each question stands alone. What is printed with --http is the URL.
+
     Example: understudy world ahead build/world --history so-far.json --plans plans.json --n 100
+
+    Example: understudy world ahead build/world --serve --http 127.0.0.1:8403
     """
     from understudy.world.model import World
 
-    if (call is None) == (plans is None):
-        raise ValueError("give either --call or --plans")
+    if [call is not None, plans is not None, serve].count(True) != 1:
+        raise ValueError("give one of --call, --plans and --serve")
+    if http is not None and not serve:
+        raise ValueError("--http is for --serve")
+    if serve:
+        _serve(world, check, n, retries, seed, http, allow_remote, key_env)
+        return
     learned, row = World.load(world), _row(history)
     if call is not None:
         _foresee(learned, row, call, as_json)
@@ -55,10 +85,34 @@ def ahead(
         _plans(learned, row, plans, check, n, retries, seed, as_json)
 
 
+def _serve(
+    path: Path,
+    check: Path | None,
+    n: int,
+    retries: int,
+    seed: int,
+    http: str | None,
+    allow_remote: bool,
+    key_env: str | None,
+) -> None:
+    from understudy.judges.check import Check
+    from understudy.world.mcp_http import streamable_http
+    from understudy.world.model import World
+    from understudy.world.serve_ahead import make_server, serve_stdio
+
+    address, key = address_of(http), key_of(key_env, http)
+    judge = Check.from_file(check).judge_episode if check is not None else None
+    server = make_server(World.load(path), judge, n=n, retries=retries, seed=seed)
+    if address is None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read of stdin cannot be interrupted
+        asyncio.run(serve_stdio(server))
+    else:
+        served = streamable_http(server, *address, allow_remote=allow_remote, key=key)
+        asyncio.run(until_told(served))
+
+
 def _row(path: Path | None) -> dict[str, Any]:
     """Messages and metadata of a history file; raises ValueError that says what is wrong."""
-    from understudy.core.openai_wire import message_problem
-
     data = _json(path) if path is not None else []
     row = data if isinstance(data, dict) else {"messages": data}
     messages = row.get("messages")
@@ -135,7 +189,7 @@ def _plans(
             progress=progress,
         )
     if as_json:
-        print(json.dumps(_as_json(found)))
+        print(json.dumps(found.to_json()))
         return
     width = max(4, *(len(r.name) for r in found.plans))
     print(f"{'plan':{width}}  ends well  95% interval  on invented  calls  doubt  fails mostly at")
@@ -159,25 +213,3 @@ def _mostly(report: Any) -> str:
     (number, tool, said), times = report.failures.most_common(1)[0]
     said = said if len(said) <= _WIDE else said[: _WIDE - 3] + "..."
     return f"call {number}, {tool}: {said} ({times})"
-
-
-def _as_json(found: Any) -> dict[str, Any]:
-    return {
-        "plans": [
-            {
-                "name": r.name,
-                "success": r.success.as_dict(),
-                "invented": r.invented,
-                "calls": r.calls,
-                "doubt": r.doubt,
-                "failures": [
-                    {"call": call, "tool": tool, "said": said, "times": times}
-                    for (call, tool, said), times in r.failures.most_common()
-                ],
-                "unjudged": dict(r.unjudged),
-            }
-            for r in found.plans
-        ],
-        "verdict": found.verdict,
-        "left_out": dict(found.left_out),
-    }

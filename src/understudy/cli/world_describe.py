@@ -24,13 +24,15 @@ def describe(
     """Tell what each tool takes, gives and changes, what comes before it and how it fails.
 
     Each statement with the calls that agree, of those that could show it. With --out the
-    statements become descriptions that can be handed to an agent; what was declared stays.
+    statements become descriptions that can be handed to an agent; what was declared stays. The
+    file is what a request's `tools` are; `train sft`, `rft` and `grpo`, `eval` and `world serve`
+    take it as --tools, so that an agent is trained, tried and served with the same ones.
 
     Example: understudy world describe build/world --out tools.json
     """
     from understudy.runs.progress import Progress
     from understudy.world.describe import describe as told
-    from understudy.world.describe import described_tools
+    from understudy.world.describe import described_tools, withheld
     from understudy.world.facts import Bar
     from understudy.world.model import World
 
@@ -52,3 +54,5 @@ def describe(
             print(f"  nothing that {least} calls show")
     if out is not None:
         print(f"{len(found)} tools in {out}")
+        if left := withheld(learned, found, bar):
+            print(f"  left out: {left} statements, which quote sentences of the traffic")

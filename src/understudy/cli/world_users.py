@@ -38,8 +38,8 @@ def users(
 
     Example: understudy world users --fit 0.5 --store understudy.db --workload support
     """
+    from understudy.core.types import parted
     from understudy.recipes.user_width import (
-        halves,
         measure_users,
         mine_users,
         mined_speakers,
@@ -53,7 +53,7 @@ def users(
     with open_store(store) as db:
         found = list(db.read_episodes(**({"workload": workload} if workload else {})))
     if learned is None:
-        known, heldout = halves(found, 1 - (fit or 0.0))
+        known, heldout = parted(found, 1 - (fit or 0.0), "users:")
         book = mine_users(known)
     else:
         heldout, book = unknown_to(learned, found), learned.book

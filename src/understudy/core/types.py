@@ -311,8 +311,22 @@ HELDOUT_SHARE = 0.1
 
 def split_of(origin: str, heldout_share: float = HELDOUT_SHARE) -> Split:
     """The split of whatever came from `origin`: fixed once, the same everywhere."""
-    digest = hashlib.sha256(origin.encode()).digest()
+    digest = hashlib.sha256(origin.encode(errors="surrogatepass")).digest()
     return "heldout" if int.from_bytes(digest[:8]) < heldout_share * 2**64 else "train"
+
+
+def parted(
+    episodes: Iterable[Episode], share: float = 0.5, salt: str = ""
+) -> tuple[list[Episode], list[Episode]]:
+    """The episodes in two parts that share no scenario, the second with `share` of the scenarios.
+
+    Fixed by a hash of the scenario alone; partings with different salts are independent, and
+    without one it is that of `split_of`.
+    """
+    parts: tuple[list[Episode], list[Episode]] = ([], [])
+    for e in episodes:
+        parts[split_of(salt + (e.scenario_id or e.id), share) == "heldout"].append(e)
+    return parts
 
 
 def select_reward(feedback: Iterable[Feedback], name: str) -> float | None:

@@ -11,6 +11,7 @@ pass.
 
 import asyncio
 import json
+import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from understudy.core.chat_files import episode_rows, import_file, write_rows
+from understudy.core.protocols import Chat
 from understudy.core.types import (
     Episode,
     Message,
@@ -32,6 +34,8 @@ from understudy.core.types import (
 )
 from understudy.judges.check import Check
 from understudy.models.loading import load_base
+from understudy.recipes.doubt import Doubt
+from understudy.recipes.guarding import GuardConfig, Guarding
 from understudy.recipes.learner import Lora, make_engine
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.sft import SftConfig, select, sft
@@ -65,6 +69,8 @@ class RftConfig(Config):
     max_tokens_per_microbatch: PositiveInt = 4096
     threshold: float = 1.0  # of the check, for captured and rehearsed episodes alike
     trust: Trust = Trust()  # what the world's fidelity must show, or playing in it warns
+    doubt: Doubt = Doubt()  # what becomes of steps that the world doubts; see `_passed`
+    guards: GuardConfig | None = None  # against holes in the world; see recipes.guarding
     checkpoint_every: PositiveInt = 50
     seed: int = 0
 
@@ -77,6 +83,7 @@ class RftResult:
     played: int
     captured_left_out: dict[str, int]  # reason -> captured episodes
     left_out: dict[str, int]  # reason -> played episodes
+    stopped: str | None = None  # the alarms that ended the play
 
 
 async def rft(
@@ -91,6 +98,9 @@ async def rft(
 ) -> RftResult:
     """Train an adapter on what passes `check`: captured episodes, and those played in `world`.
 
+    With guards, scenarios are played `in_flight` at a time, each lot looked over before the next;
+    their alarms end the play early: `stopped` says why, and what was kept until then is distilled.
+
     Resumes from the reader's or its own last checkpoint, or with what was played, whichever came
     last. Raises ValueError where no captured episode passes.
     """
@@ -104,9 +114,12 @@ async def rft(
     file = run.artefacts / REHEARSED
     if not file.exists():
         reader = _reader(run, world, captured, config, quiet)
-        kept, counted = await _play(reader, world, check, config, workload, threads, quiet)
+        guards = Guarding(config.guards, world, check, config.seed) if config.guards else None
+        kept, counted = await _play(reader, world, check, config, guards, workload, threads, quiet)
         played = len(kept) + counted.total()
         told = {"played": played, "left_out": dict(counted), "captured_left_out": failed}
+        if guards is not None:
+            told |= {"stopped": guards.stopped, "alarms": guards.alarms}
         run.write_artefact("rft.json", told)
         count = config.readings * (len(captured) + len(kept))
         write_rows(run.artefacts / READINGS, _readings(world, count, config.seed))
@@ -123,6 +136,7 @@ async def rft(
         told["played"],
         told["captured_left_out"],
         told["left_out"],
+        told.get("stopped"),
     )
 
 
@@ -147,18 +161,37 @@ async def _play(
     world: World,
     check: Check,
     config: RftConfig,
+    guards: Guarding | None,
     workload: str,
     threads: int | None,
     quiet: bool,
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """One episode of each scenario, users' messages with notes: the rows of those that pass,
-    without notes, and why the others are left out."""
-    scenarios, notes = world.scenarios(config.scenarios, config.seed), world.notes
+    """`sample` with the reader's adapter."""
     base = load_base(config.base)
     engine, chat = make_engine(base, threads)
     model = ModelRef(base.name, "reader")
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
     policy = Policy("reader", model, sampling=sampling)
+    try:
+        await engine.load(model, str(reader))
+        return await sample(chat, policy, world, check, config, guards, workload, quiet)
+    finally:
+        await engine.aclose()
+
+
+async def sample(
+    chat: Chat,
+    policy: Policy,
+    world: World,
+    check: Check,
+    config: RftConfig,
+    guards: Guarding | None = None,
+    workload: str = "default",
+    quiet: bool = False,
+) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """One episode of each scenario, users' messages with notes: the rows of those that pass,
+    without notes, and why the others are left out."""
+    scenarios, notes = world.scenarios(config.scenarios, config.seed), world.notes
     free, passed = asyncio.Semaphore(config.in_flight), 0
     left_out: Counter[str] = Counter()
 
@@ -167,7 +200,7 @@ async def _play(
 
     with Progress("play", total=len(scenarios), unit="scenarios", quiet=quiet) as progress:
 
-        async def one(number: int, scenario: Scenario) -> list[dict[str, Any]]:
+        async def play(number: int, scenario: Scenario) -> tuple[Played, Slips]:
             nonlocal passed
             noted = tuple(notes.add(scenario.messages, flat(scenario.goal)))
             own_seed = config.seed * 1_000_003 + number
@@ -184,31 +217,63 @@ async def _play(
                     check=check,
                     max_turns=config.max_turns,
                     workload=workload,
+                    doubt=config.doubt,
                 )
-            passed += played.rate >= 1.0
-            progress.advance(passed=f"{passed / (progress.done + 1):.0%}")
-            kept, reasons = _passed(played, config.threshold)
+            if number < len(scenarios):
+                passed += played.rate >= 1.0
+                progress.advance(passed=f"{passed / (progress.done + 1):.0%}")
+            return played, slips
+
+        def rows_of(number: int, played: Played, slips: Slips) -> list[dict[str, Any]]:
+            kept, reasons = _passed(played, config.threshold, f"{config.seed}:{number}")
             left_out.update(reasons)
             rows = list(episode_rows(kept))  # no more of an episode is held on to
             return [row | {"messages": slips.into(row["messages"])} for row in rows]
 
-        try:
-            await engine.load(model, str(reader))
+        async def one(number: int, scenario: Scenario) -> list[dict[str, Any]]:
+            return rows_of(number, *await play(number, scenario))
+
+        async def looked_over(guards: Guarding, lot: int, begin: int) -> list[list[dict[str, Any]]]:
+            """The rows of a lot of scenarios, as the guards leave them."""
+            drawn = scenarios[begin : begin + config.in_flight]
+            canaries = guards.canaries(lot, drawn)
+            impossible = enumerate((c.scenario for c in canaries), len(scenarios) + begin)
+            found = await gather([play(n, s) for n, s in (*enumerate(drawn, begin), *impossible)])
+            played = [item for item, _ in found]
+            tried = list(zip(canaries, played[len(drawn) :], strict=True))
+            kept = guards.watch(lot, played[: len(drawn)], tried)
+            return [rows_of(begin + i, item, found[i][1]) for i, item in enumerate(kept)]
+
+        rows: list[list[dict[str, Any]]] = []
+        if guards is None:
             rows = await gather([one(n, s) for n, s in enumerate(scenarios)])
-            return [row for some in rows for row in some], left_out
-        finally:
-            await engine.aclose()
-
-
-def _passed(played: Played, threshold: float) -> tuple[list[Episode], Counter[str]]:
-    """The episodes to learn from, without notes, and why the others are left out."""
-    kept: list[Episode] = []
-    left_out = Counter({f"unjudged: {reason}": n for reason, n in played.failed.items()})
-    for episode, reward in zip(played.group.episodes, played.group.rewards or (), strict=True):
-        if reward >= threshold:
-            kept.append(_said_with(episode, without))
         else:
+            for lot, begin in enumerate(range(0, len(scenarios), config.in_flight)):
+                rows += await looked_over(guards, lot, begin)
+                if guards.stopped:
+                    progress.note(f"stopped: {guards.stopped}")
+                    break
+        return [row for some in rows for row in some], left_out
+
+
+def _passed(played: Played, threshold: float, seed: str) -> tuple[list[Episode], Counter[str]]:
+    """The episodes to learn from, without notes, and why the others are left out.
+
+    An episode that doubt flagged is kept with the chance that its weight is: what is distilled
+    weighs as it does in the mean.
+    """
+    rng, kept = random.Random(f"doubt:{seed}"), list[Episode]()
+    left_out = Counter({f"unjudged: {reason}": n for reason, n in played.failed.items()})
+    left_out.update({f"withheld: {reason}": n for reason, n in played.withheld.items()})
+    episodes = played.group.episodes
+    weights = played.weights or (1.0,) * len(episodes)
+    for episode, reward, weight in zip(episodes, played.group.rewards or (), weights, strict=True):
+        if reward < threshold:
             left_out[f"below {threshold:g}"] += 1
+        elif rng.random() >= weight:
+            left_out["flagged as doubtful, by a draw of its weight"] += 1
+        else:
+            kept.append(_said_with(episode, without))
     return kept, left_out
 
 

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from understudy.core.types import Episode, split_of
+from understudy.core.types import Episode
 from understudy.runs.progress import Progress
 from understudy.world.model import World
 from understudy.world.scenarios import Book, mine_book, ticket_of
@@ -13,14 +13,6 @@ from understudy.world.users import Known, MinedUser
 from understudy.world.values import put
 from understudy.world.width import MakeSpeaker, WidthReport, compare, real_talk, simulated_talk
 from understudy.world.wording import flat
-
-
-def halves(episodes: Sequence[Episode], share: float) -> tuple[list[Episode], list[Episode]]:
-    """Episodes to mine users from, and those of the `share` of scenarios that is held out."""
-    parts: tuple[list[Episode], list[Episode]] = ([], [])
-    for e in episodes:
-        parts[split_of(f"users:{e.scenario_id or e.id}", share) == "heldout"].append(e)
-    return parts
 
 
 def unknown_to(world: World, episodes: Sequence[Episode]) -> list[Episode]:

@@ -3,14 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from understudy.core.types import HELDOUT_SHARE, Episode, split_of
+from understudy.core.types import HELDOUT_SHARE, Episode, parted
 from understudy.runs.progress import Progress
 from understudy.world.calibration import Doubts
 from understudy.world.crossfit import cross_fit, evidence
 from understudy.world.fidelity import FidelityReport, fidelity
-from understudy.world.guards import Guard, halves
+from understudy.world.guards import Guard
 from understudy.world.learn import learn
-from understudy.world.transitions import custom_calls, transitions, unanswered_calls
+from understudy.world.transitions import (
+    custom_calls,
+    transitions,
+    unanswered_calls,
+    uncalled_results,
+)
 
 
 def learn_world(
@@ -40,10 +45,9 @@ def learn_world(
         raise ValueError("there are no episodes to learn from; capture or import some first")
     episodes = sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))
     if second is not None:
-        episodes, others = halves(episodes)
+        episodes, others = parted(episodes, salt="half:")
         Guard.learn(learn(others), episodes).save(second)
-    apart = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "heldout"]
-    rest = [e for e in episodes if split_of(e.scenario_id or e.id, heldout) == "train"]
+    rest, apart = parted(episodes, heldout)
     unmeasured = _unmeasured(rest, apart)
     with Progress("learn the world", total=3, unit="parts", quiet=quiet) as progress:
         found = cross_fit(episodes if unmeasured else rest)
@@ -63,6 +67,9 @@ def learn_world(
         unanswered = sum(unanswered_calls(e) for e in episodes)
         if unanswered:
             report.left_out["whose result was not captured"] = unanswered
+        uncalled = sum(uncalled_results(e) for e in episodes)
+        if uncalled:
+            report.left_out["of which the result alone was captured, or a second one"] = uncalled
         world = learn(episodes)
         report.left_out |= world.left_out
         world.doubts, world.fidelity = Doubts.fit(found), report.to_json()

@@ -9,7 +9,7 @@ from understudy.models.loading import load_base
 from understudy.recipes.learner import make_engine
 from understudy.recipes.sft import SftConfig, SftResult, sft
 from understudy.runs.directory import Run
-from understudy.world.calibration import halves
+from understudy.world.crossfit import folds
 from understudy.world.language import LanguageWorld, lessons
 from understudy.world.learn import learn
 from understudy.world.model import World
@@ -21,7 +21,7 @@ def train_language(
     """Distil the true values of gaps into an adapter: each half of the episodes, by scenario, is
     foretold by a world that learned from the other. Raises ValueError where nothing is open."""
     taught: list[Episode] = []
-    for rest, apart in halves(sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))):
+    for rest, apart in folds(sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))):
         taught += lessons(learn(rest), apart)
     if not taught:
         raise ValueError("the world leaves no value of these episodes open: nothing to teach")

@@ -6,11 +6,10 @@ from the other, and two small trees over (tool, outcome class, doubt, chance) ho
 results were wrong. Only doubt is corrected; what the world answers is not.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.core.types import Episode
 from understudy.world.context import Feature
 from understudy.world.tools import Prediction
 from understudy.world.tree import Node, decide, grow
@@ -61,18 +60,6 @@ def row_of(name: str, p: Prediction) -> Row:
         ("num", "doubt"): round(p.doubt, 2),
         ("num", "chance"): round(p.chances.get(p.outcome, 1.0), 2),
     }
-
-
-def halves(episodes: Sequence[Episode]) -> Iterator[tuple[list[Episode], list[Episode]]]:
-    """(to learn from, to predict), twice; episodes of one scenario stay together."""
-    numbers: dict[str, int] = {}
-    number = [numbers.setdefault(e.scenario_id or e.id, len(numbers)) for e in episodes]
-    for half in (0, 1):
-        apart = [n % 2 == half for n in number]
-        yield (
-            [e for e, out in zip(episodes, apart, strict=True) if not out],
-            [e for e, out in zip(episodes, apart, strict=True) if out],
-        )
 
 
 def _without_chance(row: Row) -> Row:

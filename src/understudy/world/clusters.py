@@ -53,7 +53,9 @@ def vectors(texts: Sequence[str]) -> Floats:
 def _counts(text: str) -> Counter[int]:
     said = tokens(text)
     pairs = [f"{a} {b}" for a, b in zip(["^", *said], [*said, "$"], strict=True)]
-    return Counter(zlib.crc32(w.encode()) % DIMENSIONS for w in [*said, *pairs])
+    return Counter(
+        zlib.crc32(w.encode(errors="surrogatepass")) % DIMENSIONS for w in [*said, *pairs]
+    )
 
 
 def gather(like_NN: Floats, members: Sequence[int], leaders: Sequence[int] = ()) -> list[int]:

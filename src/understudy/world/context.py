@@ -9,6 +9,7 @@ from understudy.core.types import ProvenanceKind
 from understudy.world.formats import has_format
 from understudy.world.state import Key, Past, State
 from understudy.world.values import (
+    at,
     call_key,
     column_sum,
     columns,
@@ -203,15 +204,11 @@ def apply(op: str, a: float, b: float) -> float:
 
 
 def _at(value: Any, path: str) -> tuple[Any] | None:
-    parts = path.split("/")[1:]
-    for part in parts:
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return None
-    return (value,)
+    """What stands at a pointer, in a tuple, as it may be null; None where nothing does."""
+    try:
+        return (at(value, path),)
+    except KeyError:
+        return None
 
 
 def hop(c: Context, argument: str, name: str) -> Key | None:
@@ -231,7 +228,7 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
             yield ("word", path, n, form), word
     for p, value in c.args.items():
         if isinstance(value, (list, dict)):
-            yield ("arg", f"/{p}"), value
+            yield ("arg", f"/{escape(p)}"), value
     for p, domain, item in c.ids:
         thing = c.state.things.get((domain, item))
         for name, (value, _, _) in thing.fields.items() if thing else ():

@@ -1,9 +1,9 @@
 """A world whose doubt was checked on episodes that it had not seen."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from understudy.core.types import Episode
-from understudy.world.calibration import Doubts, Evidence, halves, row_of
+from understudy.core.types import Episode, parted
+from understudy.world.calibration import Doubts, Evidence, row_of
 from understudy.world.compare import failed, label_of
 from understudy.world.learn import WorldConfig, learn
 from understudy.world.model import World
@@ -24,11 +24,18 @@ def cross_fit(episodes: Sequence[Episode], config: WorldConfig | None = None) ->
     """How right each half of the episodes is predicted by a world of the other half; nothing
     where a half has no call with a result."""
     found: list[Evidence] = []
-    for rest, apart in halves(episodes):
+    for rest, apart in folds(episodes):
         if not any(transitions(e) for e in rest):
             return []
         found += evidence(learn(rest, config), apart)
     return found
+
+
+def folds(episodes: Sequence[Episode]) -> Iterator[tuple[list[Episode], list[Episode]]]:
+    """(to learn from, to predict), twice: each half of the scenarios is predicted once."""
+    one, other = parted(episodes, salt="fold:")
+    yield one, other
+    yield other, one
 
 
 def evidence(world: World, episodes: Sequence[Episode]) -> list[Evidence]:

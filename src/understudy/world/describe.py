@@ -7,6 +7,7 @@ checked against the calls that the world counted or remembers, and is made only 
 from a share of 0.9 on, failures that pass when repeated set aside.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from understudy.world.facts_of_arguments import facts_of_arguments, few_values, 
 from understudy.world.facts_of_failures import facts_of_failures
 from understudy.world.facts_of_results import facts_of_changes, facts_of_results
 from understudy.world.model import World
+from understudy.world.values import texts_in
+
+_QUOTES = re.compile(r'"((?:[^"\\]|\\.)*)"')  # values, as JSON writes them
 
 
 def describe(
@@ -44,7 +48,8 @@ def described_tools(
     world: World, facts: dict[str, list[Fact]], bar: Bar | None = None
 ) -> list[Tool]:
     """The tools as an OpenAI `tools` array: what was declared of them stays, and is completed by
-    the statements and by the types, values and required arguments that the traffic shows."""
+    the statements and by the types, values and required arguments that the traffic shows; not by
+    statements that quote sentences of the traffic (`withheld` counts them)."""
     declared = {t["function"]["name"]: t for t in world.declared}
     names = list(dict.fromkeys([*declared, *facts]))
     made = []
@@ -54,8 +59,32 @@ def described_tools(
             continue
         case = case_of(world, world.models[name], bar or Bar())
         own = declared.get(name)
-        made.append(_tool(case, facts[name], own["function"] if own else {}))
+        made.append(_tool(case, _plain(case, facts[name]), own["function"] if own else {}))
     return made
+
+
+def withheld(world: World, facts: dict[str, list[Fact]], bar: Bar | None = None) -> int:
+    """How many statements `described_tools` leaves out; see `_plain`."""
+    cases = {name: case_of(world, world.models[name], bar or Bar()) for name in facts}
+    return sum(len(own) - len(_plain(cases[name], own)) for name, own in facts.items())
+
+
+def _plain(case: Case, facts: Sequence[Fact]) -> list[Fact]:
+    """The statements that quote no sentence of the traffic: whoever wrote one into a record must
+    not speak to the agent through what its tools are said to do."""
+    names = {text for args, value in case.calls for text in texts_in([args, value])}
+    sentences = [text for text in names if not is_plain(text)]
+    return [
+        f
+        for f in facts
+        if all(is_plain(quote) for quote in _QUOTES.findall(f.text))
+        and not any(text in f.text for text in sentences)
+    ]
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text is a name or a value, not a sentence: short, of few words, on one line."""
+    return len(text) <= 40 and len(text.split()) <= 3 and text.isprintable() and "`" not in text
 
 
 def _tool(case: Case, facts: Sequence[Fact], declared: Any) -> Tool:
@@ -91,7 +120,11 @@ def _parameters(case: Case, facts: Sequence[Fact], declared: dict[str, Any]) -> 
         values = [args[p] for args, _ in case.calls if p in args]
         schema = {**schema_of(values, case.bar.least), **given.get(p, {})}
         few = few_values(case, p)
-        if few and schema.get("type") == "string":
+        if (
+            few
+            and all(is_plain(v) for v in few if isinstance(v, str))
+            and schema.get("type") == "string"
+        ):
             schema.setdefault("enum", few)
         own = [given.get(p, {}).get("description") or ""]
         own += [f.text for f in facts if f.kind == "takes" and f.about == p]

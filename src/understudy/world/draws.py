@@ -17,11 +17,12 @@ from understudy.world.listings import list_in
 from understudy.world.query import Query
 from understudy.world.state import State
 from understudy.world.transitions import Step
-from understudy.world.values import is_number, leaves
+from understudy.world.values import is_number, leaves, unescape
 
 Part = tuple[str, str]  # ("is", name), or ("arg", the argument that names it)
 _LEAST = 2  # calls that show a draw
 _SURE = 0.8
+_CENT = 0.006  # what a sum may be off by
 
 
 @dataclass(slots=True)
@@ -35,6 +36,8 @@ class Draw:
     path: list[Part]  # the number inside the record
     sign: str
     amount: Value
+    seen: int = 0  # calls that showed the number before and after
+    right: int = 0  # of these: it moved by the amount
 
 
 @dataclass(slots=True)
@@ -137,14 +140,19 @@ def _draws(listing: str, seen: Sequence[_Seen], deep: int) -> list[Draw]:
                  and _at(s.after, parts, s.args) is not None]  # fmt: skip
         rule = call_number(pairs) if times >= max(_LEAST, _SURE * n) else None
         if rule is not None:
-            found.append(Draw(listing, *place, list(parts), rule.kind, rule.value))
+            sign = 1 if rule.kind == "+" else -1
+            moves = [(values.get(rule.value), sign * by) for values, by in pairs]
+            right = sum(is_number(a) and abs(a - by) < _CENT for a, by in moves if a is not None)
+            counts = len(pairs), right
+            found.append(Draw(listing, *place, list(parts), rule.kind, rule.value, *counts))
     return found
 
 
 def _parts(path: str, args: dict[str, Any]) -> tuple[Part, ...]:
     """A path with those of its parts that arguments name."""
     told = {v: p for p, v in args.items() if isinstance(v, str)}
-    return tuple(("arg", told[n]) if n in told else ("is", n) for n in path.split("/")[1:])
+    names = [unescape(n) for n in path.split("/")[1:]]
+    return tuple(("arg", told[n]) if n in told else ("is", n) for n in names)
 
 
 def _at(record: Any, parts: Sequence[Part], args: dict[str, Any]) -> Any:

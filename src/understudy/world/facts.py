@@ -10,7 +10,7 @@ from understudy.world.context import Context, Source
 from understudy.world.model import World
 from understudy.world.state import State
 from understudy.world.tools import ToolModel
-from understudy.world.values import columns
+from understudy.world.values import columns, unescape
 
 Kind = Literal["takes", "gives", "changes", "needs", "fails"]
 _CALLS = 2000  # remembered calls of a tool that statements are checked against
@@ -92,7 +92,7 @@ def value_text(value: Any) -> str:
 
 def path_text(path: str) -> str:
     """A path in a result, list positions left open: the field, and what it is in."""
-    *outer, last = [part for part in path.split("/")[1:] if part != "#"] or [""]
+    *outer, last = [unescape(part) for part in path.split("/")[1:] if part != "#"] or [""]
     return f"`{last}` in {quoted(reversed(outer))}" if outer else f"`{last}`"
 
 

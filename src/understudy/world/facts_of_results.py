@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from understudy.world.context import resolve
+from understudy.world.draws import Draw
 from understudy.world.effects import Effect, Rule
 from understudy.world.explain import same_value
 from understudy.world.facts import (
@@ -22,7 +23,7 @@ from understudy.world.facts import (
 from understudy.world.listings import list_in
 from understudy.world.query import Query, equal_values
 from understudy.world.shapes import Leaf
-from understudy.world.values import at, is_number
+from understudy.world.values import at, escape, is_number
 
 Rows = list[tuple[dict[str, Any], list[dict[str, Any]]]]
 
@@ -149,7 +150,7 @@ def _leaf(
     for source, _ in leaf.sources:
         said = source_text(source)
         itself = source in (("arg", leaf.path), ("out", leaf.path))
-        if said is None or itself or (source[0] == "ref" and leaf.path == f"/{source[2]}"):
+        if said is None or itself or (source[0] == "ref" and leaf.path == f"/{escape(source[2])}"):
             continue
         answers = []
         for args, value in values:
@@ -229,6 +230,8 @@ def facts_of_changes(case: Case) -> Iterator[Fact]:
             yield from _shown_later(case, name)
     for effect in case.model.effects:
         yield from _effect(case, effect)
+    for draw in case.model.draws:
+        yield from _draw(case, draw)
     told = [n for n, _ in evidence.changes.values()]
     quiet = not (changed or case.model.effects or case.model.draws or _made(case))
     if told and quiet:
@@ -256,11 +259,25 @@ def _effect(case: Case, effect: Effect) -> Iterator[Fact]:
         yield from case.fact("changes", name, text, (right, seen))
 
 
+def _draw(case: Case, draw: Draw) -> Iterator[Fact]:
+    """A number inside a record that another tool lists."""
+    *outer, last = [f"`{n}`" if kind == "is" else f"what `{n}` names" for kind, n in draw.path]
+    number = " in ".join([last, *reversed(outer)])
+    whose = f"`{draw.key}` in `{draw.group}`" if draw.group else f"`{draw.key}`"
+    beside = f" for the `{draw.vary}` beside it" if draw.vary else ""
+    text = (
+        f"{_rule(Rule(draw.sign, draw.amount))} {number} of the record that {whose} names, as "
+        f"`{draw.listing}` lists it{beside}."
+    )
+    about = next((n for kind, n in draw.path if kind == "is"), "")
+    yield from case.fact("changes", about, text, (draw.right, draw.seen))
+
+
 def _rule(rule: Rule) -> str:
-    path = rule.value[-1] if rule.value else ""
-    value = path_text(path if path.startswith("/") else f"/{path}")
+    head, *_, path = rule.value or ("", "")
+    value = path_text(f"/{escape(path)}" if head.startswith("part-") else path)
     counted = {"sum": f"the sum of {value}", "count": f"the number of {value}"}
-    what = counted.get(rule.value[0], value) if rule.value else ""
+    what = counted.get(head, value)
     if rule.kind == "parts":
         return "Changes what the arguments name in"
     verbs = {"+": "Adds {} to", "-": "Takes {} from", "append": "Puts {} at the end of"}

@@ -11,7 +11,6 @@ often than a stated share are signs of the second world's own faults, and are no
 """
 
 import copy
-import hashlib
 import json
 import math
 from collections import Counter, defaultdict
@@ -55,15 +54,6 @@ class Look:
     def novelty(self) -> float:
         """The share of novel steps."""
         return self.novel / max(1, self.steps)
-
-
-def halves(episodes: Sequence[Episode]) -> tuple[list[Episode], list[Episode]]:
-    """The episodes in two halves that share no scenario, fixed by a hash of the scenario."""
-    parts: tuple[list[Episode], list[Episode]] = ([], [])
-    for e in episodes:
-        digest = hashlib.sha256(f"half:{e.scenario_id or e.id}".encode()).digest()
-        parts[digest[0] % 2].append(e)
-    return parts
 
 
 @dataclass(slots=True)

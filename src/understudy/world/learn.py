@@ -141,7 +141,9 @@ class _Learner:
         for s in all_steps:
             self.by_tool[s.name].append(s)
         self.real = {
-            t for t, ss in self.by_tool.items() if t in declared or any(not s.failed for s in ss)
+            t
+            for t, ss in self.by_tool.items()
+            if (t in declared or any(not s.failed for s in ss)) and any(not s.bad_json for s in ss)
         }
         self.facts = {t: self._facts(t, ss) for t, ss in self.by_tool.items()}
         self.queries: dict[str, Query | None] = {

@@ -10,7 +10,7 @@ from understudy.world.formats import formats
 from understudy.world.ids import Ids
 from understudy.world.query import Query, Row, equal_values
 from understudy.world.transitions import Step
-from understudy.world.values import call_key, is_number, kind_of
+from understudy.world.values import call_key, escape, is_number, kind_of
 
 Rows = list[tuple[Step, list[dict[str, Any]]]]
 
@@ -40,7 +40,7 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     tool = full[0][0].name
     if where and "" in ids.keys.get(tool, {}):
         return None  # a record that has a list, not a listing
-    keyed = ids.keys.get(tool, {}).get(f"/{where}/#" if where else "/#", {})
+    keyed = ids.keys.get(tool, {}).get(f"/{escape(where)}/#" if where else "/#", {})
     key = next(iter(keyed), None) or _own_key(full)
     query = Query(where, key, keyed.get(key or ""))
     _collect(query, full)

@@ -92,6 +92,27 @@ class Ahead:
     verdict: str
     left_out: Mapping[str, int]
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plans": [
+                {
+                    "name": r.name,
+                    "success": r.success.as_dict(),
+                    "invented": r.invented,
+                    "calls": r.calls,
+                    "doubt": r.doubt,
+                    "failures": [
+                        {"call": call, "tool": tool, "said": said, "times": times}
+                        for (call, tool, said), times in r.failures.most_common()
+                    ],
+                    "unjudged": dict(r.unjudged),
+                }
+                for r in self.plans
+            ],
+            "verdict": self.verdict,
+            "left_out": dict(self.left_out),
+        }
+
 
 def read_plans(data: Any) -> dict[str, list[PlannedCall]]:
     """Plans by name: {"plan": [{"name": TOOL, "arguments": {...}}, ...]}.

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from understudy.world.context import Context, hop
-from understudy.world.values import columns, texts_in
+from understudy.world.values import columns, escape, texts_in
 
 Relation = tuple[str, str, str, str]
 """(argument, field or "", part, path): the record of the argument's thing, or of the thing that
@@ -22,7 +22,7 @@ def relations(c: Context, only: Sequence[Relation] | None = None) -> dict[Relati
             texts[path].append(value)
     found: dict[Relation, bool] = {}
     for p, _, _ in c.ids:
-        others = {path: values for path, values in texts.items() if path != f"/{p}"}
+        others = {path: values for path, values in texts.items() if path != f"/{escape(p)}"}
         fields = None if only is None else {r[1] for r in only if r[0] == p and r[3] in others}
         for name, record in _records(c, p, fields) if others else ():
             parts = record if only is None else {r[2] for r in only if r[:2] == (p, name)}

@@ -278,7 +278,7 @@ def _recombine(
         put(goal, path, fields[path])
     message: Message = {"role": "user", "content": text}
     body = canonical_json([opening.origin, text, goal])
-    digest = hashlib.sha256(body.encode()).hexdigest()[:24]
+    digest = hashlib.sha256(body.encode(errors="surrogatepass")).hexdigest()[:24]
     return Scenario(
         id=f"scn_{digest}",
         messages=(*opening.before, message),

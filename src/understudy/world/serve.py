@@ -2,22 +2,18 @@
 
 import asyncio
 import json
-import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-import uvicorn
 from mcp import MCPError, stdio_server
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.runner import serve_loop
 from mcp.server.streamable_http import MCP_SESSION_ID_HEADER
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import (
     INVALID_PARAMS,
     UNSUPPORTED_PROTOCOL_VERSION,
@@ -29,24 +25,20 @@ from mcp.types import (
 )
 from mcp.types import Tool as ServedTool
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from understudy.core.hosts import is_loopback
 from understudy.core.serial import RESULT_META, tool_result_to_json
 from understudy.core.types import ToolResult, is_function
+from understudy.world.mcp_http import IDLE_S, streamable_http
 from understudy.world.model import World, WorldSession
 
-IDLE_S = 1800.0  # a client that asked nothing for so long is taken to have left
-PATH = "/mcp"
 Context = ServerRequestContext[Any, Any]
 
 
-async def serve_stdio(world: World, seed: int = 0) -> None:
+async def serve_stdio(world: World, seed: int = 0, latency: float = 0.0) -> None:
     """Serve one client on this process's stdin and stdout, until it closes them."""
-    server = make_server(world, Sessions(world, seed))
+    server = make_server(world, Sessions(world, seed), latency)
     async with stdio_server() as (read, write):
         await serve_loop(server, read, write, lifespan_state={})
 
@@ -59,37 +51,28 @@ async def serve_http(
     seed: int = 0,
     *,
     allow_remote: bool = False,
+    key: str | None = None,
+    latency: float = 0.0,
     begin: Callable[[int], WorldSession] | None = None,
 ) -> AsyncIterator[str]:
     """Serve over streamable HTTP while the block runs; gives the URL. Port 0 takes a free one.
 
     A client's first session has the seed given, the next the next one; a URL that ends in
-    `?seed=N` asks for that seed. `begin` makes the session of a seed; by default the world does.
-    Raises ValueError for a host that others can reach, unless they may: whoever can reach it can
-    use the world. OSError where the port is taken.
+    `?seed=N` asks for that seed. With a key, clients bear it. An answer comes after `latency` times
+    the learned latency of its call. `begin` makes the session of a seed; by default the world does.
+    Raises ValueError for a host that others can reach, unless they may and need a key. OSError
+    where the port is taken.
     """
-    if not (allow_remote or is_loopback(host)):
-        raise ValueError(f"host {host} is open to others: allow that with --allow-remote")
     sessions = Sessions(world, seed, begin)
-    manager = StreamableHTTPSessionManager(
-        make_server(world, sessions),
-        json_response=True,
-        security_settings=_security(host),
-        session_idle_timeout=IDLE_S,
-    )
-    app = Starlette(routes=[Route(PATH, _Watched(manager.handle_request, sessions))])
-    listening = _listening(host, port)
-    server = _Uvicorn(uvicorn.Config(app, lifespan="off", log_config=None, access_log=False))
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(manager.run())
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
-        try:
-            shown = f"[{host}]" if ":" in host else host
-            yield f"http://{shown}:{listening.getsockname()[1]}{PATH}"
-        finally:
-            await stack.aclose()  # ends the clients' streams, which the server would wait for
-            server.should_exit = True
-            await serving
+    async with streamable_http(
+        make_server(world, sessions, latency),
+        host,
+        port,
+        allow_remote=allow_remote,
+        key=key,
+        around=lambda app: _Watched(app, sessions),
+    ) as url:
+        yield url
 
 
 class Sessions:
@@ -143,8 +126,11 @@ class Sessions:
                 self.end(client)
 
 
-def make_server(world: World, sessions: Sessions) -> Server[Any]:
-    """An MCP server of a world's tools, whatever it is served over."""
+def make_server(world: World, sessions: Sessions, latency: float = 0.0) -> Server[Any]:
+    """An MCP server of a world's tools, whatever it is served over. Raises ValueError where
+    latencies are to be waited out and the world knows none."""
+    if latency and not any(model.latencies for model in world.models.values()):
+        raise ValueError("the traffic shows no latencies: serve this world with --latency none")
 
     async def list_tools(ctx: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=served_tools(world))
@@ -152,6 +138,7 @@ def make_server(world: World, sessions: Sessions) -> Server[Any]:
     async def call_tool(ctx: Context, params: CallToolRequestParams) -> CallToolResult:
         session = sessions.of(*_client(ctx))
         result = session.step(params.name, json.dumps(params.arguments or {}))
+        await asyncio.sleep(latency * (result.latency_s or 0.0))  # ends where the client cancels
         asked = (ctx.meta or {}).get(RESULT_META)
         return served_result(result, with_meta=bool(asked))
 
@@ -213,31 +200,6 @@ def _client(ctx: Context) -> tuple[str, int | None]:
         raise MCPError(INVALID_PARAMS, f"seed must be an integer, not {seed[:40]!r}") from None
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket that says it is TCP: asyncio else leaves it waiting for full packets."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen()
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-def _security(host: str) -> TransportSecuritySettings | None:
-    """On loopback only requests for it are answered, so that no web page can send any."""
-    if not is_loopback(host):
-        return None
-    names = {"127.0.0.1", "localhost", "[::1]", f"[{host}]" if ":" in host else host}
-    allowed = [*names, *(f"{name}:*" for name in names)]
-    return TransportSecuritySettings(
-        allowed_hosts=allowed, allowed_origins=[f"http://{name}" for name in allowed]
-    )
-
-
 class _Watched:
     """Tells the sessions of requests that clients make and of sessions that they end."""
 
@@ -257,11 +219,3 @@ class _Watched:
 
         with self._sessions.asking(client):
             return await self._app(scope, receive, sent)
-
-
-class _Uvicorn(uvicorn.Server):
-    """Leaves signals to whoever runs it."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

@@ -23,7 +23,7 @@ from understudy.world.explain import (
 )
 from understudy.world.state import Mark
 from understudy.world.tree import Node, decide, grow, tuples
-from understudy.world.values import FreshIds, is_number, put
+from understudy.world.values import FreshIds, escape, is_number, put
 
 _NONE = object()
 _UNSURE = 0.5  # doubt of a value with parts that nothing knows
@@ -66,7 +66,7 @@ class Shape:
         few = len(order) <= _WIDE
         shape.joined = _mine_joins(seen)
         for path, n in order.items():
-            if listing is not None and (path + "/").startswith(f"/{listing}/"):
+            if listing is not None and (path + "/").startswith(f"/{escape(listing)}/"):
                 continue
             parents = [path[:i] for i, ch in enumerate(path) if ch == "/" and i]
             if any(p in order and p not in steady and PLUS not in path for p in parents):

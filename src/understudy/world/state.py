@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from understudy.core.types import ProvenanceKind
 from understudy.world.ids import Ids
-from understudy.world.values import call_key, chance, columns
+from understudy.world.values import call_key, chance, columns, escape
 
 Key = tuple[str, Any]  # domain, id
 Value = tuple[Any, ProvenanceKind, str]
@@ -324,11 +324,12 @@ class State:
 
 
 def _kind(marks: dict[str, Mark], name: str, top: bool) -> ProvenanceKind:
-    if top and f"/{name}" in marks:
-        return marks[f"/{name}"].kind
+    path = f"/{escape(name)}"
+    if top and path in marks:
+        return marks[path].kind
     if not top:
         return marks[""].kind if "" in marks else "remembered"
-    return worst(m.kind for p, m in marks.items() if p.startswith(f"/{name}/"))
+    return worst(m.kind for p, m in marks.items() if p.startswith(f"{path}/"))
 
 
 RANK: dict[ProvenanceKind, int] = {"observed": 0, "remembered": 1, "inferred": 2, "invented": 3}

@@ -79,6 +79,26 @@ def unanswered_calls(episode: Episode) -> int:
     return len(made) - sum(1 for _ in _made(episode))
 
 
+def uncalled_results(episode: Episode) -> int:
+    """How many results answer no call that was captured, or one that has another answer."""
+    told: set[_Key] = set()
+    taken: set[_Key] = set()
+    named: set[str] = set()  # ids of calls and of tool messages
+    for thread, keys in _threads(episode):
+        for i, message in enumerate(thread):
+            if message["role"] == "tool":
+                told.add(keys[i])
+                named.add(message.get("tool_call_id") or "")
+            calls = message.get("tool_calls") or []
+            answers = _answers(thread, i) if calls else []
+            for n, call in enumerate(calls):
+                named.add(call["id"])
+                picked = _pick(answers, call["id"], n, len(calls))
+                if picked is not None:
+                    taken.add(keys[i + 1 + picked])
+    return len(told - taken) + len(episode.results.keys() - named)
+
+
 def _calls_of(thread: Sequence[Message], keys: Sequence["_Key"]) -> Iterator[tuple["_Key", int]]:
     for message, key in zip(thread, keys, strict=True):
         yield from ((key, n) for n in range(len(message.get("tool_calls") or [])))
@@ -110,7 +130,8 @@ def _made(episode: Episode) -> Iterator[_Made]:
             for n, call in enumerate(calls):
                 if (keys[i], n) in seen:
                     continue
-                answer = _pick(answers, call["id"], n, len(calls))
+                picked = _pick(answers, call["id"], n, len(calls))
+                answer = None if picked is None else dict(answers[picked])
                 recorded = episode.results.get(call["id"]) if ids[call["id"]] <= 1 else None
                 if answer is None and recorded is None:
                     continue
@@ -180,11 +201,12 @@ def _answers(thread: Sequence[Message], i: int) -> list[Message]:
     return answers
 
 
-def _pick(answers: list[Message], call_id: str, n: int, calls: int) -> dict[str, Any] | None:
-    by_id = [a for a in answers if a.get("tool_call_id") == call_id]
+def _pick(answers: list[Message], call_id: str, n: int, calls: int) -> int | None:
+    """The number of the answer to the n-th call of a message."""
+    by_id = [i for i, a in enumerate(answers) if a.get("tool_call_id") == call_id]
     if len(by_id) == 1:
-        return dict(by_id[0])
-    return dict(answers[n]) if len(answers) == calls else None
+        return by_id[0]
+    return n if len(answers) == calls else None
 
 
 @dataclass(slots=True)
