@@ -115,9 +115,9 @@ class MinedUser:
         nearly."""
         familiar = self.known.familiar
         self._able = self._able or self._usable()
-        told = [text_of(m.get("content")) for m in seen if m["role"] == "assistant"
+        told = [text_of(m.get("content")) for m in seen[:-1] if m["role"] == "assistant"
                 and not m.get("tool_calls")]  # fmt: skip
-        found = familiar.close(heard(told, self.fields), list(self._able), wide)
+        found = familiar.close(heard([*told, said], self.fields), list(self._able), wide)
         close = [(1 / (0.5 + familiar.popular[n]), r) for n in found for r in self._able[n]]
         unsaid = self.unsaid(seen)
         new = any(r.parts is not None and unsaid & set(slots(r.parts)) for _, r in close)
