@@ -1,6 +1,7 @@
 """Learn a world from captured episodes, look at how faithful it is, serve it, try it by hand."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -14,6 +15,14 @@ from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
 from understudy.cli.world_ahead import ahead
 from understudy.cli.world_describe import describe
 from understudy.cli.world_export import export
+from understudy.cli.world_language import (
+    KeyOption,
+    ModelOption,
+    RunOption,
+    UrlOption,
+    for_bench,
+    language,
+)
 from understudy.cli.world_paths import paths
 from understudy.cli.world_report import report
 from understudy.cli.world_users import users
@@ -70,10 +79,10 @@ def bench(
         int | None,
         typer.Option(help="Seed of random names for all tools, arguments and fields."),
     ] = None,
-    language: Annotated[
-        Path | None,
-        typer.Option(help="A run whose adapter fills the gaps; trained on the train split first."),
-    ] = None,
+    run: RunOption = None,
+    language_url: UrlOption = None,
+    language_model: ModelOption = None,
+    language_key_env: KeyOption = None,
 ) -> None:
     """Learn from the train split of recorded episodes, and predict each call of the test split.
 
@@ -84,36 +93,28 @@ def bench(
 
     With --rename the world sees none of the real names; the predictions have them back.
 
+    A model for what the world leaves open is first taught (--language, a run that is begun or gone
+    on with) or tried (--language-url) on the train split alone; what became of its values is told.
+
     Example: understudy world bench recordings --predictions build/predictions.jsonl
     """
-    from understudy.world.bench import bench as run
+    from understudy.world.bench import bench as measure
 
     if not (folder / "replays.jsonl.gz").exists():
         raise ValueError(f"{folder} has no replays.jsonl.gz")
     predictions.parent.mkdir(parents=True, exist_ok=True)
-    filling = _filling(language) if language is not None else None
-    print(json.dumps(run(folder, predictions, rename=rename, language=filling)))
-
-
-def _filling(path: Path) -> Any:
-    """The model for a world's gaps, from a run that is begun or gone on with."""
-    from understudy.recipes.sft import SftConfig
-    from understudy.recipes.world_language import train_language, with_adapter
-    from understudy.runs.directory import Run
-
-    def opened(world: Any, train: Any) -> Any:
-        with Run.open(path) if (path / "run.json").exists() else Run.create(path, SftConfig()) as r:
-            if not (path / "adapter").exists():
-                train_language(r, train, SftConfig())
-        return with_adapter(world, path / "adapter")
-
-    return opened
+    filling = for_bench(run, language_url, language_model, language_key_env)
+    print(json.dumps(measure(folder, predictions, rename=rename, language=filling)))
 
 
 @app.command("try")
 def try_(
     world: Annotated[Path, typer.Argument(help="A folder that `world learn` wrote.")],
     seed: Annotated[int, typer.Option(help="Of the first session.")] = 0,
+    run: RunOption = None,
+    language_url: UrlOption = None,
+    language_model: ModelOption = None,
+    language_key_env: KeyOption = None,
 ) -> None:
     """Call the world's tools by hand; see state, provenance and doubt after each call.
 
@@ -122,10 +123,25 @@ def try_(
     from understudy.cli.world_try import HELP, play
     from understudy.world.model import World
 
+    model = language(run, language_url, language_model, language_key_env)
     learned = World.load(world)
     if sys.stdin.isatty():
         print(HELP)
-    play(learned, _lines(), seed=seed)
+    if model is None:
+        play(learned, _lines(), seed=seed)
+        return
+    with asyncio.Runner() as runner, _opened(runner, model.world(learned)) as owner:
+        play(owner, _lines(), seed=seed, run=runner.run)
+
+
+@contextlib.contextmanager
+def _opened(runner: asyncio.Runner, manager: Any) -> Iterator[Any]:
+    """An asynchronous context, entered and left on a runner's loop."""
+    value = runner.run(manager.__aenter__())
+    try:
+        yield value
+    finally:
+        runner.run(manager.__aexit__(None, None, None))
 
 
 def _lines() -> Iterator[str]:
@@ -147,6 +163,10 @@ def serve(
     allow_remote: Annotated[
         bool, typer.Option(help="Let whoever can reach the host use the world.")
     ] = False,
+    run: RunOption = None,
+    language_url: UrlOption = None,
+    language_model: ModelOption = None,
+    language_key_env: KeyOption = None,
 ) -> None:
     """Serve a world's tools over MCP: on stdin and stdout, or over HTTP.
 
@@ -156,24 +176,32 @@ def serve(
     Example: understudy world serve build/world --http 127.0.0.1:8402
     """
     from understudy.world.model import World
-    from understudy.world.serve import serve_stdio
 
     address = None if http is None else _address(http)
+    model = language(run, language_url, language_model, language_key_env)
     learned = World.load(world)
     if address is None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read of stdin cannot be interrupted
-        asyncio.run(serve_stdio(learned, seed))
-    else:
-        asyncio.run(_serve_http(learned, *address, seed, allow_remote))
+    asyncio.run(_serve(learned, address, seed, allow_remote, model))
 
 
-async def _serve_http(world: Any, host: str, port: int, seed: int, allow_remote: bool) -> None:
-    from understudy.world.serve import serve_http
+async def _serve(
+    world: Any, address: tuple[str, int] | None, seed: int, allow_remote: bool, model: Any
+) -> None:
+    """Serve until the client or a signal ends it; with a model for the world's gaps where there
+    is one."""
+    from understudy.world.serve import serve_http, serve_stdio
 
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with serve_http(world, host, port, seed, allow_remote=allow_remote) as url:
+    async with contextlib.AsyncExitStack() as stack:
+        owner = await stack.enter_async_context(model.world(world)) if model else world
+        if address is None:
+            await serve_stdio(world, seed, owner.session)
+            return
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        serving = serve_http(world, *address, seed, allow_remote=allow_remote, begin=owner.session)
+        url = await stack.enter_async_context(serving)
         print(json.dumps({"url": url}), flush=True)
         await stop.wait()
 

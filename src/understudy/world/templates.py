@@ -11,6 +11,7 @@ from understudy.world.context import Context, Source, resolve, tuplify
 from understudy.world.values import WORD, leaves, text_form
 
 Span = tuple[int, int, list[Source]]
+_FEW = 8  # forms of a tool that are kept even where each came once
 PROSE = ("ok:prose", "err:other")  # outcome classes of texts without a form
 
 
@@ -37,6 +38,15 @@ def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]
         end = stop
     out.append(text[end:].replace("{", "{{").replace("}", "}}"))
     return "".join(out), slots
+
+
+def once(forms: Counter[str], most: int) -> frozenset[str]:
+    """The forms of a tool's texts that are prose, not forms of their own: those that came once,
+    where there are more than `most` forms, or where most texts are such (the Good-Turing estimate:
+    so is the next one)."""
+    single = frozenset(form for form, n in forms.items() if n == 1)
+    many = len(forms) > most or (len(forms) > _FEW and len(single) > 0.5 * forms.total())
+    return single if many else frozenset()
 
 
 def _spans(text: str, named: dict[str, list[Source]]) -> list[Span]:
