@@ -160,7 +160,9 @@ def _texts(content: Any) -> list[str]:
 
 def test_an_answer_is_read_by_its_numbers() -> None:
     assert told('so {"1": 2, "2": [3]} it is', ["/a", "/b", "/c"]) == {"/a": 2, "/b": [3]}
-    assert told("{broken", ["/a"]) is None
+    assert told("{broken", ["/a"]) == {}
+    assert told('\n{"1": "x", "2": 12, "3": {"a', ["/a", "/b", "/c"]) == {"/a": "x", "/b": 12}
+    assert told('{"1": "x", "2": 12', ["/a", "/b"], cut=True) == {"/a": "x"}
     assert told("[1]", ["/a"]) is None
 
 

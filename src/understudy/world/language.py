@@ -9,6 +9,7 @@ becomes worse.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -43,6 +44,8 @@ SCHEMA = "schema"  # the key of a request's metadata that holds the answer's JSO
 _EARLIER = 2  # remembered calls that are shown
 _LONG = 600  # characters of one of them, and of what is known
 _LONGEST = 6000  # characters of a draft that is shown
+_PAIR = re.compile(r'[\s,]*"(\d{1,3})"\s*:\s*')
+_DECODER = json.JSONDecoder()
 _SYSTEM = (
     "You complete results of a tool. In the draft, <1>, <2> and so on stand for values that are "
     'missing. Answer with one JSON object of number to value, {"1": ..., "2": ...}; each value is '
@@ -89,13 +92,22 @@ def view(c: Context, p: Prediction, asked: Sequence[str], earlier: Sequence[Any]
     ]
 
 
-def told(written: str, asked: Sequence[str]) -> dict[str, Any] | None:
-    """The values in a model's answer by path; None where it holds no JSON object."""
-    start, end = written.find("{"), written.rfind("}")
-    found = parse(written[start : end + 1]) if 0 <= start < end else None
-    if not isinstance(found, dict):
+def told(written: str, asked: Sequence[str], cut: bool = False) -> dict[str, Any] | None:
+    """The values in a model's answer by path, as far as it can be read; of an answer that was cut
+    short without the last. None where it holds no JSON object."""
+    start = written.find("{")
+    if start < 0:
         return None
-    return {path: found[str(n)] for n, path in enumerate(asked, 1) if str(n) in found}
+    found: list[tuple[str, Any]] = []
+    end = start + 1
+    while pair := _PAIR.match(written, end):
+        try:
+            value, end = _DECODER.raw_decode(written, pair.end())
+        except (ValueError, RecursionError):
+            break
+        found.append((pair.group(1), value))
+    values = dict(found[:-1] if cut else found)
+    return {path: values[str(n)] for n, path in enumerate(asked, 1) if str(n) in values}
 
 
 def filled(
@@ -243,8 +255,9 @@ class LanguageWorld:
             self.counted["calls not answered"] += 1
             return {}
         self.counted["answers"] += 1
-        found = told(text_of(done.message.get("content") if done.message else None), asked)
-        if found is None:
+        written = text_of(done.message.get("content") if done.message else None)
+        found = told(written, asked, done.finish_reason == "length")
+        if not found:
             self.counted["answers without a JSON object"] += 1
         return found or {}
 

@@ -27,11 +27,12 @@ class Lesson:
     times: int
 
     def conversations(self) -> Iterator[Episode]:
-        """The call as it is taught: conversations of one answer."""
+        """The call as it is taught: conversations of one answer, which begins on a new line, as
+        the JSON of tool calls does: a small base knows the token of that."""
         numbered = {str(n): value for n, value in enumerate(self.real.values(), 1)}
         answer: Message = {
             "role": "assistant",
-            "content": json.dumps(numbered, ensure_ascii=False),
+            "content": "\n" + json.dumps(numbered, ensure_ascii=False),
         }
         for again in range(self.times):
             name = f"{self.id}-{again}"
@@ -82,8 +83,8 @@ async def tried(owner: LanguageWorld, lesson: Lesson) -> Case:
     p, asked = lesson.foretold.prediction, list(lesson.real)
     name = lesson.foretold.name
     values = await owner.ask(name, p, asked, list(lesson.messages), 0)
-    value, taken = filled(owner.world, owner.bounds, lesson.foretold, values)
-    owner.counted["taken"] += len(taken)
+    value, fits = filled(owner.world, owner.bounds, lesson.foretold, values)
+    owner.counted["fit"] += len(fits)
     owner.counted["asked"] += len(asked)
     draft, told = dict(leaves(p.value)), dict(leaves(value))
-    return Case(name, {k: told[k] for k in asked}, {k: draft[k] for k in asked}, lesson.real)
+    return Case(name, {k: told[k] for k in fits}, {k: draft[k] for k in asked}, lesson.real)

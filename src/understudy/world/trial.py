@@ -23,8 +23,8 @@ _WORDS = 5  # from which on a text is prose, that may be right in part
 
 @dataclass(slots=True)
 class Tally:
-    """Cases of a place: how often the model or the draft was closer, how often each was exact, and
-    the sums of their closeness."""
+    """Values of a model that fitted at a place: how often the model or the draft was closer, how
+    often each was exact, and the sums of their closeness."""
 
     cases: int = 0
     wins: int = 0
@@ -56,8 +56,8 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A result's open values by path: as the model would have them (its own where they fit, else
-    the draft's), as the draft has them, and as they really were."""
+    """A result's open values by path: as the model has those that fit, as the draft has them, and
+    as they really were."""
 
     tool: str
     model: Mapping[str, Any]
@@ -79,14 +79,15 @@ class Trial:
         """The trial of these cases."""
         cases, tallies = list(cases), defaultdict[Place, Tally](Tally)
         for case in cases:
-            for path, real in case.real.items():
+            for path, value in case.model.items():
                 place = case.tool, collapsed(path)
-                tallies[place].add(case.model[path], case.draft[path], real)
+                tallies[place].add(value, case.draft[path], case.real[path])
         trial = cls(dict(sorted(tallies.items())), [], dict(counted or {}))
         gained: Counter[str] = Counter()
         for case in cases:
-            mixed = {p: case.model[p] if trial.takes(case.tool, p) else v
-                     for p, v in case.draft.items()}  # fmt: skip
+            mixed = {p: v if trial.takes(case.tool, p) else case.draft[p]
+                     for p, v in case.model.items()}  # fmt: skip
+            mixed = {**case.draft, **mixed}
             gained[case.tool] += _all_same(mixed, case.real) - _all_same(case.draft, case.real)
         trial.kept = sorted(tool for tool, n in gained.items() if n < 0)
         return trial
