@@ -31,7 +31,7 @@ from understudy.runs.directory import Run
 from understudy.world.bench import bench
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.trial import LEAST, word_f1
+from understudy.world.trial import word_f1
 from world.recorded import Call, recorded
 from world.served import serving
 
@@ -194,7 +194,7 @@ def test_a_remote_model_is_tried_on_the_train_split_and_then_used(
         assert main([*command, str(tmp_path / "filled"), *named]) == 0
     counted = json.loads(capsys.readouterr().out)["language"]
     assert counted["taken"] == counted["asked"] == 16
-    assert len(came) >= LEAST + 16
+    assert len(came) > 30
     for body, authorization in came:
         assert (body["model"], authorization) == ("big", "Bearer secret")
         schema = body["response_format"]["json_schema"]["schema"]

@@ -20,7 +20,7 @@ from understudy.world.forms import Forms
 from understudy.world.language import LanguageWorld
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.trial import LEAST, Case, Trial, closeness
+from understudy.world.trial import MANY, Case, Trial, closeness
 from understudy.world.values import leaves
 
 STATES = ("open", "held", "closed")
@@ -168,11 +168,12 @@ def cases(path: str, model: list[Any], draft: list[Any], real: list[Any]) -> lis
 @pytest.mark.parametrize(
     ("model", "draft", "taken"),
     [
-        (["r"] * LEAST, ["d"] * LEAST, True),
-        (["m"] * LEAST, ["d"] * LEAST, True),  # as wrong as the draft
-        (["r"] * (LEAST - 1), ["d"] * (LEAST - 1), False),  # too few
-        (["m"] * LEAST, ["d"] * (LEAST - 1) + ["r"], False),
-        (["r"] * 11 + ["m"] * 9, ["m"] * 11 + ["r"] * 9, False),  # as chance would have it
+        (["r"] * 5, ["d"] * 5, True),
+        (["r"] * 4, ["d"] * 4, False),  # chance does that too
+        (["m"] * MANY, ["d"] * MANY, True),  # as wrong as the draft
+        (["m"] * (MANY - 1), ["d"] * (MANY - 1), False),
+        (["m"] * MANY, ["d"] * (MANY - 1) + ["r"], False),
+        (["r"] * 11 + ["m"] * 9, ["m"] * 11 + ["r"] * 9, False),
         (["r"] * 17 + ["m"] * 3, ["m"] * 17 + ["r"] * 3, True),
     ],
 )  # fmt: skip
@@ -185,13 +186,20 @@ def test_a_place_is_the_models_only_where_it_was_no_worse(
     assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
 
 
+def test_the_values_of_a_call_are_one_case() -> None:
+    paths = [f"/a/{n}" for n in range(20)]
+    case = Case("open", *(dict.fromkeys(paths, v) for v in ("r", "d", "r")))
+    assert not Trial.of([case] * 4).takes("open", "/a/0")
+    assert Trial.of([case] * 5).takes("open", "/a/0")
+
+
 def test_prose_is_compared_by_its_words() -> None:
     real = "the cat sat on a mat"
     assert closeness("a mat the cat ate", real) == pytest.approx(8 / 11)
     assert closeness("mat", "cat") == 0.0
-    near, far = ["the cat sat on mats"] * LEAST, ["no dog"] * LEAST
-    assert Trial.of(cases("", near, far, [real] * LEAST)).takes("open", "")
-    assert not Trial.of(cases("", far, near, [real] * LEAST)).takes("open", "")
+    near, far = ["the cat sat on mats"] * MANY, ["no dog"] * MANY
+    assert Trial.of(cases("", near, far, [real] * MANY)).takes("open", "")
+    assert not Trial.of(cases("", far, near, [real] * MANY)).takes("open", "")
 
 
 def test_a_tool_whose_results_get_worse_as_a_whole_keeps_its_drafts() -> None:
@@ -219,7 +227,7 @@ def test_a_model_that_failed_its_trial_is_not_even_asked(world: World) -> None:
 
 def test_only_the_places_that_were_passed_are_taken(world: World) -> None:
     path = "/count"
-    trial = Trial.of(cases(path, [1] * LEAST, [2] * LEAST, [1] * LEAST))
+    trial = Trial.of(cases(path, [1] * MANY, [2] * MANY, [1] * MANY))
     everything = json.dumps({str(n): 55 for n in range(1, 13)})
     _, result = asked(world, everything, trial)
     plain = dict(leaves(json.loads(world.session(5).step("open", '{"box": "B123457"}').content)))

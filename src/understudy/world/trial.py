@@ -1,57 +1,62 @@
 """Whether a language model's values may stand in a world's results: a comparison on calls that
 neither the world nor the model had seen.
 
-A place (a tool and a path with list positions collapsed) is the model's only where the world's own
-draft was not closer to the truth: in none of LEAST cases at least, or in so much fewer cases than
-the model that a sign test says so. A tool whose results, taken together, are exact less often then
-keeps its drafts.
+A place (a tool and a path with list positions collapsed) is the model's only where its values were
+closer to the truth than the world's own draft in so many more calls that a sign test says so, or
+where in MANY calls neither ever was. A tool whose results, taken together, are exact less often
+then keeps its drafts. Values of one call are no evidence apart from each other: a call counts once.
 """
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from understudy.world.bounds import Place, collapsed
 from understudy.world.values import same
 
-LEAST = 20  # cases of a place
+MANY = 60  # calls without a difference: by the rule of three it comes in 5% of them at most
 _LEVEL = 0.05  # of the sign test
 _WORDS = 5  # from which on a text is prose, that may be right in part
 
 
 @dataclass(slots=True)
 class Tally:
-    """Values of a model that fitted at a place: how often the model or the draft was closer, how
-    often each was exact, and the sums of their closeness."""
+    """Values of a model that fitted at a place: in how many calls, in how many of those the model
+    or the draft was closer; how many values, and how many of them each had exactly; and the sums
+    over the values of the closeness of each."""
 
-    cases: int = 0
+    calls: int = 0
     wins: int = 0
     losses: int = 0
+    values: int = 0
     model_exact: int = 0
     draft_exact: int = 0
     model_close: float = 0.0
     draft_close: float = 0.0
 
-    def add(self, model: Any, draft: Any, real: Any) -> None:
-        own, other = closeness(model, real), closeness(draft, real)
-        self.cases += 1
+    def add(self, found: Sequence[tuple[Any, Any, Any]]) -> None:
+        """Note the values of a call: the model's, the draft's and the real one of each."""
+        own = sum(closeness(model, real) for model, _, real in found)
+        other = sum(closeness(draft, real) for _, draft, real in found)
+        self.calls += 1
         self.wins += own > other
         self.losses += own < other
-        self.model_exact += same(model, real)
-        self.draft_exact += same(draft, real)
+        self.values += len(found)
+        self.model_exact += sum(same(model, real) for model, _, real in found)
+        self.draft_exact += sum(same(draft, real) for _, draft, real in found)
         self.model_close += own
         self.draft_close += other
 
     @property
     def taken(self) -> bool:
         """Whether the model's values may stand here."""
-        if self.cases < LEAST or self.model_exact < self.draft_exact:
+        if self.model_exact < self.draft_exact:
             return False
         n = self.wins + self.losses
         tail = sum(math.comb(n, k) for k in range(self.wins, n + 1)) / 2**n
-        return self.losses == 0 or tail <= _LEVEL
+        return tail <= _LEVEL or (n == 0 and self.calls >= MANY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +84,11 @@ class Trial:
         """The trial of these cases."""
         cases, tallies = list(cases), defaultdict[Place, Tally](Tally)
         for case in cases:
+            found = defaultdict[str, list[tuple[Any, Any, Any]]](list)
             for path, value in case.model.items():
-                place = case.tool, collapsed(path)
-                tallies[place].add(value, case.draft[path], case.real[path])
+                found[collapsed(path)].append((value, case.draft[path], case.real[path]))
+            for path, values in found.items():
+                tallies[case.tool, path].add(values)
         trial = cls(dict(sorted(tallies.items())), [], dict(counted or {}))
         gained: Counter[str] = Counter()
         for case in cases:
@@ -103,7 +110,7 @@ class Trial:
         lines = []
         for tool in sorted({tool for tool, _ in self.places}):
             own = [(path, t) for (name, path), t in self.places.items() if name == tool]
-            n = sum(t.cases for _, t in own)
+            n = sum(t.values for _, t in own)
             model, draft = (
                 sum(getattr(t, who) for _, t in own) / n for who in ("model_exact", "draft_exact")
             )
