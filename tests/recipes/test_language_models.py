@@ -171,7 +171,7 @@ def test_a_small_model_words_prose_better_than_the_draft(tmp_path: Path) -> None
     bench(folder, tmp_path / "plain")
     bench(folder, tmp_path / "filled", language=lambda w, _: language.world(w))
     plain, filled = (closeness(tmp_path / f, range(160, 200)) for f in ("plain", "filled"))
-    assert filled > plain + 0.05
+    assert filled > plain + 0.05, (plain, filled)
 
 
 def test_a_remote_model_is_tried_on_the_train_split_and_then_used(
