@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from recorded import Call, recorded
 
 from understudy.core.types import Completion, Episode, ModelRef, Request, Scenario, ToolResult
-from understudy.world.language import LanguageWorld, filled, gaps, lessons
+from understudy.world.language import SCHEMA, LanguageWorld, gaps, told
 from understudy.world.learn import learn
+from understudy.world.lessons import lessons
 from understudy.world.model import World
 from understudy.world.values import leaves
 
@@ -47,14 +49,27 @@ def world() -> World:
     return learn([played(seed) for seed in range(80)])
 
 
+def opened(draft: Any) -> dict[str, str]:
+    """The paths that a draft leaves open, by their numbers."""
+    return {
+        str(value)[1:-1]: path
+        for path, value in leaves(draft)
+        if re.fullmatch(r"<\d+>", str(value))
+    }
+
+
 class Scripted:
-    """Answers with what a function makes of the question."""
+    """Answers with what a function makes of the question, in which `fill` are the places that the
+    draft leaves open, by number."""
 
     def __init__(self, answer: Any) -> None:
         self.answer, self.asked = answer, list[dict[str, Any]]()
 
     async def complete(self, request: Request) -> Completion:
-        self.asked.append(json.loads(str(request.messages[-1]["content"])))
+        asked = json.loads(str(request.messages[-1]["content"]))
+        asked["fill"] = opened(asked["draft"])
+        assert sorted(request.metadata[SCHEMA]["properties"]) == sorted(asked["fill"])
+        self.asked.append(asked)
         message: Any = {"role": "assistant", "content": self.answer(self.asked[-1])}
         return Completion("c", request, "ok", message, finish_reason="stop")
 
@@ -73,8 +88,9 @@ async def called(world: World, answer: Any, *calls: tuple[str, dict[str, Any]]) 
 
 async def test_what_nothing_determines_is_the_models_and_nothing_else(world: World) -> None:
     def answer(asked: dict[str, Any]) -> str:
-        made = {path: "Rex" if "name" in path else 12.5 for path in asked["fill"]}
-        return "Sure: " + json.dumps(made | {"/dog": "D0", "/kind": "cat"})
+        fill = asked["fill"].items()
+        made = {n: "rexular" if "name" in path else 12.5 for n, path in fill}
+        return "Sure: " + json.dumps(made | {"9": "D0", "/kind": "cat"})
 
     owner, chat, (result, again) = await called(
         world, answer, ("dog", {"dog": "D1111"}), ("dog", {"dog": "D1111"})
@@ -82,19 +98,20 @@ async def test_what_nothing_determines_is_the_models_and_nothing_else(world: Wor
     got = json.loads(result.content)
     assert got["dog"] == "D1111"
     assert got["kind"] == "dog"
-    assert got["call_name"] == "Rex"
+    assert got["call_name"] == "rexular"
     assert again.content == result.content  # what was made up stays
     assert {p.kind for p in result.provenance if p.path == "/call_name"} == {"invented"}
     first = chat.asked[0]
     assert first["arguments"] == {"dog": "D1111"}
-    assert dict(leaves(first["draft"]))["/call_name"] is None
+    assert set(first["fill"].values()) == {"/call_name", "/weight"}
     assert {e["result"]["kind"] for e in first["earlier"]} == {"dog"}
     assert owner.counted["taken"] <= owner.counted["asked"]
 
 
 @pytest.mark.parametrize(
-    "written", ["", "no JSON", "[1, 2]", '{"/call_name": 7, "/weight": "heavy"}', '{"other": 1}',
-                '{"/call_name": {"deep": []}}', '{"/call_name": null}']
+    "written", ["", "no JSON", "[1, 2]", '{"1": 7, "2": "heavy"}', '{"/call_name": "rexular"}',
+                '{"1": {"deep": []}}', '{"1": null}', '{"1": "Rex", "2": -3.5, "0": "rexular"}',
+                '{"2": NaN}', '{"2": 1e400}', '{"1": "\\u0000abcdef"}']
 )  # fmt: skip
 async def test_an_answer_that_does_not_fit_leaves_the_worlds_own(
     world: World, written: str
@@ -125,10 +142,10 @@ def test_lessons_teach_the_truth_of_gaps_and_do_not_tell_it(world: World) -> Non
     assert taught
     truths = {text for e in unseen for m in e.messages for text in _texts(m.get("content"))}
     for lesson in taught:
-        (done,) = lesson.completions
+        (done, *_) = (c for e in lesson.conversations() for c in e.completions)
         question = json.loads(str(done.request.messages[-1]["content"]))
         answer = json.loads(str(done.message["content"]))  # type: ignore[index]
-        assert sorted(answer) == sorted(question["fill"])
+        assert {n: lesson.real[path] for n, path in opened(question["draft"]).items()} == answer
         for value in answer.values():
             assert str(value) in truths
             assert str(value) not in json.dumps(question)
@@ -141,16 +158,15 @@ def _texts(content: Any) -> list[str]:
         return []
 
 
-def test_filling_takes_each_value_by_itself() -> None:
-    draft = {"a": 1, "b": {"c": "x"}, "d": ["y", "z"]}
-    value, taken, why = filled(draft, '{"/a": 2, "/b/c": 3, "/d/1": "w"}', ["/a", "/b/c", "/d/1"])
-    assert value == {"a": 2, "b": {"c": "x"}, "d": ["y", "w"]}
-    assert taken == ["/a", "/d/1"]
-    assert why is not None
-    assert draft == {"a": 1, "b": {"c": "x"}, "d": ["y", "z"]}
+def test_an_answer_is_read_by_its_numbers() -> None:
+    assert told('so {"1": 2, "2": [3]} it is', ["/a", "/b", "/c"]) == {"/a": 2, "/b": [3]}
+    assert told("{broken", ["/a"]) == {}
+    assert told('\n{"1": "x", "2": 12, "3": {"a', ["/a", "/b", "/c"]) == {"/a": "x", "/b": 12}
+    assert told('{"1": "x", "2": 12', ["/a", "/b"], cut=True) == {"/a": "x"}
+    assert told("[1]", ["/a"]) is None
 
 
-def told(seed: int) -> Episode:
+def telling(seed: int) -> Episode:
     """A tool that answers in prose, never twice alike."""
     rng = random.Random(seed)
     words = ("ran", "slept", "barked", "dug", "ate", "swam", "hid", "rolled", "jumped")
@@ -166,7 +182,7 @@ def told(seed: int) -> Episode:
 
 
 async def test_prose_is_written_as_it_is_and_is_the_models_to_fill() -> None:
-    world = learn([told(seed) for seed in range(80)])
+    world = learn([telling(seed) for seed in range(80)])
     calls = [("tell", {"dog": f"D{1234 + n}"}) for n in range(12)]
     session = world.session(3)
     for name, args in calls:
@@ -174,7 +190,7 @@ async def test_prose_is_written_as_it_is_and_is_the_models_to_fill() -> None:
         assert not plain.startswith('"')
         assert len(plain.split()) == 9
     said = "It ran home and slept."
-    _, chat, results = await called(world, lambda asked: json.dumps({"": said}), *calls)
+    _, chat, results = await called(world, lambda asked: json.dumps({"1": said}), *calls)
     assert chat.asked
-    assert all(asked["fill"] == [""] for asked in chat.asked)
+    assert all(asked["fill"] == {"1": ""} for asked in chat.asked)
     assert sum(r.content == said for r in results) == len(chat.asked)  # the rest was said before

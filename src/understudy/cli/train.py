@@ -12,6 +12,8 @@ import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
+from understudy.cli.train_world import world as train_world
+from understudy.cli.world_language import RunOption
 
 app = typer.Typer(help="Recipes.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -78,36 +80,7 @@ def sft(
             print(f"  left out: {count} {what}, {reason}")
 
 
-@app.command()
-def world(
-    run: RunArgument,
-    store: StoreOption = DEFAULT_STORE,
-    workload: WorkloadOption = None,
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-    isolated: IsolatedOption = False,
-    threads: ThreadsOption = 0,
-    quiet: QuietOption = False,
-) -> None:
-    """Teach an adapter to fill what a learned world leaves open: values that nothing determines.
-
-    Example: understudy train world runs/world --workload support
-    """
-    from understudy.recipes.isolation import only_the_store
-    from understudy.recipes.sft import SftConfig
-    from understudy.recipes.world_language import train_language
-    from understudy.runs.config import load_config
-
-    if isolated:
-        only_the_store([store])
-    settings = load_config(SftConfig, config, overrides or [])
-    _prepare(threads)
-    found = _episodes(store, workload)
-    with _run(run, settings) as opened:
-        result = train_language(opened, found, settings, quiet)
-    print(f"{result.steps} steps on {result.kept} calls with gaps; adapter in {result.adapter}")
-    for reason, count in result.rows_left_out.items():
-        print(f"  left out: {count} calls, {reason}")
+app.command("world")(train_world)
 
 
 @app.command()
@@ -180,6 +153,7 @@ def grpo(
         Path | None, typer.Option(help="A run or adapter folder to go on from.")
     ] = None,
     second: SecondOption = None,
+    language: RunOption = None,
     workload: Annotated[str, typer.Option(help="What the episodes are filed under.")] = "default",
     tools: ToolsOption = None,
     config: ConfigOption = None,
@@ -204,6 +178,7 @@ def grpo(
 
     values: dict[str, Any] = {"start": str(_adapter(start))} if start else {}
     values |= {"guards": {"second": str(second)}} if second else {}
+    values |= {"language": str(language)} if language else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
     if isolated:  # before the owner's code runs; no compiler can be started afterwards
         prepare_kernel(settings.base)

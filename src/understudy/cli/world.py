@@ -1,6 +1,7 @@
 """Learn a world from captured episodes, look at how faithful it is, serve it, try it by hand."""
 
 import asyncio
+import contextlib
 import json
 import math
 import signal
@@ -17,6 +18,14 @@ from understudy.cli.world_ahead import ahead
 from understudy.cli.world_compare import compare
 from understudy.cli.world_describe import describe
 from understudy.cli.world_export import export
+from understudy.cli.world_language import (
+    KeyOption,
+    ModelOption,
+    RunOption,
+    UrlOption,
+    for_bench,
+    language,
+)
 from understudy.cli.world_paths import paths
 from understudy.cli.world_report import report
 from understudy.cli.world_serving import address_of, key_of, until_told
@@ -74,13 +83,13 @@ def bench(
         int | None,
         typer.Option(help="Seed of random names for all tools, arguments and fields."),
     ] = None,
-    language: Annotated[
-        Path | None,
-        typer.Option(help="A run whose adapter fills the gaps; trained on the train split first."),
-    ] = None,
     bound: Annotated[
         bool, typer.Option("--bound", help="Instead: the truth of all that a world could know.")
     ] = False,
+    run: RunOption = None,
+    language_url: UrlOption = None,
+    language_model: ModelOption = None,
+    language_key_env: KeyOption = None,
 ) -> None:
     """Learn from the train split of recorded episodes, and predict each call of the test split.
 
@@ -94,12 +103,15 @@ def bench(
     see how far figures can go. Printed then: the calls that could not be, by tool and reason (see
     understudy.world.bound).
 
+    A model for what the world leaves open is first taught (--language, a run that is begun or gone
+    on with) or tried (--language-url) on the train split alone; what became of its values is told.
+
     Example: understudy world bench recordings --predictions build/predictions.jsonl
     """
-    from understudy.world.bench import bench as run
+    from understudy.world.bench import bench as measure
     from understudy.world.bound import bound as run_bound
 
-    if bound and (rename is not None or language is not None):
+    if bound and not (rename is None and run is None and language_url is None):
         raise ValueError("--bound takes neither --rename nor --language: leave them out")
     if not (folder / "replays.jsonl.gz").exists():
         raise ValueError(f"{folder} has no replays.jsonl.gz")
@@ -107,29 +119,18 @@ def bench(
     if bound:
         print(json.dumps(run_bound(folder, predictions)))
         return
-    filling = _filling(language) if language is not None else None
-    print(json.dumps(run(folder, predictions, rename=rename, language=filling)))
-
-
-def _filling(path: Path) -> Any:
-    """The model for a world's gaps, from a run that is begun or gone on with."""
-    from understudy.recipes.sft import SftConfig
-    from understudy.recipes.world_language import train_language, with_adapter
-    from understudy.runs.directory import Run
-
-    def opened(world: Any, train: Any) -> Any:
-        with Run.open(path) if (path / "run.json").exists() else Run.create(path, SftConfig()) as r:
-            if not (path / "adapter").exists():
-                train_language(r, train, SftConfig())
-        return with_adapter(world, path / "adapter")
-
-    return opened
+    filling = for_bench(run, language_url, language_model, language_key_env)
+    print(json.dumps(measure(folder, predictions, rename=rename, language=filling)))
 
 
 @app.command("try")
 def try_(
     world: Annotated[Path, typer.Argument(help="A folder that `world learn` wrote.")],
     seed: Annotated[int, typer.Option(help="Of the first session.")] = 0,
+    run: RunOption = None,
+    language_url: UrlOption = None,
+    language_model: ModelOption = None,
+    language_key_env: KeyOption = None,
 ) -> None:
     """Call the world's tools by hand; see state, provenance and doubt after each call.
 
@@ -138,10 +139,25 @@ def try_(
     from understudy.cli.world_try import HELP, play
     from understudy.world.model import World
 
+    model = language(run, language_url, language_model, language_key_env)
     learned = World.load(world)
     if sys.stdin.isatty():
         print(HELP)
-    play(learned, _lines(), seed=seed)
+    if model is None:
+        play(learned, _lines(), seed=seed)
+        return
+    with asyncio.Runner() as runner, _opened(runner, model.world(learned)) as owner:
+        play(owner, _lines(), seed=seed, run=runner.run)
+
+
+@contextlib.contextmanager
+def _opened(runner: asyncio.Runner, manager: Any) -> Iterator[Any]:
+    """An asynchronous context, entered and left on a runner's loop."""
+    value = runner.run(manager.__aenter__())
+    try:
+        yield value
+    finally:
+        runner.run(manager.__aexit__(None, None, None))
 
 
 def _lines() -> Iterator[str]:
@@ -171,6 +187,10 @@ def serve(
         str | None,
         typer.Option(metavar="NAME", help="The variable that holds the key that clients bear."),
     ] = None,
+    run: RunOption = None,
+    language_url: UrlOption = None,
+    language_model: ModelOption = None,
+    language_key_env: KeyOption = None,
 ) -> None:
     """Serve a world's tools over MCP: on stdin and stdout, or over HTTP.
 
@@ -180,18 +200,42 @@ def serve(
 
     Example: understudy world serve build/world --http 127.0.0.1:8402
     """
-    from understudy.world.serve import serve_http, serve_stdio
-
     address, factor, key = address_of(http), _factor(latency), key_of(key_env, http)
+    model = language(run, language_url, language_model, language_key_env)
     learned = world_shown(world, tools)
     if address is None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read of stdin cannot be interrupted
-        asyncio.run(serve_stdio(learned, seed, factor))
-    else:
+    asyncio.run(_serve(learned, address, seed, allow_remote, key, factor, model))
+
+
+async def _serve(
+    world: Any,
+    address: tuple[str, int] | None,
+    seed: int,
+    allow_remote: bool,
+    key: str | None,
+    latency: float,
+    model: Any,
+) -> None:
+    """Serve until the client or a signal ends it; with a model for the world's gaps where there
+    is one."""
+    from understudy.world.serve import serve_http, serve_stdio
+
+    async with contextlib.AsyncExitStack() as stack:
+        owner = await stack.enter_async_context(model.world(world)) if model else world
+        if address is None:
+            await serve_stdio(world, seed, latency, owner.session)
+            return
         served = serve_http(
-            learned, *address, seed, allow_remote=allow_remote, key=key, latency=factor
+            world,
+            *address,
+            seed,
+            allow_remote=allow_remote,
+            key=key,
+            latency=latency,
+            begin=owner.session,
         )
-        asyncio.run(until_told(served))
+        await until_told(served)
 
 
 def _factor(text: str) -> float:

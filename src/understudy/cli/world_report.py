@@ -1,12 +1,15 @@
 """`understudy world report`: how faithful a world is, as text, JSON and one HTML page."""
 
+import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from understudy.cli.data import JsonOption, open_store
+from understudy.cli.world_language import KeyOption, ModelOption, RunOption, UrlOption, language
 
 
 def report(
@@ -16,6 +19,10 @@ def report(
         typer.Option(help="Measure on the episodes of this store that the world has not seen."),
     ] = None,
     workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
+    run: RunOption = None,
+    language_url: UrlOption = None,
+    language_model: ModelOption = None,
+    language_key_env: KeyOption = None,
     html: Annotated[Path | None, typer.Option(help="Write the page into this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -24,14 +31,21 @@ def report(
     The page is one file that loads nothing: all columns against floor and ceiling, tools,
     calibration, where to collect traces, the worst misses.
 
+    With a model for what the world leaves open, --store is measured with and without it, on
+    episodes that neither has seen. Where the world has seen all of them, one is learned from those
+    not held out.
+
     Example: understudy world report build/world --html build/world.html
     """
     from understudy.runs.report import write_report
     from understudy.world.fidelity import FidelityReport
     from understudy.world.fidelity_page import page
 
+    model = language(run, language_url, language_model, language_key_env)
+    if model is not None and store is None:
+        raise ValueError("a model is measured on episodes: name their --store")
     if store is not None:
-        measured = _measure(world, store, workload)
+        measured = _measure(world, store, workload, model)
     else:
         file = world / "fidelity.json"
         if not file.exists():
@@ -43,9 +57,9 @@ def report(
     print(json.dumps(measured.to_json()) if as_json else measured.table())
 
 
-def _measure(world: Path, store: Path, workload: str | None) -> Any:
+def _measure(world: Path, store: Path, workload: str | None, model: Any) -> Any:
     from understudy.runs.progress import Progress
-    from understudy.world.fidelity import fidelity
+    from understudy.world.fidelity import fidelity, filled_results
     from understudy.world.model import World
 
     learned = World.load(world)
@@ -53,10 +67,35 @@ def _measure(world: Path, store: Path, workload: str | None) -> Any:
         found = list(db.read_episodes(**({"workload": workload} if workload else {})))
     known = set(learned.episode_ids)
     new = [e for e in found if e.id not in known]
+    if not new and model is not None:
+        learned, new = _apart(found)
+    if model is not None:
+        new = [e for e in new if e.id not in model.episodes]
     if not new:
         raise ValueError(
             f"the world has learned from all {len(found)} episodes there; leave --store out for "
             "what was measured on those kept aside, or capture more"
         )
+    filled, counted = None, dict[str, int]()
+    if model is not None:
+
+        async def fill(each: Callable[[], None]) -> tuple[Any, dict[str, int]]:
+            async with model.world(learned) as owner:
+                return await filled_results(owner, new, each=each), dict(owner.counted)
+
+        with Progress("ask the model", total=len(new), unit="episodes") as progress:
+            filled, counted = asyncio.run(fill(progress.advance))
     with Progress("measure the world", total=len(new), unit="episodes") as progress:
-        return fidelity(learned, new, each=progress.advance)
+        report = fidelity(learned, new, each=progress.advance, filled=filled)
+    report.language = counted
+    return report
+
+
+def _apart(episodes: list[Any]) -> tuple[Any, list[Any]]:
+    """A world of the episodes that are not held out, and those that are."""
+    from understudy.core.types import split_of
+    from understudy.world.crossfit import calibrated
+
+    ordered = sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))
+    held = [e for e in ordered if split_of(e.scenario_id or e.id) == "heldout"]
+    return calibrated([e for e in ordered if split_of(e.scenario_id or e.id) == "train"]), held

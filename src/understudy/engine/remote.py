@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,8 @@ class RemoteChat:
     token_ids asks for the exact ids and logprobs (`return_token_ids`, as vLLM and our engine
     server take it); leave it off for endpoints that refuse unknown fields. Connection errors,
     timeouts and the statuses that say "later" are tried again `retries` times, with the server's
-    Retry-After or an exponential pause. Use as an async context manager, or call `aclose`.
+    Retry-After or an exponential pause. `extra_body` are more fields of each body, or makes them
+    of a request. Use as an async context manager, or call `aclose`.
     """
 
     def __init__(
@@ -35,11 +36,11 @@ class RemoteChat:
         retries: int = 2,
         token_ids: bool = False,
         pause_s: float = 0.5,
-        extra_body: Mapping[str, Any] | None = None,
+        extra_body: Mapping[str, Any] | Callable[[Request], Mapping[str, Any]] | None = None,
     ) -> None:
         self.url = base_url.rstrip("/") + "/chat/completions"
         self.timeout, self.retries, self.token_ids = timeout, retries, token_ids
-        self.pause_s, self.extra_body = pause_s, dict(extra_body or {})
+        self.pause_s, self.extra_body = pause_s, extra_body or {}
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -101,7 +102,8 @@ class RemoteChat:
         body |= {k: v for k, v in optional.items() if v is not None}
         if self.token_ids:
             body |= {"return_token_ids": True, "logprobs": True}
-        return body | self.extra_body
+        extra = self.extra_body(request) if callable(self.extra_body) else self.extra_body
+        return body | dict(extra)
 
     async def aclose(self) -> None:
         if self._session is not None:

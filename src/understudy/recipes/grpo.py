@@ -11,6 +11,7 @@ step, hand the adapter to the engine.
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
+from understudy.core.protocols import Environment
 from understudy.core.rows import Row, RowStats, policy_rows
 from understudy.core.types import ModelRef, Policy, Sampling, Scenario
 from understudy.judges.check import Check
@@ -28,6 +30,7 @@ from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_o
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.trust import Trust, warn
+from understudy.recipes.world_language import Language
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -61,6 +64,7 @@ class GrpoConfig(Config):
     trust: Trust = Trust()  # what the world's fidelity must show, or training warns
     doubt: Doubt = Doubt()  # what becomes of steps that the world doubts
     guards: GuardConfig | None = None  # against holes in the world; see recipes.guarding
+    language: str | None = None  # a run whose model fills the world's gaps; see `train world`
     checkpoint_every: PositiveInt = 10
     seed: int = 0
 
@@ -99,8 +103,11 @@ async def grpo(
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
         begin = _resume(run, trainer, curriculum, guards)
         engine, chat = make_engine(learner.base, threads)
+        filling = Language.load(Path(config.language)) if config.language else None
 
-        async def play(step: int, drawn: Sequence[tuple[int, Scenario]]) -> list[Played]:
+        async def play(
+            rehearsed_in: Environment, step: int, drawn: Sequence[tuple[int, Scenario]]
+        ) -> list[Played]:
             model = ModelRef(learner.base.name, "rehearsed", step)
             engine.load_weights(model, learner.tensors(), learner.lora)
             sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
@@ -109,7 +116,7 @@ async def grpo(
                 play_group(
                     chat,
                     policy,
-                    world,
+                    rehearsed_in,
                     world.user,
                     scenario,
                     config.group_size,
@@ -127,7 +134,15 @@ async def grpo(
         reward, success = next(((r["reward"], r["success"]) for r in done), (0.0, 0.0))
         steps = begin
         try:
-            with Progress("rehearse", total=config.steps, unit="steps", quiet=quiet) as progress:
+            async with AsyncExitStack() as stack:
+                owner = None
+                if filling is not None:
+                    beside = filling.beside(world, engine, chat)
+                    owner = await stack.enter_async_context(beside)
+                rehearsed_in: Environment = owner or world
+                progress = stack.enter_context(
+                    Progress("rehearse", total=config.steps, unit="steps", quiet=quiet)
+                )
                 progress.advance(begin)
                 if len(scenarios) < config.scenarios_per_step:
                     few = f"the traffic gives {len(scenarios)} scenarios: each step plays all"
@@ -138,7 +153,7 @@ async def grpo(
                     drawn = [(n, scenarios[n]) for n in numbers]
                     canaries = guards.canaries(step, [s for _, s in drawn]) if guards else []
                     impossible = [(len(scenarios) + i, c.scenario) for i, c in enumerate(canaries)]
-                    played = await play(step, [*drawn, *impossible])
+                    played = await play(rehearsed_in, step, [*drawn, *impossible])
                     if guards is not None:
                         tried = list(zip(canaries, played[len(drawn) :], strict=True))
                         played = guards.watch(step, played[: len(drawn)], tried)
@@ -150,6 +165,7 @@ async def grpo(
                     metrics = trainer.step(rows)
                     reward, success = _means(played)
                     more = {"guards": guards.figures} if guards else {}
+                    more |= {"language": dict(owner.counted)} if owner else {}
                     shown: dict[str, Any] = {"alarm": f"{guards.level:.0%}"} if guards else {}
                     _log(run, step, played, metrics, counted, rollout_seconds, more)
                     progress.advance(

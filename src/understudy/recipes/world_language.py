@@ -1,44 +1,263 @@
-"""Train a small model to fill what a world leaves open: `world.language`."""
+"""A model for what a world leaves open (`world.language`): a small one that is trained here, or any
+behind an OpenAI-compatible endpoint; both tried on calls that they have not seen (`world.trial`).
 
+A run's `artefacts/language.json` says which model it is and where its values may stand.
+"""
+
+import asyncio
+import json
+import os
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
-from understudy.core.types import Episode, ModelRef
-from understudy.models.loading import load_base
+from understudy.core.protocols import Chat
+from understudy.core.types import Completion, Episode, ModelRef, Request, Split, split_of
+from understudy.engine.chat import ChatError, LocalChat, RemoteChat
+from understudy.engine.torch_engine import TorchEngine
+from understudy.models.loading import folder_of, load_base
 from understudy.recipes.learner import make_engine
+from understudy.recipes.rehearsal import gather
 from understudy.recipes.sft import SftConfig, SftResult, sft
+from understudy.runs.config import Config
 from understudy.runs.directory import Run
+from understudy.runs.progress import Progress
 from understudy.world.crossfit import folds
-from understudy.world.language import LanguageWorld, lessons
+from understudy.world.language import SCHEMA, LanguageWorld
 from understudy.world.learn import learn
+from understudy.world.lessons import Lesson, lessons, tried
 from understudy.world.model import World
+from understudy.world.trial import Case, Trial
+
+FILE = "language.json"
+_APART = 0.25  # of the scenarios: not taught, to try the model on
+_MOST = 400  # calls that it is tried on
+_AT_ONCE = 16
+
+
+class LanguageConfig(SftConfig):
+    """More steps than distillation takes: a small base learns the answer's form first."""
+
+    epochs: int = 8
+    batch_episodes: int = 8
+
+
+class Remote(Config):
+    """A model behind an OpenAI-compatible endpoint."""
+
+    url: str  # ".../v1"
+    model: str
+    key_env: str | None = None  # the environment variable that holds its key
+
+    @property
+    def key(self) -> str | None:
+        """The key. Raises ValueError where its variable is not set."""
+        if self.key_env is None:
+            return None
+        if not os.environ.get(self.key_env):
+            raise ValueError(
+                f"the environment variable {self.key_env} is not set: put the key there"
+            )
+        return os.environ[self.key_env]
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """A model for a world's gaps: an adapter of a base, or a remote one. `episodes` are those that
+    it was taught or tried on."""
+
+    trial: Trial | None
+    adapter: Path | None = None
+    base: str = "tiny"
+    remote: Remote | None = None
+    episodes: frozenset[str] = frozenset()
+
+    @classmethod
+    def load(cls, run: Path) -> "Language":
+        """What `train_language` or `try_remote` left in a run. Raises ValueError where there is
+        nothing."""
+        file = run / "artefacts" / FILE
+        if not file.exists():
+            raise ValueError(f"{run} has no {FILE}; train one with `understudy train world`")
+        data = json.loads(file.read_text())
+        remote = Remote(**data["remote"]) if data["remote"] else None
+        adapter = None if remote else run / "adapter"
+        trial = Trial.from_json(data["trial"])
+        return cls(trial, adapter, data["base"], remote, frozenset(data["episodes"]))
+
+    def save(self, run: Run) -> None:
+        """Write all but the adapter into a run."""
+        assert self.trial is not None
+        remote = self.remote.model_dump() if self.remote else None
+        run.write_artefact(FILE, {"base": self.base, "remote": remote,
+                                  "episodes": sorted(self.episodes),
+                                  "trial": self.trial.to_json()})  # fmt: skip
+
+    @asynccontextmanager
+    async def chat(self, threads: int | None = None) -> AsyncIterator[tuple[Chat, ModelRef]]:
+        """The model, ready to answer. Raises ValueError where its key is missing."""
+        if self.remote is not None:
+            async with RemoteChat(
+                self.remote.url, self.remote.key, extra_body=_response_format
+            ) as remote:
+                yield Structured(remote), ModelRef(self.remote.model)
+            return
+        loaded = load_base(self.base)
+        engine, chat = make_engine(loaded, threads)
+        try:
+            yield chat, await self.loaded(engine, loaded.name)
+        finally:
+            await engine.aclose()
+
+    async def loaded(self, engine: TorchEngine, base: str) -> ModelRef:
+        """The adapter, loaded into an engine of its base."""
+        model = ModelRef(base, "world", 1)
+        await engine.load(model, str(self.adapter))
+        return model
+
+    @asynccontextmanager
+    async def world(self, world: World, threads: int | None = None) -> AsyncIterator[LanguageWorld]:
+        """A world whose gaps the model fills."""
+        async with self.chat(threads) as (chat, model):
+            yield LanguageWorld(world, chat, model, trial=self.trial)
+
+    @asynccontextmanager
+    async def beside(
+        self, world: World, engine: TorchEngine, chat: LocalChat
+    ) -> AsyncIterator[LanguageWorld]:
+        """The same in an engine that is there already, where the base is its own: the actor's and
+        the world's adapters in one batch."""
+        if self.remote is not None or chat.base != _name(self.base):
+            async with self.world(world) as apart:
+                yield apart
+            return
+        model = await self.loaded(engine, chat.base)
+        yield LanguageWorld(world, chat, model, trial=self.trial)
+
+
+def _name(base: str) -> str:
+    """What a loaded base is called."""
+    return base if base == "tiny" else folder_of(base).resolve().name
+
+
+class Structured:
+    """A remote chat that answers by a JSON Schema, where the endpoint knows how; else without."""
+
+    def __init__(self, chat: RemoteChat) -> None:
+        self.remote, self.refused = chat, False
+
+    async def complete(self, request: Request) -> Completion:
+        """Answer a request. Raises ChatError."""
+        plain = request if not self.refused else _plain(request)
+        try:
+            return await self.remote.complete(plain)
+        except ChatError as error:
+            if error.http_status not in (400, 422) or plain is not request:
+                raise
+            done = await self.remote.complete(_plain(request))
+            self.refused = True
+            return done
+
+
+def _plain(request: Request) -> Request:
+    return replace(request, metadata={k: v for k, v in request.metadata.items() if k != SCHEMA})
+
+
+def _response_format(request: Request) -> dict[str, Any]:
+    schema = request.metadata.get(SCHEMA)
+    if schema is None:
+        return {}
+    named = {"name": "values", "strict": True, "schema": schema}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """The calls with gaps of a world's episodes, by the world of the other half."""
+
+    world: World
+    lessons: list[Lesson]
+
+
+def open_calls(episodes: Sequence[Episode]) -> list[Taught]:
+    """The calls with gaps: each half of the episodes, by scenario, is foretold by a world that
+    learned from the other. Raises ValueError where nothing is open."""
+    ordered = sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))
+    found = []
+    for rest, apart in folds(ordered):
+        world = learn(rest)
+        found.append(Taught(world, list(lessons(world, apart))))
+    if not any(t.lessons for t in found):
+        raise ValueError("the world leaves no value of these episodes open: nothing to teach")
+    return found
 
 
 def train_language(
     run: Run, episodes: Sequence[Episode], config: SftConfig, quiet: bool = False
-) -> SftResult:
-    """Distil the true values of gaps into an adapter: each half of the episodes, by scenario, is
-    foretold by a world that learned from the other. Raises ValueError where nothing is open."""
-    taught: list[Episode] = []
-    for rest, apart in folds(sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))):
-        taught += lessons(learn(rest), apart)
-    if not taught:
-        raise ValueError("the world leaves no value of these episodes open: nothing to teach")
+) -> tuple[SftResult, Trial]:
+    """Distil the true values of gaps into an adapter, and try it on the scenarios kept apart.
+
+    Episodes of the held-out split are left out, unless `split` is "all". Raises ValueError where
+    nothing is open.
+    """
+    given = of_split(episodes, config.split)
+    found = open_calls(given)
+    taught = [
+        one for t in found for le in t.lessons if not _apart(le) for one in le.conversations()
+    ]
     whole = config.model_copy(update={"split": "all", "keep": "all"})
-    return sft(run, taught, whole, None, quiet)
+    result = sft(run, taught, whole, None, quiet)
+    language = Language(None, result.adapter, config.base)
+    trial = asyncio.run(_trial(language, found, quiet))
+    seen = frozenset(e.id for e in given)
+    Language(trial, result.adapter, config.base, episodes=seen).save(run)
+    return result, trial
 
 
-@asynccontextmanager
-async def with_adapter(
-    world: World, adapter: Path, base: str = "tiny", threads: int | None = None
-) -> AsyncIterator[LanguageWorld]:
-    """A world whose gaps an adapter of the base fills."""
-    loaded = load_base(base)
-    engine, chat = make_engine(loaded, threads)
-    model = ModelRef(loaded.name, "world", 1)
-    try:
-        await engine.load(model, str(adapter))
-        yield LanguageWorld(world, chat, model)
-    finally:
-        await engine.aclose()
+def try_remote(
+    episodes: Sequence[Episode],
+    remote: Remote,
+    split: Split | Literal["all"] = "train",
+    quiet: bool = False,
+) -> Language:
+    """A remote model, tried on the same calls; nothing is taught. Raises ValueError where nothing
+    is open, ChatError (in an ExceptionGroup) where the endpoint does not answer."""
+    given = of_split(episodes, split)
+    trial = asyncio.run(_trial(Language(None, remote=remote), open_calls(given), quiet))
+    return Language(trial, remote=remote, episodes=frozenset(e.id for e in given))
+
+
+def of_split(episodes: Sequence[Episode], split: Split | Literal["all"]) -> list[Episode]:
+    """The episodes of a split."""
+    return [e for e in episodes if split in ("all", split_of(e.scenario_id or e.id))]
+
+
+def _apart(lesson: Lesson) -> bool:
+    return split_of(lesson.origin, _APART) == "heldout"
+
+
+async def _trial(language: Language, found: Sequence[Taught], quiet: bool) -> Trial:
+    """The model beside the drafts, on the lessons kept apart; on up to _MOST of them, evenly."""
+    aside = [(t.world, le) for t in found for le in t.lessons if _apart(le)]
+    step = max(1, -(-len(aside) // _MOST))
+    aside = aside[::step]
+    cases: list[Case] = []
+    counted: Counter[str] = Counter({"calls": len(aside)})
+    gate = asyncio.Semaphore(_AT_ONCE)
+    async with language.chat() as (chat, model):
+        owners = [LanguageWorld(t.world, chat, model) for t in found]
+        by_world = {id(owner.world): owner for owner in owners}
+        with Progress("try the model", total=len(aside), unit="calls", quiet=quiet) as progress:
+
+            async def one(world: World, lesson: Lesson) -> None:
+                async with gate:
+                    cases.append(await tried(by_world[id(world)], lesson))
+                progress.advance()
+
+            await gather([one(world, lesson) for world, lesson in aside])
+    for owner in owners:
+        counted += owner.counted
+    return Trial.of(cases, counted)

@@ -24,6 +24,7 @@ from understudy.world.model import Foretold, World
 from understudy.world.renaming import Renaming
 from understudy.world.transitions import steps, transitions
 
+AT_ONCE = 16  # episodes that a model is asked about
 Language = Callable[[World, Sequence[Episode]], AbstractAsyncContextManager[LanguageWorld]]
 
 
@@ -75,7 +76,8 @@ def bench(
     began = time.perf_counter()
     world = calibrated(train, config)
     learned = time.perf_counter()
-    rows, seconds, counted = asyncio.run(_predictions(world, train, test, language))
+    opening = language(world, train) if language is not None else None
+    rows, seconds, counted = asyncio.run(_predictions(world, test, opening))
     if names:
         rows = [{**row, "content": names.back(row["content"])} for row in rows]
     with open(out, "w") as file:
@@ -90,13 +92,21 @@ def bench(
 
 
 async def _predictions(
-    world: World, train: Sequence[Episode], test: Sequence[Episode], language: Language | None
+    world: World,
+    test: Sequence[Episode],
+    opening: AbstractAsyncContextManager[LanguageWorld] | None,
 ) -> tuple[list[dict[str, Any]], float, dict[str, int]]:
     """The predictions, the seconds that they took, and what became of gaps."""
     async with AsyncExitStack() as stack:
-        filling = await stack.enter_async_context(language(world, train)) if language else None
-        begun = time.perf_counter()
-        rows = [r for n, e in enumerate(test) for r in await predictions(world, e, n, filling)]
+        filling = await stack.enter_async_context(opening) if opening is not None else None
+        begun, gate = time.perf_counter(), asyncio.Semaphore(AT_ONCE)
+
+        async def one(n: int, episode: Episode) -> list[dict[str, Any]]:
+            async with gate:
+                return await predictions(world, episode, n, filling)
+
+        found = await asyncio.gather(*(one(n, e) for n, e in enumerate(test)))
+        rows = [row for own in found for row in own]
         return rows, time.perf_counter() - begun, dict(filling.counted) if filling else {}
 
 

@@ -1,7 +1,9 @@
 """How faithful a world is: held-out episodes, step by step, each call with its true history."""
 
+import asyncio
+import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,8 +11,9 @@ from understudy.core.types import Episode, ToolResult, canonical_json
 from understudy.world import latency, reliability
 from understudy.world.figures import Figure, auroc, ece, macro_f1, mean
 from understudy.world.gaps import collect
-from understudy.world.model import World
-from understudy.world.scoring import Scored, Scorer, text_of_prediction
+from understudy.world.language import LanguageWorld
+from understudy.world.model import Foretold, World
+from understudy.world.scoring import Said, Scored, Scorer, text_of_prediction, walk
 from understudy.world.survival import survival
 from understudy.world.tools import Prediction
 
@@ -18,12 +21,13 @@ COLUMNS = (
     "exact", "exact_but_free", "leaf_f1", "known_f1", "determined_f1", "recalled_f1", "free_type",
     "schema", "flag", "list_f1", "revealing", "changes_0", "changes_1", "changes_2", "changes_5",
 )  # fmt: skip
+_AT_ONCE = 16  # episodes that a model is asked about
 _LEAST = 50  # calls from which the calibration of a tool says anything
 _TEXT = 4000  # characters of a miss's results that are kept
 UNMEASURED = {
     "users": "user coverage: measured by the width report of simulated users, not here",
     "ranking": "policy ranking and transfer: measured by benchmarks on real services, not here",
-    "model": "row `+ model`: this world has no language-model part, so there is none",
+    "model": "row `+ model`: `world report --language RUN --store STORE` measures it",
 }
 
 
@@ -33,7 +37,8 @@ class FidelityReport:
 
     Rows: `nearest` (the training call with the most equal arguments), `floor` (the same after
     copying what the episode already answered to this very call: the retrieval floor), `overall`
-    (the world), `ceiling` (who is right about all that could be known). `tools` and `floor_tools`
+    (the world), `model` (the world with a language model in its gaps, where one is measured),
+    `ceiling` (who is right about all that could be known). `tools` and `floor_tools`
     are the world's and the floor's rows by tool.
 
     Columns: exact; exact_but_free (free leaves aside); leaf_f1 over all leaves; known_f1 over
@@ -71,6 +76,8 @@ class FidelityReport:
     survival: dict[str, Figure] = field(default_factory=dict)
     latency: dict[str, dict[str, float]] = field(default_factory=dict)
     collect: list[dict[str, Any]] = field(default_factory=list)
+    model: dict[str, Figure] = field(default_factory=dict)
+    language: dict[str, int] = field(default_factory=dict)  # what became of the gaps
     elsewhere: dict[str, str] = field(default_factory=lambda: dict(UNMEASURED))
 
     def to_json(self) -> dict[str, Any]:
@@ -94,13 +101,14 @@ def fidelity(
     samples: int = 4,
     seed: int = 0,
     each: Callable[[], None] = lambda: None,
+    filled: Mapping[tuple[int, int], Said] | None = None,
 ) -> FidelityReport:
     """Predict every call of held-out episodes with the true history before it; `each` is called
-    after each episode.
+    after each episode. `filled`: the row `model`, of `filled_results`.
 
     Raises ValueError where the episodes hold no call.
     """
-    scorer = Scorer(world, samples, seed)
+    scorer = Scorer(world, samples, seed, filled)
     scored: list[Scored] = []
     for n, episode in enumerate(episodes):
         scored += scorer.episode(episode, n)
@@ -112,6 +120,9 @@ def fidelity(
     report.floor = _figures(scored, "floor", seed)
     report.nearest = _figures(scored, "nearest", seed)
     report.ceiling = _figures(scored, "ceiling", seed)
+    if filled is not None:
+        report.model = _figures(scored, "model", seed)
+        del report.elsewhere["model"]
     by_tool: dict[str, list[Scored]] = defaultdict(list)
     for s in scored:
         by_tool[s.step.name].append(s)
@@ -124,6 +135,30 @@ def fidelity(
     report.collect = collect(scored, world)
     report.misses = _misses(scored)
     return report
+
+
+async def filled_results(
+    owner: LanguageWorld,
+    episodes: Sequence[Episode],
+    seed: int = 0,
+    each: Callable[[], None] = lambda: None,
+) -> dict[tuple[int, int], Said]:
+    """What a world with a language model in its gaps says to every call of held-out episodes, by
+    episode and step. Raises ChatError where the model never answers."""
+    found: dict[tuple[int, int], Said] = {}
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(n: int, episode: Episode) -> None:
+        async with gate:
+            for m in walk(owner.world, episode, n, set(), seed):
+                s, p = m.truth.step, m.prediction
+                foretold = Foretold(s.name, s.args, p, m.context, random.Random(s.index))
+                await owner.fill(foretold, seed + n)
+                found[n, s.index] = text_of_prediction(owner.world, s.name, p), p.flag
+            each()
+
+    await asyncio.gather(*(one(n, e) for n, e in enumerate(episodes)))
+    return found
 
 
 def told(world: World, name: str, p: Prediction) -> ToolResult:

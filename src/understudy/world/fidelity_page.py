@@ -52,6 +52,7 @@ _MEANING = (
     ("nearest training call", "the result of the training call with the most equal arguments"),
     ("+ state", "first what this episode answered to the same call before: the retrieval floor"),
     ("+ rules", "the world: state, memory and learned rules"),
+    ("+ model", "the world with a language model in what it leaves open"),
     ("ceiling", "who is right about everything that could be known; chance included, so no world "
      "reaches it where chance decides"),
 )  # fmt: skip
@@ -108,7 +109,9 @@ def _within(f: Figure) -> str:
 
 def _against(report: FidelityReport) -> tuple[Block, ...]:
     rows = {"nearest training call": report.nearest, "+ state": report.floor,
-            "+ rules": report.overall, "ceiling": report.ceiling}  # fmt: skip
+            "+ rules": report.overall, "+ model": report.model,
+            "ceiling": report.ceiling}  # fmt: skip
+    rows = {name: figures for name, figures in rows.items() if figures}
     blocks: list[Block] = []
     for title, names in _COLUMNS.items():
         counts = {c: int(report.overall.get(c, {}).get("n", 0)) for c in names}

@@ -29,9 +29,10 @@ def table(report: FidelityReport) -> str:
         for head in ("calls", *_NAMES.values()):
             shown.add_column(head, justify="right", no_wrap=True)
         rows = [("nearest call", report.nearest), ("retrieval floor", report.floor),
-                ("world", report.overall), ("ceiling", report.ceiling)]  # fmt: skip
+                ("world", report.overall), ("+ model", report.model),
+                ("ceiling", report.ceiling)]  # fmt: skip
         tools = sorted(report.tools.items(), key=lambda t: (-_calls(t[1]), t[0]))
-        for name, figures in rows + tools[:_TOOLS]:
+        for name, figures in [row for row in rows if row[1]] + tools[:_TOOLS]:
             cells = (_cell(figures.get(column)) for column in _NAMES)
             shown.add_row(name, f"{_calls(figures)}", *cells)
         console.print(shown)
@@ -56,6 +57,8 @@ def _lines(report: FidelityReport) -> list[str]:
             found.append(
                 f"{name}: calibration error {error['value']:.3f} ({chance:.3f} by chance){ranks}"
             )
+    if report.language:
+        found.append(f"language model: {', '.join(f'{n} {k}' for k, n in report.language.items())}")
     lived = [f"{100 * f['value']:.0f}% at {k}" for k, f in report.survival.items() if f["n"]]
     if lived:
         found.append(f"rollouts on its own results that are right so far: {', '.join(lived)} calls")

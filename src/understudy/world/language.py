@@ -1,55 +1,71 @@
 """A language model in the gaps of a world: values that nothing determined, and prose.
 
 The world decides what comes of a call, what changes, and all that its evidence holds; the model
-is asked for what is left, as one JSON object of path to value. What it writes at other paths, or
-of another JSON type than the world's draft there, is not taken and is counted: results stay valid
-against the shapes of the traffic, and no determined value becomes worse.
+is asked for what is left, as one JSON object of a gap's number to its value. A value is taken only
+where the traffic's results may have it (world.bounds), where the result then still reads as the
+same outcome, and where the model was no worse than the world's own draft on calls that it had not
+seen (world.trial); what is not taken is counted. So results stay valid, and no determined value
+becomes worse.
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from understudy.core.protocols import Chat
+from understudy.core.protocols import Chat, ChatError
 from understudy.core.types import (
-    Completion,
-    Episode,
     Message,
     ModelRef,
     Request,
     Sampling,
     Scenario,
+    Tool,
     ToolCall,
     ToolResult,
     call_parts,
     text_of,
 )
+from understudy.world.bounds import Bounds
+from understudy.world.compare import failed
 from understudy.world.context import Context
 from understudy.world.model import Foretold, World, WorldSession
+from understudy.world.scoring import text_of_prediction
 from understudy.world.state import Mark, State
 from understudy.world.templates import PROSE
 from understudy.world.tools import Prediction
-from understudy.world.transitions import Step, steps, transitions
+from understudy.world.trial import Trial
 from understudy.world.values import chance, escape, kind_of, leaves, parse
 
 MOST = 24  # values that are asked for at once
+SCHEMA = "schema"  # the key of a request's metadata that holds the answer's JSON Schema
 _EARLIER = 2  # remembered calls that are shown
 _LONG = 600  # characters of one of them, and of what is known
+_LONGEST = 6000  # characters of a draft that is shown
+_PAIR = re.compile(r'[\s,]*"(\d{1,3})"\s*:\s*')
+_DECODER = json.JSONDecoder()
+_SYSTEM = (
+    "You complete results of a tool. In the draft, <1>, <2> and so on stand for values that are "
+    'missing. Answer with one JSON object of number to value, {"1": ..., "2": ...}; each value is '
+    "of the kind that earlier results have there."
+)
 
 
 def gaps(p: Prediction, c: Context) -> list[str]:
     """The paths of a prediction's values that nothing determined, at most MOST; "" is the whole of
     a text."""
-    if p.outcome in PROSE and isinstance(p.value, str):
-        return [""]
-    given = {repr(v) for _, v in leaves(c.args)}
-    used = c.state.ids.refs.get(c.tool.name, {})  # identifiers must be like the others
     made_up = [
         path
         for path, mark in p.marks.items()
-        if mark.kind == "invented" or (mark.source == "new id" and path not in used)
+        if mark.kind == "invented"
+        # identifiers must be like the others
+        or (mark.source == "new id" and path not in c.state.ids.refs.get(c.tool.name, {}))
     ]
+    if p.outcome in PROSE and isinstance(p.value, str):
+        return [""] if "" in made_up else []
+    given = {repr(v) for _, v in leaves(c.args)}
     found = [
         path
         for path, value in leaves(p.value)
@@ -61,116 +77,200 @@ def gaps(p: Prediction, c: Context) -> list[str]:
 
 def view(c: Context, p: Prediction, asked: Sequence[str], earlier: Sequence[Any]) -> list[Message]:
     """What the model sees of a call: the call, what is known of the things that it names, earlier
-    calls with their results, and the draft with what is asked for left open."""
+    calls with their results, and the draft with numbers where values are asked for."""
     known = {str(item): c.state.fields((domain, item)) for _, domain, item in c.ids}
     shown: dict[str, Any] = {
         "tool": c.tool.name,
         "arguments": c.args,
         "known": known if len(json.dumps(known, default=str)) <= _LONG else {},
         "earlier": list(earlier),
-        "draft": _opened(p.value, set(asked)),
-        "fill": list(asked),
+        "draft": _with(p.value, {path: f"<{n}>" for n, path in enumerate(asked, 1)}),
     }
     return [
-        {"role": "system", "content": "You complete results of a tool. Answer with one JSON "
-         "object: a value for each path under `fill`, of the kind that earlier results have."},
+        {"role": "system", "content": _SYSTEM},
         {"role": "user", "content": json.dumps(shown, ensure_ascii=False, default=str)},
-    ]  # fmt: skip
-
-
-def _opened(value: Any, asked: set[str], path: str = "") -> Any:
-    if path in asked:
-        return None
-    if isinstance(value, dict):
-        return {k: _opened(v, asked, f"{path}/{escape(k)}") for k, v in value.items()}
-    if isinstance(value, list):
-        return [_opened(v, asked, f"{path}/{i}") for i, v in enumerate(value)]
-    return value
-
-
-def filled(draft: Any, written: str, asked: Sequence[str]) -> tuple[Any, list[str], str | None]:
-    """(the draft with what fits of the model's answer, the paths taken, why others were not)."""
-    told = parse(_json_in(written))
-    if not isinstance(told, dict):
-        return draft, [], "not a JSON object"
-    fits = {
-        path: told[path]
-        for path in asked
-        if path in told and kind_of(told[path]) == kind_of(dict(leaves(draft)).get(path))
-    }
-    why = None if len(fits) == len(asked) else "a value is missing or of another type"
-    return _closed(draft, fits), list(fits), why
-
-
-def _json_in(text: str) -> str:
-    start, end = text.find("{"), text.rfind("}")
-    return text[start : end + 1] if 0 <= start < end else text
-
-
-def _closed(value: Any, fits: Mapping[str, Any], path: str = "") -> Any:
-    if path in fits:
-        return fits[path]
-    if isinstance(value, dict):
-        return {k: _closed(v, fits, f"{path}/{escape(k)}") for k, v in value.items()}
-    if isinstance(value, list):
-        return [_closed(v, fits, f"{path}/{i}") for i, v in enumerate(value)]
-    return value
-
-
-def earlier_calls(world: World, c: Context) -> list[dict[str, Any]]:
-    """Remembered successes of the tool whose arguments are most alike, of other scenarios."""
-    model, own = world.models[c.tool.name], {(k, repr(v)) for k, v in c.args.items()}
-    found: list[tuple[float, str, Any]] = []
-    for key, held in model.recall.items():
-        value = next((v for e, v in reversed(held) if e not in c.state.without), None)
-        if value is not None and len(json.dumps(value, default=str)) <= _LONG:
-            args = json.loads(key.removeprefix(c.tool.name))
-            other = {(k, repr(v)) for k, v in args.items()}
-            found.append((len(own & other) / max(1, len(own | other)), key, value))
-    found.sort(key=lambda f: (-f[0], f[1]))
-    return [
-        {"arguments": json.loads(key.removeprefix(c.tool.name)), "result": value}
-        for _, key, value in found[:_EARLIER]
     ]
+
+
+def told(written: str, asked: Sequence[str], cut: bool = False) -> dict[str, Any] | None:
+    """The values in a model's answer by path, as far as it can be read; of an answer that was cut
+    short without the last. None where it holds no JSON object."""
+    start = written.find("{")
+    if start < 0:
+        return None
+    found: list[tuple[str, Any]] = []
+    end = start + 1
+    while pair := _PAIR.match(written, end):
+        try:
+            value, end = _DECODER.raw_decode(written, pair.end())
+        except (ValueError, RecursionError):
+            break
+        found.append((pair.group(1), value))
+    values = dict(found[:-1] if cut else found)
+    return {path: values[str(n)] for n, path in enumerate(asked, 1) if str(n) in values}
+
+
+def filled(
+    world: World, bounds: Bounds, foretold: Foretold, values: Mapping[str, Any]
+) -> tuple[Any, list[str]]:
+    """A prediction's value with those of a model's values that may stand there, and their paths:
+    of the draft's JSON type and within the bounds of the traffic, none where the result would then
+    no longer read as the same outcome."""
+    p, c, name = foretold.prediction, foretold.context, foretold.name
+    draft = dict(leaves(p.value))
+    fits = {
+        path: value
+        for path, value in values.items()
+        if kind_of(value) == kind_of(draft.get(path)) and bounds.fits(name, path, value)
+    }
+    value = _with(p.value, fits)
+    after = replace(p, value=value, text=value if p.text is not None else None)
+    if c is None or _reads(world, name, c, after) != _reads(world, name, c, p):
+        return p.value, []
+    return value, list(fits)
+
+
+def _reads(world: World, name: str, c: Context, p: Prediction) -> tuple[bool, str]:
+    """Whether a result says that its call failed, and its outcome class."""
+    text = text_of_prediction(world, name, p)
+    fails = failed(world.failures, name, text, p.flag)
+    prose = p.outcome in PROSE and isinstance(parse(text), str)
+    return fails, p.outcome if prose else world.classify(c, text, fails)
+
+
+def _with(value: Any, values: Mapping[str, Any], path: str = "") -> Any:
+    """A value with others at some paths."""
+    if path in values:
+        return values[path]
+    if isinstance(value, dict):
+        return {k: _with(v, values, f"{path}/{escape(k)}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with(v, values, f"{path}/{i}") for i, v in enumerate(value)]
+    return value
+
+
+class Earlier:
+    """Remembered successes of a world's tools, to show what results look like."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._read: dict[str, list[tuple[dict[str, Any], set[tuple[str, str]], Any]]] = {}
+
+    def like(self, c: Context) -> list[dict[str, Any]]:
+        """Those of the tool whose arguments are most alike, of other scenarios."""
+        name, own = c.tool.name, {(k, repr(v)) for k, v in c.args.items()}
+        if name not in self._read:
+            read = [(json.loads(key.removeprefix(name)), held)
+                    for key, held in sorted(self.world.models[name].recall.items())]  # fmt: skip
+            self._read[name] = [(a, {(k, repr(v)) for k, v in a.items()}, h) for a, h in read]
+        found: list[tuple[float, int, Any, Any]] = []
+        for n, (args, other, held) in enumerate(self._read[name]):
+            value = next((v for e, v in reversed(held) if e not in c.state.without), None)
+            if value is not None:
+                found.append((-len(own & other) / max(1, len(own | other)), n, args, value))
+        found.sort(key=lambda f: f[:2])
+        shown = [{"arguments": args, "result": value} for _, _, args, value in found[:50]]
+        short = [s for s in shown if len(json.dumps(s["result"], default=str)) <= _LONG]
+        return short[:_EARLIER]
 
 
 class LanguageWorld:
     """core.protocols.Environment: a world whose gaps a model fills over any `Chat`.
 
-    `counted`: how many calls had gaps, how many values were asked for and taken, and why others
-    were not. Raises ChatError where the model does not answer.
+    With a trial, only at places where the model passed it; without one, wherever its values fit.
+    `counted`: how many calls had gaps, how many values were asked for, fitted and were taken, and
+    why others were not. Requests carry the JSON Schema of their answer in `metadata[SCHEMA]`.
+    Raises ChatError where the model has never answered yet; later the draft stays, counted.
     """
 
-    def __init__(self, world: World, chat: Chat, model: ModelRef, temperature: float = 0.0) -> None:
+    def __init__(
+        self,
+        world: World,
+        chat: Chat,
+        model: ModelRef,
+        temperature: float = 0.0,
+        trial: Trial | None = None,
+    ) -> None:
         self.world, self.chat, self.model, self.temperature = world, chat, model, temperature
+        self.trial = trial
         self.counted: Counter[str] = Counter()
+        self.bounds, self.earlier = Bounds(world), Earlier(world)
 
     async def start(
         self, scenario: Scenario, seed: int, snapshot: Any | None = None
     ) -> "LanguageSession":
-        begun = self.world.session(seed, snapshot, scenario.tools)
+        return self.session(seed, snapshot, scenario.tools)
+
+    def session(
+        self, seed: int = 0, snapshot: Any | None = None, tools: tuple[Tool, ...] = ()
+    ) -> "LanguageSession":
+        begun = self.world.session(seed, snapshot, tools)
         return LanguageSession(self, begun.state, seed, begun.tools())
 
     async def fill(self, foretold: Foretold, seed: int) -> None:
         """Fill the gaps of a prediction, in place."""
-        p, c = foretold.prediction, foretold.context
+        p, c, name = foretold.prediction, foretold.context, foretold.name
         asked = gaps(p, c) if c is not None else []
         if c is None or not asked:
             return
-        messages = view(c, p, asked, earlier_calls(self.world, c))
-        sampling = Sampling(
-            temperature=self.temperature, seed=seed, max_tokens=64 + 16 * len(asked)
+        self.counted += Counter({"calls": 1, "asked": len(asked)})
+        wanted = [path for path in asked if self.trial is None or self.trial.takes(name, path)]
+        if not wanted:
+            self.counted["no better than the draft"] += len(asked)
+            return
+        if len(json.dumps(p.value, default=str)) > _LONGEST:
+            self.counted["of results too long to show"] += len(asked)
+            return
+        values = await self.ask(name, p, asked, view(c, p, asked, self.earlier.like(c)), seed)
+        value, taken = filled(
+            self.world, self.bounds, foretold, {k: v for k, v in values.items() if k in wanted}
         )
-        request = Request(tuple(messages), self.model, sampling=sampling, purpose="world")
-        done = await self.chat.complete(request)
-        written = text_of(done.message.get("content") if done.message else None)
-        p.value, taken, why = filled(p.value, written, asked)
+        self.counted["taken"] += len(taken)
+        self.counted["no better than the draft"] += len(asked) - len(wanted)
+        self.counted["missing or does not fit"] += len(wanted) - len(taken)
+        p.value = value
         if p.text is not None and "" in taken:
-            p.text = p.value
+            p.text = value
         p.marks |= {path: Mark("invented", "a language model") for path in taken}
-        self.counted += Counter({"calls": 1, "asked": len(asked), "taken": len(taken)})
-        if why is not None:
-            self.counted[why] += 1
+
+    async def ask(
+        self, name: str, p: Prediction, asked: Sequence[str], messages: list[Message], seed: int
+    ) -> dict[str, Any]:
+        """The model's values for these paths, fit or not. Raises ChatError where it has never
+        answered."""
+        draft = json.dumps([dict(leaves(p.value))[path] for path in asked], ensure_ascii=False)
+        longest = 512 if "" in asked else 128
+        sampling = Sampling(
+            temperature=self.temperature,
+            seed=seed,
+            max_tokens=longest + 4 * len(asked) + len(draft),
+        )
+        request = Request(tuple(messages), self.model, sampling=sampling, purpose="world",
+                          metadata={SCHEMA: self._schema(name, asked)})  # fmt: skip
+        try:
+            done = await self.chat.complete(request)
+        except ChatError:
+            if not self.counted["answers"]:
+                raise
+            self.counted["calls not answered"] += 1
+            return {}
+        self.counted["answers"] += 1
+        written = text_of(done.message.get("content") if done.message else None)
+        found = told(written, asked, done.finish_reason == "length")
+        if not found:
+            self.counted["answers without a JSON object"] += 1
+        return found or {}
+
+    def _schema(self, name: str, asked: Sequence[str]) -> dict[str, Any]:
+        """The answer's JSON Schema."""
+        found = [self.bounds.at(name, path) for path in asked]
+        properties = {str(n): b.schema() if b else {} for n, b in enumerate(found, 1)}
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
 
 
 class LanguageSession(WorldSession):
@@ -186,35 +286,3 @@ class LanguageSession(WorldSession):
         seed = int(chance(self.seed, len(self.state.calls)) * 2**31)
         await self.owner.fill(foretold, seed)
         return self.take(foretold)
-
-
-def lessons(world: World, episodes: Sequence[Episode]) -> Iterator[Episode]:
-    """What a model learns to fill gaps from: the calls of episodes that the world has not learned
-    from, each with its true outcome's gaps, as conversations of one answer. What changes a thing,
-    or fails, comes twice."""
-    for n, episode in enumerate(episodes):
-        session = world.session(n)
-        for s in steps(transitions(episode), 0, world.failures):
-            if not s.bad_json and s.name in world.models:
-                yield from _lessons_of(world, session, s, f"{episode.id}-{s.index}")
-            session.observe(s.name, s.args, s.content, s.flag)
-
-
-def _lessons_of(world: World, session: WorldSession, s: Step, name: str) -> Iterator[Episode]:
-    c = world.models[s.name].context(session.state, s.args)
-    label = world.classify(c, s.content, s.failed)
-    foretold = session.foretell(s.name, json.dumps(s.args), greedy=True, outcome=label)
-    p, real = foretold.prediction, dict(leaves(s.value))
-    asked = [path for path in gaps(p, c) if path in real]
-    asked = [path for path in asked if kind_of(real[path]) == kind_of(dict(leaves(p.value))[path])]
-    if not asked:
-        return
-    messages = view(c, p, asked, earlier_calls(world, c))
-    answer: Message = {
-        "role": "assistant",
-        "content": json.dumps({path: real[path] for path in asked}, ensure_ascii=False),
-    }
-    for again in range(1 + (s.failed or bool(world.models[s.name].effects))):
-        request = Request(tuple(messages), ModelRef("world"))
-        done = Completion(f"{name}-{again}", request, "ok", answer, finish_reason="stop")
-        yield Episode(f"{name}-{again}", (done,), scenario_id=f"{name}-{again}")

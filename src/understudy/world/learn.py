@@ -24,7 +24,7 @@ from understudy.world.remembering import remember
 from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
 from understudy.world.state import Memory, State, two
-from understudy.world.templates import Template, abstract
+from understudy.world.templates import Template, abstract, once
 from understudy.world.tools import (
     Hard,
     ToolModel,
@@ -149,6 +149,7 @@ class _Learner:
         self.queries: dict[str, Query | None] = {
             t: listings.mine(self.by_tool[t], ids) for t in self.real
         }
+        self.prose = {t: self._prose(t) for t in self.real}
         self.listings = [q for q in self.queries.values() if q is not None]
         fields = _field_kinds(all_steps, ids)
         self.features = {
@@ -205,6 +206,14 @@ class _Learner:
             if forms := formats(texts):
                 facts.patterns[p] = forms
         return facts
+
+    def _prose(self, tool: str) -> frozenset[str]:
+        """The forms of a tool's good texts that are none of their own."""
+        state, forms = State(self.ids, self.memory, 0), Counter[str]()
+        for s in self.by_tool[tool]:
+            if isinstance(s.value, str) and not s.failed and self._usable(s):
+                forms[abstract(s.content, Context(state, self.facts[tool], s.args))[0]] += 1
+        return once(forms, self.config.max_forms)
 
     def _successful(self) -> set[str]:
         return {t for t, ss in self.by_tool.items() if any(not s.failed for s in ss)}
@@ -267,7 +276,8 @@ class _Learner:
             form, slots = abstract(s.content, c)
             label = ("err:" if s.failed else "ok:text:") + form
             forms = self.texts[s.name]
-            if label not in forms and len(forms) >= self.config.max_forms:
+            full = label not in forms and len(forms) >= self.config.max_forms
+            if full or (not s.failed and form in self.prose[s.name]):
                 label = "err:other" if s.failed else "ok:prose"
             if label not in ("err:other", "ok:prose"):
                 forms[label].append((slots, s.flag))

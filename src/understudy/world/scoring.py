@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from understudy.core.types import Episode, canonical_json
@@ -15,7 +15,6 @@ from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.values import columns, parse
 
-ROWS = ("nearest", "floor", "world", "ceiling")
 Said = tuple[str, bool]  # content, error flag
 
 
@@ -75,10 +74,17 @@ def text_of_prediction(world: World, name: str, p: Prediction) -> str:
 
 
 class Scorer:
-    """Scores episodes against a world that has not learned from them."""
+    """Scores episodes against a world that has not learned from them. `told`: what the world says
+    with a language model, by episode and step: a row `model`."""
 
-    def __init__(self, world: World, samples: int = 4, seed: int = 0) -> None:
-        self.world, self.samples, self.seed = world, samples, seed
+    def __init__(
+        self,
+        world: World,
+        samples: int = 4,
+        seed: int = 0,
+        told: Mapping[tuple[int, int], Said] | None = None,
+    ) -> None:
+        self.world, self.samples, self.seed, self.told = world, samples, seed, told
         self.traffic = world_values(world)
         self.forms = Forms(world)
         self._calls: dict[str, list[tuple[set[tuple[str, str]], str]]] = {}
@@ -89,6 +95,8 @@ class Scorer:
             s, p = m.truth.step, m.prediction
             nearest = self._nearest(s)
             said = {"nearest": nearest, "floor": m.shown or nearest, "world": (m.text, p.flag)}
+            if self.told is not None:
+                said["model"] = self.told[n, s.index]
             scores = {row: m.truth.scores(*answer) for row, answer in said.items()}
             fails = {row: failed(self.world.failures, s.name, *a) for row, a in said.items()}
             for row, (text, _) in said.items():
@@ -110,16 +118,15 @@ class Scorer:
         s, state = m.truth.step, m.session.state
         real = changes(state, s, s.value, not s.failed) if m.context is not None else set()
         column = next(f"changes_{low}" for low in (5, 2, 1, 0) if len(real) >= low)
-        for row in ROWS:
-            for low in (0, 1, 2, 5):
-                scores[row][f"changes_{low}"] = None
+        for row in scores.values():
+            row |= dict.fromkeys(("changes_0", "changes_1", "changes_2", "changes_5"))
         if s.failed or m.context is None:
             return
         scores["ceiling"][column] = 1.0
-        for row, (text, _) in said.items():
-            got = changes(state, s, parse(text), not fails[row])
+        for name, (text, _) in said.items():
+            got = changes(state, s, parse(text), not fails[name])
             total = len(got) + len(real)
-            scores[row][column] = 2 * len(got & real) / total if total else 1.0
+            scores[name][column] = 2 * len(got & real) / total if total else 1.0
 
     def _drawn(self, m: Moment, n: int) -> float:
         s = m.truth.step

@@ -36,9 +36,15 @@ from understudy.world.model import World, WorldSession
 Context = ServerRequestContext[Any, Any]
 
 
-async def serve_stdio(world: World, seed: int = 0, latency: float = 0.0) -> None:
-    """Serve one client on this process's stdin and stdout, until it closes them."""
-    server = make_server(world, Sessions(world, seed), latency)
+async def serve_stdio(
+    world: World,
+    seed: int = 0,
+    latency: float = 0.0,
+    begin: Callable[[int], WorldSession] | None = None,
+) -> None:
+    """Serve one client on this process's stdin and stdout, until it closes them. `begin` makes the
+    session of a seed; by default the world does."""
+    server = make_server(world, Sessions(world, seed, begin), latency)
     async with stdio_server() as (read, write):
         await serve_loop(server, read, write, lifespan_state={})
 
@@ -137,7 +143,9 @@ def make_server(world: World, sessions: Sessions, latency: float = 0.0) -> Serve
 
     async def call_tool(ctx: Context, params: CallToolRequestParams) -> CallToolResult:
         session = sessions.of(*_client(ctx))
-        result = session.step(params.name, json.dumps(params.arguments or {}))
+        arguments = json.dumps(params.arguments or {})
+        function: Any = {"name": params.name, "arguments": arguments}
+        result = await session.call("agent", {"id": "", "type": "function", "function": function})
         await asyncio.sleep(latency * (result.latency_s or 0.0))  # ends where the client cancels
         asked = (ctx.meta or {}).get(RESULT_META)
         return served_result(result, with_meta=bool(asked))

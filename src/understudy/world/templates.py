@@ -14,6 +14,7 @@ Span = tuple[int, int, list[Source]]
 _DOTS = re.compile(r"\.\.\.|\u2026")
 _LONG, _LEAST = 12, 4  # characters of a value that is shortened, and of what is left at each end
 _MOST = 200  # characters that are left at an end, at most
+_FEW = 8  # forms of a tool that are kept even where each came once
 PROSE = ("ok:prose", "err:other")  # outcome classes of texts without a form
 
 
@@ -41,6 +42,15 @@ def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]
         end = stop
     out.append(text[end:].replace("{", "{{").replace("}", "}}"))
     return "".join(out), slots
+
+
+def once(forms: Counter[str], most: int) -> frozenset[str]:
+    """The forms of a tool's texts that are prose, not forms of their own: those that came once,
+    where there are more than `most` forms, or where most texts are such (the Good-Turing estimate:
+    so is the next one)."""
+    single = frozenset(form for form, n in forms.items() if n == 1)
+    many = len(forms) > most or (len(forms) > _FEW and len(single) > 0.5 * forms.total())
+    return single if many else frozenset()
 
 
 def _shortened(text: str, c: Context) -> Iterator[Span]:

@@ -1,0 +1,65 @@
+"""`understudy train world`: a model for what a world leaves open."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from understudy.cli.data import DEFAULT_STORE, StoreOption
+from understudy.cli.world_language import KeyOption, ModelOption, UrlOption
+
+
+def world(
+    run: Annotated[Path, typer.Argument(help="The run's folder; an interrupted one resumes.")],
+    store: StoreOption = DEFAULT_STORE,
+    workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, e.g. --set epochs=4.")
+    ] = None,
+    language_url: UrlOption = None,
+    language_model: ModelOption = None,
+    language_key_env: KeyOption = None,
+    isolated: Annotated[
+        bool, typer.Option(help="Refuse everything but the store, for the process's life.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=0, help="Cores to use; 0: fit to the load.")] = 0,
+    quiet: Annotated[bool, typer.Option(help="No progress display.")] = False,
+) -> None:
+    """Teach an adapter to fill what a learned world leaves open: values that nothing determines.
+
+    A quarter of the scenarios is not taught. On their calls the model is tried against the world's
+    own drafts, and only where it is no worse its values are taken later. With --language-url
+    nothing is taught: the model there is tried on the same calls, and the run remembers it.
+    Episodes of the held-out split are left out, unless --set split=all.
+
+    Example: understudy train world runs/world --workload support
+    """
+    from understudy.cli.train import _episodes, _prepare, _run
+    from understudy.cli.world_language import remote
+    from understudy.recipes.isolation import only_the_store
+    from understudy.recipes.world_language import LanguageConfig, train_language, try_remote
+    from understudy.runs.config import load_config
+
+    named = remote(language_url, language_model, language_key_env)
+    if isolated:
+        if named is not None:
+            raise ValueError("--isolated lets nothing out: a remote model cannot be asked")
+        only_the_store([store])
+    settings = load_config(LanguageConfig, config, overrides or [])
+    _prepare(threads)
+    found = _episodes(store, workload)
+    trial: Any
+    with _run(run, settings) as opened:
+        if named is not None:
+            language = try_remote(found, named, settings.split, quiet)
+            language.save(opened)
+            trial = language.trial
+        else:
+            result, trial = train_language(opened, found, settings, quiet)
+            print(f"{result.steps} steps on {result.kept} lessons; adapter in {result.adapter}")
+            for reason, count in result.rows_left_out.items():
+                print(f"  left out: {count} lessons, {reason}")
+    print(f"tried: {', '.join(f'{n} {what}' for what, n in trial.counted.items())}")
+    for line in trial.table():
+        print(f"  {line}")
