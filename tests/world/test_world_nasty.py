@@ -19,7 +19,7 @@ from understudy.world.aside import BROKEN, LARGE
 from understudy.world.aside import DEEP as NESTED
 from understudy.world.describe import describe, described_tools, is_plain, withheld
 from understudy.world.fidelity import fidelity
-from understudy.world.language import earlier_calls, view
+from understudy.world.language import Earlier, view
 from understudy.world.learn import learn
 from understudy.world.lookahead import standing
 from understudy.world.model import World
@@ -222,7 +222,7 @@ def test_what_a_result_orders_comes_back_as_data() -> None:
     assert all(map(is_plain, ["X100", "in stock", "2026-01-01", ""]))
     prediction, c = world.predict(session.state, "get", {"id": "X100"}, random.Random(0), True)
     assert c is not None
-    system, shown = view(c, prediction, ["/n"], earlier_calls(world, c))
+    system, shown = view(c, prediction, ["/n"], Earlier(world).like(c))
     assert ORDER not in str(system["content"])
     data = json.loads(str(shown["content"]))  # one document, in which it is a value
     assert data["earlier"][0]["result"]["note"] == ORDER
