@@ -7,7 +7,9 @@ traffic's kind. All three meet customers that nobody has seen in the real servic
 T = 1. `behind_reality` is how far the world's agent is behind, one-sided 95%, over all seeds.
 
 At the levels in `ablated` the agent also trains in lesser worlds, the rows of the fidelity report:
-docs/transfer.svg plots what it then reaches against how right each row is about held-out calls.
+docs/transfer.svg plots what it then reaches against how right each row is about held-out calls. At
+the levels in `alone` GRPO also goes on from the agent before by itself, in the world and without
+the rest of the recipe: that stalls, for groups that fail as a whole teach nothing.
 
 Hours on two cores: what is measured stays under build/bench/transfer and is not measured again.
 """
@@ -41,17 +43,20 @@ def run(
     traffic: int = 1000,
     rft: Sequence[str] = (),
     grpo: Sequence[str] = (),
+    grpo_alone: Sequence[str] = (),
     out: Path = OUT,
     ablated: Sequence[int] = (50,),
+    alone: Sequence[int] = (35,),
     plot: Path = ROOT / "docs" / "transfer.svg",
 ) -> dict[str, Figure]:
-    size = Size(proof, traffic, tuple(rft), tuple(grpo))
+    size = Size(proof, traffic, tuple(rft), tuple(grpo), tuple(grpo_alone))
     found: dict[str, Figure] = {}
     for level in levels:
         told = []
         for seed in seeds:
             folder = out / f"{level}-{seed}"
-            told.append(_measured(folder, level, seed, size, level in ablated))
+            parts = {"rows": level in ablated, "alone": level in alone}
+            told.append(_measured(folder, level, seed, size, [p for p, on in parts.items() if on]))
         found[f"incumbent_{level}_traffic"] = figure([t["traffic"] for t in told], "success")
         for decoding in ("greedy", "t1"):
             for who in ("before", "world", "reality"):
@@ -62,6 +67,9 @@ def run(
                 for who in ("world", "reality")
             ]
             found[f"incumbent_{level}_behind_reality_{decoding}"] = _behind(*wins)
+            if level in alone:
+                shares = [_share(t["alone"][decoding]) for t in told]
+                found[f"incumbent_{level}_grpo_alone_{decoding}"] = figure(shares, "success")
         if level in ablated:
             found |= _by_fidelity(level, told, plot)
     return found
@@ -117,17 +125,21 @@ class Size:
     traffic: int
     rft: tuple[str, ...]
     grpo: tuple[str, ...]
+    alone: tuple[str, ...]  # of GRPO by itself
 
 
-def _measured(folder: Path, level: int, seed: int, size: Size, rows: bool) -> dict[str, Any]:
-    """What one incumbent's traffic makes of the agent: success by place and decoding; with `rows`
-    in the lesser worlds too, and the fidelity of each."""
+def _measured(
+    folder: Path, level: int, seed: int, size: Size, parts: Sequence[str]
+) -> dict[str, Any]:
+    """What one incumbent's traffic makes of the agent: success by place and decoding; `parts` are
+    "rows" (the lesser worlds too, and the fidelity of each) and "alone" (GRPO by itself)."""
     folder.mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = {}
-    for name, own in (("found", ("world", "reality")), ("rows", tuple(ROWS)))[: 1 + rows]:
+    places = {"found": ("world", "reality"), "rows": tuple(ROWS), "alone": ("alone",)}
+    for name in ("found", *parts):
         done = folder / f"{name}.json"
         if not done.exists():
-            found = asyncio.run(_train_and_prove(folder, level, seed, size, own))
+            found = asyncio.run(_train_and_prove(folder, level, seed, size, places[name]))
             done.write_text(json.dumps(found))
         told |= json.loads(done.read_text())
     return told
@@ -152,23 +164,32 @@ async def _train_and_prove(
     check = Check.from_file(str(owner_check.__file__))
     world, adapters = learn(train), {}
     if "world" in places:
-        settings = [*FULL.sft, "keep=check", f"seed={seed}", f"epochs={FULL.sft_epochs[1]}"]
-        config = load_config(SftConfig, None, settings)
+        own = [*FULL.sft, "keep=check", f"seed={seed}", f"epochs={FULL.sft_epochs[1]}"]
+        config = load_config(SftConfig, None, own)
         with _run(folder / "before", config, seed) as begun:
             adapters["before"] = begun.path / "adapter"
             if not adapters["before"].exists():
                 sft(begun, episodes, config, check, quiet=True)
     async with _service(folder) as (url, service):
-        lesser = {row: Retrieval(world, train, remembers) for row, remembers in ROWS.items()}
+        answers: dict[str, Any] = {"world": world, "reality": Reality(service, world)}
+        answers |= {row: Retrieval(world, train, remembers) for row, remembers in ROWS.items()}
         for where in places:
-            place = {"world": world, "reality": Reality(service, world), **lesser}[where]
-            adapters[where] = await _trained(folder, where, place, episodes, check, seed, size)
+            if where == "alone":
+                start, settings = folder / "before" / "adapter", ("max_turns=12", *size.alone)
+                adapters[where] = await _reinforced(
+                    folder, where, world, check, seed, start, settings
+                )
+            else:
+                place = answers[where]
+                adapters[where] = await _trained(folder, where, place, episodes, check, seed, size)
         found = await prove(url, adapters, size.proof, seed, None)
     for entry in found.values():
         entry["greedy"].pop("conversations", None)
     if "world" in places:
         rewards = [bool(f.value) for e in episodes for f in e.feedback if f.name == "outcome"]
         return found | {"traffic": sum(rewards) / len(rewards)}
+    if "alone" in places:
+        return found
     report = fidelity(world, aside)
     row = {"nearest": report.nearest, "state": report.floor, "world": report.overall}
     known = {where: own["known_f1"]["value"] for where, own in row.items()}
@@ -195,7 +216,6 @@ async def _trained(
 ) -> Path:
     """The adapter of the demo's recipe, trained in a place."""
     from understudy.demo.size import FULL
-    from understudy.recipes.grpo import GrpoConfig, grpo
     from understudy.recipes.rft import RftConfig, rft
     from understudy.runs.config import load_config
 
@@ -205,12 +225,22 @@ async def _trained(
         start = begun.path / "adapter"
         if not start.exists():
             await rft(begun, place, episodes, check, sampling, quiet=True)
-    settings = [*FULL.grpo, *size.grpo, f"seed={seed}", f"start={start}"]
-    reinforcing = load_config(GrpoConfig, None, settings)
-    with _run(folder / f"{where}-rehearsed", reinforcing, seed) as begun:
+    settings = (*FULL.grpo, *size.grpo)
+    return await _reinforced(folder, f"{where}-rehearsed", place, check, seed, start, settings)
+
+
+async def _reinforced(
+    folder: Path, name: str, place: Any, check: Any, seed: int, start: Path, settings: Sequence[str]
+) -> Path:
+    """The adapter of GRPO from another one, in a place."""
+    from understudy.recipes.grpo import GrpoConfig, grpo
+    from understudy.runs.config import load_config
+
+    config = load_config(GrpoConfig, None, [*settings, f"seed={seed}", f"start={start}"])
+    with _run(folder / name, config, seed) as begun:
         adapter = begun.path / "adapter"
         if not adapter.exists():
-            await grpo(begun, place, check, reinforcing, quiet=True)
+            await grpo(begun, place, check, config, quiet=True)
     return Path(adapter)
 
 

@@ -32,6 +32,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "levels": (50,), "seeds": (0,), "traffic": 60, "proof": 3,
         "rft": ("scenarios=12", "reader_epochs=1", "readings=1", "max_turns=4"),
         "grpo": ("steps=1", "scenarios_per_step=2", "group_size=2", "pool=12", "max_turns=4"),
+        "alone": (50,), "grpo_alone": ("steps=1", "scenarios_per_step=2", "group_size=2"),
     },
     "users": {"n": 3, "seeds": (0,), "folder": bench.OUT / "demo-quick-0"},
     "world": {"episodes": 40, "sessions": 5, "repeats": 2},
