@@ -33,7 +33,8 @@ def replay_rows(folder: str | Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def _episode(row: dict[str, Any]) -> Episode:
+def episode_of(row: dict[str, Any]) -> Episode:
+    """The episode that a row of a benchmark folder is."""
     messages: list[Any] = []
     results: dict[str, ToolResult] = {}
     for message in row["messages"]:
@@ -64,7 +65,7 @@ def bench(
     given = replay_rows(folder)
     names = Renaming(given, rename) if rename is not None else None
     train, test = [
-        [_episode(names.row(r) if names else r) for r in given if (r["split"] == "train") == first]
+        [episode_of(names.row(r) if names else r) for r in given if (r["split"] == "train") == first]
         for first in (True, False)
     ]
     began = time.perf_counter()
