@@ -33,9 +33,20 @@ class Service:
     dump: Callable[[Any], str] = json.dumps
 
 
-def play(service: Service, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def word(names: int | None, name: str) -> str:
+    """A name as it is, or with a seed a random word for it."""
+    if names is None:
+        return name
+    rng = random.Random(f"{names}:{name}")
+    return "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(4))
+
+
+def play(
+    service: Service, seed: int, names: int | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One episode: its row, and for each call whether the state changed, whether an equal call
-    was answered otherwise before, and the kind of a call that is wrong in itself."""
+    was answered otherwise before, and the kind of a call that is wrong in itself. With `names`, a
+    seed, tools, arguments and fields have random names."""
     rng = random.Random(f"{service.name}:{seed}")
     state = service.start(rng)
     agent = service.agent(rng, state)
@@ -50,9 +61,9 @@ def play(service: Service, seed: int) -> tuple[dict[str, Any], list[dict[str, An
         if rng.random() < SLIPS:
             args, kind = _slip(rng, service, tool, args)
         before = copy.deepcopy(state)
-        value, failed = _answer(service, state, tool, args)
+        value, failed = _answer(service, state, tool, args, names)
         wrapped = service.wrap(value, failed)
-        text = wrapped if isinstance(wrapped, str) else service.dump(wrapped)
+        text = wrapped if isinstance(wrapped, str) else service.dump(_renamed(wrapped, names))
         key = tool + json.dumps(args, sort_keys=True)
         hidden.append(
             {
@@ -63,7 +74,8 @@ def play(service: Service, seed: int) -> tuple[dict[str, Any], list[dict[str, An
         )  # fmt: skip
         shown[key] = text
         call = f"c{len(hidden)}"
-        function = {"name": tool, "arguments": json.dumps(args)}
+        written = json.dumps(_renamed(args, names))
+        function = {"name": word(names, tool), "arguments": written}
         made = {"id": call, "type": "function", "function": function}
         messages.append({"role": "assistant", "content": None, "tool_calls": [made]})
         flag = failed and service.flagged
@@ -78,18 +90,28 @@ def play(service: Service, seed: int) -> tuple[dict[str, Any], list[dict[str, An
     return {"episode": name, "scenario": name, "split": split, "messages": messages}, hidden
 
 
-def _answer(service: Service, state: Any, tool: str, args: dict[str, Any]) -> tuple[Any, bool]:
+def _renamed(value: Any, names: int | None) -> Any:
+    if isinstance(value, dict):
+        return {word(names, k): _renamed(v, names) for k, v in value.items()}
+    return [_renamed(v, names) for v in value] if isinstance(value, list) else value
+
+
+def _answer(
+    service: Service, state: Any, tool: str, args: dict[str, Any], names: int | None
+) -> tuple[Any, bool]:
+    """What the service answers, and whether the call failed."""
+    said = word(names, tool)
     function = service.tools[tool]
     wanted = dict(list(inspect.signature(function).parameters.items())[1:])
     for p in args:
         if p not in wanted:
-            return service.malformed("extra", tool, p), True
+            return service.malformed("extra", said, word(names, p)), True
     for p, parameter in wanted.items():
         if p not in args:
             if parameter.default is inspect.Parameter.empty:
-                return service.malformed("missing", tool, p), True
+                return service.malformed("missing", said, word(names, p)), True
         elif not isinstance(args[p], parameter.annotation):
-            return service.malformed("type", tool, p), True
+            return service.malformed("type", said, word(names, p)), True
     try:
         return function(state, **args), False
     except Refused as refused:

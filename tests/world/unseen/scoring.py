@@ -13,7 +13,6 @@ from understudy.world.bench import episode_of, predictions
 from understudy.world.freerun import free_runs
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.renaming import Renaming
 from understudy.world.values import columns, parse
 
 CLASSES = ("exact", "malformed", "error", "changing", "revealing")
@@ -40,20 +39,16 @@ class Scored:
 
 
 def score(
-    service: Service, episodes: int = 240, rename: int | None = None, rollouts: bool = False
+    service: Service, episodes: int = 240, names: int | None = None, rollouts: bool = False
 ) -> Scored:
     """Learn from the train split of so many episodes, predict the test split."""
-    played = [play(service, seed) for seed in range(episodes)]
+    played = [play(service, seed, names) for seed in range(episodes)]
     rows = [row for row, _ in played]
     hidden = {(h["episode"], h["step"]): h for _, own in played for h in own}
-    names = Renaming(rows, rename) if rename is not None else None
-    given = [names.row(r) if names else r for r in rows]
-    train = [episode_of(r) for r in given if r["split"] == "train"]
-    test = [episode_of(r) for r in given if r["split"] == "test"]
+    train = [episode_of(r) for r in rows if r["split"] == "train"]
+    test = [episode_of(r) for r in rows if r["split"] == "test"]
     world = learn(train)
     said = asyncio.run(_said(world, test))
-    if names:
-        said = {k: (names.back(text), flag) for k, (text, flag) in said.items()}
     scored = Scored()
     known = {v for r in rows if r["split"] == "train" for call in calls(r) for v in texts(call)}
     for row in rows:
