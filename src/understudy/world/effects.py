@@ -11,25 +11,30 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.world import settings
 from understudy.world.context import Context, hop
 from understudy.world.ids import Ids
 from understudy.world.state import Key, State, Thing
 from understudy.world.transitions import Step
 from understudy.world.values import columns, is_number, leaves
 
-Role = tuple[str, str]  # (argument, field or ""): its thing, or the thing that the field names
+Role = tuple[str, str]
+"""(argument, field or ""): its thing, or the thing that the field names. ("", kind of thing): what
+the call makes."""
 Value = tuple[str, ...]
 """Where in a call: ("arg" | "res", path), ("sum" | "count", side, path), or, of the last record of
 a list that names a part, ("part-arg" | "part-res", list, field)."""
 Touched = dict[tuple[int, Key], dict[str, int]]
 _LEAST = 2  # changes that show a rule
+_NEW = object()  # what a field of a thing was before a call made it
 _SURE = 0.8
 
 
 @dataclass(slots=True)
 class Rule:
-    """How one field changes. `kind`: "+" or "-" a number, "append" or "remove" an item of a list,
-    "parts": records by key, each under the rules of its kind."""
+    """How one field changes. `kind`: "set", whatever it was before; "+" or "-" a number; "append",
+    "insert" (the list is in order) or "remove" an item of a list; "parts": records by key, each
+    under the rules of its kind."""
 
     kind: str
     value: Value = ()
@@ -87,18 +92,26 @@ def mine(
                     calls, thing = waiting.pop(key, []), state.things.get(key)
                     if len({id(call) for call, _ in calls}) == 1 and thing is not None:
                         known = {n: v[0] for n, v in thing.fields.items() if n in record}
-                        after = {n: record[n] for n in known}
                         for call, role in calls:
+                            if not role[0]:
+                                known = {n: None for n in record if n not in known}
+                            after = {n: record[n] for n in known}
                             sample = Sample(call.args, call.value, known, after)
                             samples[call.name][role].append(sample)
+            new = [k for k, _ in settings.made(ids, s.name, s.args, s.value)]
+            new = [] if s.failed else [k for k in new if k not in state.things]
             state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
             if not s.failed and s.name not in readers:
                 for role, key in addressed(c):
                     if key in state.things and state.things[key].fields:
                         waiting[key].append((s, role))
+                for key in new:
+                    waiting[key].append((s, ("", key[0])))
     effects: dict[str, list[Effect]] = {}
     for tool, roles in samples.items():
-        found = [Effect(role, rules) for role, seen in roles.items() if (rules := _rules(seen))]
+        found = [
+            Effect(role, rules) for role, seen in roles.items() if (rules := _rules(seen, role))
+        ]
         if found:
             effects[tool] = found
     return effects
@@ -121,7 +134,7 @@ def touched(
             state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
             if s.failed or s.name not in effects:
                 continue
-            roles = dict(addressed(c))
+            roles = dict(addressed(c)) | _made(c, s.value)
             for effect in effects[s.name]:
                 for name in effect.rules if effect.role in roles else ():
                     own = found.setdefault((s.episode, roles[effect.role]), {})
@@ -154,21 +167,25 @@ def _readers(episodes: Sequence[Sequence[Step]], ids: Ids) -> set[str]:
     return {t for t, n in seen.items() if n >= 2 and same[t] >= 0.9 * n}
 
 
-def _rules(seen: Sequence[Sample]) -> dict[str, Rule]:
-    """The rules of the fields that change."""
+def _rules(seen: Sequence[Sample], role: Role) -> dict[str, Rule]:
+    """The rules of the fields that change, or of all fields of a thing that is made."""
     found: dict[str, Rule] = {}
     for name in dict.fromkeys(n for s in seen for n in s.before):
         pairs = [(s, s.before[name], s.after[name]) for s in seen if name in s.before]
-        if sum(a != b for _, a, b in pairs) < _LEAST:
+        rule = None
+        if not role[0]:
+            pairs = [(s, _NEW, b) for s, _, b in pairs]
+        elif sum(a != b for _, a, b in pairs) < _LEAST:
             continue
-        if all(is_number(a) and is_number(b) for _, a, b in pairs):
+        elif all(is_number(a) and is_number(b) for _, a, b in pairs):
             rule = call_number([(call_values(s.args, s.result), b - a) for s, a, b in pairs])
         elif all(isinstance(a, list) and isinstance(b, list) for _, a, b in pairs):
             rule = _list([(call_values(s.args, s.result), a, b) for s, a, b in pairs])
         elif all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in pairs):
             rule = _parts(pairs)
-        else:
-            rule = None
+        if rule is None:
+            to = settings.setting([(s.args, s.result, a, b) for s, a, b in pairs])
+            rule = Rule("set", to) if to else None
         if rule is not None:
             found[name] = rule
     return found
@@ -234,6 +251,7 @@ def _list(pairs: Sequence[tuple[dict[Value, Any], list[Any], list[Any]]]) -> Rul
         for source, value in values.items():
             if isinstance(value, (str, int)):
                 hits["append", source] += after == [*before, value]
+                hits["insert", source] += after == _inserted(before, value)
                 hits["remove", source] += value in before and after == [
                     x for x in before if x != value
                 ]
@@ -241,6 +259,13 @@ def _list(pairs: Sequence[tuple[dict[Value, Any], list[Any], list[Any]]]) -> Rul
     if best is None or hits[best] < _LEAST or hits[best] < _SURE * len(pairs):
         return None
     return Rule(*best)
+
+
+def _inserted(before: list[Any], item: Any) -> list[Any] | None:
+    """A list in order with an item more; None where it is in none."""
+    after = [*before, item]
+    alike = all(isinstance(x, str) for x in after) or all(map(is_number, after))
+    return sorted(after) if alike and before == sorted(before) else None
 
 
 def _parts(pairs: Sequence[tuple[Sample, dict[str, Any], dict[str, Any]]]) -> Rule | None:
@@ -283,26 +308,34 @@ def apply(effects: Sequence[Effect], c: Context, result: Any) -> None:
     if not effects:
         return
     state, n = c.state, len(c.state.calls) - 1
-    roles = dict(addressed(c))
+    roles = dict(addressed(c)) | _made(c, result)
     for effect in effects:
         key = roles.get(effect.role)
         if key is None:
             continue
-        known = state.fields(key)
+        known = state.fields(key) if effect.role[0] else dict.fromkeys(effect.rules, _NEW)
         for name, rule in effect.rules.items():
             thing = state.things.get(key)
             told = thing is not None and name in thing.fields and thing.fields[name][2]
             if name not in known or told == f"call {n}":
                 continue  # unknown, or the call's own result told it
             after = _changed(known[name], rule, c.args, result)
-            if after is not None and after != known[name]:
+            if after is not None and after[0] != known[name]:
                 thing = state.things.setdefault(key, Thing(first=n))
-                thing.fields[name] = (after, "inferred", f"call {n}")
+                thing.fields[name] = (after[0], "inferred", f"call {n}")
                 state.changed = n
 
 
-def _changed(before: Any, rule: Rule, args: dict[str, Any], result: Any) -> Any:
+def _made(c: Context, result: Any) -> dict[Role, Key]:
+    """What a call makes, by the kind of thing."""
+    made = settings.made(c.state.ids, c.tool.name, c.args, result)
+    return {("", key[0]): key for key, _ in made}
+
+
+def _changed(before: Any, rule: Rule, args: dict[str, Any], result: Any) -> tuple[Any] | None:
     """A field after a call; None where the rule says nothing."""
+    if rule.kind == "set":
+        return settings.value_of((rule.value[0], rule.value[1]), args, result)
     if rule.kind == "parts":
         if not isinstance(before, dict):
             return None
@@ -317,14 +350,18 @@ def _changed(before: Any, rule: Rule, args: dict[str, Any], result: Any) -> Any:
                     number = _moved(part.get(name), inner, values)
                     if kind == part.get(rule.by) and number is not None:
                         after[key][name] = number
-        return after
+        return (after,)
     values = call_values(args, result)
     if rule.kind in "+-":
-        return _moved(before, rule, values)
+        moved = _moved(before, rule, values)
+        return None if moved is None else (moved,)
     item = values.get(rule.value)
     if item is None or not isinstance(before, list):
         return None
-    return [*before, item] if rule.kind == "append" else [x for x in before if x != item]
+    if rule.kind == "insert":
+        inserted = _inserted(before, item)
+        return None if inserted is None else (inserted,)
+    return ([*before, item] if rule.kind == "append" else [x for x in before if x != item],)
 
 
 def _moved(before: Any, rule: Rule, values: dict[Value, Any]) -> float | None:

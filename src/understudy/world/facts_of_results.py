@@ -247,8 +247,8 @@ def _shown_later(case: Case, name: str) -> Iterator[Fact]:
 def _effect(case: Case, effect: Effect) -> Iterator[Fact]:
     """A field of another thing, by the rule that the world learned of it."""
     p, through = effect.role
-    whose = f"the record that `{p}` names"
-    if through:
+    whose = f"the record that `{p}` names" if p else "the record that the result names"
+    if through and p:
         whose = f"the record that `{through}` of {whose} names"
     for name, rule in effect.rules.items():
         seen, right = case.model.evidence.effects.get(name, (0, 0))
@@ -257,6 +257,8 @@ def _effect(case: Case, effect: Effect) -> Iterator[Fact]:
 
 
 def _rule(rule: Rule) -> str:
+    if rule.kind == "set" and rule.value[0] == "const":
+        return f"Puts {rule.value[1]} into"
     path = rule.value[-1] if rule.value else ""
     value = path_text(path if path.startswith("/") else f"/{path}")
     counted = {"sum": f"the sum of {value}", "count": f"the number of {value}"}
@@ -264,4 +266,5 @@ def _rule(rule: Rule) -> str:
     if rule.kind == "parts":
         return "Changes what the arguments name in"
     verbs = {"+": "Adds {} to", "-": "Takes {} from", "append": "Puts {} at the end of"}
+    verbs |= {"set": "Puts {} into", "insert": "Puts {}, in order, into"}
     return verbs.get(rule.kind, "Takes {} out of").format(what)

@@ -141,9 +141,10 @@ def _repeated(ahead: Sequence[Step], shown: dict[str, Said], train: Train) -> li
 
 def _whole(s: Step, ids: Ids) -> Iterator[str]:
     """The domain of the thing that a result is a record of."""
-    if isinstance(s.value, dict):
+    top = ids.top(s.value)
+    if isinstance(top, dict):
         found = [(domain, record) for domain, _, record in ids.of_result(s.name, s.value)]
-        yield from (domain for domain, record in found if record is s.value)
+        yield from (domain for domain, record in found if record is top)
         named = [domain for _, domain, _ in ids.of_args(s.name, s.args)]
         if not found and len(named) == 1:
             yield named[0]

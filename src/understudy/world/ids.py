@@ -20,12 +20,22 @@ class Ids:
 
     `args` maps tool -> argument path -> domain; `keys` maps tool -> record path -> the record's
     fields that identify it, each with its domain; `refs` maps tool -> column path -> domain for
-    every result column of a domain.
+    every result column of a domain. `envelope`: the keys of the object around every result, that
+    of the result first; empty where there is none.
     """
 
     args: dict[str, dict[str, str]] = field(default_factory=dict)
     keys: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
+    envelope: list[str] = field(default_factory=list)
+
+    def top(self, value: Any) -> Any:
+        """What a result holds when it is taken out of its envelope, if it is in one."""
+        return opened(self.envelope, value)
+
+    def path_of_top(self, value: Any) -> str:
+        """Where in a result that is."""
+        return "" if self.top(value) is value else f"/{escape(self.envelope[0])}"
 
     def of_args(self, tool: str, args: dict[str, Any]) -> list[tuple[str, str, Any]]:
         """(argument, domain, value) of a call's scalar identifiers."""
@@ -49,6 +59,31 @@ class Ids:
                         yield domain, key, record
 
 
+def opened(keys: Sequence[str], value: Any) -> Any:
+    """A value out of its envelope; itself where it is in none."""
+    inside = bool(keys) and isinstance(value, dict) and value.keys() == set(keys)
+    return value[keys[0]] if inside else value
+
+
+def envelope(good: Sequence[Step]) -> list[str]:
+    """The keys of the object that every tool's results are put into, that of the result first: the
+    others always hold the same."""
+    values: dict[str, Counter[str]] = defaultdict(Counter)
+    inside = [s for s in good if isinstance(s.value, dict)]
+    forms = Counter(frozenset(s.value) for s in inside)
+    if not forms:
+        return []
+    form, n = forms.most_common(1)[0]
+    tools = {s.name for s in inside if s.value.keys() == form}
+    if len(form) < 2 or len(tools) < 3 or n < 0.9 * len(good):
+        return []
+    for s in inside:
+        for key in form & s.value.keys():
+            values[key][repr(s.value[key])] += 1
+    varied = [key for key in form if len(values[key]) > 1]
+    return [*varied, *sorted(form - set(varied))] if len(varied) == 1 else []
+
+
 def mine(all_steps: Sequence[Step]) -> Ids:
     """Identifiers of a traffic, from successful calls."""
     values: dict[Column, Counter[Any]] = defaultdict(Counter)
@@ -64,7 +99,7 @@ def mine(all_steps: Sequence[Step]) -> Ids:
     idish = {c for c, seen in values.items() if _idish(c, seen, listed)}
     domains = _components(idish, values)
     domains |= _seldom(domains, values)
-    ids = Ids()
+    ids = Ids(envelope=envelope(good))
     for (side, tool, path), domain in domains.items():
         (ids.args if side == "a" else ids.refs).setdefault(tool, {})[path] = domain
     _find_keys(ids, good)
