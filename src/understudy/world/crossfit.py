@@ -41,7 +41,7 @@ def evidence(world: World, episodes: Sequence[Episode]) -> list[Evidence]:
         for m in walk(world, episode, n, traffic):
             name, p = m.truth.step.name, m.prediction
             fails = failed(world.failures, name, m.text, p.flag)
-            same = label_of(parse(m.text), fails) == m.truth.label
+            same = label_of(m.truth.step.read(m.text), fails) == m.truth.label
             wrong = m.truth.scores(m.text, p.flag)["known_f1"] != 1.0
             found.append(Evidence(row_of(name, p), wrong, same))
     return found

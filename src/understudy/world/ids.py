@@ -10,7 +10,7 @@ from typing import Any
 from understudy.world.transitions import Step
 from understudy.world.values import columns, escape, is_date, records
 
-_ID_NAME = re.compile(r"(^|_|-)(id|no|nr|number|key|code|ref|uuid)$|Id$|ID$", re.IGNORECASE)
+_ID_NAME = re.compile(r"(^|_|-|/)(id|no|nr|number|key|code|ref|uuid)$|Id$|ID$", re.IGNORECASE)
 Column = tuple[str, str, str]  # "a" or "r", tool, collapsed path
 
 
@@ -20,22 +20,12 @@ class Ids:
 
     `args` maps tool -> argument path -> domain; `keys` maps tool -> record path -> the record's
     fields that identify it, each with its domain; `refs` maps tool -> column path -> domain for
-    every result column of a domain. `envelope`: the keys of the object around every result, that
-    of the result first; empty where there is none.
+    every result column of a domain.
     """
 
     args: dict[str, dict[str, str]] = field(default_factory=dict)
     keys: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
-    envelope: list[str] = field(default_factory=list)
-
-    def top(self, value: Any) -> Any:
-        """What a result holds when it is taken out of its envelope, if it is in one."""
-        return opened(self.envelope, value)
-
-    def path_of_top(self, value: Any) -> str:
-        """Where in a result that is."""
-        return "" if self.top(value) is value else f"/{escape(self.envelope[0])}"
 
     def of_args(self, tool: str, args: dict[str, Any]) -> list[tuple[str, str, Any]]:
         """(argument, domain, value) of a call's scalar identifiers."""
@@ -59,31 +49,6 @@ class Ids:
                         yield domain, key, record
 
 
-def opened(keys: Sequence[str], value: Any) -> Any:
-    """A value out of its envelope; itself where it is in none."""
-    inside = bool(keys) and isinstance(value, dict) and value.keys() == set(keys)
-    return value[keys[0]] if inside else value
-
-
-def envelope(good: Sequence[Step]) -> list[str]:
-    """The keys of the object that every tool's results are put into, that of the result first: the
-    others always hold the same."""
-    values: dict[str, Counter[str]] = defaultdict(Counter)
-    inside = [s for s in good if isinstance(s.value, dict)]
-    forms = Counter(frozenset(s.value) for s in inside)
-    if not forms:
-        return []
-    form, n = forms.most_common(1)[0]
-    tools = {s.name for s in inside if s.value.keys() == form}
-    if len(form) < 2 or len(tools) < 3 or n < 0.9 * len(good):
-        return []
-    for s in inside:
-        for key in form & s.value.keys():
-            values[key][repr(s.value[key])] += 1
-    varied = [key for key in form if len(values[key]) > 1]
-    return [*varied, *sorted(form - set(varied))] if len(varied) == 1 else []
-
-
 def mine(all_steps: Sequence[Step]) -> Ids:
     """Identifiers of a traffic, from successful calls."""
     values: dict[Column, Counter[Any]] = defaultdict(Counter)
@@ -99,7 +64,7 @@ def mine(all_steps: Sequence[Step]) -> Ids:
     idish = {c for c, seen in values.items() if _idish(c, seen, listed)}
     domains = _components(idish, values)
     domains |= _seldom(domains, values)
-    ids = Ids(envelope=envelope(good))
+    ids = Ids()
     for (side, tool, path), domain in domains.items():
         (ids.args if side == "a" else ids.refs).setdefault(tool, {})[path] = domain
     _find_keys(ids, good)
@@ -210,7 +175,8 @@ def _same_form(ids: Ids, good: Sequence[Step]) -> None:
 def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
     """Per tool and record path, the fields that tell records apart."""
     distinct: dict[tuple[str, str], dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
-    total: dict[tuple[str, str], set[str]] = defaultdict(set)
+    total: Counter[tuple[str, str]] = Counter()
+    held: Counter[tuple[str, str, str]] = Counter()
     clash: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for s in good:
         refs = ids.refs.get(s.name)
@@ -218,10 +184,11 @@ def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
             continue
         here: dict[tuple[str, str], Counter[Any]] = defaultdict(Counter)
         for path, record in records(s.value):
-            total[s.name, path].add(repr(record))
+            total[s.name, path] += 1
             for name, item in record.items():
                 if f"{path}/{escape(name)}" in refs and isinstance(item, (str, int)):
                     distinct[s.name, path][name].add(item)
+                    held[s.name, path, name] += 1
                     here[path, name][item] += 1
         for (path, name), counts in here.items():
             clash[s.name, path][name] += max(counts.values()) > 1
@@ -231,6 +198,7 @@ def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
             continue
         most = max(len(v) for v in fields.values())
         named = [n for n, v in fields.items() if len(v) >= 0.9 * most and clash[tool, path][n] == 0]
+        named = [n for n in named if held[tool, path, n] >= 0.9 * total[tool, path]]
         prefix = ids.refs[tool]
         found = {n: prefix[f"{path}/{escape(n)}"] for n in named}
         if found:

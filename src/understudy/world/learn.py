@@ -260,7 +260,8 @@ class _Learner:
 
     def _label(self, s: Step, c: Context, row: dict[Any, Any]) -> str:
         if s.failed or isinstance(s.value, str):
-            form, slots = abstract(s.content, c)
+            text = s.value if isinstance(s.value, str) else s.content
+            form, slots = abstract(text, c)
             label = ("err:" if s.failed else "ok:text:") + form
             forms = self.texts[s.name]
             if label not in forms and len(forms) >= self.config.max_forms:

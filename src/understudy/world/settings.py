@@ -19,9 +19,8 @@ _LEAST, _SURE = 3, 0.9
 
 def made(ids: Ids, name: str, args: dict[str, Any], value: Any) -> Iterator[tuple[Key, Any]]:
     """(thing, record) of what a result is the record of, but for what the arguments name."""
-    top = ids.top(value)
     for domain, item, record in ids.of_result(name, value):
-        if record is top and not any(v == item for _, v in columns(args)):
+        if record is value and not any(v == item for _, v in columns(args)):
             yield (domain, item), record
 
 

@@ -277,23 +277,19 @@ class State:
         if not isinstance(value, (dict, list)):
             return []
         own: list[Key] = []
-        found, top = False, self.ids.top(value)
+        found = False
         for domain, item, record in self.ids.of_result(name, value):
             found = True
-            if record is top:
+            if record is value:
                 own.append((domain, item))
             self._merge((domain, item), record, n, marks, name, record is value)
-        if isinstance(top, dict) and not self._keyed(name, value):
-            same = [k for k in named if any(v == k[1] for v in top.values())]
+        if isinstance(value, dict) and "" not in self.ids.keys.get(name, {}):
+            same = [k for k in named if any(v == k[1] for v in value.values())]
             if not found and not same and len(named) == 1:
                 same = named
             for key in same:
-                self._merge(key, top, n, marks, name, top is value)
+                self._merge(key, value, n, marks, name, True)
         return own
-
-    def _keyed(self, name: str, value: Any) -> bool:
-        """Whether a tool's results are records with an identifier of their own."""
-        return self.ids.path_of_top(value) in self.ids.keys.get(name, {})
 
     def _merge(
         self, key: Key, record: dict[str, Any], n: int, marks: Any, name: str, top: bool
@@ -357,18 +353,17 @@ def remember(
         for domain, item, record in ids.of_result(s.name, s.value):
             found = True
             key = (domain, item)
-            if record is ids.top(s.value) and item not in known and str(item) not in told[s.episode]:
+            if record is s.value and item not in known and str(item) not in told[s.episode]:
                 made[s.episode].add(key)
             known.add(item)
             if key not in made[s.episode]:
                 own = (touched or {}).get((s.episode, key), {})
                 late = {n for n, first in own.items() if first < s.index}
                 memory.add(key, s.episode, _kept(record, changing[s.name] | late))
-        top = ids.top(s.value)
-        if found or not isinstance(top, dict) or len(named) != 1:
+        if found or not isinstance(s.value, dict) or len(named) != 1:
             continue
         if named[0] not in made[s.episode]:
-            memory.add(named[0], s.episode, _kept(top, changing[s.name]))
+            memory.add(named[0], s.episode, _kept(s.value, changing[s.name]))
     return memory
 
 

@@ -17,6 +17,8 @@ from understudy.core.types import (
     is_function,
     text_of,
 )
+from understudy.world import envelope
+from understudy.world.envelope import Envelope
 from understudy.world.values import parse
 
 # Words of failure in any API's style; what a given system says is learned on top of them.
@@ -197,11 +199,16 @@ class Step:
     name: str
     args: dict[str, Any]
     content: str
-    value: Any  # parsed content
+    value: Any  # parsed content, out of its envelope
     flag: bool  # the error flag that the agent's client saw
     failed: bool  # whether the result says that the call failed, whatever the flag
     bad_json: bool = False
     latency_s: float | None = None
+    envelope: Envelope = field(default_factory=Envelope)
+
+    def read(self, text: str) -> Any:
+        """What a result in this one's place says."""
+        return self.envelope.read(text)
 
 
 @dataclass(slots=True)
@@ -210,6 +217,7 @@ class Failures:
 
     keysets: dict[str, float] = field(default_factory=dict)  # key set -> share of failures
     labelled: bool = False
+    envelope: Envelope = field(default_factory=Envelope)
 
     @classmethod
     def learn(cls, seen: Sequence[Transition]) -> "Failures":
@@ -222,7 +230,10 @@ class Failures:
                 guess = looks_failed(value)
                 said[_keyset(value)].append(bool(t.is_error) or guess)
         shares = {k: sum(v) / len(v) for k, v in said.items()}
-        return cls(shares, flagged and labelled > 0.9 * len(seen))
+        found = cls(shares, flagged and labelled > 0.9 * len(seen))
+        good = [(t.name, v) for t in seen if not found.failed(t, v := parse(t.content))]
+        found.envelope = envelope.mine(good)
+        return found
 
     def failed(self, transition: Transition, value: Any) -> bool:
         """Whether a result says that its call failed."""
@@ -273,7 +284,12 @@ def steps(
         value = parse(t.content)
         failed = failures.failed(t, value)
         flag = t.is_error if t.is_error is not None else failed
+        if not failed:
+            value = failures.envelope.opened(value)
         out.append(
-            Step(episode, origin, i, t.name, args, t.content, value, flag, failed, bad, t.latency_s)
-        )
+            Step(
+                episode, origin, i, t.name, args, t.content, value, flag, failed, bad, t.latency_s,
+                failures.envelope,
+            )
+        )  # fmt: skip
     return out
