@@ -144,7 +144,7 @@ def touched(
 
 def _shown(s: Step, ids: Ids) -> Iterator[tuple[Key, dict[str, Any]]]:
     if isinstance(s.value, (dict, list)):
-        for domain, item, record in ids.of_result(s.name, s.value):
+        for domain, item, record in ids.shown(s.name, s.args, s.value):
             yield (domain, item), record
 
 
@@ -157,7 +157,8 @@ def _readers(episodes: Sequence[Sequence[Step]], ids: Ids) -> set[str]:
         for s in episode:
             if s.failed:
                 continue
-            now = dict(_shown(s, ids))
+            shown = list(_shown(s, ids))
+            now = dict([own for own in shown if own[1] is s.value] or shown)
             for key, record in now.items():
                 if key in before:
                     both = before[key].keys() & record.keys()

@@ -144,7 +144,7 @@ def _whole(s: Step, ids: Ids) -> Iterator[str]:
     if isinstance(s.value, dict):
         found = [(domain, record) for domain, _, record in ids.of_result(s.name, s.value)]
         yield from (domain for domain, record in found if record is s.value)
-        named = [domain for _, domain, _ in ids.of_args(s.name, s.args)]
+        named = [domain for _, domain, _ in ids.alone(s.name, s.args)]
         if not found and len(named) == 1:
             yield named[0]
 

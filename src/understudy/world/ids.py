@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.world import joint
 from understudy.world.transitions import Step
 from understudy.world.values import columns, escape, is_date, records
 
@@ -20,23 +21,41 @@ class Ids:
 
     `args` maps tool -> argument path -> domain; `keys` maps tool -> record path -> the record's
     fields that identify it, each with its domain; `refs` maps tool -> column path -> domain for
-    every result column of a domain.
+    every result column of a domain; `joint` maps tools that read what several arguments name
+    together to these arguments (world.joint).
     """
 
     args: dict[str, dict[str, str]] = field(default_factory=dict)
     keys: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
+    joint: dict[str, str] = field(default_factory=dict)
 
     def of_args(self, tool: str, args: dict[str, Any]) -> list[tuple[str, str, Any]]:
-        """(argument, domain, value) of a call's scalar identifiers."""
+        """(argument, domain, value) of a call's identifiers, joint ones among them."""
         known = self.args.get(tool)
         if not known:
             return []
-        return [
-            (p, d, args[p])
-            for p, d in known.items()
-            if p in args and isinstance(args[p], (str, int))
-        ]
+        found = [(p, d, joint.value_of(p, args)) for p, d in known.items()]
+        return [item for item in found if item[2] is not None]
+
+    def alone(self, tool: str, args: dict[str, Any]) -> list[tuple[str, str, Any]]:
+        """The identifiers of a call that are one argument each."""
+        return [item for item in self.of_args(tool, args) if joint.AND not in item[0]]
+
+    def read(self, tool: str, args: dict[str, Any]) -> tuple[str, Any] | None:
+        """The thing that a tool reads, where its arguments name it together."""
+        argument = self.joint.get(tool)
+        value = None if argument is None else joint.value_of(argument, args)
+        return None if value is None or argument is None else (self.args[tool][argument], value)
+
+    def shown(
+        self, tool: str, args: dict[str, Any], value: Any
+    ) -> Iterable[tuple[str, Any, dict[str, Any]]]:
+        """(domain, id, record) of every record in a result, by its own or its joint identifier."""
+        yield from self.of_result(tool, value)
+        own = self.read(tool, args)
+        if own is not None and isinstance(value, dict):
+            yield *own, value
 
     def of_result(self, tool: str, value: Any) -> Iterable[tuple[str, Any, dict[str, Any]]]:
         """(domain, id, record) of every identified record in a result."""
@@ -68,6 +87,11 @@ def mine(all_steps: Sequence[Step]) -> Ids:
     for (side, tool, path), domain in domains.items():
         (ids.args if side == "a" else ids.refs).setdefault(tool, {})[path] = domain
     _find_keys(ids, good)
+    ids.joint, named = joint.mine(all_steps)
+    for tool, own in named.items():
+        ids.args.setdefault(tool, {}).update(own)
+    for tool in ids.joint:
+        ids.keys.get(tool, {}).pop("", None)
     return ids
 
 

@@ -348,9 +348,9 @@ def _field_kinds(all_steps: Sequence[Step], ids: Ids) -> dict[str, dict[str, str
     for s in all_steps:
         if s.failed:
             continue
-        named = list(ids.of_result(s.name, s.value))
+        named = list(ids.shown(s.name, s.args, s.value))
         if not named and isinstance(s.value, dict):
-            held = ids.of_args(s.name, s.args)
+            held = ids.alone(s.name, s.args)
             named = [(held[0][1], held[0][2], s.value)] if len(held) == 1 else []
         for domain, _, record in named:
             for name, item in record.items():

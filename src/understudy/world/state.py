@@ -252,11 +252,13 @@ class State:
         n = len(self.calls)
         key = call_key(name, args)
         named: list[Key] = [(d, v) for _, d, v in self.ids.of_args(name, args)]
+        alone: list[Key] = [(d, v) for _, d, v in self.ids.alone(name, args)]
+        read = self.ids.read(name, args)
         ok = outcome.startswith("ok")
         own: list[Key] = []
         names: frozenset[Any] = frozenset()
         if ok:
-            own = self._take_records(name, named, value, n, marks)
+            own = self._take_records(name, alone if read is None else [read], value, n, marks)
             if isinstance(value, (dict, list)):
                 names = frozenset(v for _, v in columns(value) if idlike(v))
                 self.shown |= names
@@ -285,7 +287,7 @@ class State:
             self._merge((domain, item), record, n, marks, name, record is value)
         if isinstance(value, dict) and "" not in self.ids.keys.get(name, {}):
             same = [k for k in named if any(v == k[1] for v in value.values())]
-            if not found and not same and len(named) == 1:
+            if name in self.ids.joint or (not found and not same and len(named) == 1):
                 same = named
             for key in same:
                 self._merge(key, value, n, marks, name, True)
@@ -348,8 +350,8 @@ def remember(
         for item in texts_in(s.value):
             if item not in known:
                 memory.mention(item, s.origin)
-        named = [(d, v) for _, d, v in ids.of_args(s.name, s.args)]
-        found = False
+        named = [(d, v) for _, d, v in ids.alone(s.name, s.args)]
+        found, read = False, ids.read(s.name, s.args)
         for domain, item, record in ids.of_result(s.name, s.value):
             found = True
             key = (domain, item)
@@ -357,14 +359,24 @@ def remember(
                 made[s.episode].add(key)
             known.add(item)
             if key not in made[s.episode]:
-                own = (touched or {}).get((s.episode, key), {})
-                late = {n for n, first in own.items() if first < s.index}
+                late = _late(touched, s, key)
                 memory.add(key, s.episode, _kept(record, changing[s.name] | late))
+        if read is not None and isinstance(s.value, dict):
+            memory.add(read, s.episode, _kept(s.value, _late(touched, s, read)))
+            continue
         if found or not isinstance(s.value, dict) or len(named) != 1:
             continue
         if named[0] not in made[s.episode]:
             memory.add(named[0], s.episode, _kept(s.value, changing[s.name]))
     return memory
+
+
+def _late(
+    touched: dict[tuple[int, Key], dict[str, int]] | None, s: Step, key: Key
+) -> set[str]:
+    """The fields of a thing that earlier calls of the episode changed."""
+    own = (touched or {}).get((s.episode, key), {})
+    return {n for n, first in own.items() if first < s.index}
 
 
 def _kept(record: dict[str, Any], changed: set[str]) -> dict[str, Any]:

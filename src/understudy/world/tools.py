@@ -10,6 +10,7 @@ from understudy.world.context import Context, ToolFacts, feature, kind_at
 from understudy.world.draws import Draw, after, note
 from understudy.world.effects import Effect, apply
 from understudy.world.evidence import Evidence
+from understudy.world.joint import AND
 from understudy.world.listings import list_in
 from understudy.world.owners import broken, relations
 from understudy.world.query import Query
@@ -339,6 +340,8 @@ def conditions(c: Context) -> list[str]:
             strange = strange and not c.state.memory.says(value, c.state.without)
             found.append(f"{'form' if strange else 'value'}:{p}")
     for p, domain, value in c.ids:
+        if AND in p:
+            continue
         if value == "":
             found.append(f"empty:{domain}")
         elif c.state.standing((domain, value)) == "new":
