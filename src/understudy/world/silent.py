@@ -24,11 +24,16 @@ def mine(calls: Sequence[tuple[str, Mapping[str, Any], Any]]) -> list[list[str]]
         if isinstance(value, dict):
             forms[tool][frozenset(value)] += 1
     own: Counter[Form] = Counter()  # in how many tools a form is seldom
-    usual: set[str] = set()  # keys of what is no failure
+    often: set[Form] = set()  # forms of what is no failure
     for tool, seen in forms.items():
         for form, n in seen.items():
             own[form] += n < 0.5 * totals[tool]
-            usual |= form if n >= 0.5 * totals[tool] else set()
+            often |= {form} if n >= 0.5 * totals[tool] else set()
+    said: dict[tuple[bool, str], set[str]] = defaultdict(set)
+    for _, _, value in calls:
+        for key, item in value.items() if isinstance(value, dict) else ():
+            said[frozenset(value) in often, key].add(repr(item))
+    usual = {key for form in often for key in form}
     wrong = [
         frozenset(value)
         for tool, args, value in calls
@@ -39,7 +44,8 @@ def mine(calls: Sequence[tuple[str, Mapping[str, Any], Any]]) -> list[list[str]]
         sorted(form)
         for form, n in own.items()
         if n > 1
-        and not form & usual
+        and form - usual
+        and all(said[True, key].isdisjoint(said[False, key]) for key in form & usual)
         and (after_wrong[form] >= max(_LEAST, _SURE * len(wrong)) or n > max(2, 0.6 * len(totals)))
     ]
 
