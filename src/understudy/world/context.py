@@ -1,6 +1,6 @@
 """What is known when a call arrives: named sources of values, and features of the situation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,12 @@ from understudy.world.values import (
 )
 
 Source = tuple[Any, ...]
+SIZES: dict[str, Callable[[str], int]] = {
+    "characters": len,
+    "bytes": lambda text: len(text.encode(errors="replace")),
+    "lines": lambda text: len(text.splitlines()),
+    "words": lambda text: len(text.split()),
+}
 Found = tuple[Any, ProvenanceKind, str]
 
 
@@ -37,6 +43,7 @@ class ToolFacts:
     """Good values of arguments that have few of them, each with (up to two) origins."""
     tools: list[str] = field(default_factory=list)  # the other tools of the traffic
     owners: list[tuple[str, str, str, str]] = field(default_factory=list)  # see world.owners
+    frames: list[str] = field(default_factory=list)  # see world.frames
 
     def missing(self, args: dict[str, Any]) -> list[str]:
         return [p for p in self.required if p not in args]
@@ -115,6 +122,11 @@ def resolve(source: Source, c: Context) -> Found | None:
     if head == "recall":
         value = _at(c.recall, source[1]) if c.recall is not None else None
         return None if value is None else (value[0], "remembered", "same call in the traffic")
+    if head == "long":
+        found = resolve(source[2], c)
+        if found is None or not isinstance(found[0], str):
+            return None
+        return SIZES[source[1]](found[0]), "inferred", f"{source[1]} of a text"
     if head == "tool":
         return c.tool.name, "observed", "tool"
     if head in ("missing", "extra"):

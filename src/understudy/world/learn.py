@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
-from understudy.world import draws, effects, evidence, listings
+from understudy.world import draws, effects, evidence, frames, listings
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
@@ -31,7 +31,7 @@ from understudy.world.tools import (
 )
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.tree import Node, decide, grow
-from understudy.world.values import is_number, kind_of, pattern
+from understudy.world.values import columns, is_number, kind_of, pattern
 
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
 
@@ -117,6 +117,11 @@ def _tree(rows: list[Row], hard: dict[str, Hard]) -> Node:
     return grow([r[0] for r in kept], [r[1] for r in kept])
 
 
+def _text(s: Step) -> str:
+    """A result as text, out of its envelope where it is one inside."""
+    return s.value if isinstance(s.value, str) else s.content
+
+
 class _Learner:
     """Collects what each tool's calls show, in the order of the traffic."""
 
@@ -155,6 +160,7 @@ class _Learner:
             )
             for t in self.real
         }
+        self._find_frames()
         self.recall: dict[str, dict[str, list[tuple[int, Any]]]] = defaultdict(dict)
         self.rows: dict[str, list[Row]] = defaultdict(list)
         self.relations: dict[str, list[dict[Relation, bool]]] = defaultdict(list)
@@ -185,7 +191,7 @@ class _Learner:
             values = [s.args[p] for s in found if p in s.args]
             scalars = [v for v in values if not isinstance(v, (dict, list))]
             distinct = Counter(map(repr, scalars))
-            if values and len(scalars) == len(values) and len(distinct) <= 24:
+            if scalars and len(scalars) > 0.8 * len(values) and len(distinct) <= 24:
                 facts.categorical[p] = list({repr(v): v for v in scalars}.values())
             if scalars and sum(map(is_number, scalars)) > 0.8 * len(scalars):
                 facts.numeric.append(p)
@@ -201,6 +207,23 @@ class _Learner:
             if forms and len(forms) <= max(3, 0.1 * sum(forms.values())):
                 facts.patterns[p] = list(forms)
         return facts
+
+    def _find_frames(self) -> None:
+        """The wordings of each tool that differ in words of data alone."""
+        data: Counter[str] = Counter()
+        for tool, own in self.by_tool.items():
+            for s in own:
+                texts = {v for part in (s.args, s.value) for _, v in columns(part)}
+                data.update(v for v in texts if isinstance(v, str) and len(v) < 32)
+        common = {word for word, n in data.items() if n > 2}
+        for tool, own in self.by_tool.items():
+            texts = [s for s in own if s.failed or isinstance(s.value, str)]
+            facts = self.facts[tool]
+            forms = [abstract(_text(s), self._bare(s))[0] for s in texts]
+            facts.frames = frames.mine(forms, common)
+
+    def _bare(self, s: Step) -> Context:
+        return Context(State(self.ids, self.memory, s.episode), self.facts[s.name], s.args)
 
     def _successful(self) -> set[str]:
         return {t for t, ss in self.by_tool.items() if any(not s.failed for s in ss)}
@@ -260,8 +283,7 @@ class _Learner:
 
     def _label(self, s: Step, c: Context, row: dict[Any, Any]) -> str:
         if s.failed or isinstance(s.value, str):
-            text = s.value if isinstance(s.value, str) else s.content
-            form, slots = abstract(text, c)
+            form, slots = abstract(_text(s), c)
             label = ("err:" if s.failed else "ok:text:") + form
             forms = self.texts[s.name]
             if label not in forms and len(forms) >= self.config.max_forms:
