@@ -143,7 +143,7 @@ def touched(
 
 
 def _shown(s: Step, ids: Ids) -> Iterator[tuple[Key, dict[str, Any]]]:
-    if isinstance(s.value, (dict, list)):
+    if isinstance(s.value, (dict, list, str)):
         for domain, item, record in ids.shown(s.name, s.args, s.value):
             yield (domain, item), record
 
@@ -158,7 +158,7 @@ def _readers(episodes: Sequence[Sequence[Step]], ids: Ids) -> set[str]:
             if s.failed:
                 continue
             shown = list(_shown(s, ids))
-            now = dict([own for own in shown if own[1] is s.value] or shown)
+            now = dict([own for own in shown if own[1] == s.value] or shown)
             for key, record in now.items():
                 if key in before:
                     both = before[key].keys() & record.keys()

@@ -12,6 +12,7 @@ from understudy.world.transitions import Step
 from understudy.world.values import columns, escape, is_date, records
 
 _ID_NAME = re.compile(r"(^|_|-|/)(id|no|nr|number|key|code|ref|uuid)$|Id$|ID$", re.IGNORECASE)
+_STRUCTURED = re.compile(r"[/\\]?[\w-]+([/\\.:#]+[\w-]+)+|[/\\][\w-]+")
 Column = tuple[str, str, str]  # "a" or "r", tool, collapsed path
 
 
@@ -22,7 +23,7 @@ class Ids:
     `args` maps tool -> argument path -> domain; `keys` maps tool -> record path -> the record's
     fields that identify it, each with its domain; `refs` maps tool -> column path -> domain for
     every result column of a domain; `joint` maps tools that read what several arguments name
-    together to these arguments (world.joint).
+    together, or texts, to these arguments (world.joint).
     """
 
     args: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -54,8 +55,12 @@ class Ids:
         """(domain, id, record) of every record in a result, by its own or its joint identifier."""
         yield from self.of_result(tool, value)
         own = self.read(tool, args)
-        if own is not None and isinstance(value, dict):
-            yield *own, value
+        if own is not None and isinstance(value, (dict, str)):
+            yield *own, self.record(tool, value)
+
+    def record(self, tool: str, value: Any) -> dict[str, Any]:
+        """What a tool reads, as a record: a text is a field named after the tool."""
+        return {tool: value} if isinstance(value, str) else dict(value)
 
     def of_result(self, tool: str, value: Any) -> Iterable[tuple[str, Any, dict[str, Any]]]:
         """(domain, id, record) of every identified record in a result."""
@@ -88,10 +93,10 @@ def mine(all_steps: Sequence[Step]) -> Ids:
     for (side, tool, path), domain in domains.items():
         (ids.args if side == "a" else ids.refs).setdefault(tool, {})[path] = domain
     _find_keys(ids, good)
-    ids.joint, named = joint.mine(all_steps)
+    ids.joint, named = joint.mine(all_steps, ids.args)
     for tool, own in named.items():
         ids.args.setdefault(tool, {}).update(own)
-    for tool in ids.joint:
+    for tool in (t for t, label in ids.joint.items() if joint.AND in label):
         ids.keys.get(tool, {}).pop("", None)
     return ids
 
@@ -124,6 +129,10 @@ def _idish(column: Column, seen: Counter[Any], listed: dict[Column, float]) -> b
         return False
     if sum(map(is_date, texts)) > 0.2 * len(texts):
         return False
+    if column[0] == "a" and len(texts) >= 8:
+        made_up = sum(_STRUCTURED.fullmatch(t) is not None for t in texts)
+        if made_up > 0.9 * len(texts):
+            return True
     digits = sum(any(c.isdigit() for c in t) and " " not in t for t in texts)
     if digits > 0.7 * len(texts) and "@" not in texts[0]:
         return True

@@ -7,7 +7,7 @@ arguments that take the same values.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -34,9 +34,11 @@ def value_of(argument: str, args: dict[str, Any]) -> Any:
     return AND.join(map(str, found))
 
 
-def mine(all_steps: Sequence[Step]) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+def mine(
+    all_steps: Sequence[Step], known: Mapping[str, Mapping[str, str]]
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """The joint identifiers of the tools that read such things (tool -> arguments joined), and of
-    all tools (tool -> arguments joined -> domain)."""
+    all tools (tool -> arguments joined -> domain). `known` are the identifiers that one argument is."""
     by_tool: dict[str, list[Step]] = defaultdict(list)
     for s in all_steps:
         if s.failed:
@@ -47,9 +49,11 @@ def mine(all_steps: Sequence[Step]) -> tuple[dict[str, str], dict[str, dict[str,
     for tool, calls in sorted(by_tool.items()):
         names = _reads(calls)
         if names and _repeats([s for s in all_steps if s.name == tool]):
-            domain = f"j{len(readers)}"
             readers[tool] = AND.join(names)
+            domain = known.get(tool, {}).get(readers[tool], f"j{len(readers)}")
             named[tool][readers[tool]] = domain
+            if domain in known.get(tool, {}).values():
+                continue
             for other, theirs in by_tool.items():
                 for label in _named(names, calls, theirs) if other != tool else ():
                     named[other].setdefault(label, domain)
@@ -60,16 +64,19 @@ def _reads(calls: Sequence[Step]) -> list[str]:
     """The arguments that a tool's result hangs on together; none where it is no such tool."""
     names = sorted(calls[0].args)
     whole = [s for s in calls if sorted(s.args) == names]
-    if not 2 <= len(names) <= 3 or len(whole) < 0.98 * len(calls):
+    texts = all(isinstance(s.value, str) for s in whole)
+    if not 2 - texts <= len(names) <= 3 or len(whole) < 0.98 * len(calls):
         return []
-    if not all(isinstance(s.value, dict) and not _lists(s.value) for s in whole):
+    if not texts and not all(isinstance(s.value, dict) and not _lists(s.value) for s in whole):
         return []
     if any(value_of(AND.join(names), s.args) is None for s in whole):
         return []
     first: dict[tuple[Any, ...], dict[int, str]] = defaultdict(dict)
     for s in whole:
         key = tuple(s.args[p] for p in names)
-        bare = {k: v for k, v in s.value.items() if v not in s.args.values()}
+        bare = s.value
+        if isinstance(bare, dict):
+            bare = {k: v for k, v in bare.items() if v not in s.args.values()}
         first[key].setdefault(s.episode, call_key("", bare))
     again = [Counter(told.values()) for told in first.values() if len(told) > 1]
     same = sum(c.most_common(1)[0][1] - 1 for c in again)

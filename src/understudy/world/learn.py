@@ -282,7 +282,9 @@ class _Learner:
         return context_of(state, facts, s.args, self.listings, query, recall)
 
     def _label(self, s: Step, c: Context, row: dict[Any, Any]) -> str:
-        if s.failed or isinstance(s.value, str):
+        if not s.failed and isinstance(s.value, str) and s.name in self.ids.joint:
+            label = "ok:prose"
+        elif s.failed or isinstance(s.value, str):
             form, slots = abstract(_text(s), c)
             label = ("err:" if s.failed else "ok:text:") + form
             forms = self.texts[s.name]

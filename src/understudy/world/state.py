@@ -8,6 +8,7 @@ from operator import ne
 from typing import Any, NamedTuple
 
 from understudy.core.types import ProvenanceKind
+from understudy.world import joint
 from understudy.world.ids import Ids
 from understudy.world.transitions import Step
 from understudy.world.values import call_key, chance, columns, leaves, texts_in
@@ -276,6 +277,9 @@ class State:
     def _take_records(
         self, name: str, named: list[Key], value: Any, n: int, marks: Any
     ) -> list[Key]:
+        if isinstance(value, str) and name in self.ids.joint:
+            for key in named:
+                self._merge(key, self.ids.record(name, value), n, marks, name, False)
         if not isinstance(value, (dict, list)):
             return []
         own: list[Key] = []
@@ -287,7 +291,7 @@ class State:
             self._merge((domain, item), record, n, marks, name, record is value)
         if isinstance(value, dict) and "" not in self.ids.keys.get(name, {}):
             same = [k for k in named if any(v == k[1] for v in value.values())]
-            if name in self.ids.joint or (not found and not same and len(named) == 1):
+            if joint.AND in self.ids.joint.get(name, "") or (not found and not same and len(named) == 1):
                 same = named
             for key in same:
                 self._merge(key, value, n, marks, name, True)
@@ -345,13 +349,17 @@ def remember(
     for s in all_steps:
         known = mentioned[s.episode]
         known.update(v for _, v in leaves(s.args))
+        read = None if s.failed else ids.read(s.name, s.args)
+        if read is not None and isinstance(s.value, str):
+            known_ = _kept(ids.record(s.name, s.value), _late(touched, s, read))
+            memory.add(read, s.episode, known_)
         if s.failed or not isinstance(s.value, (dict, list)):
             continue
         for item in texts_in(s.value):
             if item not in known:
                 memory.mention(item, s.origin)
         named = [(d, v) for _, d, v in ids.alone(s.name, s.args)]
-        found, read = False, ids.read(s.name, s.args)
+        found = False
         for domain, item, record in ids.of_result(s.name, s.value):
             found = True
             key = (domain, item)
@@ -361,7 +369,7 @@ def remember(
             if key not in made[s.episode]:
                 late = _late(touched, s, key)
                 memory.add(key, s.episode, _kept(record, changing[s.name] | late))
-        if read is not None and isinstance(s.value, dict):
+        if read is not None and joint.AND in ids.joint[s.name]:
             memory.add(read, s.episode, _kept(s.value, _late(touched, s, read)))
             continue
         if found or not isinstance(s.value, dict) or len(named) != 1:
