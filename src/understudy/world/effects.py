@@ -14,6 +14,7 @@ from typing import Any
 from understudy.world import settings
 from understudy.world.context import Context, hop
 from understudy.world.ids import Ids
+from understudy.world.settings import Held
 from understudy.world.state import Key, State, Thing
 from understudy.world.transitions import Step
 from understudy.world.values import columns, is_number, leaves
@@ -32,13 +33,13 @@ _SURE = 0.8
 
 @dataclass(slots=True)
 class Rule:
-    """How one field changes. `kind`: "set", whatever it was before; "+" or "-" a number; "append",
-    "insert" (the list is in order) or "remove" an item of a list; "parts": records by key, each
+    """How one field changes. `kind`: "set", whatever it was before; "+" or "-" a number; "join" a text, after `by`;
+    "append", "insert" (the list is in order) or "remove" an item of a list; "parts": records by key, each
     under the rules of its kind."""
 
     kind: str
     value: Value = ()
-    by: str = ""  # parts: the field that tells their kinds apart
+    by: str = ""  # what stands between joined texts; parts: the field that tells their kinds apart
     gone: list[Any] = field(default_factory=list)  # kinds that vanish when they are named
     inner: list[tuple[Any, str, "Rule"]] = field(default_factory=list)
     """Parts: (kind, field, the rule of its number)."""
@@ -60,6 +61,7 @@ class Sample:
     result: Any
     before: dict[str, Any]
     after: dict[str, Any]
+    held: Held  # what was known of the things that the call names
 
 
 def addressed(c: Context) -> Iterator[tuple[Role, Key]]:
@@ -83,30 +85,31 @@ def mine(
     samples: dict[str, dict[Role, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for episode in episodes:
         state = start(episode[0]) if episode else None
-        waiting: dict[Key, list[tuple[Step, Role]]] = defaultdict(list)
+        waiting: dict[Key, list[tuple[Step, Role, Held]]] = defaultdict(list)
         for s in episode:
             assert state is not None
             c = context(s, state)
             if not s.failed and s.name in readers:
                 for key, record in _shown(s, ids):
                     calls, thing = waiting.pop(key, []), state.things.get(key)
-                    if len({id(call) for call, _ in calls}) == 1 and thing is not None:
-                        known = {n: v[0] for n, v in thing.fields.items() if n in record}
-                        for call, role in calls:
-                            if not role[0]:
-                                known = {n: None for n in record if n not in known}
-                            after = {n: record[n] for n in known}
-                            sample = Sample(call.args, call.value, known, after)
+                    if len({id(call) for call, _, _ in calls}) == 1 and thing is not None:
+                        fields = {n: v[0] for n, v in thing.fields.items() if n in record}
+                        for call, role, held in calls:
+                            known = fields if role[0] else {}
+                            new = [] if role[0] and fields else record.keys() - fields.keys()
+                            before = known | dict.fromkeys(new, _NEW)
+                            after = {n: record[n] for n in before}
+                            sample = Sample(call.args, call.value, before, after, held)
                             samples[call.name][role].append(sample)
             new = [k for k, _ in settings.made(ids, s.name, s.args, s.value)]
             new = [] if s.failed else [k for k in new if k not in state.things]
+            held = settings.held(c)
             state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
             if not s.failed and s.name not in readers:
                 for role, key in addressed(c):
-                    if key in state.things and state.things[key].fields:
-                        waiting[key].append((s, role))
+                    waiting[key].append((s, role, held))
                 for key in new:
-                    waiting[key].append((s, ("", key[0])))
+                    waiting[key].append((s, ("", key[0]), held))
     effects: dict[str, list[Effect]] = {}
     for tool, roles in samples.items():
         found = [
@@ -174,19 +177,22 @@ def _rules(seen: Sequence[Sample], role: Role) -> dict[str, Rule]:
     for name in dict.fromkeys(n for s in seen for n in s.before):
         pairs = [(s, s.before[name], s.after[name]) for s in seen if name in s.before]
         rule = None
-        if not role[0]:
-            pairs = [(s, _NEW, b) for s, _, b in pairs]
-        elif sum(a != b for _, a, b in pairs) < _LEAST:
-            continue
-        elif all(is_number(a) and is_number(b) for _, a, b in pairs):
-            rule = call_number([(call_values(s.args, s.result), b - a) for s, a, b in pairs])
-        elif all(isinstance(a, list) and isinstance(b, list) for _, a, b in pairs):
-            rule = _list([(call_values(s.args, s.result), a, b) for s, a, b in pairs])
-        elif all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in pairs):
-            rule = _parts(pairs)
+        told = [pair for pair in pairs if pair[1] is not _NEW]
+        if not told or sum(a != b for _, a, b in told) < _LEAST:
+            pass
+        elif all(is_number(a) and is_number(b) for _, a, b in told):
+            rule = call_number([(call_values(s.args, s.result), b - a) for s, a, b in told])
+        elif all(isinstance(a, list) and isinstance(b, list) for _, a, b in told):
+            rule = _list([(call_values(s.args, s.result), a, b) for s, a, b in told])
+        elif all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in told):
+            rule = _parts(told)
         if rule is None:
-            to = settings.setting([(s.args, s.result, a, b) for s, a, b in pairs])
+            seen_ = [(settings.said(s.args, s.result, s.held), a, b) for s, a, b in pairs]
+            to = settings.setting(seen_, not role[0], told=len(told))
             rule = Rule("set", to) if to else None
+        if rule is None and told and all(isinstance(a, str) for _, a, _ in told):
+            joined = settings.joined([(s.args, a, b) for s, a, b in told])
+            rule = Rule("join", joined[0], joined[1]) if joined else None
         if rule is not None:
             found[name] = rule
     return found
@@ -308,20 +314,20 @@ def apply(effects: Sequence[Effect], c: Context, result: Any) -> None:
     """Write what a successful call did to other things into the state, which has seen the call."""
     if not effects:
         return
-    state, n = c.state, len(c.state.calls) - 1
+    state, n, held = c.state, len(c.state.calls) - 1, settings.held(c)
     roles = dict(addressed(c)) | _made(c, result)
     for effect in effects:
         key = roles.get(effect.role)
         if key is None:
             continue
-        known = state.fields(key) if effect.role[0] else dict.fromkeys(effect.rules, _NEW)
+        known = state.fields(key) if effect.role[0] else {}
         for name, rule in effect.rules.items():
             thing = state.things.get(key)
             told = thing is not None and name in thing.fields and thing.fields[name][2]
-            if name not in known or told == f"call {n}":
+            if (name not in known and rule.kind != "set") or told == f"call {n}":
                 continue  # unknown, or the call's own result told it
-            after = _changed(known[name], rule, c.args, result)
-            if after is not None and after[0] != known[name]:
+            after = _changed(known.get(name, _NEW), rule, c.args, result, held)
+            if after is not None and after[0] != known.get(name, _NEW):
                 thing = state.things.setdefault(key, Thing(first=n))
                 thing.fields[name] = (after[0], "inferred", f"call {n}")
                 state.changed = n
@@ -333,10 +339,16 @@ def _made(c: Context, result: Any) -> dict[Role, Key]:
     return {("", key[0]): key for key, _ in made}
 
 
-def _changed(before: Any, rule: Rule, args: dict[str, Any], result: Any) -> tuple[Any] | None:
+def _changed(
+    before: Any, rule: Rule, args: dict[str, Any], result: Any, held: Held
+) -> tuple[Any] | None:
     """A field after a call; None where the rule says nothing."""
     if rule.kind == "set":
-        return settings.value_of((rule.value[0], rule.value[1]), args, result)
+        return settings.value_of((rule.value[0], rule.value[1]), settings.said(args, result, held))
+    if rule.kind == "join":
+        more = settings.said(args, result, held).get((rule.value[0], rule.value[1]))
+        both = isinstance(before, str) and isinstance(more, str)
+        return (before + rule.by + more,) if both else None
     if rule.kind == "parts":
         if not isinstance(before, dict):
             return None

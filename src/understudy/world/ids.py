@@ -30,6 +30,7 @@ class Ids:
     keys: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
     joint: dict[str, str] = field(default_factory=dict)
+    written: list[str] = field(default_factory=list)  # tools that read texts of no few forms
 
     def of_args(self, tool: str, args: dict[str, Any]) -> list[tuple[str, str, Any]]:
         """(argument, domain, value) of a call's identifiers, joint ones among them."""
@@ -60,7 +61,7 @@ class Ids:
 
     def record(self, tool: str, value: Any) -> dict[str, Any]:
         """What a tool reads, as a record: a text is a field named after the tool."""
-        return {tool: value} if isinstance(value, str) else dict(value)
+        return joint.record(tool, value) if isinstance(value, str) else dict(value)
 
     def of_result(self, tool: str, value: Any) -> Iterable[tuple[str, Any, dict[str, Any]]]:
         """(domain, id, record) of every identified record in a result."""
@@ -96,6 +97,7 @@ def mine(all_steps: Sequence[Step]) -> Ids:
     ids.joint, named = joint.mine(all_steps, ids.args)
     for tool, own in named.items():
         ids.args.setdefault(tool, {}).update(own)
+    ids.written = [t for t in joint.free(all_steps) if t in ids.joint]
     for tool in (t for t, label in ids.joint.items() if joint.AND in label):
         ids.keys.get(tool, {}).pop("", None)
     return ids

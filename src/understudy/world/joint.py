@@ -6,16 +6,19 @@ reads such a thing. Its identifier is what the arguments say, joined; other tool
 arguments that take the same values.
 """
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from understudy.world.transitions import Step
-from understudy.world.values import call_key
+from understudy.world.values import call_key, is_number, parse
 
 AND = "&"  # between arguments of a joint identifier, and between its values
 _LEAST = 5  # pairs of calls that show something
+_NUMBER = re.compile(r"[\w-]*\d[\w-]*(?:[.:/-]\w+)*")
+_NUMBERS = 8  # words of a text that are fields
 _MOST = 4  # joint identifiers of a tool's call
 
 
@@ -89,13 +92,40 @@ def _reads(calls: Sequence[Step]) -> list[str]:
             groups[key[:i] + key[i + 1 :]].append(told)
         several = [g for g in groups.values() if len(g) > 1]
         differ = sum(len(set(g)) > 1 for g in several)
-        if len(several) < 2 or sum(map(len, several)) < _LEAST or differ < 0.8 * len(several):
+        if len(several) < min(2, len(names) - 1) or sum(map(len, several)) < _LEAST:
+            return []
+        if differ < 0.8 * len(several):
             return []
     return names
 
 
+def free(calls: Iterable[Step]) -> list[str]:
+    """The tools whose texts have no few forms: they are what somebody wrote."""
+    forms: dict[str, set[str]] = defaultdict(set)
+    whole: dict[str, set[str]] = defaultdict(set)
+    for s in calls:
+        if not s.failed and isinstance(s.value, str):
+            whole[s.name].add(s.value)
+            bare = s.value
+            for p, value in s.args.items():
+                bare = bare.replace(str(value), p) if value else bare
+            forms[s.name].add(_NUMBER.sub("#", bare))
+    return sorted(t for t, own in forms.items() if len(own) > max(5, 0.3 * len(whole[t])))
+
+
+def record(tool: str, text: str) -> dict[str, Any]:
+    """A text as a record: the whole under the tool's name, and its first words with digits."""
+    words = [m[0] for m in _NUMBER.finditer(text)][:_NUMBERS]
+    return {tool: text} | {f"{tool} {i}": _number(w) for i, w in enumerate(words)}
+
+
+def _number(word: str) -> Any:
+    value = parse(word)
+    return value if is_number(value) else word
+
+
 def _repeats(calls: Sequence[Step]) -> bool:
-    """Whether what went well once in an episode mostly does so again."""
+    """Whether what went well once in an episode often does so again."""
     went: dict[tuple[int, str], bool] = {}
     again: list[bool] = []
     for s in calls:
@@ -103,7 +133,7 @@ def _repeats(calls: Sequence[Step]) -> bool:
         if went.get(key):
             again.append(not s.failed)
         went[key] = went.get(key, False) or not s.failed
-    return sum(again) >= max(2, 0.8 * len(again))
+    return sum(again) >= max(2, 0.3 * len(again))
 
 
 def _lists(value: dict[str, Any]) -> bool:

@@ -282,7 +282,7 @@ class _Learner:
         return context_of(state, facts, s.args, self.listings, query, recall)
 
     def _label(self, s: Step, c: Context, row: dict[Any, Any]) -> str:
-        if not s.failed and isinstance(s.value, str) and s.name in self.ids.joint:
+        if not s.failed and isinstance(s.value, str) and s.name in self.ids.written:
             label = "ok:prose"
         elif s.failed or isinstance(s.value, str):
             form, slots = abstract(_text(s), c)

@@ -217,7 +217,7 @@ class World:
             return "err:other" if failed else "ok:prose"
         if failed or isinstance(value, str):
             text = value if isinstance(value, str) else content
-            if not failed and c.tool.name in self.ids.joint:
+            if not failed and c.tool.name in self.ids.written:
                 return "ok:prose"
             label = ("err:" if failed else "ok:text:") + abstract(text, c)[0]
             if model is not None and label not in model.texts and not failed:

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from understudy.world.context import Context
 from understudy.world.ids import Ids
 from understudy.world.state import Key
 from understudy.world.values import columns, escape, same
 
-Setting = tuple[str, str]  # ("arg" | "res", path), or ("const", JSON)
+Setting = tuple[str, str]  # ("arg" | "res" | "of", path), or ("const", JSON)
+Held = dict[Setting, Any]
 _LEAST, _SURE = 3, 0.9
 
 
@@ -24,37 +26,65 @@ def made(ids: Ids, name: str, args: dict[str, Any], value: Any) -> Iterator[tupl
             yield (domain, item), record
 
 
-def said(args: dict[str, Any], result: Any) -> dict[Setting, Any]:
-    """What a call and its result say outside of lists, and the lists and objects in arguments."""
-    found: dict[Setting, Any] = {("arg", f"/{escape(p)}"): v for p, v in args.items()}
+def held(c: Context) -> Held:
+    """What is known of the things that a call names, by the argument and the field."""
+    found: Held = {}
+    for p, domain, item in c.ids:
+        for name, value in c.state.fields((domain, item)).items():
+            found["of", f"/{escape(p)}/{escape(name)}"] = value
+    return found
+
+
+def said(args: dict[str, Any], result: Any, known: Held) -> Held:
+    """What a call and its result say outside of lists, the lists and objects in arguments, and
+    what was known before."""
+    found = {**known, **{("arg", f"/{escape(p)}"): v for p, v in args.items()}}
     for side, whole in (("arg", args), ("res", result)):
         found |= {(side, path): v for path, v in columns(whole) if "/#" not in path}
     return found
 
 
-def setting(pairs: Sequence[tuple[dict[str, Any], Any, Any, Any]]) -> Setting | None:
-    """What a field is set to by calls, each (arguments, result, before, after); what was there
-    before does not matter. None where too few changes show it."""
-    changed = sum(not _equal(before, after) for _, _, before, after in pairs)
+def setting(
+    pairs: Sequence[tuple[Held, Any, Any]], making: bool, told: int
+) -> Setting | None:
+    """What a field is set to by calls, each (what it says, before, after); what was there before
+    does not matter. None where too few changes show it. What stands in a field that was not seen
+    before may have been there, unless the call makes the thing: then it is told by arguments
+    alone, or by what `told` calls show that saw the field before."""
+    changed = sum(not _equal(before, after) for _, before, after in pairs)
     if changed < _LEAST:
         return None
-    had: Counter[Setting] = Counter()
     hits: Counter[Setting] = Counter()
-    for args, result, _, after in pairs:
-        for source, value in [*said(args, result).items(), (("const", json.dumps(after)), after)]:
-            had[source] += 1
-            hits[source] += _equal(value, after)
+    for values, _, after in pairs:
+        const = ("const", json.dumps(after))
+        hits.update(s for s, value in values.items() if _equal(value, after))
+        hits[const] += 1
     sure = [s for s in hits if hits[s] >= max(_LEAST, _SURE * len(pairs))]
-    order = ("arg", "res", "const")
+    if not making and told < _LEAST:
+        sure = [s for s in sure if s[0] in ("arg", "of")]
+    order = ("arg", "of", "res", "const")
     return min(sure, key=lambda s: (order.index(s[0]), -hits[s], s), default=None)
 
 
-def value_of(source: Setting, args: dict[str, Any], result: Any) -> tuple[Any] | None:
+def joined(pairs: Sequence[tuple[dict[str, Any], str, Any]]) -> tuple[Setting, str] | None:
+    """The argument that a text is continued with, and what stands between, from (arguments,
+    before, after)."""
+    hits: Counter[tuple[Setting, str]] = Counter()
+    for args, before, after in pairs:
+        for p, value in args.items():
+            if isinstance(value, str) and isinstance(after, str) and after.startswith(before):
+                more = after[len(before) :]
+                if value and more.endswith(value):
+                    hits[("arg", f"/{escape(p)}"), more[: -len(value)]] += 1
+    best = max(hits, key=lambda k: (hits[k], k), default=None)
+    return best if best is not None and hits[best] >= max(_LEAST, 0.8 * len(pairs)) else None
+
+
+def value_of(source: Setting, values: Held) -> tuple[Any] | None:
     """What a call sets a field to; None where it does not say so."""
     if source[0] == "const":
         return (json.loads(source[1]),)
-    found = said(args, result)
-    return (found[source],) if source in found else None
+    return (values[source],) if source in values else None
 
 
 def _equal(a: Any, b: Any) -> bool:
