@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.core.types import ProvenanceKind
+from understudy.world.moments import UNITS, is_moment, later
 from understudy.world.state import Key, Past, State
 from understudy.world.values import (
     call_key,
@@ -122,6 +123,11 @@ def resolve(source: Source, c: Context) -> Found | None:
     if head == "recall":
         value = _at(c.recall, source[1]) if c.recall is not None else None
         return None if value is None else (value[0], "remembered", "same call in the traffic")
+    if head == "next":
+        number = c.state.next_number(source[1])
+        return None if number is None else (number, "inferred", "the next number")
+    if head in ("later", "day"):
+        return _reckon(source, c)
     if head == "long":
         found = resolve(source[2], c)
         if found is None or not isinstance(found[0], str):
@@ -166,6 +172,20 @@ def _inside(found: Found | None, source: Source) -> Found | None:
         return found
     part = _at(found[0], source[3])
     return None if part is None else (part[0], *found[1:])
+
+
+def _reckon(source: Source, c: Context) -> Found | None:
+    """A moment out of another one (world.moments)."""
+    begin = resolve(source[1], c)
+    if begin is None or not is_moment(begin[0]):
+        return None
+    if source[0] == "day":
+        return begin[0][:10], "inferred", "day of a time"
+    by = resolve(source[3], c)
+    if by is None or not is_number(by[0]):
+        return None
+    moment = later(begin[0], by[0] * UNITS[source[2]])
+    return None if moment is None else (moment, "inferred", "moment that is later")
 
 
 def _operate(source: Source, c: Context) -> Found | None:
@@ -231,6 +251,10 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
         if isinstance(past.value, dict):
             for path, value in leaves(past.value):
                 yield ("last", tool, path), value
+    for domain in c.state.memory.versions:
+        number = c.state.next_number(domain)
+        if number is not None:
+            yield ("next", domain), number
     n_same = c.state.same.get(c.key)
     if n_same is not None and c.state.calls[n_same].ok:
         for path, value in branches(c.state.calls[n_same].value):

@@ -81,7 +81,7 @@ def mine(
     context: Callable[[Step, State], Context],
 ) -> dict[str, list[Effect]]:
     """The effects of each tool. `start` makes the state before an episode."""
-    readers = _readers(episodes, ids)
+    readers = _readers(episodes, ids) | set(ids.joint)
     samples: dict[str, dict[Role, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for episode in episodes:
         state = start(episode[0]) if episode else None
@@ -262,7 +262,7 @@ def _list(pairs: Sequence[tuple[dict[Value, Any], list[Any], list[Any]]]) -> Rul
                 hits["remove", source] += value in before and after == [
                     x for x in before if x != value
                 ]
-    best = max(hits, key=lambda k: (hits[k], k[1][0] == "arg", str(k)), default=None)
+    best = max(hits, key=lambda k: (hits[k], k[0] != "insert", k[1][0] == "arg", str(k)), default=None)
     if best is None or hits[best] < _LEAST or hits[best] < _SURE * len(pairs):
         return None
     return Rule(*best)

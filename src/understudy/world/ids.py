@@ -61,6 +61,8 @@ class Ids:
 
     def record(self, tool: str, value: Any) -> dict[str, Any]:
         """What a tool reads, as a record: a text is a field named after the tool."""
+        if tool in self.written:
+            return {tool: value}
         return joint.record(tool, value) if isinstance(value, str) else dict(value)
 
     def of_result(self, tool: str, value: Any) -> Iterable[tuple[str, Any, dict[str, Any]]]:

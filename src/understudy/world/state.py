@@ -85,6 +85,7 @@ class Memory:
     mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
     words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
+    _largest: dict[str, list[int]] = field(default_factory=dict, repr=False)
 
     def mention(self, value: Any, origin: int) -> None:
         """A text that a result of the traffic held."""
@@ -113,6 +114,13 @@ class Memory:
                 for mask in _masks_of(v) if _maskable(v) else ():
                     two(self._masks.setdefault(mask, []), e)
         return any(e not in without for mask in _masks_of(value) for e in self._masks.get(mask, ()))
+
+    def largest(self, domain: str) -> list[int]:
+        """The largest number that a thing of a kind has, if it has one."""
+        if domain not in self._largest:
+            numbers = [v for v in self.versions.get(domain, ()) if type(v) is int]
+            self._largest[domain] = [max(numbers)] if numbers else []
+        return self._largest[domain]
 
     def add(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
         held = self.versions.setdefault(key[0], {}).setdefault(key[1], [])
@@ -223,6 +231,12 @@ class State:
         if thing is not None:
             found.update((n, v[0]) for n, v in thing.fields.items())
         return found
+
+    def next_number(self, domain: str) -> int | None:
+        """One more than the largest number that a thing of a kind has; None where none has any."""
+        own = [v for d, v in self.things if d == domain and type(v) is int]
+        largest = max([*own, *self.memory.largest(domain)], default=None)
+        return None if largest is None else largest + 1
 
     def together(self, one: Any, other: Any) -> bool | None:
         """Whether a result of the session named two identifiers at once; None where none named
