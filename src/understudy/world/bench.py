@@ -65,7 +65,11 @@ def bench(
     given = replay_rows(folder)
     names = Renaming(given, rename) if rename is not None else None
     train, test = [
-        [episode_of(names.row(r) if names else r) for r in given if (r["split"] == "train") == first]
+        [
+            episode_of(names.row(r) if names else r)
+            for r in given
+            if (r["split"] == "train") == first
+        ]
         for first in (True, False)
     ]
     began = time.perf_counter()

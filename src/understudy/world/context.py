@@ -1,6 +1,6 @@
 """What is known when a call arrives: named sources of values, and features of the situation."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +8,7 @@ from understudy.core.types import ProvenanceKind
 from understudy.world.moments import UNITS, is_moment, later
 from understudy.world.state import Key, Past, State
 from understudy.world.values import (
+    SIZES,
     call_key,
     column_sum,
     columns,
@@ -20,12 +21,6 @@ from understudy.world.values import (
 )
 
 Source = tuple[Any, ...]
-SIZES: dict[str, Callable[[str], int]] = {
-    "characters": len,
-    "bytes": lambda text: len(text.encode(errors="replace")),
-    "lines": lambda text: len(text.splitlines()),
-    "words": lambda text: len(text.split()),
-}
 Found = tuple[Any, ProvenanceKind, str]
 
 

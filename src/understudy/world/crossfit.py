@@ -9,7 +9,6 @@ from understudy.world.learn import WorldConfig, learn
 from understudy.world.model import World
 from understudy.world.scoring import walk, world_values
 from understudy.world.transitions import transitions
-from understudy.world.values import parse
 
 
 def calibrated(episodes: Sequence[Episode], config: WorldConfig | None = None) -> World:

@@ -33,9 +33,9 @@ _SURE = 0.8
 
 @dataclass(slots=True)
 class Rule:
-    """How one field changes. `kind`: "set", whatever it was before; "+" or "-" a number; "join" a text, after `by`;
-    "append", "insert" (the list is in order) or "remove" an item of a list; "parts": records by key, each
-    under the rules of its kind."""
+    """How one field changes. `kind`: "set", whatever it was before; "+" or "-" a number; "join" a
+    text, after `by`; "append", "insert" (the list is in order) or "remove" an item of a list;
+    "parts": records by key, each under the rules of its kind."""
 
     kind: str
     value: Value = ()
@@ -94,12 +94,12 @@ def mine(
                     calls, thing = waiting.pop(key, []), state.things.get(key)
                     if len({id(call) for call, _, _ in calls}) == 1 and thing is not None:
                         fields = {n: v[0] for n, v in thing.fields.items() if n in record}
-                        for call, role, held in calls:
+                        for call, role, then in calls:
                             known = fields if role[0] else {}
-                            new = [] if role[0] and fields else record.keys() - fields.keys()
-                            before = known | dict.fromkeys(new, _NEW)
+                            unseen = [n for n in record if n not in fields and not known]
+                            before = known | dict.fromkeys(unseen, _NEW)
                             after = {n: record[n] for n in before}
-                            sample = Sample(call.args, call.value, before, after, held)
+                            sample = Sample(call.args, call.value, before, after, then)
                             samples[call.name][role].append(sample)
             new = [k for k, _ in settings.made(ids, s.name, s.args, s.value)]
             new = [] if s.failed else [k for k in new if k not in state.things]
@@ -187,8 +187,8 @@ def _rules(seen: Sequence[Sample], role: Role) -> dict[str, Rule]:
         elif all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in told):
             rule = _parts(told)
         if rule is None:
-            seen_ = [(settings.said(s.args, s.result, s.held), a, b) for s, a, b in pairs]
-            to = settings.setting(seen_, not role[0], told=len(told))
+            own = [(settings.said(s.args, s.result, s.held), a, b) for s, a, b in pairs]
+            to = settings.setting(own, not role[0], told=len(told))
             rule = Rule("set", to) if to else None
         if rule is None and told and all(isinstance(a, str) for _, a, _ in told):
             joined = settings.joined([(s.args, a, b) for s, a, b in told])
@@ -258,21 +258,16 @@ def _list(pairs: Sequence[tuple[dict[Value, Any], list[Any], list[Any]]]) -> Rul
         for source, value in values.items():
             if isinstance(value, (str, int)):
                 hits["append", source] += after == [*before, value]
-                hits["insert", source] += after == _inserted(before, value)
+                hits["insert", source] += after == settings.inserted(before, value)
                 hits["remove", source] += value in before and after == [
                     x for x in before if x != value
                 ]
-    best = max(hits, key=lambda k: (hits[k], k[0] != "insert", k[1][0] == "arg", str(k)), default=None)
+    best = max(
+        hits, key=lambda k: (hits[k], k[0] != "insert", k[1][0] == "arg", str(k)), default=None
+    )
     if best is None or hits[best] < _LEAST or hits[best] < _SURE * len(pairs):
         return None
     return Rule(*best)
-
-
-def _inserted(before: list[Any], item: Any) -> list[Any] | None:
-    """A list in order with an item more; None where it is in none."""
-    after = [*before, item]
-    alike = all(isinstance(x, str) for x in after) or all(map(is_number, after))
-    return sorted(after) if alike and before == sorted(before) else None
 
 
 def _parts(pairs: Sequence[tuple[Sample, dict[str, Any], dict[str, Any]]]) -> Rule | None:
@@ -372,7 +367,7 @@ def _changed(
     if item is None or not isinstance(before, list):
         return None
     if rule.kind == "insert":
-        inserted = _inserted(before, item)
+        inserted = settings.inserted(before, item)
         return None if inserted is None else (inserted,)
     return ([*before, item] if rule.kind == "append" else [x for x in before if x != item],)
 

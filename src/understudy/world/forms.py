@@ -5,7 +5,7 @@ from typing import Any
 
 from understudy.world.context import Context
 from understudy.world.model import World
-from understudy.world.values import kind_of, parse
+from understudy.world.values import kind_of
 
 Node = tuple[str, str]  # collapsed path, JSON type
 

@@ -24,7 +24,7 @@ from understudy.world.ids import Ids
 from understudy.world.model import World, WorldSession
 from understudy.world.state import Key, State
 from understudy.world.transitions import Step, steps, transitions
-from understudy.world.values import call_key, columns, parse
+from understudy.world.values import call_key, columns
 
 LENGTH = 5  # calls of a rollout
 AT = (1, 3, 5)  # steps at which survival is reported

@@ -41,7 +41,7 @@ def mine(
     all_steps: Sequence[Step], known: Mapping[str, Mapping[str, str]]
 ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """The joint identifiers of the tools that read such things (tool -> arguments joined), and of
-    all tools (tool -> arguments joined -> domain). `known` are the identifiers that one argument is."""
+    all tools (tool -> arguments joined -> domain). `known` are identifiers of one argument."""
     by_tool: dict[str, list[Step]] = defaultdict(list)
     for s in all_steps:
         if s.failed:
@@ -141,9 +141,7 @@ def _lists(value: dict[str, Any]) -> bool:
     return any(isinstance(v, list) and any(isinstance(r, dict) for r in v) for v in value.values())
 
 
-def _named(
-    names: Sequence[str], calls: Sequence[Step], theirs: Sequence[Step]
-) -> Iterator[str]:
+def _named(names: Sequence[str], calls: Sequence[Step], theirs: Sequence[Step]) -> Iterator[str]:
     """The arguments of another tool that name such things: all their values are such values, that
     of an argument with the same name is it."""
     known = {p: {s.args[p] for s in calls} for p in names}
@@ -163,5 +161,3 @@ def _named(
     found = [c for c in product(*choices) if len(set(c)) == len(c)]
     if len(found) <= _MOST:
         yield from (AND.join(c) for c in found)
-
-

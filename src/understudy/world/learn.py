@@ -18,9 +18,10 @@ from understudy.world.ids import Ids
 from understudy.world.model import World
 from understudy.world.owners import Relation, broken, lasting, relations
 from understudy.world.query import Query
+from understudy.world.remembering import remember
 from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
-from understudy.world.state import Memory, State, remember, two
+from understudy.world.state import Memory, State, two
 from understudy.world.templates import Template, abstract
 from understudy.world.tools import (
     Hard,
@@ -211,10 +212,9 @@ class _Learner:
     def _find_frames(self) -> None:
         """The wordings of each tool that differ in words of data alone."""
         data: Counter[str] = Counter()
-        for tool, own in self.by_tool.items():
-            for s in own:
-                texts = {v for part in (s.args, s.value) for _, v in columns(part)}
-                data.update(v for v in texts if isinstance(v, str) and len(v) < 32)
+        for s in (s for own in self.by_tool.values() for s in own):
+            values = {v for part in (s.args, s.value) for _, v in columns(part)}
+            data.update(v for v in values if isinstance(v, str) and len(v) < 32)
         common = {word for word, n in data.items() if n > 2}
         for tool, own in self.by_tool.items():
             texts = [s for s in own if s.failed or isinstance(s.value, str)]

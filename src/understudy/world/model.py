@@ -314,7 +314,13 @@ class WorldSession:
         self.state.observe(name, args, p.outcome, p.value, p.marks or {"": Mark("invented", "")})
         model.follow_up(c, p.outcome, p.value)
         latency = foretold.rng.choice(model.latencies) if model.latencies else None
-        return ToolResult(content(p, model, self.world.failures.envelope), p.flag, latency, found, round(p.doubt, 4))
+        return ToolResult(
+            content(p, model, self.world.failures.envelope),
+            p.flag,
+            latency,
+            found,
+            round(p.doubt, 4),
+        )
 
     def observe(
         self, name: str, args: dict[str, Any], content_: str, is_error: bool | None

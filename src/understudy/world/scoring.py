@@ -13,7 +13,7 @@ from understudy.world.gaps import Situation, situation
 from understudy.world.model import World, WorldSession, content
 from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
-from understudy.world.values import columns, parse
+from understudy.world.values import columns
 
 ROWS = ("nearest", "floor", "world", "ceiling")
 Said = tuple[str, bool]  # content, error flag

@@ -12,7 +12,7 @@ from typing import Any
 from understudy.world.context import Context
 from understudy.world.ids import Ids
 from understudy.world.state import Key
-from understudy.world.values import columns, escape, same
+from understudy.world.values import columns, escape, is_number, same
 
 Setting = tuple[str, str]  # ("arg" | "res" | "of", path), or ("const", JSON)
 Held = dict[Setting, Any]
@@ -44,9 +44,7 @@ def said(args: dict[str, Any], result: Any, known: Held) -> Held:
     return found
 
 
-def setting(
-    pairs: Sequence[tuple[Held, Any, Any]], making: bool, told: int
-) -> Setting | None:
+def setting(pairs: Sequence[tuple[Held, Any, Any]], making: bool, told: int) -> Setting | None:
     """What a field is set to by calls, each (what it says, before, after); what was there before
     does not matter. None where too few changes show it. What stands in a field that was not seen
     before may have been there, unless the call makes the thing: then it is told by arguments
@@ -78,6 +76,13 @@ def joined(pairs: Sequence[tuple[dict[str, Any], str, Any]]) -> tuple[Setting, s
                     hits[("arg", f"/{escape(p)}"), more[: -len(value)]] += 1
     best = max(hits, key=lambda k: (hits[k], k), default=None)
     return best if best is not None and hits[best] >= max(_LEAST, 0.8 * len(pairs)) else None
+
+
+def inserted(before: list[Any], item: Any) -> list[Any] | None:
+    """A list in order with an item more; None where it is in none."""
+    after = [*before, item]
+    alike = all(isinstance(x, str) for x in after) or all(map(is_number, after))
+    return sorted(after) if alike and before == sorted(before) else None
 
 
 def value_of(source: Setting, values: Held) -> tuple[Any] | None:

@@ -1,8 +1,7 @@
 """What a session knows: the calls so far, things by type and id with where each value comes
 from, and under them the memory of what the traffic showed in other episodes."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import ne
 from typing import Any, NamedTuple
@@ -10,8 +9,7 @@ from typing import Any, NamedTuple
 from understudy.core.types import ProvenanceKind
 from understudy.world import joint
 from understudy.world.ids import Ids
-from understudy.world.transitions import Step
-from understudy.world.values import call_key, chance, columns, leaves, texts_in
+from understudy.world.values import call_key, chance, columns
 
 Key = tuple[str, Any]  # domain, id
 Value = tuple[Any, ProvenanceKind, str]
@@ -85,7 +83,7 @@ class Memory:
     mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
     words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
-    _largest: dict[str, list[int]] = field(default_factory=dict, repr=False)
+    _largest: dict[str, int | None] = field(default_factory=dict, repr=False)
 
     def mention(self, value: Any, origin: int) -> None:
         """A text that a result of the traffic held."""
@@ -115,11 +113,11 @@ class Memory:
                     two(self._masks.setdefault(mask, []), e)
         return any(e not in without for mask in _masks_of(value) for e in self._masks.get(mask, ()))
 
-    def largest(self, domain: str) -> list[int]:
+    def largest(self, domain: str) -> int | None:
         """The largest number that a thing of a kind has, if it has one."""
         if domain not in self._largest:
             numbers = [v for v in self.versions.get(domain, ()) if type(v) is int]
-            self._largest[domain] = [max(numbers)] if numbers else []
+            self._largest[domain] = max(numbers, default=None)
         return self._largest[domain]
 
     def add(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
@@ -173,6 +171,7 @@ class State:
     )
     """What calls took from numbers of listed records: (listing, key, varying value) -> (call, path,
     by how much); see world.draws."""
+    largest: dict[str, int] = field(default_factory=dict)  # domain -> number of a record shown
     changed: int = -1  # the last call after which listings differ
 
     def copy(self) -> "State":
@@ -185,7 +184,7 @@ class State:
             },
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
             dict(self.picked), set(self.shown), set(self.unlisted),
-            {k: list(v) for k, v in self.drawn.items()}, self.changed,
+            {k: list(v) for k, v in self.drawn.items()}, dict(self.largest), self.changed,
         )  # fmt: skip
 
     def remembered(self, key: Key) -> tuple[int, dict[str, Any]] | None:
@@ -234,9 +233,9 @@ class State:
 
     def next_number(self, domain: str) -> int | None:
         """One more than the largest number that a thing of a kind has; None where none has any."""
-        own = [v for d, v in self.things if d == domain and type(v) is int]
-        largest = max([*own, *self.memory.largest(domain)], default=None)
-        return None if largest is None else largest + 1
+        own, remembered = self.largest.get(domain), self.memory.largest(domain)
+        known = [v for v in (own, remembered) if v is not None]
+        return max(known) + 1 if known else None
 
     def together(self, one: Any, other: Any) -> bool | None:
         """Whether a result of the session named two identifiers at once; None where none named
@@ -305,7 +304,9 @@ class State:
             self._merge((domain, item), record, n, marks, name, record is value)
         if isinstance(value, dict) and "" not in self.ids.keys.get(name, {}):
             same = [k for k in named if any(v == k[1] for v in value.values())]
-            if joint.AND in self.ids.joint.get(name, "") or (not found and not same and len(named) == 1):
+            if joint.AND in self.ids.joint.get(name, "") or (
+                not found and not same and len(named) == 1
+            ):
                 same = named
             for key in same:
                 self._merge(key, value, n, marks, name, True)
@@ -317,6 +318,8 @@ class State:
         thing = self.things.get(key)
         if thing is None:
             thing = self.things[key] = Thing(first=n)
+        if type(key[1]) is int:
+            self.largest[key[0]] = max(key[1], self.largest.get(key[0], key[1]))
         source = f"call {n}"
         for field_name, item in record.items():
             if marks is None:
@@ -340,93 +343,3 @@ RANK: dict[ProvenanceKind, int] = {"observed": 0, "remembered": 1, "inferred": 2
 def worst(kinds: Iterable[ProvenanceKind]) -> ProvenanceKind:
     """The least certain of several kinds."""
     return max(kinds, key=RANK.__getitem__, default="remembered")
-
-
-def remember(
-    all_steps: Iterable[Step],
-    ids: Ids,
-    told: dict[int, str],
-    limit: int = 8,
-    touched: dict[tuple[int, Key], dict[str, int]] | None = None,
-) -> Memory:
-    """The memory of a traffic: each episode's first sight of every thing, without the fields that
-    calls before it changed (`touched`: by episode and thing, each with the first call's index).
-
-    Things that a call of the episode brought into being are left out: their ids appear first
-    in the result of a call, neither listed nor named before by the user or an argument.
-    """
-    all_steps = list(all_steps)
-    changing = _changing(all_steps, ids)
-    memory = Memory(limit=limit)
-    mentioned: dict[int, set[Any]] = defaultdict(set)
-    made: dict[int, set[Key]] = defaultdict(set)
-    for s in all_steps:
-        known = mentioned[s.episode]
-        known.update(v for _, v in leaves(s.args))
-        read = None if s.failed else ids.read(s.name, s.args)
-        if read is not None and isinstance(s.value, str):
-            known_ = _kept(ids.record(s.name, s.value), _late(touched, s, read))
-            memory.add(read, s.episode, known_)
-        if s.failed or not isinstance(s.value, (dict, list)):
-            continue
-        for item in texts_in(s.value):
-            if item not in known:
-                memory.mention(item, s.origin)
-        named = [(d, v) for _, d, v in ids.alone(s.name, s.args)]
-        found = False
-        for domain, item, record in ids.of_result(s.name, s.value):
-            found = True
-            key = (domain, item)
-            if record is s.value and item not in known and str(item) not in told[s.episode]:
-                made[s.episode].add(key)
-            known.add(item)
-            if key not in made[s.episode]:
-                late = _late(touched, s, key)
-                memory.add(key, s.episode, _kept(record, changing[s.name] | late))
-        if read is not None and joint.AND in ids.joint[s.name]:
-            memory.add(read, s.episode, _kept(s.value, _late(touched, s, read)))
-            continue
-        if found or not isinstance(s.value, dict) or len(named) != 1:
-            continue
-        if named[0] not in made[s.episode]:
-            memory.add(named[0], s.episode, _kept(s.value, changing[s.name]))
-    return memory
-
-
-def _late(
-    touched: dict[tuple[int, Key], dict[str, int]] | None, s: Step, key: Key
-) -> set[str]:
-    """The fields of a thing that earlier calls of the episode changed."""
-    own = (touched or {}).get((s.episode, key), {})
-    return {n for n, first in own.items() if first < s.index}
-
-
-def _kept(record: dict[str, Any], changed: set[str]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k not in changed} if changed else record
-
-
-def _changing(all_steps: Sequence[Step], ids: Ids) -> dict[str, set[str]]:
-    """The fields that each tool changes before it shows a record, so that they do not say how the
-    thing was: they often differ from what the episode showed before."""
-    known: dict[Key, dict[str, Any]] = {}
-    differs: dict[str, Counter[str]] = defaultdict(Counter)
-    times: dict[str, Counter[str]] = defaultdict(Counter)
-    episode = -1
-    for s in all_steps:
-        if s.episode != episode:
-            episode, known = s.episode, {}
-        if s.failed or not isinstance(s.value, (dict, list)):
-            continue
-        for domain, item, record in ids.of_result(s.name, s.value):
-            before = known.setdefault((domain, item), {})
-            for name in before.keys() & record.keys():
-                times[s.name][name] += 1
-                differs[s.name][name] += before[name] != record[name]
-            before.update(record)
-    return defaultdict(
-        set,
-        {
-            tool: {n for n, k in own.items() if k >= 3 and k > 0.3 * times[tool][n]}
-            for tool, own in differs.items()
-        },
-    )

@@ -11,7 +11,7 @@ from understudy.world.figures import Figure, mean
 from understudy.world.model import World
 from understudy.world.scoring import text_of_prediction
 from understudy.world.transitions import steps, transitions
-from understudy.world.values import columns, leaves, parse
+from understudy.world.values import columns, leaves
 
 AT = (1, 5, 10, 20)
 Scalar = Any

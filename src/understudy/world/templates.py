@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.world.context import SIZES, Context, Source, resolve, tuplify
+from understudy.world.context import Context, Source, resolve, tuplify
 from understudy.world.frames import opened
-from understudy.world.values import WORD, leaves, text_form
+from understudy.world.values import SIZES, WORD, leaves, text_form
 
 Span = tuple[int, int, list[Source]]
 PROSE = ("ok:prose", "err:other")  # outcome classes of texts without a form

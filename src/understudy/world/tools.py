@@ -10,7 +10,6 @@ from understudy.world.context import Context, ToolFacts, feature, kind_at
 from understudy.world.draws import Draw, after, note
 from understudy.world.effects import Effect, apply
 from understudy.world.evidence import Evidence
-from understudy.world.joint import AND
 from understudy.world.listings import list_in
 from understudy.world.owners import broken, relations
 from understudy.world.query import Query
@@ -339,9 +338,7 @@ def conditions(c: Context) -> list[str]:
             strange = p in c.tool.patterns and pattern(value) not in c.tool.patterns[p]
             strange = strange and not c.state.memory.says(value, c.state.without)
             found.append(f"{'form' if strange else 'value'}:{p}")
-    for p, domain, value in c.ids:
-        if AND in p:
-            continue
+    for p, domain, value in c.state.ids.alone(c.tool.name, c.args):
         if value == "":
             found.append(f"empty:{domain}")
         elif c.state.standing((domain, value)) == "new":

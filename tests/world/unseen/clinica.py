@@ -22,7 +22,9 @@ def start(rng: random.Random) -> dict[str, Any]:
             "alergias": fixed.sample(["penicilina", "látex", "polen"], fixed.randrange(3)),
             "saldo": fixed.randrange(0, 90),
         }  # fmt: skip
-    ocupadas = {f"{m}|{d}|{h}" for m in MEDICOS for d in DIAS for h in HORAS if fixed.random() < 0.4}
+    ocupadas = {
+        f"{m}|{d}|{h}" for m in MEDICOS for d in DIAS for h in HORAS if fixed.random() < 0.4
+    }
     return {"pacientes": pacientes, "ocupadas": ocupadas, "citas": {}, "rng": rng.randrange(10**6)}
 
 
@@ -40,8 +42,8 @@ def buscar_pacientes(state: Any, apellido: str) -> Any:
 
 def ver_paciente(state: Any, documento: str) -> Any:
     own = dict(_paciente(state, documento))
-    return {**own, "citas": [c["cita"] for c in state["citas"].values()
-                             if c["documento"] == documento and c["estado"] == "activa"]}  # fmt: skip
+    citas = [c for c in state["citas"].values() if c["documento"] == documento]
+    return {**own, "citas": [c["cita"] for c in citas if c["estado"] == "activa"]}
 
 
 def horas_libres(state: Any, medico: str, dia: str) -> Any:

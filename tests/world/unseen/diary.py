@@ -45,7 +45,9 @@ def _event(state: Any, name: str) -> dict[str, Any]:
 
 
 def _busy(state: Any, person: str, day: str) -> list[dict[str, Any]]:
-    own = [e for e in state["events"].values() if e["owner"] == person and e["status"] != "cancelled"]
+    own = [
+        e for e in state["events"].values() if e["owner"] == person and e["status"] != "cancelled"
+    ]
     return sorted((e for e in own if e["startsAt"][:10] == day), key=lambda e: e["startsAt"])
 
 

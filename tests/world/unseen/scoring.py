@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unseen.playing import Service, play
-
 from understudy.world.bench import episode_of, predictions
 from understudy.world.freerun import free_runs
 from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.values import columns, parse
+from unseen.playing import Service, play
 
 CLASSES = ("exact", "malformed", "error", "changing", "revealing")
 

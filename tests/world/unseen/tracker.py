@@ -117,7 +117,7 @@ def agent(rng: random.Random, state: Any) -> Agent:
         if rng.random() < 0.5:
             args["labels"] = rng.sample(LABELS, 2)
         told = yield "create_issue", args
-        known = [int(told.split("#")[1].rstrip("."))] + known
+        known = [int(told.split("#")[1].rstrip(".")), *known]
         if rng.random() < 0.7:
             yield "get_issue", {"number": known[0]}
     for number in known[:1] + rng.sample(known[1:], min(2, len(known) - 1)):

@@ -1,0 +1,99 @@
+"""The memory of a traffic: how each episode first showed every thing."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from understudy.world import joint
+from understudy.world.ids import Ids
+from understudy.world.state import Key, Memory
+from understudy.world.transitions import Step
+from understudy.world.values import leaves, texts_in
+
+
+def remember(
+    all_steps: Iterable[Step],
+    ids: Ids,
+    told: dict[int, str],
+    limit: int = 8,
+    touched: dict[tuple[int, Key], dict[str, int]] | None = None,
+) -> Memory:
+    """The memory of a traffic: each episode's first sight of every thing, without the fields that
+    calls before it changed (`touched`: by episode and thing, each with the first call's index).
+
+    Things that a call of the episode brought into being are left out: their ids appear first
+    in the result of a call, neither listed nor named before by the user or an argument.
+    """
+    all_steps = list(all_steps)
+    changing = _changing(all_steps, ids)
+    memory = Memory(limit=limit)
+    mentioned: dict[int, set[Any]] = defaultdict(set)
+    made: dict[int, set[Key]] = defaultdict(set)
+    for s in all_steps:
+        known = mentioned[s.episode]
+        known.update(v for _, v in leaves(s.args))
+        read = None if s.failed else ids.read(s.name, s.args)
+        if read is not None and isinstance(s.value, str):
+            told_ = _kept(ids.record(s.name, s.value), _late(touched, s, read))
+            memory.add(read, s.episode, told_)
+        if s.failed or not isinstance(s.value, (dict, list)):
+            continue
+        for item in texts_in(s.value):
+            if item not in known:
+                memory.mention(item, s.origin)
+        named = [(d, v) for _, d, v in ids.alone(s.name, s.args)]
+        found = False
+        for domain, item, record in ids.of_result(s.name, s.value):
+            found = True
+            key = (domain, item)
+            if record is s.value and item not in known and str(item) not in told[s.episode]:
+                made[s.episode].add(key)
+            known.add(item)
+            if key not in made[s.episode]:
+                late = _late(touched, s, key)
+                memory.add(key, s.episode, _kept(record, changing[s.name] | late))
+        if read is not None and joint.AND in ids.joint[s.name]:
+            memory.add(read, s.episode, _kept(ids.record(s.name, s.value), _late(touched, s, read)))
+            continue
+        if found or not isinstance(s.value, dict) or len(named) != 1:
+            continue
+        if named[0] not in made[s.episode]:
+            memory.add(named[0], s.episode, _kept(s.value, changing[s.name]))
+    return memory
+
+
+def _late(touched: dict[tuple[int, Key], dict[str, int]] | None, s: Step, key: Key) -> set[str]:
+    """The fields of a thing that earlier calls of the episode changed."""
+    own = (touched or {}).get((s.episode, key), {})
+    return {n for n, first in own.items() if first < s.index}
+
+
+def _kept(record: dict[str, Any], changed: set[str]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if k not in changed} if changed else record
+
+
+def _changing(all_steps: Sequence[Step], ids: Ids) -> dict[str, set[str]]:
+    """The fields that each tool changes before it shows a record, so that they do not say how the
+    thing was: they often differ from what the episode showed before."""
+    known: dict[Key, dict[str, Any]] = {}
+    differs: dict[str, Counter[str]] = defaultdict(Counter)
+    times: dict[str, Counter[str]] = defaultdict(Counter)
+    episode = -1
+    for s in all_steps:
+        if s.episode != episode:
+            episode, known = s.episode, {}
+        if s.failed or not isinstance(s.value, (dict, list)):
+            continue
+        for domain, item, record in ids.of_result(s.name, s.value):
+            before = known.setdefault((domain, item), {})
+            for name in before.keys() & record.keys():
+                times[s.name][name] += 1
+                differs[s.name][name] += before[name] != record[name]
+            before.update(record)
+    return defaultdict(
+        set,
+        {
+            tool: {n for n, k in own.items() if k >= 3 and k > 0.3 * times[tool][n]}
+            for tool, own in differs.items()
+        },
+    )
