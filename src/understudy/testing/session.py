@@ -84,7 +84,9 @@ class RecordedSession(WorldSession):
             known = _Known(self.state, asked)
             result = super().step(name, arguments, greedy, outcome)
             past = self.state.calls[n] if len(self.state.calls) > n else None
-            changes = known.changed(self.state, name, parse(result.content), self._names)
+            changes = known.changed(
+                self.state, name, self.world.failures.envelope.read(result.content), self._names
+            )
             self.calls.append(
                 Call(
                     name,

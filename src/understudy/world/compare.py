@@ -62,7 +62,7 @@ class Truth:
 
     def scores(self, text: str, flag: bool) -> Scores:
         """The columns for a result that was predicted in this one's place."""
-        s, guess = self.step, parse(text)
+        s, guess = self.step, self.step.read(text)
         got = _leaves(guess)
         free = {p for p, _ in self.free}
         known = Counter({k: n for k, n in self.leaves.items() if k[0] not in free})

@@ -7,8 +7,10 @@ from typing import Any
 
 from understudy.core.types import ProvenanceKind
 from understudy.world.formats import has_format
+from understudy.world.moments import UNITS, is_moment, later
 from understudy.world.state import Key, Past, State
 from understudy.world.values import (
+    SIZES,
     at,
     call_key,
     column_sum,
@@ -40,6 +42,7 @@ class ToolFacts:
     """Good values of arguments that have few of them, each with (up to two) origins."""
     tools: list[str] = field(default_factory=list)  # the other tools of the traffic
     owners: list[tuple[str, str, str, str]] = field(default_factory=list)  # see world.owners
+    frames: list[str] = field(default_factory=list)  # see world.frames
 
     def missing(self, args: dict[str, Any]) -> list[str]:
         return [p for p in self.required if p not in args]
@@ -122,9 +125,19 @@ def resolve(source: Source, c: Context) -> Found | None:
         return _short(source, c)
     if head == "word":
         value = _at(c.args, source[1])
-        found = dict(_words(value[0])) if value is not None else {}
-        word = found.get(source[2:])
+        words = dict(_words(value[0])) if value is not None else {}
+        word = words.get(source[2:])
         return None if word is None else (word, "inferred", f"a word of argument {source[1]}")
+    if head == "next":
+        number = c.state.next_number(source[1])
+        return None if number is None else (number, "inferred", "the next number")
+    if head in ("later", "day"):
+        return _reckon(source, c)
+    if head == "long":
+        found = resolve(source[2], c)
+        if found is None or not isinstance(found[0], str):
+            return None
+        return SIZES[source[1]](found[0]), "inferred", f"{source[1]} of a text"
     if head == "tool":
         return c.tool.name, "observed", "tool"
     if head in ("missing", "extra"):
@@ -189,6 +202,20 @@ def _inside(found: Found | None, source: Source) -> Found | None:
     return None if part is None else (part[0], *found[1:])
 
 
+def _reckon(source: Source, c: Context) -> Found | None:
+    """A moment out of another one (world.moments)."""
+    begin = resolve(source[1], c)
+    if begin is None or not is_moment(begin[0]):
+        return None
+    if source[0] == "day":
+        return begin[0][:10], "inferred", "day of a time"
+    by = resolve(source[3], c)
+    if by is None or not is_number(by[0]):
+        return None
+    moment = later(begin[0], by[0] * UNITS[source[2]])
+    return None if moment is None else (moment, "inferred", "moment that is later")
+
+
 def _operate(source: Source, c: Context) -> Found | None:
     a, b = resolve(source[2], c), resolve(source[3], c)
     if a is None or b is None or not is_number(a[0]) or not is_number(b[0]):
@@ -247,6 +274,10 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
         if isinstance(past.value, dict):
             for path, value in leaves(past.value):
                 yield ("last", tool, path), value
+    for domain in c.state.memory.versions:
+        number = c.state.next_number(domain)
+        if number is not None:
+            yield ("next", domain), number
     n_same = c.state.same.get(c.key)
     if n_same is not None and c.state.calls[n_same].ok:
         for path, value in branches(c.state.calls[n_same].value):

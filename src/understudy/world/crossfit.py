@@ -9,7 +9,6 @@ from understudy.world.learn import WorldConfig, learn
 from understudy.world.model import World
 from understudy.world.scoring import walk, world_values
 from understudy.world.transitions import transitions
-from understudy.world.values import parse
 
 
 def calibrated(episodes: Sequence[Episode], config: WorldConfig | None = None) -> World:
@@ -48,7 +47,7 @@ def evidence(world: World, episodes: Sequence[Episode]) -> list[Evidence]:
         for m in walk(world, episode, n, traffic):
             name, p = m.truth.step.name, m.prediction
             fails = failed(world.failures, name, m.text, p.flag)
-            same = label_of(parse(m.text), fails) == m.truth.label
+            same = label_of(m.truth.step.read(m.text), fails) == m.truth.label
             wrong = m.truth.scores(m.text, p.flag)["known_f1"] != 1.0
             found.append(Evidence(row_of(name, p), wrong, same))
     return found

@@ -11,29 +11,35 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.world import settings
 from understudy.world.context import Context, hop
 from understudy.world.ids import Ids
+from understudy.world.settings import Held
 from understudy.world.state import Key, State, Thing
 from understudy.world.transitions import Step
 from understudy.world.values import columns, is_number, leaves
 
-Role = tuple[str, str]  # (argument, field or ""): its thing, or the thing that the field names
+Role = tuple[str, str]
+"""(argument, field or ""): its thing, or the thing that the field names. ("", kind of thing): what
+the call makes."""
 Value = tuple[str, ...]
 """Where in a call: ("arg" | "res", path), ("sum" | "count", side, path), or, of the last record of
 a list that names a part, ("part-arg" | "part-res", list, field)."""
 Touched = dict[tuple[int, Key], dict[str, int]]
 _LEAST = 2  # changes that show a rule
+_NEW = object()  # what a field of a thing was before a call made it
 _SURE = 0.8
 
 
 @dataclass(slots=True)
 class Rule:
-    """How one field changes. `kind`: "+" or "-" a number, "append" or "remove" an item of a list,
+    """How one field changes. `kind`: "set", whatever it was before; "+" or "-" a number; "join" a
+    text, after `by`; "append", "insert" (the list is in order) or "remove" an item of a list;
     "parts": records by key, each under the rules of its kind."""
 
     kind: str
     value: Value = ()
-    by: str = ""  # parts: the field that tells their kinds apart
+    by: str = ""  # what stands between joined texts; parts: the field that tells their kinds apart
     gone: list[Any] = field(default_factory=list)  # kinds that vanish when they are named
     inner: list[tuple[Any, str, "Rule"]] = field(default_factory=list)
     """Parts: (kind, field, the rule of its number)."""
@@ -55,6 +61,7 @@ class Sample:
     result: Any
     before: dict[str, Any]
     after: dict[str, Any]
+    held: Held  # what was known of the things that the call names
 
 
 def addressed(c: Context) -> Iterator[tuple[Role, Key]]:
@@ -74,31 +81,40 @@ def mine(
     context: Callable[[Step, State], Context],
 ) -> dict[str, list[Effect]]:
     """The effects of each tool. `start` makes the state before an episode."""
-    readers = _readers(episodes, ids)
+    readers = _readers(episodes, ids) | set(ids.joint)
     samples: dict[str, dict[Role, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for episode in episodes:
         state = start(episode[0]) if episode else None
-        waiting: dict[Key, list[tuple[Step, Role]]] = defaultdict(list)
+        waiting: dict[Key, list[tuple[Step, Role, Held]]] = defaultdict(list)
         for s in episode:
             assert state is not None
             c = context(s, state)
             if not s.failed and s.name in readers:
                 for key, record in _shown(s, ids):
                     calls, thing = waiting.pop(key, []), state.things.get(key)
-                    if len({id(call) for call, _ in calls}) == 1 and thing is not None:
-                        known = {n: v[0] for n, v in thing.fields.items() if n in record}
-                        after = {n: record[n] for n in known}
-                        for call, role in calls:
-                            sample = Sample(call.args, call.value, known, after)
+                    if len({id(call) for call, _, _ in calls}) == 1 and thing is not None:
+                        fields = {n: v[0] for n, v in thing.fields.items() if n in record}
+                        for call, role, then in calls:
+                            known = fields if role[0] else {}
+                            unseen = [n for n in record if n not in fields and not known]
+                            before = known | dict.fromkeys(unseen, _NEW)
+                            after = {n: record[n] for n in before}
+                            sample = Sample(call.args, call.value, before, after, then)
                             samples[call.name][role].append(sample)
+            new = [k for k, _ in settings.made(ids, s.name, s.args, s.value)]
+            new = [] if s.failed else [k for k in new if k not in state.things]
+            held = settings.held(c)
             state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
             if not s.failed and s.name not in readers:
                 for role, key in addressed(c):
-                    if key in state.things and state.things[key].fields:
-                        waiting[key].append((s, role))
+                    waiting[key].append((s, role, held))
+                for key in new:
+                    waiting[key].append((s, ("", key[0]), held))
     effects: dict[str, list[Effect]] = {}
     for tool, roles in samples.items():
-        found = [Effect(role, rules) for role, seen in roles.items() if (rules := _rules(seen))]
+        found = [
+            Effect(role, rules) for role, seen in roles.items() if (rules := _rules(seen, role))
+        ]
         if found:
             effects[tool] = found
     return effects
@@ -121,7 +137,7 @@ def touched(
             state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
             if s.failed or s.name not in effects:
                 continue
-            roles = dict(addressed(c))
+            roles = dict(addressed(c)) | _made(c, s.value)
             for effect in effects[s.name]:
                 for name in effect.rules if effect.role in roles else ():
                     own = found.setdefault((s.episode, roles[effect.role]), {})
@@ -130,8 +146,8 @@ def touched(
 
 
 def _shown(s: Step, ids: Ids) -> Iterator[tuple[Key, dict[str, Any]]]:
-    if isinstance(s.value, (dict, list)):
-        for domain, item, record in ids.of_result(s.name, s.value):
+    if isinstance(s.value, (dict, list, str)):
+        for domain, item, record in ids.shown(s.name, s.args, s.value):
             yield (domain, item), record
 
 
@@ -144,7 +160,8 @@ def _readers(episodes: Sequence[Sequence[Step]], ids: Ids) -> set[str]:
         for s in episode:
             if s.failed:
                 continue
-            now = dict(_shown(s, ids))
+            shown = list(_shown(s, ids))
+            now = dict([own for own in shown if own[1] == s.value] or shown)
             for key, record in now.items():
                 if key in before:
                     both = before[key].keys() & record.keys()
@@ -154,21 +171,28 @@ def _readers(episodes: Sequence[Sequence[Step]], ids: Ids) -> set[str]:
     return {t for t, n in seen.items() if n >= 2 and same[t] >= 0.9 * n}
 
 
-def _rules(seen: Sequence[Sample]) -> dict[str, Rule]:
-    """The rules of the fields that change."""
+def _rules(seen: Sequence[Sample], role: Role) -> dict[str, Rule]:
+    """The rules of the fields that change, or of all fields of a thing that is made."""
     found: dict[str, Rule] = {}
     for name in dict.fromkeys(n for s in seen for n in s.before):
         pairs = [(s, s.before[name], s.after[name]) for s in seen if name in s.before]
-        if sum(a != b for _, a, b in pairs) < _LEAST:
-            continue
-        if all(is_number(a) and is_number(b) for _, a, b in pairs):
-            rule = call_number([(call_values(s.args, s.result), b - a) for s, a, b in pairs])
-        elif all(isinstance(a, list) and isinstance(b, list) for _, a, b in pairs):
-            rule = _list([(call_values(s.args, s.result), a, b) for s, a, b in pairs])
-        elif all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in pairs):
-            rule = _parts(pairs)
-        else:
-            rule = None
+        rule = None
+        told = [pair for pair in pairs if pair[1] is not _NEW]
+        if not told or sum(a != b for _, a, b in told) < _LEAST:
+            pass
+        elif all(is_number(a) and is_number(b) for _, a, b in told):
+            rule = call_number([(call_values(s.args, s.result), b - a) for s, a, b in told])
+        elif all(isinstance(a, list) and isinstance(b, list) for _, a, b in told):
+            rule = _list([(call_values(s.args, s.result), a, b) for s, a, b in told])
+        elif all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in told):
+            rule = _parts(told)
+        if rule is None:
+            own = [(settings.said(s.args, s.result, s.held), a, b) for s, a, b in pairs]
+            to = settings.setting(own, not role[0], told=len(told))
+            rule = Rule("set", to) if to else None
+        if rule is None and told and all(isinstance(a, str) for _, a, _ in told):
+            joined = settings.joined([(s.args, a, b) for s, a, b in told])
+            rule = Rule("join", joined[0], joined[1]) if joined else None
         if rule is not None:
             found[name] = rule
     return found
@@ -234,10 +258,13 @@ def _list(pairs: Sequence[tuple[dict[Value, Any], list[Any], list[Any]]]) -> Rul
         for source, value in values.items():
             if isinstance(value, (str, int)):
                 hits["append", source] += after == [*before, value]
+                hits["insert", source] += after == settings.inserted(before, value)
                 hits["remove", source] += value in before and after == [
                     x for x in before if x != value
                 ]
-    best = max(hits, key=lambda k: (hits[k], k[1][0] == "arg", str(k)), default=None)
+    best = max(
+        hits, key=lambda k: (hits[k], k[0] != "insert", k[1][0] == "arg", str(k)), default=None
+    )
     if best is None or hits[best] < _LEAST or hits[best] < _SURE * len(pairs):
         return None
     return Rule(*best)
@@ -282,27 +309,41 @@ def apply(effects: Sequence[Effect], c: Context, result: Any) -> None:
     """Write what a successful call did to other things into the state, which has seen the call."""
     if not effects:
         return
-    state, n = c.state, len(c.state.calls) - 1
-    roles = dict(addressed(c))
+    state, n, held = c.state, len(c.state.calls) - 1, settings.held(c)
+    roles = dict(addressed(c)) | _made(c, result)
     for effect in effects:
         key = roles.get(effect.role)
         if key is None:
             continue
-        known = state.fields(key)
+        known = state.fields(key) if effect.role[0] else {}
         for name, rule in effect.rules.items():
             thing = state.things.get(key)
             told = thing is not None and name in thing.fields and thing.fields[name][2]
-            if name not in known or told == f"call {n}":
+            if (name not in known and rule.kind != "set") or told == f"call {n}":
                 continue  # unknown, or the call's own result told it
-            after = _changed(known[name], rule, c.args, result)
-            if after is not None and after != known[name]:
+            after = _changed(known.get(name, _NEW), rule, c.args, result, held)
+            if after is not None and after[0] != known.get(name, _NEW):
                 thing = state.things.setdefault(key, Thing(first=n))
-                thing.fields[name] = (after, "inferred", f"call {n}")
+                thing.fields[name] = (after[0], "inferred", f"call {n}")
                 state.changed = n
 
 
-def _changed(before: Any, rule: Rule, args: dict[str, Any], result: Any) -> Any:
+def _made(c: Context, result: Any) -> dict[Role, Key]:
+    """What a call makes, by the kind of thing."""
+    made = settings.made(c.state.ids, c.tool.name, c.args, result)
+    return {("", key[0]): key for key, _ in made}
+
+
+def _changed(
+    before: Any, rule: Rule, args: dict[str, Any], result: Any, held: Held
+) -> tuple[Any] | None:
     """A field after a call; None where the rule says nothing."""
+    if rule.kind == "set":
+        return settings.value_of((rule.value[0], rule.value[1]), settings.said(args, result, held))
+    if rule.kind == "join":
+        more = settings.said(args, result, held).get((rule.value[0], rule.value[1]))
+        both = isinstance(before, str) and isinstance(more, str)
+        return (before + rule.by + more,) if both else None
     if rule.kind == "parts":
         if not isinstance(before, dict):
             return None
@@ -317,14 +358,18 @@ def _changed(before: Any, rule: Rule, args: dict[str, Any], result: Any) -> Any:
                     number = _moved(part.get(name), inner, values)
                     if kind == part.get(rule.by) and number is not None:
                         after[key][name] = number
-        return after
+        return (after,)
     values = call_values(args, result)
     if rule.kind in "+-":
-        return _moved(before, rule, values)
+        moved = _moved(before, rule, values)
+        return None if moved is None else (moved,)
     item = values.get(rule.value)
     if item is None or not isinstance(before, list):
         return None
-    return [*before, item] if rule.kind == "append" else [x for x in before if x != item]
+    if rule.kind == "insert":
+        inserted = settings.inserted(before, item)
+        return None if inserted is None else (inserted,)
+    return ([*before, item] if rule.kind == "append" else [x for x in before if x != item],)
 
 
 def _moved(before: Any, rule: Rule, values: dict[Value, Any]) -> float | None:

@@ -10,6 +10,7 @@ from typing import Any
 from understudy.world import joins
 from understudy.world.context import Context, Feature, Source, apply, branches, sources
 from understudy.world.edits import PLUS, aggregates, edits, explains, totals
+from understudy.world.moments import is_moment, reckoned
 from understudy.world.tree import Node, grow
 from understudy.world.values import is_number, same
 
@@ -19,7 +20,7 @@ Ranked = tuple[Source, float, int]  # a source, its precision, how often it was 
 _COST = {
     "arg": 0.9, "own": 1, "ref": 2, "word": 2.1, "join": 2.2, "mirror": 2.5, "sum": 2.5,
     "append": 2.6, "count": 2.7, "total": 2.8, "repeat": 3, "const": 3.5, "recall": 4, "last": 5,
-    "ref2": 6, "op": 7,
+    "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3,
 }  # fmt: skip
 # (right, wrong) calls that each kind of source is credited with before the first is seen
 _TRUST = {
@@ -38,6 +39,7 @@ class Seen:
     right: dict[str, set[Source]]  # leaf path -> sources that had this very value
     had: set[Source]
     numbers: dict[Source, float]
+    moments: dict[Source, str]
     whole: Any
     joined: dict[tuple[str, str], list[joins.Element]] = field(default_factory=dict)
 
@@ -63,6 +65,7 @@ def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
     for source, path in edited:
         right[path].add(source)
     numbers: dict[Source, float] = {}
+    moments = {("out", p): v for p, v in values.items() if is_moment(v) and PLUS not in p}
     for source, item in sources(c):
         if source[0] in ("repeat", "recall"):
             had.add(source)
@@ -72,6 +75,8 @@ def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
         had.add(source)
         for path in texts.get(text(item), ()):
             right[path].add(source)
+        if is_moment(item) and source[0] != "own":
+            moments[source] = item
         if is_number(item) and source[0] != "own":
             numbers[source] = item
         elif isinstance(item, list) and source[0] in ("ref", "arg"):
@@ -80,7 +85,7 @@ def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
         if isinstance(item, list) and PLUS not in path:
             numbers.update(aggregates(("out", path), item))
     numbers.update(totals(numbers))
-    return Seen(row, values, right, had, numbers, value, joins.see_joins(c, plain))
+    return Seen(row, values, right, had, numbers, moments, value, joins.see_joins(c, plain))
 
 
 def text(value: Any) -> str:
@@ -155,6 +160,9 @@ def direct(path: str, seen: Sequence[Seen]) -> list[Ranked]:
 def available(source: Source, s: Seen) -> bool:
     if source[0] == "const":
         return True
+    if source[0] in ("later", "day"):
+        begin = source[1] in s.moments
+        return begin and (source[0] == "day" or available(source[3], s))
     if source[0] == "op":
         return available(source[2], s) and available(source[3], s)
     return source in s.had or source in s.numbers
@@ -162,6 +170,18 @@ def available(source: Source, s: Seen) -> bool:
 
 def _made_of(source: Source, part: Source) -> bool:
     return source == part or any(_made_of(x, part) for x in source if isinstance(x, tuple))
+
+
+def moments(path: str, seen: Sequence[Seen]) -> list[Ranked]:
+    """Moments reckoned from others and from numbers; of parts of the result, from those before."""
+    rows = []
+    for s in seen:
+        order = list(s.values)
+        before = set(order[: order.index(path)])
+        known = {a: v for a, v in s.moments.items() if a[0] != "out" or a[1] in before}
+        plain = {b: v for b, v in s.numbers.items() if b[0] in ("arg", "ref", "last")}
+        rows.append((s.values[path], known, plain))
+    return reckoned(rows)
 
 
 def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:

@@ -250,8 +250,8 @@ def _shown_later(case: Case, name: str) -> Iterator[Fact]:
 def _effect(case: Case, effect: Effect) -> Iterator[Fact]:
     """A field of another thing, by the rule that the world learned of it."""
     p, through = effect.role
-    whose = f"the record that `{p}` names"
-    if through:
+    whose = f"the record that `{p}` names" if p else "the record that the result names"
+    if through and p:
         whose = f"the record that `{through}` of {whose} names"
     for name, rule in effect.rules.items():
         seen, right = case.model.evidence.effects.get(name, (0, 0))
@@ -274,11 +274,15 @@ def _draw(case: Case, draw: Draw) -> Iterator[Fact]:
 
 
 def _rule(rule: Rule) -> str:
+    if rule.kind == "set" and rule.value[0] == "const":
+        return f"Puts {rule.value[1]} into"
     head, *_, path = rule.value or ("", "")
-    value = path_text(f"/{escape(path)}" if head.startswith("part-") else path)
+    pointer = path.startswith("/") and not head.startswith("part-")
+    value = path_text(path if pointer else f"/{escape(path)}")
     counted = {"sum": f"the sum of {value}", "count": f"the number of {value}"}
     what = counted.get(head, value)
     if rule.kind == "parts":
         return "Changes what the arguments name in"
     verbs = {"+": "Adds {} to", "-": "Takes {} from", "append": "Puts {} at the end of"}
+    verbs |= {"set": "Puts {} into", "insert": "Puts {}, in order, into"}
     return verbs.get(rule.kind, "Takes {} out of").format(what)

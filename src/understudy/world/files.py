@@ -10,6 +10,7 @@ from understudy.world import draws, effects, evidence
 from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
 from understudy.world.context import ToolFacts
+from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
 from understudy.world.model import World
 from understudy.world.profiles import Population, Profile
@@ -99,7 +100,8 @@ def to_json(world: World) -> dict[str, Any]:
             "implied": world.book.implied,
             "totals": [[key, n] for key, n in world.book.votes.totals.items()],
         },
-        "failures": _fields(world.failures),
+        "failures": _fields(world.failures, "envelope"),
+        "envelope": _fields(world.failures.envelope),
         "episodes": world.episode_ids,
         "doubts": None if world.doubts is None else _fields(world.doubts),
         "left_out": world.left_out,
@@ -170,7 +172,7 @@ def from_json(data: dict[str, Any]) -> World:
             _votes(book["votes"], book["totals"]),
             {w: [(path, value) for path, value in own] for w, own in book["implied"].items()},
         ),
-        Failures(**data["failures"]),
+        Failures(**data["failures"], envelope=Envelope(**data["envelope"])),
         data["episodes"],
         doubts=_doubts(data["doubts"]),
         left_out=data.get("left_out", {}),

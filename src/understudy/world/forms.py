@@ -5,7 +5,7 @@ from typing import Any
 
 from understudy.world.context import Context
 from understudy.world.model import World
-from understudy.world.values import kind_of, parse
+from understudy.world.values import kind_of
 
 Node = tuple[str, str]  # collapsed path, JSON type
 
@@ -30,7 +30,7 @@ class Forms:
         if label not in model.shapes:
             return False
         seen, always = self._of(c.tool.name, label)
-        own = set(_nodes(parse(text)))
+        own = set(_nodes(self.world.failures.envelope.read(text)))
         return own <= seen and always <= {path for path, _ in own}
 
     def _of(self, tool: str, label: str) -> tuple[set[Node], set[str]]:

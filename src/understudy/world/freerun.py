@@ -24,7 +24,7 @@ from understudy.world.ids import Ids
 from understudy.world.model import World, WorldSession
 from understudy.world.state import Key, State
 from understudy.world.transitions import Step, steps, transitions
-from understudy.world.values import call_key, columns, parse
+from understudy.world.values import call_key, columns
 
 LENGTH = 5  # calls of a rollout
 AT = (1, 3, 5)  # steps at which survival is reported
@@ -144,7 +144,7 @@ def _whole(s: Step, ids: Ids) -> Iterator[str]:
     if isinstance(s.value, dict):
         found = [(domain, record) for domain, _, record in ids.of_result(s.name, s.value)]
         yield from (domain for domain, record in found if record is s.value)
-        named = [domain for _, domain, _ in ids.of_args(s.name, s.args)]
+        named = [domain for _, domain, _ in ids.alone(s.name, s.args)]
         if not found and len(named) == 1:
             yield named[0]
 
@@ -197,8 +197,8 @@ def _score(
 ) -> Rollout:
     right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
     for s, (content, flag), values in zip(real, said, known, strict=True):
-        exact = content == s.content or parse(content) == s.value
-        also = exact if s.flag else exact or _knows(content, s.value, values)
+        exact = content == s.content or s.read(content) == s.value
+        also = exact if s.flag else exact or _knows(s.read(content), s.value, values)
         now = {"exact": exact, "known": also, "flag": True}
         for kind, so_far in right.items():
             so_far.append(now[kind] and flag == s.flag and (not so_far or so_far[-1]))
@@ -218,11 +218,11 @@ def _knowable(ahead: Sequence[Step], seen: set[str], train: set[str]) -> list[se
     return found
 
 
-def _knows(content: str, real: Any, known: set[str]) -> bool:
+def _knows(guess: Any, real: Any, known: set[str]) -> bool:
     """Whether a result has all leaves that could be known, and no other at their paths."""
     free = {p for p, v in columns(real) if v is not None and str(v) not in known}
     wanted = Counter((p, canonical_json(v)) for p, v in columns(real) if p not in free)
-    got = Counter((p, canonical_json(v)) for p, v in columns(parse(content)) if p not in free)
+    got = Counter((p, canonical_json(v)) for p, v in columns(guess) if p not in free)
     return wanted == got
 
 

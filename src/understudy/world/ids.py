@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.world import joint
 from understudy.world.transitions import Step
 from understudy.world.values import columns, escape, is_date, records
 
-_ID_NAME = re.compile(r"(^|_|-)(id|no|nr|number|key|code|ref|uuid)$|Id$|ID$", re.IGNORECASE)
+_ID_NAME = re.compile(r"(^|_|-|/)(id|no|nr|number|key|code|ref|uuid)$|Id$|ID$", re.IGNORECASE)
+_STRUCTURED = re.compile(r"[/\\]?[\w-]+([/\\.:#]+[\w-]+)+|[/\\][\w-]+")
 Column = tuple[str, str, str]  # "a" or "r", tool, collapsed path
 
 
@@ -20,23 +22,48 @@ class Ids:
 
     `args` maps tool -> argument path -> domain; `keys` maps tool -> record path -> the record's
     fields that identify it, each with its domain; `refs` maps tool -> column path -> domain for
-    every result column of a domain.
+    every result column of a domain; `joint` maps tools that read what several arguments name
+    together, or texts, to these arguments (world.joint).
     """
 
     args: dict[str, dict[str, str]] = field(default_factory=dict)
     keys: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
+    joint: dict[str, str] = field(default_factory=dict)
+    written: list[str] = field(default_factory=list)  # tools that read texts of no few forms
 
     def of_args(self, tool: str, args: dict[str, Any]) -> list[tuple[str, str, Any]]:
-        """(argument, domain, value) of a call's scalar identifiers."""
+        """(argument, domain, value) of a call's identifiers, joint ones among them."""
         known = self.args.get(tool)
         if not known:
             return []
-        return [
-            (p, d, args[p])
-            for p, d in known.items()
-            if p in args and isinstance(args[p], (str, int))
-        ]
+        found = [(p, d, joint.value_of(p, args)) for p, d in known.items()]
+        return [item for item in found if item[2] is not None]
+
+    def alone(self, tool: str, args: dict[str, Any]) -> list[tuple[str, str, Any]]:
+        """The identifiers of a call that are one argument each."""
+        return [item for item in self.of_args(tool, args) if joint.AND not in item[0]]
+
+    def read(self, tool: str, args: dict[str, Any]) -> tuple[str, Any] | None:
+        """The thing that a tool reads, where its arguments name it together."""
+        argument = self.joint.get(tool)
+        value = None if argument is None else joint.value_of(argument, args)
+        return None if value is None or argument is None else (self.args[tool][argument], value)
+
+    def shown(
+        self, tool: str, args: dict[str, Any], value: Any
+    ) -> Iterable[tuple[str, Any, dict[str, Any]]]:
+        """(domain, id, record) of every record in a result, by its own or its joint identifier."""
+        yield from self.of_result(tool, value)
+        own = self.read(tool, args)
+        if own is not None and isinstance(value, (dict, str)):
+            yield *own, self.record(tool, value)
+
+    def record(self, tool: str, value: Any) -> dict[str, Any]:
+        """What a tool reads, as a record: a text is a field named after the tool."""
+        if tool in self.written:
+            return {tool: value}
+        return joint.record(tool, value) if isinstance(value, str) else dict(value)
 
     def of_result(self, tool: str, value: Any) -> Iterable[tuple[str, Any, dict[str, Any]]]:
         """(domain, id, record) of every identified record in a result."""
@@ -62,12 +89,19 @@ def mine(all_steps: Sequence[Step]) -> Ids:
                 values["r", s.name, path][item] += 1
     listed = _unique_in_lists(good)
     idish = {c for c, seen in values.items() if _idish(c, seen, listed)}
+    idish |= _counted(values, listed, good)
     domains = _components(idish, values)
     domains |= _seldom(domains, values)
     ids = Ids()
     for (side, tool, path), domain in domains.items():
         (ids.args if side == "a" else ids.refs).setdefault(tool, {})[path] = domain
     _find_keys(ids, good)
+    ids.joint, named = joint.mine(all_steps, ids.args)
+    for tool, own in named.items():
+        ids.args.setdefault(tool, {}).update(own)
+    ids.written = [t for t in joint.free(all_steps) if t in ids.joint]
+    for tool in (t for t, label in ids.joint.items() if joint.AND in label):
+        ids.keys.get(tool, {}).pop("", None)
     return ids
 
 
@@ -99,10 +133,42 @@ def _idish(column: Column, seen: Counter[Any], listed: dict[Column, float]) -> b
         return False
     if sum(map(is_date, texts)) > 0.2 * len(texts):
         return False
+    if column[0] == "a" and len(texts) >= 8:
+        made_up = sum(_STRUCTURED.fullmatch(t) is not None for t in texts)
+        if made_up > 0.9 * len(texts):
+            return True
     digits = sum(any(c.isdigit() for c in t) and " " not in t for t in texts)
     if digits > 0.7 * len(texts) and "@" not in texts[0]:
         return True
     return listed.get(column, 0) > 0.98 and len(texts) >= 8
+
+
+def _counted(
+    values: dict[Column, Counter[Any]], listed: dict[Column, float], good: Sequence[Step]
+) -> set[Column]:
+    """Columns of integers that number things, whatever their names: an argument that takes what
+    lists show once each, or what each call of another tool says anew."""
+    whole = {c: set(seen) for c, seen in values.items() if _integers(seen)}
+    shown = {
+        c: own for c, own in whole.items() if c[0] == "r" and len(own) >= 8
+        and (listed.get(c, 0) > 0.98 or (len(own) > 0.8 * values[c].total() and min(own) > 999))
+    }  # fmt: skip
+    taken: set[Column] = set()
+    for c, own in whole.items():
+        if c[0] == "a" and len(own) >= 5:
+            tellers = {r for r, v in shown.items() if len(own & v) >= 0.8 * len(own)}
+            taken |= {c, *tellers} if tellers else set()
+    echoes: dict[Column, list[bool]] = defaultdict(list)
+    for s in good:
+        for _, tool, p in [c for c in taken if c[:2] == ("a", s.name)]:
+            for name, item in s.value.items() if isinstance(s.value, dict) else ():
+                if p in s.args and isinstance(item, int):
+                    echoes["r", tool, f"/{escape(name)}"].append(item == s.args[p])
+    return taken | {c for c, same in echoes.items() if len(same) > 2 and all(same)}
+
+
+def _integers(seen: Counter[Any]) -> bool:
+    return all(isinstance(v, int) and not isinstance(v, bool) for v in seen)
 
 
 def _components(idish: set[Column], values: dict[Column, Counter[Any]]) -> dict[Column, str]:
@@ -175,7 +241,8 @@ def _same_form(ids: Ids, good: Sequence[Step]) -> None:
 def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
     """Per tool and record path, the fields that tell records apart."""
     distinct: dict[tuple[str, str], dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
-    total: dict[tuple[str, str], set[str]] = defaultdict(set)
+    total: Counter[tuple[str, str]] = Counter()
+    held: Counter[tuple[str, str, str]] = Counter()
     clash: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for s in good:
         refs = ids.refs.get(s.name)
@@ -183,10 +250,11 @@ def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
             continue
         here: dict[tuple[str, str], Counter[Any]] = defaultdict(Counter)
         for path, record in records(s.value):
-            total[s.name, path].add(repr(record))
+            total[s.name, path] += 1
             for name, item in record.items():
                 if f"{path}/{escape(name)}" in refs and isinstance(item, (str, int)):
                     distinct[s.name, path][name].add(item)
+                    held[s.name, path, name] += 1
                     here[path, name][item] += 1
         for (path, name), counts in here.items():
             clash[s.name, path][name] += max(counts.values()) > 1
@@ -196,6 +264,7 @@ def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
             continue
         most = max(len(v) for v in fields.values())
         named = [n for n, v in fields.items() if len(v) >= 0.9 * most and clash[tool, path][n] == 0]
+        named = [n for n in named if held[tool, path, n] >= 0.9 * total[tool, path]]
         prefix = ids.refs[tool]
         found = {n: prefix[f"{path}/{escape(n)}"] for n in named}
         if found:

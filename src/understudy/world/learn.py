@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
-from understudy.world import draws, effects, evidence, listings
+from understudy.world import draws, effects, evidence, frames, listings
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
@@ -33,7 +33,7 @@ from understudy.world.tools import (
 )
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.tree import Node, decide, grow
-from understudy.world.values import is_number, kind_of
+from understudy.world.values import columns, is_number, kind_of
 
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
 
@@ -119,6 +119,11 @@ def _tree(rows: list[Row], hard: dict[str, Hard]) -> Node:
     return grow([r[0] for r in kept], [r[1] for r in kept])
 
 
+def _text(s: Step) -> str:
+    """A result as text, out of its envelope where it is one inside."""
+    return s.value if isinstance(s.value, str) else s.content
+
+
 class _Learner:
     """Collects what each tool's calls show, in the order of the traffic."""
 
@@ -149,7 +154,6 @@ class _Learner:
         self.queries: dict[str, Query | None] = {
             t: listings.mine(self.by_tool[t], ids) for t in self.real
         }
-        self.prose = {t: self._prose(t) for t in self.real}
         self.listings = [q for q in self.queries.values() if q is not None]
         fields = _field_kinds(all_steps, ids)
         self.features = {
@@ -160,6 +164,8 @@ class _Learner:
             )
             for t in self.real
         }
+        self._find_frames()
+        self.prose = {t: self._prose(t) for t in self.real}
         self.recall: dict[str, dict[str, list[tuple[int, Any]]]] = defaultdict(dict)
         self.rows: dict[str, list[Row]] = defaultdict(list)
         self.relations: dict[str, list[dict[Relation, bool]]] = defaultdict(list)
@@ -190,7 +196,7 @@ class _Learner:
             values = [s.args[p] for s in found if p in s.args]
             scalars = [v for v in values if not isinstance(v, (dict, list))]
             distinct = Counter(map(repr, scalars))
-            if values and len(scalars) == len(values) and len(distinct) <= 24:
+            if scalars and len(scalars) > 0.8 * len(values) and len(distinct) <= 24:
                 facts.categorical[p] = list({repr(v): v for v in scalars}.values())
             if scalars and sum(map(is_number, scalars)) > 0.8 * len(scalars):
                 facts.numeric.append(p)
@@ -209,11 +215,28 @@ class _Learner:
 
     def _prose(self, tool: str) -> frozenset[str]:
         """The forms of a tool's good texts that are none of their own."""
-        state, forms = State(self.ids, self.memory, 0), Counter[str]()
-        for s in self.by_tool[tool]:
-            if isinstance(s.value, str) and not s.failed and self._usable(s):
-                forms[abstract(s.content, Context(state, self.facts[tool], s.args))[0]] += 1
+        texts = [
+            s for s in self.by_tool[tool]
+            if isinstance(s.value, str) and not s.failed and self._usable(s)
+        ]  # fmt: skip
+        forms = Counter(abstract(_text(s), self._bare(s))[0] for s in texts)
         return once(forms, self.config.max_forms)
+
+    def _find_frames(self) -> None:
+        """The wordings of each tool that differ in words of data alone."""
+        data: Counter[str] = Counter()
+        for s in (s for own in self.by_tool.values() for s in own):
+            values = {v for part in (s.args, s.value) for _, v in columns(part)}
+            data.update(v for v in values if isinstance(v, str) and len(v) < 32)
+        common = {word for word, n in data.items() if n > 2}
+        for tool, own in self.by_tool.items():
+            texts = [s for s in own if s.failed or isinstance(s.value, str)]
+            facts = self.facts[tool]
+            forms = [abstract(_text(s), self._bare(s))[0] for s in texts]
+            facts.frames = frames.mine(forms, common)
+
+    def _bare(self, s: Step) -> Context:
+        return Context(State(self.ids, self.memory, s.episode), self.facts[s.name], s.args)
 
     def _successful(self) -> set[str]:
         return {t for t, ss in self.by_tool.items() if any(not s.failed for s in ss)}
@@ -272,8 +295,10 @@ class _Learner:
         return context_of(state, facts, s.args, self.listings, query, recall)
 
     def _label(self, s: Step, c: Context, row: dict[Any, Any]) -> str:
-        if s.failed or isinstance(s.value, str):
-            form, slots = abstract(s.content, c)
+        if not s.failed and isinstance(s.value, str) and s.name in self.ids.written:
+            label = "ok:prose"
+        elif s.failed or isinstance(s.value, str):
+            form, slots = abstract(_text(s), c)
             label = ("err:" if s.failed else "ok:text:") + form
             forms = self.texts[s.name]
             full = label not in forms and len(forms) >= self.config.max_forms
@@ -361,9 +386,9 @@ def _field_kinds(all_steps: Sequence[Step], ids: Ids) -> dict[str, dict[str, str
     for s in all_steps:
         if s.failed:
             continue
-        named = list(ids.of_result(s.name, s.value))
+        named = list(ids.shown(s.name, s.args, s.value))
         if not named and isinstance(s.value, dict):
-            held = ids.of_args(s.name, s.args)
+            held = ids.alone(s.name, s.args)
             named = [(held[0][1], held[0][2], s.value)] if len(held) == 1 else []
         for domain, _, record in named:
             for name, item in record.items():

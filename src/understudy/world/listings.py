@@ -233,6 +233,9 @@ def _mine_order(query: Query, full: Rows, names: list[str]) -> None:
             if by is not None:
                 rules.append((values[text], by[0], by[1]))
         rest = _order_of([rows for s, rows in full if p not in s.args])
+        alone = all(p in s.args for s, _ in full)
+        if rules and alone and len({r[1:] for r in rules}) == 1:
+            continue  # it is so whatever the argument says
         if rules and any((f, d) != rest for _, f, d in rules):
             query.order[p] = rules
             chosen.update(i for g in groups.values() for i in g)

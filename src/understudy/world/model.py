@@ -23,6 +23,7 @@ from understudy.core.types import (
 from understudy.world.aside import LARGEST
 from understudy.world.calibration import Doubts
 from understudy.world.context import Context, ToolFacts
+from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
 from understudy.world.notes import Notes
 from understudy.world.refusals import refusal
@@ -145,7 +146,11 @@ class World:
 
     def provenance(self, p: Prediction) -> tuple[Provenance, ...]:
         """Where each value of a prediction comes from; episodes by their ids."""
-        return tuple(Provenance(path, m.kind, self._named(m.source)) for path, m in p.marks.items())
+        around = self.failures.envelope if p.outcome.startswith("ok") else Envelope()
+        return tuple(
+            Provenance(around.path(path), m.kind, self._named(m.source))
+            for path, m in p.marks.items()
+        )
 
     def _named(self, source: str) -> str:
         head, _, number = source.partition(" ")
@@ -210,12 +215,15 @@ class World:
 
     def classify(self, c: Context, content: str, failed: bool) -> str:
         """The outcome class of a real result."""
-        value = parse(content)
+        value = parse(content) if failed else self.failures.envelope.read(content)
         model = self.models.get(c.tool.name)
         if len(content) > LARGEST and (failed or isinstance(value, str)):
             return "err:other" if failed else "ok:prose"
         if failed or isinstance(value, str):
-            label = ("err:" if failed else "ok:text:") + abstract(content, c)[0]
+            text = value if isinstance(value, str) else content
+            if not failed and c.tool.name in self.ids.written:
+                return "ok:prose"
+            label = ("err:" if failed else "ok:text:") + abstract(text, c)[0]
             if model is not None and label not in model.texts and not failed:
                 return "ok:prose"
             return label
@@ -316,7 +324,13 @@ class WorldSession:
         self.state.observe(name, args, p.outcome, p.value, p.marks or {"": Mark("invented", "")})
         model.follow_up(c, p.outcome, p.value)
         latency = foretold.rng.choice(model.latencies) if model.latencies else None
-        return ToolResult(content(p, model), p.flag, latency, found, round(p.doubt, 4))
+        return ToolResult(
+            content(p, model, self.world.failures.envelope),
+            p.flag,
+            latency,
+            found,
+            round(p.doubt, 4),
+        )
 
     def observe(
         self, name: str, args: dict[str, Any], content_: str, is_error: bool | None
@@ -330,6 +344,7 @@ class WorldSession:
 
         seen = Transition("", 0, (), name, json.dumps(args), content_, is_error)
         failed = self.world.failures.failed(seen, value)
+        value = value if failed else self.world.failures.envelope.opened(value)
         c = model.context(self.state, args)
         label = self.world.classify(c, content_, failed)
         model.settle(c, label, model.chances(c, self.world.pooled)[0])
@@ -348,14 +363,16 @@ class WorldSession:
         return None
 
 
-def content(p: Prediction, model: ToolModel) -> str:
-    """A predicted value as the tool would write it."""
-    if p.text is not None:
+def content(p: Prediction, model: ToolModel, around: Envelope) -> str:
+    """A predicted value as the tool would write it, in its envelope."""
+    bare = not around.inside or not p.outcome.startswith("ok")
+    if bare and p.text is not None:
         return writable(p.text)
-    if p.outcome in PROSE and isinstance(p.value, str):
+    if bare and p.outcome in PROSE and isinstance(p.value, str):
         return writable(p.value)
+    value = p.value if bare else around.closed(p.value if p.text is None else p.text)
     separators = (",", ":") if model.compact else (", ", ": ")
-    text = json.dumps(p.value, ensure_ascii=False, separators=separators)
+    text = json.dumps(value, ensure_ascii=False, separators=separators)
     if writable(text) != text:  # as JSON has it, a lone surrogate is an escape
-        text = json.dumps(p.value, separators=separators)
+        text = json.dumps(value, separators=separators)
     return text

@@ -21,7 +21,7 @@ def relations(c: Context, only: Sequence[Relation] | None = None) -> dict[Relati
         if isinstance(value, str) and value:
             texts[path].append(value)
     found: dict[Relation, bool] = {}
-    for p, _, _ in c.ids:
+    for p, _, _ in c.state.ids.alone(c.tool.name, c.args):
         others = {path: values for path, values in texts.items() if path != f"/{escape(p)}"}
         fields = None if only is None else {r[1] for r in only if r[0] == p and r[3] in others}
         for name, record in _records(c, p, fields) if others else ():

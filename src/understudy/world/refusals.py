@@ -7,7 +7,7 @@ as invented.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from understudy.world.context import Context
@@ -20,6 +20,17 @@ _LABEL = "err:unknown "
 def unheard(what: str) -> str:
     """The outcome class of a call that names an unknown `what`."""
     return _LABEL + what
+
+
+def takes_new(known: Mapping[str, Mapping[str, int]], condition: str) -> bool:
+    """Whether a condition is of a thing whose like a tool takes without its having been named
+    before, by the outcomes of its calls under each condition; what other tools say to things of
+    that form then says nothing of this one."""
+    sign, _, domain = condition.partition(":")
+    if sign not in ("form", "near"):
+        return False
+    seen = [(k, n) for s in ("new", "near") for k, n in known.get(f"{s}:{domain}", {}).items()]
+    return sum(n for k, n in seen if k.startswith("ok")) > max(4, 0.5 * sum(n for _, n in seen))
 
 
 def refusal(label: str, c: Context, failures: Sequence[Template]) -> tuple[Any, str, float] | None:

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from understudy.world import joint
 from understudy.world.ids import Ids
 from understudy.world.state import Key, Memory
 from understudy.world.transitions import Step
@@ -32,12 +33,16 @@ def remember(
     for s in all_steps:
         known = mentioned[s.episode]
         known.update(v for _, v in leaves(s.args))
+        read = None if s.failed else ids.read(s.name, s.args)
+        if read is not None and isinstance(s.value, str):
+            told_ = _kept(ids.record(s.name, s.value), _late(touched, s, read))
+            memory.add(read, s.episode, told_)
         if s.failed or not isinstance(s.value, (dict, list)):
             continue
         for item in texts_in(s.value):
             if item not in known:
                 memory.mention(item, s.origin)
-        named = [(d, v) for _, d, v in ids.of_args(s.name, s.args)]
+        named = [(d, v) for _, d, v in ids.alone(s.name, s.args)]
         found = False
         for domain, item, record in ids.of_result(s.name, s.value):
             found = True
@@ -46,15 +51,23 @@ def remember(
                 made[s.episode].add(key)
             known.add(item)
             if key not in made[s.episode]:
-                own = (touched or {}).get((s.episode, key), {})
-                late = {n for n, first in own.items() if first < s.index}
                 lost[s.episode, key] |= changing[s.name]
+                late = _late(touched, s, key)
                 memory.add(key, s.episode, _kept(record, lost[s.episode, key] | late))
+        if read is not None and joint.AND in ids.joint[s.name]:
+            memory.add(read, s.episode, _kept(ids.record(s.name, s.value), _late(touched, s, read)))
+            continue
         if found or not isinstance(s.value, dict) or len(named) != 1:
             continue
         if named[0] not in made[s.episode]:
             memory.add(named[0], s.episode, _kept(s.value, changing[s.name]))
     return memory
+
+
+def _late(touched: dict[tuple[int, Key], dict[str, int]] | None, s: Step, key: Key) -> set[str]:
+    """The fields of a thing that earlier calls of the episode changed."""
+    own = (touched or {}).get((s.episode, key), {})
+    return {n for n, first in own.items() if first < s.index}
 
 
 def _kept(record: dict[str, Any], changed: set[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from understudy.world.gaps import Situation, situation
 from understudy.world.model import World, WorldSession, content
 from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
-from understudy.world.values import columns, parse
+from understudy.world.values import columns
 
 Said = tuple[str, bool]  # content, error flag
 
@@ -59,7 +59,7 @@ def walk(
         p, c = world.predict(session.state, s.name, s.args, rng, greedy=True)
         call = s.name + canonical_json(s.args)
         before = shown.get(call)
-        reveals = before is not None and parse(before[0]) != s.value
+        reveals = before is not None and s.read(before[0]) != s.value
         truth = Truth.of(s, seen, traffic, reveals)
         yield Moment(truth, session, p, c, text_of_prediction(world, s.name, p), before)
         shown[call] = (s.content, s.flag)
@@ -70,7 +70,7 @@ def walk(
 def text_of_prediction(world: World, name: str, p: Prediction) -> str:
     """A predicted result as the tool would write it."""
     model = world.models.get(name)
-    return content(p, model) if model is not None else p.text or ""
+    return content(p, model, world.failures.envelope) if model is not None else p.text or ""
 
 
 class Scorer:
@@ -106,7 +106,7 @@ class Scorer:
             self._changes(m, said, fails, scores)
             yield Scored(
                 episode.scenario_id or episode.id, s, m.truth.label,
-                {row: label_of(parse(a[0]), fails[row]) for row, a in said.items()},
+                {row: label_of(s.read(a[0]), fails[row]) for row, a in said.items()},
                 scores, m.text, p.wrong, self._flag_chance(s.name, p), self._drawn(m, n),
                 situation(s.name, p, m.context),
             )  # fmt: skip
@@ -124,7 +124,7 @@ class Scorer:
             return
         scores["ceiling"][column] = 1.0
         for name, (text, _) in said.items():
-            got = changes(state, s, parse(text), not fails[name])
+            got = changes(state, s, s.read(text), not fails[name])
             total = len(got) + len(real)
             scores[name][column] = 2 * len(got & real) / total if total else 1.0
 

@@ -17,10 +17,12 @@ from understudy.world.explain import (
     available,
     choice,
     direct,
+    moments,
     rank,
     text,
     trusted,
 )
+from understudy.world.moments import is_moment
 from understudy.world.state import Mark
 from understudy.world.tree import Node, decide, grow, tuples
 from understudy.world.values import FreshIds, escape, is_number, put
@@ -272,10 +274,13 @@ def _mine_leaf(
     left = len(seen)
     rows = list(seen)
     numeric = reckon and all(is_number(s.values[path]) for s in seen[:50])
+    dated = reckon and all(is_moment(s.values[path]) for s in seen[:50])
     while len(rows) > 0.002 * left and len(leaf.sources) < 5:
         ranked = direct(path, rows)
         if numeric and not any(trusted(r) >= 0.9 for r in ranked):
             ranked += arithmetic(path, rows)
+        if dated and not any(trusted(r) >= 0.9 for r in ranked):
+            ranked += moments(path, rows)
         ranked = [r for r in ranked if r[1] >= max(0.5, precision - 0.35)]
         if not ranked:
             known = [r for r in direct(path, seen) if r[0][0] != "const" and trusted(r) >= 0.9]

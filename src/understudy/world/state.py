@@ -7,6 +7,7 @@ from operator import ne
 from typing import Any, NamedTuple
 
 from understudy.core.types import ProvenanceKind
+from understudy.world import joint
 from understudy.world.ids import Ids
 from understudy.world.values import call_key, chance, columns, escape
 
@@ -95,6 +96,8 @@ class Memory:
             self._having[domain, name] = found
         return self._having[domain, name].get(value, []) if isinstance(value, (str, int)) else []
 
+    _largest: dict[str, int | None] = field(default_factory=dict, repr=False)
+
     def mention(self, value: Any, origin: int) -> None:
         """A text that a result of the traffic held."""
         if idlike(value):
@@ -122,6 +125,13 @@ class Memory:
                 for mask in _masks_of(v) if _maskable(v) else ():
                     two(self._masks.setdefault(mask, []), e)
         return any(e not in without for mask in _masks_of(value) for e in self._masks.get(mask, ()))
+
+    def largest(self, domain: str) -> int | None:
+        """The largest number that a thing of a kind has, if it has one."""
+        if domain not in self._largest:
+            numbers = [v for v in self.versions.get(domain, ()) if type(v) is int]
+            self._largest[domain] = max(numbers, default=None)
+        return self._largest[domain]
 
     def add(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
         held = self.versions.setdefault(key[0], {}).setdefault(key[1], [])
@@ -174,6 +184,7 @@ class State:
     )
     """What calls took from numbers of listed records: (listing, key, varying value) -> (call, path,
     by how much); see world.draws."""
+    largest: dict[str, int] = field(default_factory=dict)  # domain -> number of a record shown
     changed: int = -1  # the last call after which listings differ
 
     def copy(self) -> "State":
@@ -186,7 +197,7 @@ class State:
             },
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
             dict(self.picked), set(self.shown), set(self.unlisted),
-            {k: list(v) for k, v in self.drawn.items()}, self.changed,
+            {k: list(v) for k, v in self.drawn.items()}, dict(self.largest), self.changed,
         )  # fmt: skip
 
     def remembered(self, key: Key) -> tuple[int, dict[str, Any]] | None:
@@ -240,6 +251,12 @@ class State:
                 return domain, value
         return None
 
+    def next_number(self, domain: str) -> int | None:
+        """One more than the largest number that a thing of a kind has; None where none has any."""
+        own, remembered = self.largest.get(domain), self.memory.largest(domain)
+        known = [v for v in (own, remembered) if v is not None]
+        return max(known) + 1 if known else None
+
     def together(self, one: Any, other: Any) -> bool | None:
         """Whether a result of the session named two identifiers at once; None where none named
         the first."""
@@ -269,11 +286,13 @@ class State:
         n = len(self.calls)
         key = call_key(name, args)
         named: list[Key] = [(d, v) for _, d, v in self.ids.of_args(name, args)]
+        alone: list[Key] = [(d, v) for _, d, v in self.ids.alone(name, args)]
+        read = self.ids.read(name, args)
         ok = outcome.startswith("ok")
         own: list[Key] = []
         names: frozenset[Any] = frozenset()
         if ok:
-            own = self._take_records(name, named, value, n, marks)
+            own = self._take_records(name, alone if read is None else [read], value, n, marks)
             if isinstance(value, (dict, list)):
                 names = frozenset(v for _, v in columns(value) if idlike(v))
                 self.shown |= names
@@ -291,6 +310,9 @@ class State:
     def _take_records(
         self, name: str, named: list[Key], value: Any, n: int, marks: Any
     ) -> list[Key]:
+        if isinstance(value, str) and name in self.ids.joint:
+            for key in named:
+                self._merge(key, self.ids.record(name, value), n, marks, name, False)
         if not isinstance(value, (dict, list)):
             return []
         own: list[Key] = []
@@ -302,7 +324,9 @@ class State:
             self._merge((domain, item), record, n, marks, name, record is value)
         if isinstance(value, dict) and "" not in self.ids.keys.get(name, {}):
             same = [k for k in named if any(v == k[1] for v in value.values())]
-            if not found and not same and len(named) == 1:
+            if joint.AND in self.ids.joint.get(name, "") or (
+                not found and not same and len(named) == 1
+            ):
                 same = named
             for key in same:
                 self._merge(key, value, n, marks, name, True)
@@ -314,6 +338,8 @@ class State:
         thing = self.things.get(key)
         if thing is None:
             thing = self.things[key] = Thing(first=n)
+        if type(key[1]) is int:
+            self.largest[key[0]] = max(key[1], self.largest.get(key[0], key[1]))
         source = f"call {n}"
         for field_name, item in record.items():
             if marks is None:

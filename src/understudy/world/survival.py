@@ -11,7 +11,7 @@ from understudy.world.figures import Figure, mean
 from understudy.world.model import World
 from understudy.world.scoring import text_of_prediction
 from understudy.world.transitions import steps, transitions
-from understudy.world.values import columns, leaves, parse
+from understudy.world.values import columns, leaves
 
 AT = (1, 5, 10, 20)
 Scalar = Any
@@ -55,14 +55,14 @@ def _steps(world: World, episode: Episode, traffic: set[str], seed: int) -> tupl
         p, _ = world.predict(session.state, s.name, args, rng, greedy=True)
         text = text_of_prediction(world, s.name, p)
         session.observe(s.name, args, text, p.flag)
-        value = renamed(parse(text), {v: k for k, v in own.items()})
+        value = renamed(s.read(text), {v: k for k, v in own.items()})
         truth = Truth.of(s, seen, traffic, False)
         told = text if isinstance(value, str) else json.dumps(value)
         scores = truth.scores(told, p.flag)
         if scores["known_f1"] != 1.0 or not scores["flag"]:
             return s.index, len(found)
         free = {str(v) for _, v in truth.free}
-        made = dict(leaves(parse(text)))
+        made = dict(leaves(s.read(text)))
         for path, real in leaves(s.value):
             if str(real) in free and isinstance(made.get(path), type(real)):
                 own.setdefault(real, made[path])

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.context import Context, Source, resolve, tuplify
-from understudy.world.values import WORD, leaves, text_form
+from understudy.world.frames import opened
+from understudy.world.values import SIZES, WORD, leaves, text_form
 
 Span = tuple[int, int, list[Source]]
 _DOTS = re.compile(r"\.\.\.|\u2026")
@@ -34,14 +35,38 @@ def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]
         named.setdefault(p, []).append(("extra", i))
     named.setdefault(c.tool.name, []).insert(0, ("tool",))
     spans = _spans(text, named, _shortened(text, c))
-    out, slots, end = [], [], 0
+    out: list[str] = []
+    slots: list[tuple[str, list[Source]]] = []
+    end = 0
     for start, stop, found in spans:
         out.append(text[end:start].replace("{", "{{").replace("}", "}}"))
         out.append("{}")
         slots.append((text[start:stop], found))
         end = stop
     out.append(text[end:].replace("{", "{{").replace("}", "}}"))
-    return "".join(out), slots
+    form, words = opened("".join(out), c.tool.frames)
+    for place, word in words:
+        slots.insert(place, (word, named.get(word, [])))
+    return form, [(said, own + _known(said, c)) for said, own in slots] if slots else slots
+
+
+def _known(said: str, c: Context) -> list[Source]:
+    """The fields of the call's things, and the lengths of its texts, that a slot may show."""
+    found: list[Source] = []
+    for p, domain, item in c.ids:
+        for name, value in c.state.fields((domain, item)).items():
+            if isinstance(value, (str, int, float)) and text_form(value) == said:
+                found.append(("ref", p, name))
+            elif isinstance(value, str) and said.isdecimal():
+                found += _sizes(("ref", p, name), value, said)
+    for path, value in leaves(c.args):
+        if isinstance(value, str) and said.isdecimal():
+            found += _sizes(("arg", path), value, said)
+    return found
+
+
+def _sizes(source: Source, value: str, said: str) -> list[Source]:
+    return [("long", what, source) for what, size in SIZES.items() if str(size(value)) == said]
 
 
 def once(forms: Counter[str], most: int) -> frozenset[str]:

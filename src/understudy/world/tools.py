@@ -13,7 +13,7 @@ from understudy.world.formats import has_format
 from understudy.world.listings import list_in
 from understudy.world.owners import broken, relations
 from understudy.world.query import Query, session_rows
-from understudy.world.refusals import unheard
+from understudy.world.refusals import takes_new, unheard
 from understudy.world.shapes import Shape, weighted
 from understudy.world.state import Mark
 from understudy.world.templates import Template
@@ -25,7 +25,6 @@ TRANSIENT = re.compile(
     r"overload|slow down|\b(429|500|502|503|504)\b|internal (server )?error|connection",
     re.IGNORECASE,
 )
-
 
 _MANY = 50  # calls of a tool after which what none of them ever named is not known to it
 _POOLED = 2.0  # calls of its own that what other tools did under a condition counts as at most
@@ -110,6 +109,8 @@ class ToolModel:
         failing = False
         for condition in found:
             own, other = self.conditions.get(condition, {}), pooled.get(condition, {})
+            if not own and takes_new(self.conditions, condition):
+                continue
             n, every = sum(own.values()), sum(other.values())
             weight = min(1.0, _POOLED / (1 + n) / every) if every else 0.0
             use = {k: own.get(k, 0) + weight * other.get(k, 0) for k in {*own, *other}}
@@ -340,7 +341,7 @@ def conditions(c: Context) -> list[str]:
             strange = p in c.tool.patterns and not has_format(value, c.tool.patterns[p])
             strange = strange and not c.state.memory.says(value, c.state.without)
             found.append(f"{'form' if strange else 'value'}:{p}")
-    for p, domain, value in c.ids:
+    for p, domain, value in c.state.ids.alone(c.tool.name, c.args):
         if value == "":
             found.append(f"empty:{domain}")
         elif c.state.standing((domain, value)) == "new":

@@ -17,6 +17,8 @@ from understudy.core.types import (
     is_function,
     text_of,
 )
+from understudy.world import envelope, silent
+from understudy.world.envelope import Envelope
 from understudy.world.values import parse
 
 # Words of failure in any API's style; what a given system says is learned on top of them.
@@ -219,11 +221,16 @@ class Step:
     name: str
     args: dict[str, Any]
     content: str
-    value: Any  # parsed content
+    value: Any  # parsed content, out of its envelope
     flag: bool  # the error flag that the agent's client saw
     failed: bool  # whether the result says that the call failed, whatever the flag
     bad_json: bool = False
     latency_s: float | None = None
+    envelope: Envelope = field(default_factory=Envelope)
+
+    def read(self, text: str) -> Any:
+        """What a result in this one's place says."""
+        return self.envelope.read(text)
 
 
 @dataclass(slots=True)
@@ -232,6 +239,8 @@ class Failures:
 
     keysets: dict[str, float] = field(default_factory=dict)  # key set -> share of failures
     labelled: bool = False
+    silent: list[list[str]] = field(default_factory=list)  # key sets, see world.silent
+    envelope: Envelope = field(default_factory=Envelope)
 
     @classmethod
     def learn(cls, seen: Sequence[Transition]) -> "Failures":
@@ -244,7 +253,13 @@ class Failures:
                 guess = looks_failed(value)
                 said[_keyset(value)].append(bool(t.is_error) or guess)
         shares = {k: sum(v) / len(v) for k, v in said.items()}
-        return cls(shares, flagged and labelled > 0.9 * len(seen))
+        found = cls(shares, flagged and labelled > 0.9 * len(seen))
+        if not any(found.failed(t, parse(t.content)) for t in seen):
+            calls = [(t.name, parse(t.arguments or "{}"), parse(t.content)) for t in seen]
+            found.silent = silent.mine([c for c in calls if isinstance(c[1], dict)])
+        good = [(t.name, v) for t in seen if not found.failed(t, v := parse(t.content))]
+        found.envelope = envelope.mine(good)
+        return found
 
     def failed(self, transition: Transition, value: Any) -> bool:
         """Whether a result says that its call failed."""
@@ -252,6 +267,8 @@ class Failures:
             return True
         if isinstance(value, dict):
             share = self.keysets.get(_keyset(value), 0.0)
+            if sorted(value) in self.silent:
+                return True
             return looks_failed(value) or (share > 0.9 and transition.is_error is None)
         if self.labelled and transition.is_error is False:
             return False
@@ -295,7 +312,12 @@ def steps(
         value = parse(t.content)
         failed = failures.failed(t, value)
         flag = t.is_error if t.is_error is not None else failed
+        if not failed:
+            value = failures.envelope.opened(value)
         out.append(
-            Step(episode, origin, i, t.name, args, t.content, value, flag, failed, bad, t.latency_s)
-        )
+            Step(
+                episode, origin, i, t.name, args, t.content, value, flag, failed, bad, t.latency_s,
+                failures.envelope,
+            )
+        )  # fmt: skip
     return out

@@ -4,7 +4,7 @@ import json
 import random
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 WORD = re.compile(r"[A-Za-z0-9_]+(?:[-.:/@][A-Za-z0-9_]+)*")
@@ -12,6 +12,12 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?|\d\d:\d\d(:\d\d)?.*")
 _MARK = "\ufeff"  # of byte order, which some systems begin their texts with
 _LARGEST = 1e100  # of a number that is reckoned with: products of two of them are finite
 DEPTH = 64  # of the values that are taken apart
+SIZES: dict[str, Callable[[str], int]] = {
+    "characters": len,
+    "bytes": lambda text: len(text.encode(errors="replace")),
+    "lines": lambda text: len(text.splitlines()),
+    "words": lambda text: len(text.split()),
+}
 Scalar = None | bool | int | float | str
 
 

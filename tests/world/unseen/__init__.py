@@ -1,0 +1,1 @@
+"""Small services that the world was not made on, each with a scripted agent."""
