@@ -285,4 +285,5 @@ def _rule(rule: Rule) -> str:
         return "Changes what the arguments name in"
     verbs = {"+": "Adds {} to", "-": "Takes {} from", "append": "Puts {} at the end of"}
     verbs |= {"set": "Puts {} into", "insert": "Puts {}, in order, into"}
+    verbs["join"] = verbs["append"]
     return verbs.get(rule.kind, "Takes {} out of").format(what)

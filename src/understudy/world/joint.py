@@ -6,18 +6,16 @@ reads such a thing. Its identifier is what the arguments say, joined; other tool
 arguments that take the same values.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
 from understudy.world.transitions import Step
-from understudy.world.values import call_key, is_number, parse
+from understudy.world.values import WORD, call_key, is_number, parse
 
 AND = "&"  # between arguments of a joint identifier, and between its values
 _LEAST = 5  # pairs of calls that show something
-_NUMBER = re.compile(r"[\w-]*\d[\w-]*(?:[.:/-]\w+)*")
 _NUMBERS = 8  # words of a text that are fields
 _MOST = 4  # joint identifiers of a tool's call
 
@@ -109,14 +107,18 @@ def free(calls: Iterable[Step]) -> list[str]:
             bare = s.value
             for p, value in s.args.items():
                 bare = bare.replace(str(value), p) if value else bare
-            forms[s.name].add(_NUMBER.sub("#", bare))
+            forms[s.name].add(WORD.sub(lambda m: "#" if _numbers(m[0]) else m[0], bare))
     return sorted(t for t, own in forms.items() if len(own) > max(5, 0.3 * len(whole[t])))
 
 
 def record(tool: str, text: str) -> dict[str, Any]:
     """A text as a record: the whole under the tool's name, and its first words with digits."""
-    words = [m[0] for m in _NUMBER.finditer(text)][:_NUMBERS]
+    words = [m[0] for m in WORD.finditer(text) if _numbers(m[0])][:_NUMBERS]
     return {tool: text} | {f"{tool} {i}": _number(w) for i, w in enumerate(words)}
+
+
+def _numbers(word: str) -> bool:
+    return any(map(str.isdigit, word))
 
 
 def _number(word: str) -> Any:

@@ -226,7 +226,9 @@ class _Learner:
         """The wordings of each tool that differ in words of data alone."""
         data: Counter[str] = Counter()
         for s in (s for own in self.by_tool.values() for s in own):
-            values = {v for part in (s.args, s.value) for _, v in columns(part)}
+            values = {
+                v for part in (s.args, None if s.failed else s.value) for _, v in columns(part)
+            }
             data.update(v for v in values if isinstance(v, str) and len(v) < 32)
         common = {word for word, n in data.items() if n > 2}
         for tool, own in self.by_tool.items():
