@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.world.context import Feature
+from understudy.world.features import Feature
 from understudy.world.tools import Prediction
 from understudy.world.tree import Node, decide, grow
 

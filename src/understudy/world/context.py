@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.core.types import ProvenanceKind
-from understudy.world.formats import has_format
 from understudy.world.moments import UNITS, is_moment, later
 from understudy.world.state import Key, Past, State
 from understudy.world.values import (
@@ -14,12 +13,9 @@ from understudy.world.values import (
     at,
     call_key,
     column_sum,
-    columns,
     escape,
     is_number,
-    kind_of,
     leaves,
-    same,
 )
 
 _SLUG = 64  # characters of an identifier that is taken apart, at most
@@ -309,117 +305,3 @@ def branches(value: Any) -> Iterator[tuple[str, Any]]:
 def tuplify(value: Any) -> Any:
     """Lists of a source read from JSON as tuples again."""
     return tuple(tuplify(v) for v in value) if isinstance(value, list) else value
-
-
-Feature = tuple[Any, ...]
-
-
-def feature(f: Feature, c: Context) -> Any:
-    """One feature of the situation: a bool, a number, a short text or None."""
-    head, args, state = f[0], c.args, c.state
-    if head == "has":
-        return f[1] in args
-    if head == "kind":
-        return kind_of(args[f[1]]) if f[1] in args else None
-    if head == "val":
-        value = args.get(f[1])
-        return value if not isinstance(value, (dict, list)) else None
-    if head == "num":
-        value = args.get(f[1])
-        return value if is_number(value) else None
-    if head == "fmt":
-        value = args.get(f[1])
-        known = c.tool.patterns.get(f[1], ())
-        return has_format(value, known) if isinstance(value, str) else None
-    if head == "hits":
-        return c.hits
-    if head == "unseen":
-        return c.unseen
-    if head == "miss":
-        return bool(c.tool.missing(args))
-    if head == "extra":
-        return bool(c.tool.extra(args))
-    if head == "done":
-        return f[1] in state.last
-    if head == "rep":
-        n = state.same.get(c.key)
-        return None if n is None else state.calls[n].outcome
-    if head == "n":
-        return len(state.calls)
-    return _feature_of_thing(f, c)
-
-
-def _feature_of_thing(f: Feature, c: Context) -> Any:
-    """Features of the thing that argument f[1] names."""
-    head, key = f[0], c.id_of(f[1])
-    if key is None:
-        return None
-    if head == "known":
-        return c.state.standing(key)
-    if head == "near":
-        return c.state.standing(key) == "new" and c.state.near(key[1])
-    thing = c.state.things.get(key)
-    if head == "prev":
-        return thing is not None and f[2] in thing.touched
-    if head == "by":
-        touched = thing.touched if thing else {}
-        return max(touched, key=touched.__getitem__) if touched else None
-    if head == "since":
-        return None if thing is None else len(c.state.calls) - thing.first
-    if head == "idfail":
-        if thing is None:
-            return None
-        return next((v for t, v in thing.failed.items() if t != c.tool.name), None)
-    if head == "ownfail":
-        return thing.failed.get(c.tool.name) if thing else None
-    if head == "field":
-        found = c.state.field(key, f[2])
-        return found[0] if found and not isinstance(found[0], (dict, list)) else None
-    if head == "with":
-        value = c.args.get(f[2])
-        return c.state.together(key[1], value) if isinstance(value, str) else None
-    if head == "cmp":
-        found, value = c.state.field(key, f[3]), c.args.get(f[2])
-        if found is None or value is None:
-            return None
-        if is_number(found[0]) and is_number(value):
-            return "<" if value < found[0] else ">" if value > found[0] else "="
-        return same(found[0], value)
-    if head == "in":
-        value = c.args.get(f[2])
-        if not isinstance(value, str):
-            return None
-        own = c.state.fields(key)
-        return any(v == value for _, v in columns(own)) or any(
-            isinstance(v, dict) and value in v for v in own.values()
-        )
-    return None
-
-
-def feature_names(
-    tool: ToolFacts, ids: dict[str, str], fields: dict[str, dict[str, str]]
-) -> list[Feature]:
-    """The features that may explain a tool's outcomes; `fields` has the kind of each field of
-    each id argument's things."""
-    names: list[Feature] = [("miss",), ("extra",), ("unseen",), ("hits",), ("rep",), ("n",)]
-    for p in tool.known:
-        names += [("has", p), ("kind", p)]
-        if p in tool.categorical:
-            names.append(("val", p))
-        if p in tool.patterns:
-            names.append(("fmt", p))
-        if p in tool.numeric:
-            names.append(("num", p))
-    names += [("done", t) for t in tool.tools]
-    for p in ids:
-        names += [("known", p), ("near", p), ("by", p), ("since", p), ("idfail", p)]
-        names.append(("ownfail", p))
-        names += [("prev", p, t) for t in tool.tools]
-        for name, kind in fields.get(p, {}).items():
-            names.append(("field", p, name))
-            for q in tool.known:
-                if q != p and (kind == "number") == (q in tool.numeric):
-                    names.append(("cmp", p, q, name))
-        names += [("with", p, q) for q in ids if q != p]
-        names += [("in", p, q) for q in tool.known if q != p and q not in tool.numeric]
-    return names

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world import joins
-from understudy.world.context import Context, Feature, Source, apply, branches, sources
+from understudy.world.context import Context, Source, apply, branches, sources
 from understudy.world.edits import PLUS, aggregates, edits, explains, totals
+from understudy.world.features import Feature
 from understudy.world.moments import is_moment, reckoned
 from understudy.world.tree import Node, grow
 from understudy.world.values import is_number, same

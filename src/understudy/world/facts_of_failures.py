@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.world.context import Feature
 from understudy.world.facts import Case, Fact, quoted, value_text
+from understudy.world.features import Feature
 from understudy.world.templates import Template
 from understudy.world.tree import Node
 from understudy.world.values import unescape

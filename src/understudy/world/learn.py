@@ -11,9 +11,10 @@ from understudy.world import draws, effects, evidence, frames, listings
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
-from understudy.world.context import Context, ToolFacts, feature, feature_names
+from understudy.world.context import Context, ToolFacts
 from understudy.world.decisions import count_conditions
 from understudy.world.explain import Seen, see
+from understudy.world.features import feature, feature_names, field_kinds
 from understudy.world.formats import formats
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
@@ -155,7 +156,7 @@ class _Learner:
             t: listings.mine(self.by_tool[t], ids) for t in self.real
         }
         self.listings = [q for q in self.queries.values() if q is not None]
-        fields = _field_kinds(all_steps, ids)
+        fields = field_kinds(all_steps, ids)
         self.features = {
             t: feature_names(
                 self.facts[t],
@@ -380,29 +381,3 @@ class _Learner:
             kind, _, form = label.partition(":")
             unknown[kind] = Template.learn(form, texts)
         return table, unknown
-
-
-def _field_kinds(all_steps: Sequence[Step], ids: Ids) -> dict[str, dict[str, str]]:
-    """Scalar fields of each domain's records: few-valued texts, and numbers."""
-    values: dict[str, dict[str, Counter[Any]]] = defaultdict(lambda: defaultdict(Counter))
-    for s in all_steps:
-        if s.failed:
-            continue
-        named = list(ids.shown(s.name, s.args, s.value))
-        if not named and isinstance(s.value, dict):
-            held = ids.alone(s.name, s.args)
-            named = [(held[0][1], held[0][2], s.value)] if len(held) == 1 else []
-        for domain, _, record in named:
-            for name, item in record.items():
-                if not isinstance(item, (dict, list)):
-                    values[domain][name][item] += 1
-    kinds: dict[str, dict[str, str]] = defaultdict(dict)
-    for domain, fields in values.items():
-        for name, seen in fields.items():
-            if all(is_number(v) or v is None for v in seen):
-                kinds[domain][name] = "number"
-            elif len(seen) <= 12 or len(seen) > 0.2 * sum(seen.values()):
-                kinds[domain][name] = "text"
-    return {d: dict(list(f.items())[:14]) for d, f in kinds.items()} | {
-        d: {} for t in ids.args.values() for d in t.values() if d not in kinds
-    }

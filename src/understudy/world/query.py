@@ -343,7 +343,8 @@ def session_rows(query: Query, tool: str, state: State) -> list[Row]:
     for past in state.calls if query.key is not None and tool in state.last else ():
         if not past.ok or past.name != tool:
             continue
-        shown = past.value.get(query.where) if query.where else past.value
+        whole = past.value if isinstance(past.value, dict) else {}
+        shown = whole.get(query.where) if query.where else past.value
         for record in shown if isinstance(shown, list) else ():
             if isinstance(record, dict) and query.key in record:
                 under = {p: [v] for p, v in past.args.items() if isinstance(v, (str, int, float))}

@@ -9,7 +9,7 @@ from typing import Any
 
 from understudy.core.types import ProvenanceKind
 from understudy.world import joins
-from understudy.world.context import Context, Found, Source, branches, feature, resolve, tuplify
+from understudy.world.context import Context, Found, Source, branches, resolve, tuplify
 from understudy.world.edits import PLUS, mirror
 from understudy.world.explain import (
     Seen,
@@ -22,6 +22,7 @@ from understudy.world.explain import (
     text,
     trusted,
 )
+from understudy.world.features import feature
 from understudy.world.moments import is_moment
 from understudy.world.state import Mark
 from understudy.world.tree import Node, decide, grow, tuples

@@ -5,10 +5,11 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.world.context import Context, ToolFacts, feature, kind_at
+from understudy.world.context import Context, ToolFacts, kind_at
 from understudy.world.draws import Draw, after, note
 from understudy.world.effects import Effect, apply
 from understudy.world.evidence import Evidence
+from understudy.world.features import feature
 from understudy.world.formats import has_format
 from understudy.world.listings import list_in
 from understudy.world.owners import broken, relations

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from understudy.world.context import Feature
+from understudy.world.features import Feature
 from understudy.world.values import is_number
 
 # Of splits that explain a sample nearly as well, the one that is likelier to hold elsewhere.

@@ -1,0 +1,150 @@
+"""Features of the situation that a call meets: what may explain how it goes."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from understudy.world.context import Context, ToolFacts
+from understudy.world.formats import has_format
+from understudy.world.ids import Ids
+from understudy.world.transitions import Step
+from understudy.world.values import columns, is_number, kind_of, same
+
+Feature = tuple[Any, ...]
+
+
+def feature(f: Feature, c: Context) -> Any:
+    """One feature of the situation: a bool, a number, a short text or None."""
+    head, args, state = f[0], c.args, c.state
+    if head == "has":
+        return f[1] in args
+    if head == "kind":
+        return kind_of(args[f[1]]) if f[1] in args else None
+    if head == "val":
+        value = args.get(f[1])
+        return value if not isinstance(value, (dict, list)) else None
+    if head == "num":
+        value = args.get(f[1])
+        return value if is_number(value) else None
+    if head == "fmt":
+        value = args.get(f[1])
+        known = c.tool.patterns.get(f[1], ())
+        return has_format(value, known) if isinstance(value, str) else None
+    if head == "hits":
+        return c.hits
+    if head == "unseen":
+        return c.unseen
+    if head == "miss":
+        return bool(c.tool.missing(args))
+    if head == "extra":
+        return bool(c.tool.extra(args))
+    if head == "done":
+        return f[1] in state.last
+    if head == "rep":
+        n = state.same.get(c.key)
+        return None if n is None else state.calls[n].outcome
+    if head == "n":
+        return len(state.calls)
+    return _feature_of_thing(f, c)
+
+
+def _feature_of_thing(f: Feature, c: Context) -> Any:
+    """Features of the thing that argument f[1] names."""
+    head, key = f[0], c.id_of(f[1])
+    if key is None:
+        return None
+    if head == "known":
+        return c.state.standing(key)
+    if head == "near":
+        return c.state.standing(key) == "new" and c.state.near(key[1])
+    thing = c.state.things.get(key)
+    if head == "prev":
+        return thing is not None and f[2] in thing.touched
+    if head == "by":
+        touched = thing.touched if thing else {}
+        return max(touched, key=touched.__getitem__) if touched else None
+    if head == "since":
+        return None if thing is None else len(c.state.calls) - thing.first
+    if head == "idfail":
+        if thing is None:
+            return None
+        return next((v for t, v in thing.failed.items() if t != c.tool.name), None)
+    if head == "ownfail":
+        return thing.failed.get(c.tool.name) if thing else None
+    if head == "field":
+        found = c.state.field(key, f[2])
+        return found[0] if found and not isinstance(found[0], (dict, list)) else None
+    if head == "with":
+        value = c.args.get(f[2])
+        return c.state.together(key[1], value) if isinstance(value, str) else None
+    if head == "cmp":
+        found, value = c.state.field(key, f[3]), c.args.get(f[2])
+        if found is None or value is None:
+            return None
+        if is_number(found[0]) and is_number(value):
+            return "<" if value < found[0] else ">" if value > found[0] else "="
+        return same(found[0], value)
+    if head == "in":
+        value = c.args.get(f[2])
+        if not isinstance(value, str):
+            return None
+        own = c.state.fields(key)
+        return any(v == value for _, v in columns(own)) or any(
+            isinstance(v, dict) and value in v for v in own.values()
+        )
+    return None
+
+
+def feature_names(
+    tool: ToolFacts, ids: dict[str, str], fields: dict[str, dict[str, str]]
+) -> list[Feature]:
+    """The features that may explain a tool's outcomes; `fields` has the kind of each field of
+    each id argument's things."""
+    names: list[Feature] = [("miss",), ("extra",), ("unseen",), ("hits",), ("rep",), ("n",)]
+    for p in tool.known:
+        names += [("has", p), ("kind", p)]
+        if p in tool.categorical:
+            names.append(("val", p))
+        if p in tool.patterns:
+            names.append(("fmt", p))
+        if p in tool.numeric:
+            names.append(("num", p))
+    names += [("done", t) for t in tool.tools]
+    for p in ids:
+        names += [("known", p), ("near", p), ("by", p), ("since", p), ("idfail", p)]
+        names.append(("ownfail", p))
+        names += [("prev", p, t) for t in tool.tools]
+        for name, kind in fields.get(p, {}).items():
+            names.append(("field", p, name))
+            for q in tool.known:
+                if q != p and (kind == "number") == (q in tool.numeric):
+                    names.append(("cmp", p, q, name))
+        names += [("with", p, q) for q in ids if q != p]
+        names += [("in", p, q) for q in tool.known if q != p and q not in tool.numeric]
+    return names
+
+
+def field_kinds(all_steps: Sequence[Step], ids: Ids) -> dict[str, dict[str, str]]:
+    """Scalar fields of each domain's records: few-valued texts, and numbers."""
+    values: dict[str, dict[str, Counter[Any]]] = defaultdict(lambda: defaultdict(Counter))
+    for s in all_steps:
+        if s.failed:
+            continue
+        named = list(ids.shown(s.name, s.args, s.value))
+        if not named and isinstance(s.value, dict):
+            held = ids.alone(s.name, s.args)
+            named = [(held[0][1], held[0][2], s.value)] if len(held) == 1 else []
+        for domain, _, record in named:
+            for name, item in record.items():
+                if not isinstance(item, (dict, list)):
+                    values[domain][name][item] += 1
+    kinds: dict[str, dict[str, str]] = defaultdict(dict)
+    for domain, fields in values.items():
+        for name, seen in fields.items():
+            if all(is_number(v) or v is None for v in seen):
+                kinds[domain][name] = "number"
+            elif len(seen) <= 12 or len(seen) > 0.2 * sum(seen.values()):
+                kinds[domain][name] = "text"
+    return {d: dict(list(f.items())[:14]) for d, f in kinds.items()} | {
+        d: {} for t in ids.args.values() for d in t.values() if d not in kinds
+    }
