@@ -241,7 +241,7 @@ def _same_form(ids: Ids, good: Sequence[Step]) -> None:
 def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
     """Per tool and record path, the fields that tell records apart."""
     distinct: dict[tuple[str, str], dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
-    total: Counter[tuple[str, str]] = Counter()
+    empty: Counter[tuple[str, str, str]] = Counter()  # a field that is there and holds nothing
     held: Counter[tuple[str, str, str]] = Counter()
     clash: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for s in good:
@@ -250,8 +250,8 @@ def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
             continue
         here: dict[tuple[str, str], Counter[Any]] = defaultdict(Counter)
         for path, record in records(s.value):
-            total[s.name, path] += 1
             for name, item in record.items():
+                empty[s.name, path, name] += item is None
                 if f"{path}/{escape(name)}" in refs and isinstance(item, (str, int)):
                     distinct[s.name, path][name].add(item)
                     held[s.name, path, name] += 1
@@ -264,7 +264,7 @@ def _find_keys(ids: Ids, good: Sequence[Step]) -> None:
             continue
         most = max(len(v) for v in fields.values())
         named = [n for n, v in fields.items() if len(v) >= 0.9 * most and clash[tool, path][n] == 0]
-        named = [n for n in named if held[tool, path, n] >= 0.9 * total[tool, path]]
+        named = [n for n in named if empty[tool, path, n] <= 0.1 * held[tool, path, n]]
         prefix = ids.refs[tool]
         found = {n: prefix[f"{path}/{escape(n)}"] for n in named}
         if found:
