@@ -34,6 +34,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "grpo": ("steps=1", "scenarios_per_step=2", "group_size=2", "pool=12", "max_turns=4"),
         "alone": (50,), "grpo_alone": ("steps=1", "scenarios_per_step=2", "group_size=2"),
     },
+    "unseen": {"episodes": 40},
     "users": {"n": 3, "seeds": (0,), "folder": bench.OUT / "demo-quick-0"},
     "world": {"episodes": 40, "sessions": 5, "repeats": 2},
     "world_scale": {"episodes": 12, "scales": (1, 2), "repeats": 1},
