@@ -20,6 +20,7 @@ _STEP = 0.05  # how much less alike than the best a situation may be where that 
 _WIDTHS = ((0.3, 12), (0.6, 100))
 _AGAIN = "="  # in a situation's words: the agent had said it before
 _TRIED = 300  # replies by which the share of wide ones is found
+_BLOCK = 256  # situations whose likeness to all others is held at once
 
 
 @dataclass(slots=True)
@@ -129,11 +130,8 @@ class Familiar:
         count_W = self.has_SW.sum(axis=0)
         self.weight_W = np.log(1 + len(situations) / np.maximum(count_W, 1)).astype(np.float32)
         self.size_S = self.has_SW @ self.weight_W
-        both_SS = (self.has_SW * self.weight_W) @ self.has_SW.T
-        total_SS = self.size_S[:, None] + self.size_S - both_SS
-        like_SS = np.where(total_SS > 0, both_SS / np.where(total_SS > 0, total_SS, 1), 1.0)
-        self.popular = self._popular(like_SS)
-        self.wide = self._wide(like_SS)
+        self.popular = self._popular()
+        self.wide = self._wide()
 
     def close(self, said: Sequence[str], able: Sequence[int], wide: bool = False) -> list[int]:
         """The numbers of the situations close to an agent message of these words, best first, of
@@ -145,17 +143,24 @@ class Familiar:
         both_A = self.has_SW[np.ix_(able, known)] @ self.weight_W[known]
         return [able[n] for n in _close(_likeness(both_A, self.size_S[able], size), wide)]
 
-    def _popular(self, like_SS: Floats) -> list[float]:
+    def _like(self, some: NDArray[np.int64]) -> Floats:
+        """The likeness of some situations to all, [some, all]."""
+        both_NS = (self.has_SW[some] * self.weight_W) @ self.has_SW.T
+        total_NS = self.size_S[some, None] + self.size_S - both_NS
+        return np.where(total_NS > 0, both_NS / np.where(total_NS > 0, total_NS, 1), 1.0)
+
+    def _popular(self) -> list[float]:
         found = np.zeros(len(self.situations))
-        for k in range(len(self.situations)):
-            like_S = like_SS[k].copy()
-            like_S[k] = -1.0
-            others = _close(like_S)
-            for n in others:
-                found[n] += 1 / len(others)
+        for begin in range(0, len(self.situations), _BLOCK):
+            some = np.arange(begin, min(begin + _BLOCK, len(self.situations)))
+            for k, like_S in zip(some, self._like(some), strict=True):
+                like_S[k] = -1.0
+                others = _close(like_S)
+                for n in others:
+                    found[n] += 1 / len(others)
         return [float(f) for f in found]
 
-    def _wide(self, like_SS: Floats) -> float:
+    def _wide(self) -> float:
         """The share by deleted interpolation (F. Jelinek and R. L. Mercer, "Interpolated
         estimation of Markov source parameters from sparse data", 1980): each reply is foretold
         from all others, the share fitted by expectation and maximisation."""
@@ -169,11 +174,12 @@ class Familiar:
         alike_TR = v[tried] @ v.T >= ALIKE
         rare_S = 1 / (0.5 + np.array(self.popular))
         chance_T2 = np.zeros((len(tried), 2))
+        like_TS = self._like(where_R[tried])
         for i, n in enumerate(tried):
             left_R = times_R.copy()
             left_R[n] -= 1
             there_S = np.bincount(where_R, left_R, len(self.situations)) > 0
-            like_S = np.where(there_S, like_SS[where_R[n]], -1.0)
+            like_S = np.where(there_S, like_TS[i], -1.0)
             for wide in (False, True):
                 near_S = np.zeros(len(self.situations))
                 near = _close(like_S, wide)
