@@ -37,6 +37,7 @@ from understudy.models.loading import load_base
 from understudy.recipes.doubt import Doubt
 from understudy.recipes.guarding import GuardConfig, Guarding
 from understudy.recipes.learner import Lora, make_engine
+from understudy.recipes.luck import Luck
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.sft import SftConfig, select, sft
 from understudy.recipes.slips import Slips
@@ -69,6 +70,7 @@ class RftConfig(Config):
     max_tokens_per_microbatch: PositiveInt = 4096
     threshold: float = 1.0  # of the check, for captured and rehearsed episodes alike
     trust: Trust = Trust()  # what the world's fidelity must show, or playing in it warns
+    guesses: bool = False  # keep what passes on a guess; see recipes.luck
     doubt: Doubt = Doubt()  # what becomes of steps that the world doubts; see `_passed`
     guards: GuardConfig | None = None  # against holes in the world; see recipes.guarding
     checkpoint_every: PositiveInt = 50
@@ -115,7 +117,10 @@ async def rft(
     if not file.exists():
         reader = _reader(run, world, captured, config, quiet)
         guards = Guarding(config.guards, world, check, config.seed) if config.guards else None
-        kept, counted = await _play(reader, world, check, config, guards, workload, threads, quiet)
+        luck = None if config.guesses else Luck(world.notes, check, given, config.threshold)
+        kept, counted = await _play(
+            reader, world, check, config, guards, luck, workload, threads, quiet
+        )
         played = len(kept) + counted.total()
         told = {"played": played, "left_out": dict(counted), "captured_left_out": failed}
         if guards is not None:
@@ -162,6 +167,7 @@ async def _play(
     check: Check,
     config: RftConfig,
     guards: Guarding | None,
+    luck: Luck | None,
     workload: str,
     threads: int | None,
     quiet: bool,
@@ -174,7 +180,7 @@ async def _play(
     policy = Policy("reader", model, sampling=sampling)
     try:
         await engine.load(model, str(reader))
-        return await sample(chat, policy, world, check, config, guards, workload, quiet)
+        return await sample(chat, policy, world, check, config, guards, luck, workload, quiet)
     finally:
         await engine.aclose()
 
@@ -186,6 +192,7 @@ async def sample(
     check: Check,
     config: RftConfig,
     guards: Guarding | None = None,
+    luck: Luck | None = None,
     workload: str = "default",
     quiet: bool = False,
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
@@ -225,7 +232,7 @@ async def sample(
             return played, slips
 
         def rows_of(number: int, played: Played, slips: Slips) -> list[dict[str, Any]]:
-            kept, reasons = _passed(played, config.threshold, f"{config.seed}:{number}")
+            kept, reasons = _passed(played, config.threshold, f"{config.seed}:{number}", luck)
             left_out.update(reasons)
             rows = list(episode_rows(kept))  # no more of an episode is held on to
             return [row | {"messages": slips.into(row["messages"])} for row in rows]
@@ -256,7 +263,9 @@ async def sample(
         return [row for some in rows for row in some], left_out
 
 
-def _passed(played: Played, threshold: float, seed: str) -> tuple[list[Episode], Counter[str]]:
+def _passed(
+    played: Played, threshold: float, seed: str, luck: Luck | None
+) -> tuple[list[Episode], Counter[str]]:
     """The episodes to learn from, without notes, and why the others are left out.
 
     An episode that doubt flagged is kept with the chance that its weight is: what is distilled
@@ -273,7 +282,12 @@ def _passed(played: Played, threshold: float, seed: str) -> tuple[list[Episode],
         elif rng.random() >= weight:
             left_out["flagged as doubtful, by a draw of its weight"] += 1
         else:
-            kept.append(_said_with(episode, without))
+            plain = _said_with(episode, without)
+            guess = luck.guessed(plain) if luck is not None else None
+            if guess is None:
+                kept.append(plain)
+            else:
+                left_out[f"passed on a guess of {guess}"] += 1
     return kept, left_out
 
 

@@ -37,7 +37,7 @@ from understudy.world.state import Mark, State
 from understudy.world.templates import PROSE
 from understudy.world.tools import Prediction
 from understudy.world.trial import Trial
-from understudy.world.values import chance, escape, kind_of, leaves, parse
+from understudy.world.values import chance, kind_of, leaves, parse, with_values
 
 MOST = 24  # values that are asked for at once
 SCHEMA = "schema"  # the key of a request's metadata that holds the answer's JSON Schema
@@ -84,7 +84,7 @@ def view(c: Context, p: Prediction, asked: Sequence[str], earlier: Sequence[Any]
         "arguments": c.args,
         "known": known if len(json.dumps(known, default=str)) <= _LONG else {},
         "earlier": list(earlier),
-        "draft": _with(p.value, {path: f"<{n}>" for n, path in enumerate(asked, 1)}),
+        "draft": with_values(p.value, {path: f"<{n}>" for n, path in enumerate(asked, 1)}),
     }
     return [
         {"role": "system", "content": _SYSTEM},
@@ -123,7 +123,7 @@ def filled(
         for path, value in values.items()
         if kind_of(value) == kind_of(draft.get(path)) and bounds.fits(name, path, value)
     }
-    value = _with(p.value, fits)
+    value = with_values(p.value, fits)
     after = replace(p, value=value, text=value if p.text is not None else None)
     if c is None or _reads(world, name, c, after) != _reads(world, name, c, p):
         return p.value, []
@@ -136,17 +136,6 @@ def _reads(world: World, name: str, c: Context, p: Prediction) -> tuple[bool, st
     fails = failed(world.failures, name, text, p.flag)
     prose = p.outcome in PROSE and isinstance(parse(text), str)
     return fails, p.outcome if prose else world.classify(c, text, fails)
-
-
-def _with(value: Any, values: Mapping[str, Any], path: str = "") -> Any:
-    """A value with others at some paths."""
-    if path in values:
-        return values[path]
-    if isinstance(value, dict):
-        return {k: _with(v, values, f"{path}/{escape(k)}") for k, v in value.items()}
-    if isinstance(value, list):
-        return [_with(v, values, f"{path}/{i}") for i, v in enumerate(value)]
-    return value
 
 
 class Earlier:

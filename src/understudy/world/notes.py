@@ -30,16 +30,24 @@ class Notes:
 
     def of(self, text: str, fields: Mapping[str, Any]) -> str:
         """Which of the fields a text says, as JSON, by the last parts of their paths."""
-        known = {p: v for p, v in fields.items() if kind(p) in self.kinds and v is not None}
+        known, said = self._known(fields), self.said(text, fields)
+        names = _short({*known, *(path for own in self.implied.values() for path, _ in own)})
+        note = {names[path]: said[path] for path in sorted(said)}
+        return json.dumps(note, ensure_ascii=False)
+
+    def said(self, text: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that a text says, by their paths."""
+        known = self._known(fields)
         parts = split_text(text, known, self.votes)
         said = {path: known[path] for path in slots(parts)}
         for clause in cut(parts)[::2]:
             for path, value in self.implied.get(plain(clause), ()):
                 if fields.get(path) == value:
                     said[path] = value
-        names = _short({*known, *(path for own in self.implied.values() for path, _ in own)})
-        note = {names[path]: said[path] for path in sorted(said)}
-        return json.dumps(note, ensure_ascii=False)
+        return said
+
+    def _known(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {p: v for p, v in fields.items() if kind(p) in self.kinds and v is not None}
 
     def beside(self, text: str, fields: Mapping[str, Any]) -> str:
         """The text with its note."""

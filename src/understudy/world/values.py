@@ -4,7 +4,7 @@ import json
 import random
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 WORD = re.compile(r"[A-Za-z0-9_]+(?:[-.:/@][A-Za-z0-9_]+)*")
@@ -188,6 +188,17 @@ def pattern(text: str) -> str:
 def chance(seed: int | str, *key: object) -> float:
     """A number in [0, 1) that depends on its arguments alone."""
     return zlib.crc32(repr((seed, key)).encode()) / 2**32
+
+
+def with_values(value: Any, values: Mapping[str, Any], path: str = "") -> Any:
+    """A value with others at some JSON pointers."""
+    if path in values:
+        return values[path]
+    if isinstance(value, dict):
+        return {k: with_values(v, values, f"{path}/{escape(k)}") for k, v in value.items()}
+    if isinstance(value, list):
+        return [with_values(v, values, f"{path}/{i}") for i, v in enumerate(value)]
+    return value
 
 
 def call_key(name: str, args: Any) -> str:
