@@ -264,7 +264,7 @@ async def sample(
 
 
 def _passed(
-    played: Played, threshold: float, seed: str, luck: Luck | None
+    played: Played, threshold: float, seed: str, luck: Luck | None = None
 ) -> tuple[list[Episode], Counter[str]]:
     """The episodes to learn from, without notes, and why the others are left out.
 
