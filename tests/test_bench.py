@@ -41,12 +41,17 @@ SMALLEST: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def slow(name: str) -> bool:
+    """Whether only the slow set runs it: the demo's quick run has tests of its own."""
+    return bench.takes_hours(name) or name in ("demo", "users")
+
+
 def test_every_benchmark_is_tested() -> None:
     assert bench.names() == sorted(SMALLEST)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * bench.takes_hours(n)) for n in SMALLEST]
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * slow(n)) for n in SMALLEST]
 )
 def test_figures_have_a_value_a_unit_and_a_range(name: str, tmp_path: Path) -> None:
     kept = {"out": tmp_path, "plot": tmp_path / "t.svg"} if name == "transfer" else {}
