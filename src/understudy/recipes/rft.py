@@ -59,6 +59,7 @@ class RftConfig(Config):
     scenarios: PositiveInt = 3000
     in_flight: PositiveInt = 256  # conversations at a time
     temperature: NonNegativeFloat = 0.0  # the reader's
+    attempts: PositiveInt = 1  # at a scenario; those after the first at temperature 1
     max_tokens: PositiveInt = 128  # a turn
     max_turns: PositiveInt = 12
     slips: float = Field(default=0.1, ge=0, lt=1)  # before each call; see recipes.slips
@@ -196,9 +197,10 @@ async def sample(
     workload: str = "default",
     quiet: bool = False,
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """One episode of each scenario, users' messages with notes: the rows of those that pass,
-    without notes, and why the others are left out."""
+    """Up to `attempts` episodes of each scenario, until one is kept, users' messages with notes:
+    the rows of those kept, without notes, and why the others are left out."""
     scenarios, notes = world.scenarios(config.scenarios, config.seed), world.notes
+    sampling = replace(policy, sampling=replace(policy.sampling, temperature=1.0))
     free, passed = asyncio.Semaphore(config.in_flight), 0
     left_out: Counter[str] = Counter()
 
@@ -207,15 +209,15 @@ async def sample(
 
     with Progress("play", total=len(scenarios), unit="scenarios", quiet=quiet) as progress:
 
-        async def play(number: int, scenario: Scenario) -> tuple[Played, Slips]:
+        async def play(number: int, scenario: Scenario, attempt: int) -> tuple[Played, Slips]:
             nonlocal passed
             noted = tuple(notes.add(scenario.messages, flat(scenario.goal)))
-            own_seed = config.seed * 1_000_003 + number
+            own_seed = config.seed * 1_000_003 + number + 500_009 * attempt
             slips = Slips(world, config.slips, own_seed)
             async with free:
                 played = await play_group(
                     chat,
-                    policy,
+                    sampling if attempt else policy,
                     slips,
                     user,
                     replace(scenario, messages=noted),
@@ -226,7 +228,7 @@ async def sample(
                     workload=workload,
                     doubt=config.doubt,
                 )
-            if number < len(scenarios):
+            if number < len(scenarios) and not attempt:
                 passed += played.rate >= 1.0
                 progress.advance(passed=f"{passed / (progress.done + 1):.0%}")
             return played, slips
@@ -237,30 +239,43 @@ async def sample(
             rows = list(episode_rows(kept))  # no more of an episode is held on to
             return [row | {"messages": slips.into(row["messages"])} for row in rows]
 
-        async def one(number: int, scenario: Scenario) -> list[dict[str, Any]]:
-            return rows_of(number, *await play(number, scenario))
+        async def one(number: int, scenario: Scenario, attempt: int) -> list[dict[str, Any]]:
+            return rows_of(number, *await play(number, scenario, attempt))
 
-        async def looked_over(guards: Guarding, lot: int, begin: int) -> list[list[dict[str, Any]]]:
+        async def looked_over(
+            guards: Guarding, lot: int, drawn: Sequence[tuple[int, Scenario]], attempt: int
+        ) -> list[list[dict[str, Any]]]:
             """The rows of a lot of scenarios, as the guards leave them."""
-            drawn = scenarios[begin : begin + config.in_flight]
-            canaries = guards.canaries(lot, drawn)
-            impossible = enumerate((c.scenario for c in canaries), len(scenarios) + begin)
-            found = await gather([play(n, s) for n, s in (*enumerate(drawn, begin), *impossible)])
+            canaries = guards.canaries(lot, [s for _, s in drawn])
+            first = len(scenarios) + lot * config.in_flight
+            impossible = enumerate((c.scenario for c in canaries), first)
+            found = await gather([play(n, s, attempt) for n, s in (*drawn, *impossible)])
             played = [item for item, _ in found]
             tried = list(zip(canaries, played[len(drawn) :], strict=True))
             kept = guards.watch(lot, played[: len(drawn)], tried)
-            return [rows_of(begin + i, item, found[i][1]) for i, item in enumerate(kept)]
+            return [rows_of(drawn[i][0], item, found[i][1]) for i, item in enumerate(kept)]
 
-        rows: list[list[dict[str, Any]]] = []
-        if guards is None:
-            rows = await gather([one(n, s) for n, s in enumerate(scenarios)])
-        else:
-            for lot, begin in enumerate(range(0, len(scenarios), config.in_flight)):
-                rows += await looked_over(guards, lot, begin)
+        rows: dict[int, list[dict[str, Any]]] = {}
+        lots = 0
+        for attempt in range(config.attempts):
+            left = [(n, s) for n, s in enumerate(scenarios) if not rows.get(n)]
+            if attempt:
+                progress.note(f"attempt {attempt + 1} at {len(left):,} scenarios")
+            if guards is None:
+                found = await gather([one(n, s, attempt) for n, s in left])
+                rows |= {n: own for (n, _), own in zip(left, found, strict=True)}
+                continue
+            for begin in range(0, len(left), config.in_flight):
+                drawn = left[begin : begin + config.in_flight]
+                found = await looked_over(guards, lots, drawn, attempt)
+                rows |= {n: own for (n, _), own in zip(drawn, found, strict=False)}
+                lots += 1
                 if guards.stopped:
                     progress.note(f"stopped: {guards.stopped}")
                     break
-        return [row for some in rows for row in some], left_out
+            if guards.stopped:
+                break
+        return [row for n in sorted(rows) for row in rows[n]], left_out
 
 
 def _passed(
