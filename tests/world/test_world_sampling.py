@@ -80,6 +80,22 @@ def test_flagged_episodes_are_kept_by_their_weight(world: World) -> None:
     assert [len(r["messages"]) for r in again] == [len(r["messages"]) for r in rows]
 
 
+@pytest.mark.parametrize("guards", [None, GuardConfig(doubtful=0, stop_after=0)])
+def test_what_fails_is_tried_again_until_it_passes(
+    world: World, guards: GuardConfig | None
+) -> None:
+    tried: Counter[str] = Counter()
+
+    def at_second(messages: list[dict[str, Any]], ticket: dict[str, Any]) -> bool:
+        tried[str(messages[:2])] += 1
+        return tried[str(messages[:2])] > 1 and ticket["category"] in warehouse.CATEGORIES
+
+    rows, left_out, _ = sampled(world, at_second, attempts=3, guards=guards)
+    assert len(rows) == PLAYED
+    assert left_out["below 1"] == PLAYED
+    assert len({r["scenario"] for r in rows}) == PLAYED
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_share_of_flagged_episodes_that_are_kept_is_their_weight(weight: float) -> None:
     item = Played(Group("s", (Episode("e", ()),), (1.0,)), weights=(weight,))
