@@ -22,6 +22,14 @@ episodes = typer.Typer(
 )
 
 
+def adapter_folder(path: Path) -> Path:
+    """The adapter folder that a run's folder or an adapter's folder stands for."""
+    for folder in (path, path / "adapter"):
+        if (folder / "adapter_config.json").exists():
+            return folder
+    raise ValueError(f"{path} holds no adapter; is the run finished?")
+
+
 def open_store(path: Path, create: bool = False) -> Any:
     """The store at `path`. Raises FileNotFoundError where there is none and none is wanted."""
     from understudy.store import SQLiteStore

@@ -89,7 +89,7 @@ def engine_serve(
 
     Example: understudy engine serve tiny --adapter rehearsed=runs/rehearsed
     """
-    from understudy.cli.train import _adapter
+    from understudy.cli.data import adapter_folder
     from understudy.engine.server import main as server_main
 
     arguments = ["--base", base, "--port", str(port)]
@@ -97,7 +97,7 @@ def engine_serve(
         name, equals, folder = item.partition("=")
         if not equals:
             raise ValueError(f"--adapter {item!r} is not of the form NAME=FOLDER")
-        arguments += ["--adapter", f"{name}={_adapter(Path(folder))}"]
+        arguments += ["--adapter", f"{name}={adapter_folder(Path(folder))}"]
     raise typer.Exit(server_main(arguments))
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, open_store
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
@@ -176,7 +176,7 @@ def grpo(
     from understudy.recipes.learner import prepare_kernel
     from understudy.runs.config import load_config
 
-    values: dict[str, Any] = {"start": str(_adapter(start))} if start else {}
+    values: dict[str, Any] = {"start": str(adapter_folder(start))} if start else {}
     values |= {"guards": {"second": str(second)}} if second else {}
     values |= {"language": str(language)} if language else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
@@ -220,7 +220,9 @@ def eval_(
     judge = Check.from_file(check)
     fitted, learned = _prepare(threads), world_shown(world, tools)
     result = asyncio.run(
-        evaluate_in_world(_adapter(adapter), learned, judge, scenarios, temperature, seed, fitted)
+        evaluate_in_world(
+            adapter_folder(adapter), learned, judge, scenarios, temperature, seed, fitted
+        )
     )
     print(json.dumps(result.as_dict()))
 
@@ -229,14 +231,6 @@ def _episodes(store: Path, workload: str | None) -> list[Any]:
     """The captured episodes, or one workload's."""
     with open_store(store) as db:
         return list(db.read_episodes(**({"workload": workload} if workload else {})))
-
-
-def _adapter(path: Path) -> Path:
-    """The adapter folder that a run's folder or an adapter's folder stands for."""
-    for folder in (path, path / "adapter"):
-        if (folder / "adapter_config.json").exists():
-            return folder
-    raise ValueError(f"{path} holds no adapter; is the run finished?")
 
 
 def _say_stopped(alarms: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import JsonOption, open_store
+from understudy.cli.data import JsonOption, adapter_folder, open_store
 
 
 def compare(
@@ -79,12 +79,5 @@ async def _agent(
         async with RemoteChat(name, os.environ[key_env] if key_env else None) as chat:
             yield agent_of(model, chat, ModelRef(model), temperature)
     else:
-        async with adapter_agent(_adapter(Path(name)), temperature) as plays:
+        async with adapter_agent(adapter_folder(Path(name)), temperature) as plays:
             yield plays
-
-
-def _adapter(path: Path) -> Path:
-    for folder in (path, path / "adapter"):
-        if (folder / "adapter_config.json").exists():
-            return folder
-    raise ValueError(f"{path} holds no adapter; is the run finished?")
