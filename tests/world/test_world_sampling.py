@@ -51,7 +51,7 @@ def sampled(
     world: World, check: Callable[..., bool] = whole, **more: Any
 ) -> tuple[list[dict[str, Any]], Counter[str], Guarding | None]:
     given: dict[str, Any] = {"scenarios": PLAYED, "in_flight": 10, "max_turns": 14, "slips": 0.0}
-    config = RftConfig(**given, **more)
+    config = RftConfig(**(given | {"attempts": 1} | more))
     judge, policy = Check(check), Policy("script", ModelRef("script"))
     guards = Guarding(config.guards, world, judge, config.seed) if config.guards else None
     played = sample(Agents(), policy, world, judge, config, guards, quiet=True)

@@ -59,7 +59,7 @@ class RftConfig(Config):
     scenarios: PositiveInt = 3000
     in_flight: PositiveInt = 256  # conversations at a time
     temperature: NonNegativeFloat = 0.0  # the reader's
-    attempts: PositiveInt = 1  # at a scenario; those after the first at temperature 1
+    attempts: PositiveInt = 4  # at a scenario; those after the first at temperature 1
     max_tokens: PositiveInt = 128  # a turn
     max_turns: PositiveInt = 12
     slips: float = Field(default=0.1, ge=0, lt=1)  # before each call; see recipes.slips
