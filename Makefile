@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_FLAGS ?=
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all bench bench-train lint clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,6 +30,9 @@ test-all: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m bench
+
+bench-train: $(READY)
+	@$(BIN)/python -m bench train
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -1,108 +1,269 @@
-"""Training: a GRPO-shaped batch in each layout and precision, on one core and on all
+"""Training: a step against TRL's GRPOTrainer on the same rollouts, and what the tree saves.
 
-Groups of eight episodes that share their system prompt, tools, first message and first turns, as
-rehearsal makes them; the shipped tiny model, its vocabulary, LoRA on every linear layer. Layouts
-are compared on one core; `tree_bf16` also on those that are free, by threads and by processes, and
-so are larger models of random weights: `train.parallel` chooses between the two by size.
+Both sides train the shipped tiny model with LoRA of rank 16 on every linear layer, on the same
+cores, with the same loss; their steps alternate, and a ratio is TRL's seconds over ours, the median
+of the pairs. TRL takes the rows a forward pass that are fastest for it here. Where there is a CUDA
+device, larger models of random weights are trained there too.
+
+`multi-turn` episodes part ways turn by turn. `arithmetic_ratio` is a tree's seconds over those of a
+plain batch of as many tokens; `linear_16x` the seconds of 16 times the groups over 16 times those
+of one. Memory is the peak above what was loaded, each side in a process of its own.
 """
 
-import random
-from collections.abc import Sequence
+import asyncio
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bench.figures import Figure, figure
+from bench.training_rollouts import groups, parting, rows_of, unshared
+from bench.trl_peer import Rollout, StepSeconds, trl_steps
 from understudy.core.cores import threads_for_load
-from understudy.core.rows import Entry, Row
-from understudy.models.lora import inject_lora
+from understudy.core.rows import Row
+from understudy.core.types import ModelRef, Sampling
+from understudy.engine.torch_engine import TorchEngine
+from understudy.models.lora import adapter_tensors
 from understudy.recipes.learner import Lora, make_learner
 from understudy.train.optimiser import TrainerConfig
+from understudy.train.parallel import processes_for
 from understudy.train.trainer import Trainer
 from understudy.train.tree_batch import Layout
 
+ROOT = Path(__file__).resolve().parents[1]
 Precision = Literal["fp32", "bf16"]
-LAYOUTS: tuple[Layout, ...] = ("tree", "packed", "padded")
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
-
-# tokens: of all groups, of a group, of its first turns, an episode's own
-PROMPT, OPENING, SHARED, OWN = 263, 45, 120, 180
-
-
-def batch(rng: random.Random, vocabulary: int, groups: int, size: int) -> list[Row]:
-    def tokens(n: int) -> list[int]:
-        return [rng.randrange(10, vocabulary) for _ in range(n)]
-
-    prompt, rows = tokens(PROMPT), []
-    for _ in range(groups):
-        opening, shared = tokens(OPENING), tokens(SHARED)
-        for i in range(size):
-            ids = (*prompt, *opening, *shared, *tokens(OWN))
-            at = [t for t in range(PROMPT + OPENING, len(ids)) if t % 3]  # two of three are sampled
-            weight = 1.0 if i % 2 else -1.0
-            rows.append(
-                Row(ids, tuple(Entry(t - 1, ids[t], "rl", weight, -2.0, str(i)) for t in at))
-            )
-    return rows
+MICRO = (16, 64)  # rows a forward pass that TRL may take
 
 
 def run(
-    groups: int = 8,
-    size: int = 8,
-    repeats: int = 5,
-    scales: Sequence[tuple[int, int]] = ((256, 6), (512, 8), (768, 12)),
+    prompt: int = 512,
+    size: int = 16,
+    rest: int = 64,
+    turns: int = 6,
+    pairs: int = 5,
+    scales: Sequence[int] = (1, 4, 16),
 ) -> dict[str, Figure]:
     cores = threads_for_load()
-    figures: dict[str, Figure] = {}
+    vocabulary = int(make_learner("tiny", Lora(), 0).base.model.config.vocab_size)  # type: ignore[union-attr, arg-type, operator]
+    shared = groups(vocabulary, 4, size, prompt, rest)
+    found: dict[str, Figure] = {}
+    micro: dict[Precision, int] = {}
+    for precision in ("fp32", "bf16"):
+        micro[precision] = _best_micro(shared, precision, size, cores)
+        found |= _step(f"step_ratio_trl_{precision}", shared, precision, size, pairs, micro, cores)
+    many_turns = parting(vocabulary, size, turns, prompt)
+    for precision in ("fp32", "bf16"):
+        name = f"multi_turn_ratio_trl_{precision}"
+        found |= _step(name, many_turns, precision, size, pairs, {}, cores)
+        own = _layouts(rows_of(many_turns), precision, ("tree", "packed"), pairs, cores)
+        ratios = [p / t for t, p in zip(own["tree"], own["packed"], strict=True)]
+        found[f"tree_ratio_multi_turn_{precision}"] = figure(ratios, "x packed rows")
+    alone = unshared(vocabulary, 4 * size, 16, rest)
+    for precision in ("fp32", "bf16"):
+        name = f"short_prompt_ratio_trl_{precision}"
+        found |= _step(name, alone, precision, 2, pairs, {}, cores)
+    found |= _whole(shared, size, rest, pairs, micro["bf16"], cores)
+    found |= _arithmetic(vocabulary, prompt, size, rest, pairs, scales, cores)
+    found |= _memory(prompt, size, rest, micro)
+    return found
 
-    def measure(
-        name: str, layout: Layout, precision: Precision, threads: int, workers: int
-    ) -> None:
-        torch.set_num_threads(threads)
-        model: Any = make_learner("tiny", Lora(), 0).base.model
-        rows = batch(random.Random(0), model.config.vocab_size, groups, size)
-        config = TrainerConfig(lr=1e-5, layout=layout, precision=precision)
-        with Trainer(model, config, workers) as trainer:
-            trainer.step(rows[:size])
-            seen = [trainer.step(rows) for _ in range(repeats)]
-        figures[f"{name}_tokens_per_s"] = figure([m.tokens_per_s for m in seen], "row tokens/s")
-        if precision == "fp32":
-            shares = [m.tokens_computed / m.tokens_in_rows for m in seen]
-            figures[f"{name.removesuffix('_fp32')}_computed_share"] = figure(
-                shares, "of row tokens"
-            )
 
-    for layout in LAYOUTS:
-        for precision in PRECISIONS:
-            measure(f"{layout}_{precision}", layout, precision, 1, 1)
+def _trainer(precision: Precision, cores: int, layout: Layout = "tree") -> Trainer:
+    """A trainer of the tiny model on so many cores, as recipes make it."""
+    torch.set_num_threads(1)
+    model: Any = make_learner("tiny", Lora(), 0).base.model
+    config = TrainerConfig(lr=1e-5, precision=precision, layout=layout)
+    trainer = Trainer(model, config, processes_for(model, cores))
+    trainer.use_cores(cores)
+    return trainer
 
-    def scale(width: int, layers: int, threads: int, workers: int, how: str) -> None:
-        torch.set_num_threads(threads)
-        model = random_model(width, layers)
-        millions = round(sum(p.numel() for p in model.parameters()) / 1e6)
-        rows = batch(random.Random(0), model.config.vocab_size, 1, size)
-        with Trainer(model, TrainerConfig(lr=1e-5, precision="bf16"), workers) as trainer:
+
+def _timed(work: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _step(
+    name: str,
+    rollouts: Sequence[Rollout],
+    precision: Precision,
+    group: int,
+    pairs: int,
+    micro: dict[Precision, int],
+    cores: int,
+) -> dict[str, Figure]:
+    """TRL's training step over ours, the first pair left out."""
+    rows, ours = rows_of(rollouts), list[float]()
+    with _trainer(precision, cores) as trainer:
+
+        def own_step() -> None:
+            threads = torch.get_num_threads()
+            trainer.use_cores(cores)
+            ours.append(_timed(lambda: trainer.step(rows)))
+            torch.set_num_threads(threads)
+
+        own_step()
+        ours.clear()
+        torch.set_num_threads(cores)
+        theirs = trl_steps(
+            "tiny", rollouts, precision, group, pairs + 1, own_step, micro=micro.get(precision)
+        )
+    seconds = list(zip([s.training for s in theirs[1:]], ours[1:], strict=True))
+    found = {name: figure([t / o for t, o in seconds], "x TRL's speed")}
+    found[f"{name}_seconds"] = figure([o for _, o in seconds], "s a step, ours")
+    found[f"{name}_trl_seconds"] = figure([t for t, _ in seconds], "s a step, TRL")
+    return found
+
+
+def _best_micro(rollouts: Sequence[Rollout], precision: Precision, group: int, cores: int) -> int:
+    """The rows a forward pass with which TRL is fastest."""
+    torch.set_num_threads(cores)
+
+    def seconds(micro: int) -> float:
+        steps = trl_steps("tiny", rollouts, precision, group, 2, lambda: None, micro=micro)
+        return steps[-1].training
+
+    fitting = [m for m in MICRO if len(rollouts) % m == 0] or [len(rollouts)]
+    return min(fitting, key=seconds) if len(fitting) > 1 else fitting[0]
+
+
+def _layouts(
+    rows: Sequence[Row], precision: Precision, layouts: Sequence[Layout], pairs: int, cores: int
+) -> dict[str, list[float]]:
+    """Seconds of our own step in each layout, alternating."""
+    trainers = {layout: _trainer(precision, cores, layout) for layout in layouts}
+    try:
+        for trainer in trainers.values():
             trainer.step(rows)
-            seen = [trainer.step(rows).tokens_per_s for _ in range(3)]
-        figures[f"{millions}M_{how}_tokens_per_s"] = figure(seen, "row tokens/s")
-
-    if cores > 1:
-        measure(f"tree_bf16_{cores}_threads", "tree", "bf16", cores, 1)
-        measure(f"tree_bf16_{cores}_processes", "tree", "bf16", 1, cores)
-        for width, layers in scales:
-            scale(width, layers, cores, 1, f"{cores}_threads")
-            scale(width, layers, 1, cores, f"{cores}_processes")
-    return figures
+        found: dict[str, list[float]] = {layout: [] for layout in layouts}
+        for _ in range(pairs):
+            for layout, trainer in trainers.items():
+                found[layout].append(_timed(lambda t=trainer: t.step(rows)))
+    finally:
+        for trainer in trainers.values():
+            trainer.close()
+    return found
 
 
-def random_model(width: int, layers: int) -> Any:
-    """A Qwen3 of random weights with LoRA on its linear layers."""
-    config = Qwen3Config(
-        vocab_size=16_000, hidden_size=width, intermediate_size=3 * width,
-        num_hidden_layers=layers, num_attention_heads=width // 64,
-        num_key_value_heads=width // 128, head_dim=64, tie_word_embeddings=True,
-    )  # fmt: skip
-    model = Qwen3ForCausalLM(config)
-    inject_lora(model)
-    return model
+def _whole(
+    rollouts: Sequence[Rollout], group: int, rest: int, pairs: int, micro: int, cores: int
+) -> dict[str, Figure]:
+    """A step with its rollouts: the engine samples, the trainer steps, the adapter is delivered;
+    against TRL's own generation and step. Every completion has `rest` tokens."""
+    prompts = [r.prompt for r in rollouts]
+    ours: list[float] = []
+    torch.set_num_threads(1)
+    learner = make_learner("tiny", Lora(), 0)
+    model: Any = learner.base.model
+    config = TrainerConfig(lr=1e-5, precision="bf16")
+    with Trainer(model, config, processes_for(model, cores)) as trainer, asyncio.Runner() as runner:
+        engine = TorchEngine(model, "tiny", (), threads=cores)
+
+        async def step(number: int) -> None:
+            ref = ModelRef("tiny", "trained", number + 1)
+            engine.load_weights(ref, adapter_tensors(model), learner.lora)
+            how = Sampling(max_tokens=rest)
+            async with asyncio.TaskGroup() as tasks:
+                drawn = [tasks.create_task(engine.sample(p, ref, how)) for p in prompts]
+            samples = [task.result() for task in drawn]
+            sampled = [
+                Rollout(r.prompt, tuple(s.ids), (True,) * len(s.ids), r.advantage)
+                for r, s in zip(rollouts, samples, strict=True)
+            ]
+            rows = [
+                Row(
+                    row.ids,
+                    tuple(
+                        e._replace(anchor=p) for e, p in zip(row.entries, s.logprobs, strict=True)
+                    ),
+                )
+                for row, s in zip(rows_of(sampled), samples, strict=True)
+            ]
+            trainer.use_cores(cores)
+            trainer.step(rows)
+
+        def own_step() -> None:
+            threads = torch.get_num_threads()
+            ours.append(_timed(lambda: runner.run(step(len(ours)))))
+            torch.set_num_threads(threads)
+
+        own_step()
+        torch.set_num_threads(cores)
+        theirs: list[StepSeconds] = trl_steps(
+            "tiny", rollouts, "bf16", group, pairs + 1, own_step, micro=micro, sample_tokens=rest
+        )
+        runner.run(engine.aclose())
+    seconds = list(zip([s.whole for s in theirs[1:]], ours[2:], strict=True))
+    return {
+        "whole_step_ratio_trl": figure([t / o for t, o in seconds], "x TRL's speed"),
+        "whole_step_seconds": figure([o for _, o in seconds], "s a step, ours"),
+        "whole_step_trl_seconds": figure([t for t, _ in seconds], "s a step, TRL"),
+    }
+
+
+def _arithmetic(
+    vocabulary: int,
+    prompt: int,
+    size: int,
+    rest: int,
+    pairs: int,
+    scales: Sequence[int],
+    cores: int,
+) -> dict[str, Figure]:
+    """A tree's seconds against those of plain rows of as many tokens, and their growth."""
+    found: dict[str, Figure] = {}
+    for precision in ("fp32", "bf16"):
+        tree = rows_of(groups(vocabulary, 4, size, prompt, rest))
+        length = 2 * rest  # half of it trained, as many rows as make the same number of tokens
+        count = max(1, 4 * (prompt + size * rest) // length)
+        dense = rows_of(unshared(vocabulary, count, rest, rest))
+        with _trainer(precision, cores) as ours, _trainer(precision, cores, "padded") as plain:
+            seen = [(ours.step(tree), plain.step(dense)) for _ in range(pairs + 1)][1:]
+            ratios = [
+                (t.seconds / t.tokens_computed) / (d.seconds / d.tokens_computed) for t, d in seen
+            ]
+            found[f"arithmetic_ratio_{precision}"] = figure(
+                ratios, "x the time of a plain batch of as many tokens"
+            )
+            found[f"tree_tokens_per_s_{precision}"] = figure(
+                [t.tokens_in_rows / t.seconds for t, _ in seen], "row tokens/s"
+            )
+    with _trainer("bf16", cores) as trainer:
+        seconds: dict[int, list[float]] = {}
+        for scale in scales:
+            rows = rows_of(groups(vocabulary, scale, size, prompt, rest))
+            trainer.step(rows)
+            seconds[scale] = [_timed(lambda r=rows: trainer.step(r)) for _ in range(pairs)]
+    first = sorted(seconds[scales[0]])[len(seconds[scales[0]]) // 2]
+    for scale in scales[1:]:
+        found[f"linear_{scale}x"] = figure(
+            [s / (scale / scales[0]) / first for s in seconds[scale]], "x as long a group"
+        )
+    return found
+
+
+def _memory(prompt: int, size: int, rest: int, micro: dict[Precision, int]) -> dict[str, Figure]:
+    found: dict[str, Figure] = {}
+    for precision, rows in micro.items():
+        peaks = {}
+        for side in ("ours", "trl"):
+            sizes = [str(n) for n in (prompt, size, rest, rows)]
+            command = [sys.executable, "-m", "bench.train_memory", side, precision, *sizes]
+            told = subprocess.run(
+                command, check=True, capture_output=True, text=True, cwd=ROOT, env=os.environ
+            )
+            peaks[side] = float(json.loads(told.stdout.splitlines()[-1])["mb"])
+        share = peaks["ours"] / peaks["trl"]
+        found[f"peak_memory_ratio_trl_{precision}"] = figure([share], "of TRL's")
+        found[f"peak_memory_mb_{precision}"] = figure([peaks["ours"]], "MB above what was loaded")
+        found[f"peak_memory_trl_mb_{precision}"] = figure([peaks["trl"]], "MB, TRL")
+    gc.collect()
+    return found

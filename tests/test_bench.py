@@ -26,8 +26,9 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "proof": 2,
         "worlds": ("lenient",),
     },
+    "layouts": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
     "ranking": {"traffic": 40, "played": 4},
-    "train": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
+    "train": {"prompt": 24, "size": 4, "rest": 8, "turns": 2, "pairs": 1, "scales": (1, 2)},
     "transfer": {
         "levels": (50,), "seeds": (0,), "traffic": 60, "proof": 3,
         "rft": ("scenarios=12", "reader_epochs=1", "readings=1", "max_turns=4"),
@@ -42,8 +43,8 @@ SMALLEST: dict[str, dict[str, Any]] = {
 
 
 def slow(name: str) -> bool:
-    """Whether only the slow set runs it: the demo's quick run has tests of its own."""
-    return bench.takes_hours(name) or name in ("demo", "users")
+    """Whether only the slow set runs it: the demo's quick run and the losses have tests of their own."""
+    return bench.takes_hours(name) or name in ("demo", "train", "users")
 
 
 def test_every_benchmark_is_tested() -> None:

@@ -28,7 +28,7 @@ from understudy.train.gradients import Sums
 
 Work = Callable[[Sequence[Row], Counter[str]], Sums]
 ALIGNED = 64  # bytes; where each tensor begins
-SMALL = 100_000_000  # parameters; larger models were not measured (`python -m bench train`)
+SMALL = 100_000_000  # parameters; larger models were not measured (`python -m bench layouts`)
 
 
 class HelperError(RuntimeError):
