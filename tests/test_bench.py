@@ -43,7 +43,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
 
 
 def slow(name: str) -> bool:
-    """Whether only the slow set runs it: the demo's quick run and the losses have tests of their own."""
+    """Whether only the slow set runs it; what the demo does quickly has tests of its own."""
     return bench.takes_hours(name) or name in ("demo", "train", "users")
 
 
