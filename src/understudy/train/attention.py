@@ -2,9 +2,10 @@
 
 Nodes lie on one axis in depth-first order, so whatever a chain of nodes may look at is a few
 slices of that axis: the part of each ancestor chain above the branching point, then the chain
-itself, causally. Each chain is a small dense problem; nothing is computed for pairs of nodes that
-do not see each other, but for the triangle of one query block. Probabilities are kept for the
-backward pass while they fit in `KEEP_BYTES` a layer, else computed again.
+itself, causally. Full precision on the CPU goes by those slices (tree_flash.py). Here is what half
+precision does: each chain is a small dense problem; nothing is computed for pairs of nodes that do
+not see each other, but for the triangle of one query block. Probabilities are kept for the backward
+pass while they fit in `KEEP_BYTES` a layer, else computed again.
 
 oneDNN, which multiplies half precision on CPUs, compiles a kernel for each shape that it meets, and
 that takes longer than most of these products. Blocks are therefore filled up to multiples of
@@ -26,6 +27,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from understudy.core.token_tree import TokenTree
+from understudy.train.tree_flash import Slices, TreeFlash, slices_of
 
 NAME = "understudy_tree"
 QUERY_BLOCK = 256
@@ -64,6 +66,7 @@ class Plan:
     """What each part of a tree looks at."""
 
     blocks: tuple[Block, ...]
+    slices: Slices
     nodes: int
 
     @property
@@ -88,7 +91,7 @@ def plan_of(tree: TokenTree, query_block: int = QUERY_BLOCK) -> Plan:
         count = -(-(stop - start) // query_block)
         edges = [start + (stop - start) * i // count for i in range(count + 1)]
         blocks += [Block(a, b, start, above[c]) for a, b in pairwise(edges)]
-    return Plan(tuple(blocks), len(tree))
+    return Plan(tuple(blocks), slices_of(tree), len(tree))
 
 
 class TreeAttention(torch.autograd.Function):
@@ -197,10 +200,18 @@ def tree_attention_forward(
         raise ValueError("tree attention knows neither dropout nor sliding windows")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # under autocast norms and rotations leave float32 behind: attention runs in the values' type
-    out = TreeAttention.apply(  # type: ignore[no-untyped-call]
-        query[0].to(value.dtype), key[0].to(value.dtype), value[0], understudy_plan, scale
-    )
+    q, k, v = query[0].to(value.dtype), key[0].to(value.dtype), value[0]
+    if by_slices(v):
+        out = TreeFlash.apply(q, k, v, understudy_plan.slices, scale)  # type: ignore[no-untyped-call]
+    else:
+        out = TreeAttention.apply(q, k, v, understudy_plan, scale)  # type: ignore[no-untyped-call]
     return out.unsqueeze(0), None
+
+
+def by_slices(value: Tensor) -> bool:
+    """Whether attention over this goes by slices: in full precision torch's fused kernel for CPUs
+    is as fast as products and softmax and keeps no probabilities; in half it is slower."""
+    return value.device.type == "cpu" and value.dtype in (torch.float32, torch.float64)
 
 
 @contextmanager
