@@ -28,7 +28,7 @@ class Chains:
     def of(self, x: Tensor) -> Tensor:
         """(H, N, ...) -> a view (count, H, length, ...)."""
         own = x[:, self.start : self.start + self.count * self.length]
-        return own.unflatten(1, (self.count, self.length)).transpose(0, 1)
+        return own.view(len(x), self.count, self.length, *x.shape[2:]).transpose(0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class TreeFlash(torch.autograd.Function):
         out_NHD = q.new_zeros(n, heads, width)
         out, lse = out_NHD.transpose(0, 1), q.new_zeros(heads, n)
         for chains in slices.chains:
-            part, part_lse = _attend(*(chains.of(x) for x in (q, k, v)), True, scale)
+            part, part_lse = _attend(chains.of(q), chains.of(k), chains.of(v), True, scale)
             chains.of(out).copy_(part)
             chains.of(lse).copy_(part_lse)
         for b in slices.below:
@@ -110,11 +110,13 @@ class TreeFlash(torch.autograd.Function):
         out = out_NHD.transpose(0, 1)
         grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         for chains in ctx.slices.chains:
-            own = (chains.of(x) for x in (grad, q, k, v, out, lse))
-            for whole, part in zip(
-                (grad_q, grad_k, grad_v), _attend_backward(*own, True, ctx.scale), strict=True
-            ):
-                chains.of(whole).add_(part)
+            of = chains.of
+            part_q, part_k, part_v = _attend_backward(
+                of(grad), of(q), of(k), of(v), of(out), of(lse), True, ctx.scale
+            )
+            of(grad_q).add_(part_q)
+            of(grad_k).add_(part_k)
+            of(grad_v).add_(part_v)
         for b in ctx.slices.below:
             mine, seen = slice(b.start, b.stop), slice(b.above, b.branch)
             part_q, part_k, part_v = _attend_backward(
