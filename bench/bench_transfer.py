@@ -190,7 +190,7 @@ async def _train_and_prove(
         return found | {"traffic": sum(rewards) / len(rewards)}
     if "alone" in places:
         return found
-    report = fidelity(world, aside)
+    report = fidelity(world, aside, train)
     row = {"nearest": report.nearest, "state": report.floor, "world": report.overall}
     known = {where: own["known_f1"]["value"] for where, own in row.items()}
     return found | {"fidelity": known | {"reality": 1.0}}

@@ -71,11 +71,11 @@ class Retrieval:
     `remembers` what this episode showed for the same call, its row "+ state"."""
 
     def __init__(self, world: Any, episodes: Sequence[Any], remembers: bool) -> None:
-        from understudy.world.freerun import Train
+        from understudy.world.floor import Floor
 
         self.world, self.notes, self.fidelity = world, world.notes, world.fidelity
         self.scenarios, self.user, self.fields = world.scenarios, world.user, world.fields
-        self.train, self.remembers = Train.of(world, episodes), remembers
+        self.floor, self.remembers = Floor.of(episodes, world.failures), remembers
 
     async def start(self, scenario: Any, seed: int, snapshot: Any | None = None) -> Any:
         return Retrieved(self, scenario.tools, dict(snapshot or {}))
@@ -91,16 +91,15 @@ class Retrieved:
         return self.listed
 
     async def call(self, role: str, tool_call: Any) -> Any:
-        from understudy.core.types import ToolResult, Transition, call_parts
-        from understudy.world.transitions import steps
-        from understudy.world.values import call_key
+        from understudy.core.types import ToolResult, call_parts
+        from understudy.world.values import call_key, parse
 
         name, arguments = call_parts(tool_call)
-        asked = Transition("", 0, (), name, arguments, "")
-        step = steps([asked], 0, self.owner.world.failures)[0]
-        content, flag = self.owner.train.nearest(step)
+        read = parse(arguments or "{}")
+        args = read if isinstance(read, dict) else {}
+        content, flag = self.owner.floor.nearest(name, args).said
         if self.owner.remembers:
-            content, flag = self.shown.setdefault(call_key(name, step.args), (content, flag))
+            content, flag = self.shown.setdefault(call_key(name, args), (content, flag))
         return ToolResult(content, flag)
 
     async def snapshot(self) -> Any:

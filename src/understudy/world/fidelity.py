@@ -10,10 +10,11 @@ from typing import Any
 from understudy.core.types import Episode, ToolResult, canonical_json
 from understudy.world import latency, reliability
 from understudy.world.figures import Figure, auroc, ece, macro_f1, mean
+from understudy.world.floor import Floor, Said
 from understudy.world.gaps import collect
 from understudy.world.language import LanguageWorld
 from understudy.world.model import Foretold, World
-from understudy.world.scoring import Said, Scored, Scorer, text_of_prediction, walk
+from understudy.world.scoring import Scored, Scorer, text_of_prediction, walk
 from understudy.world.survival import survival
 from understudy.world.tools import Prediction
 
@@ -27,6 +28,7 @@ _TEXT = 4000  # characters of a miss's results that are kept
 UNMEASURED = {
     "users": "user coverage: measured by the width report of simulated users, not here",
     "ranking": "policy ranking and transfer: measured by benchmarks on real services, not here",
+    "floor": "retrieval floor: the episodes that the world learned from are not at hand",
     "model": "row `+ model`: `world report --language RUN --store STORE` measures it",
 }
 
@@ -36,7 +38,7 @@ class FidelityReport:
     """Figures by column for rows over all calls, and for each tool.
 
     Rows: `nearest` (the training call with the most equal arguments), `floor` (the same after
-    copying what the episode already answered to this very call: the retrieval floor), `overall`
+    copying what the episode already answered to this very call: world.floor), `overall`
     (the world), `model` (the world with a language model in its gaps, where one is measured),
     `ceiling` (who is right about all that could be known). `tools` and `floor_tools`
     are the world's and the floor's rows by tool.
@@ -98,17 +100,21 @@ class FidelityReport:
 def fidelity(
     world: World,
     episodes: Sequence[Episode],
+    train: Sequence[Episode],
     samples: int = 4,
     seed: int = 0,
     each: Callable[[], None] = lambda: None,
     filled: Mapping[tuple[int, int], Said] | None = None,
 ) -> FidelityReport:
     """Predict every call of held-out episodes with the true history before it; `each` is called
-    after each episode. `filled`: the row `model`, of `filled_results`.
+    after each episode. `train`: the episodes that the world has learned from, for the retrieval
+    floor; where there are none, its rows are missing. `filled`: the row `model`, of
+    `filled_results`.
 
     Raises ValueError where the episodes hold no call.
     """
-    scorer = Scorer(world, samples, seed, filled)
+    floor = Floor.of(train, world.failures) if train else None
+    scorer = Scorer(world, floor, samples, seed, filled)
     scored: list[Scored] = []
     for n, episode in enumerate(episodes):
         scored += scorer.episode(episode, n)
@@ -117,8 +123,10 @@ def fidelity(
         raise ValueError("these episodes hold no tool call with a result: nothing to compare")
     report = FidelityReport(len({s.step.episode for s in scored}), len(scored))
     report.overall = _figures(scored, "world", seed)
-    report.floor = _figures(scored, "floor", seed)
-    report.nearest = _figures(scored, "nearest", seed)
+    if floor is not None:
+        report.floor = _figures(scored, "floor", seed)
+        report.nearest = _figures(scored, "nearest", seed)
+        del report.elsewhere["floor"]
     report.ceiling = _figures(scored, "ceiling", seed)
     if filled is not None:
         report.model = _figures(scored, "model", seed)
@@ -128,7 +136,8 @@ def fidelity(
         by_tool[s.step.name].append(s)
     for tool, own in by_tool.items():
         report.tools[tool] = _figures(own, "world", seed)
-        report.floor_tools[tool] = _figures(own, "floor", seed)
+        if floor is not None:
+            report.floor_tools[tool] = _figures(own, "floor", seed)
     report.calibration = _calibration(scored, seed)
     report.survival = survival(world, episodes, scorer.traffic, seed=seed)
     report.latency = latency.latencies(world, episodes)

@@ -92,7 +92,7 @@ def _headlines(report: FidelityReport) -> tuple[Headline, ...]:
              ("flag", "error flag right"))  # fmt: skip
     found = [
         Headline(label, percent(report.overall[k]["value"]), _within(report.overall[k]),
-                 percent(report.floor[k]["value"]))
+                 percent(report.floor[k]["value"]) if report.floor else "")
         for k, label in shown
     ]  # fmt: skip
     for what, label in (("flag", "error flag"), ("doubt", "doubt")):

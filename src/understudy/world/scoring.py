@@ -1,6 +1,5 @@
 """Held-out calls, each predicted with its true history, and how right rows of a table are there."""
 
-import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,14 +7,13 @@ from dataclasses import dataclass
 from understudy.core.types import Episode, canonical_json
 from understudy.world.compare import Scores, Truth, changes, failed, label_of
 from understudy.world.context import Context
+from understudy.world.floor import Floor, Said
 from understudy.world.forms import Forms
 from understudy.world.gaps import Situation, situation
 from understudy.world.model import World, WorldSession, content
 from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.values import columns
-
-Said = tuple[str, bool]  # content, error flag
 
 
 @dataclass(slots=True)
@@ -74,27 +72,34 @@ def text_of_prediction(world: World, name: str, p: Prediction) -> str:
 
 
 class Scorer:
-    """Scores episodes against a world that has not learned from them. `told`: what the world says
-    with a language model, by episode and step: a row `model`."""
+    """Scores episodes against a world that has not learned from them.
+
+    `floor`: the calls that it has learned from; None where they are not at hand, then there are no
+    rows `nearest` and `floor`. `told`: what the world says with a language model, by episode and
+    step: a row `model`.
+    """
 
     def __init__(
         self,
         world: World,
+        floor: Floor | None,
         samples: int = 4,
         seed: int = 0,
         told: Mapping[tuple[int, int], Said] | None = None,
     ) -> None:
-        self.world, self.samples, self.seed, self.told = world, samples, seed, told
+        self.world, self.floor, self.told = world, floor, told
+        self.samples, self.seed = samples, seed
         self.traffic = world_values(world)
         self.forms = Forms(world)
-        self._calls: dict[str, list[tuple[set[tuple[str, str]], str]]] = {}
 
     def episode(self, episode: Episode, n: int) -> Iterator[Scored]:
         """The calls of one episode; `n` tells episodes apart."""
         for m in walk(self.world, episode, n, self.traffic, self.seed):
             s, p = m.truth.step, m.prediction
-            nearest = self._nearest(s)
-            said = {"nearest": nearest, "floor": m.shown or nearest, "world": (m.text, p.flag)}
+            said = {"world": (m.text, p.flag)}
+            if self.floor is not None:
+                nearest = self.floor.nearest(s.name, s.args).said
+                said |= {"nearest": nearest, "floor": m.shown or nearest}
             if self.told is not None:
                 said["model"] = self.told[n, s.index]
             scores = {row: m.truth.scores(*answer) for row, answer in said.items()}
@@ -149,23 +154,6 @@ class Scorer:
             for label in p.chances
         }
         return sum(chance * rates[label] for label, chance in p.chances.items())
-
-    def _nearest(self, s: Step) -> Said:
-        """The result of the training call with the most equal arguments."""
-        model = self.world.models.get(s.name)
-        if model is None or not model.recall:
-            return "", True
-        if s.name not in self._calls:
-            args = ((json.loads(key.removeprefix(s.name)), key) for key in model.recall)
-            self._calls[s.name] = [(_items(own), key) for own, key in args]
-        own = _items(s.args)
-        best = max(self._calls[s.name], key=lambda c: len(own & c[0]) / max(1, len(own | c[0])))
-        value = model.recall[best[1]][-1][1]
-        return (value if isinstance(value, str) else json.dumps(value)), False
-
-
-def _items(args: dict[str, object]) -> set[tuple[str, str]]:
-    return {(k, canonical_json(v)) for k, v in args.items()}
 
 
 def world_values(world: World) -> set[str]:
