@@ -67,25 +67,28 @@ class Repeatable:
 
 
 class Retrieval:
-    """Who answers with the traffic's nearest call: the floor of the fidelity report, or, where it
-    `remembers` what this episode showed for the same call, its row "+ state"."""
+    """A lesser world, a row of the fidelity report (world.fidelity): `nearest`, `floor` or
+    `entities`."""
 
-    def __init__(self, world: Any, episodes: Sequence[Any], remembers: bool) -> None:
+    def __init__(self, world: Any, episodes: Sequence[Any], row: str) -> None:
         from understudy.world.floor import Floor
 
         self.world, self.notes, self.fidelity = world, world.notes, world.fidelity
         self.scenarios, self.user, self.fields = world.scenarios, world.user, world.fields
-        self.floor, self.remembers = Floor.of(episodes, world.failures), remembers
+        self.floor, self.row = Floor.of(episodes, world.failures), row
 
     async def start(self, scenario: Any, seed: int, snapshot: Any | None = None) -> Any:
-        return Retrieved(self, scenario.tools, dict(snapshot or {}))
+        from understudy.world.stored import Stored
+
+        shown, stored = snapshot or ({}, Stored(self.world, self.floor, seed))
+        return Retrieved(self, scenario.tools, dict(shown), stored.copy())
 
 
 class Retrieved:
-    """One life of it: `shown` is what it has answered so far, by call."""
+    """One life of it: `shown` is what it has answered so far, by call; `stored` what it knows."""
 
-    def __init__(self, owner: Retrieval, tools: Any, shown: dict[str, Any]) -> None:
-        self.owner, self.listed, self.shown = owner, tuple(tools), shown
+    def __init__(self, owner: Retrieval, tools: Any, shown: dict[str, Any], stored: Any) -> None:
+        self.owner, self.listed, self.shown, self.stored = owner, tuple(tools), shown, stored
 
     def tools(self, role: str = "agent") -> Any:
         return self.listed
@@ -97,13 +100,17 @@ class Retrieved:
         name, arguments = call_parts(tool_call)
         read = parse(arguments or "{}")
         args = read if isinstance(read, dict) else {}
+        if self.owner.row == "entities":
+            content, flag = self.stored.answer(name, args)
+            self.stored.observe(name, args, content, flag)
+            return ToolResult(content, flag)
         content, flag = self.owner.floor.nearest(name, args).said
-        if self.owner.remembers:
+        if self.owner.row == "floor":
             content, flag = self.shown.setdefault(call_key(name, args), (content, flag))
         return ToolResult(content, flag)
 
     async def snapshot(self) -> Any:
-        return dict(self.shown)
+        return dict(self.shown), self.stored.copy()
 
     async def outcome(self) -> list[Any]:
         return []

@@ -28,7 +28,7 @@ _TEXT = 4000  # characters of a miss's results that are kept
 UNMEASURED = {
     "users": "user coverage: measured by the width report of simulated users, not here",
     "ranking": "policy ranking and transfer: measured by benchmarks on real services, not here",
-    "floor": "retrieval floor: the episodes that the world learned from are not at hand",
+    "floor": "floor and `+ state`: the episodes that the world learned from are not at hand",
     "model": "row `+ model`: `world report --language RUN --store STORE` measures it",
 }
 
@@ -38,10 +38,10 @@ class FidelityReport:
     """Figures by column for rows over all calls, and for each tool.
 
     Rows: `nearest` (the training call with the most equal arguments), `floor` (the same after
-    copying what the episode already answered to this very call: world.floor), `overall`
-    (the world), `model` (the world with a language model in its gaps, where one is measured),
-    `ceiling` (who is right about all that could be known). `tools` and `floor_tools`
-    are the world's and the floor's rows by tool.
+    copying what the episode already answered to this very call: world.floor), `entities` (the
+    entity store without induced rules: world.stored), `overall` (the world), `model` (the world
+    with a language model in its gaps, where one is measured), `ceiling` (who is right about all
+    that could be known). `tools` and `floor_tools` are the world's and the floor's rows by tool.
 
     Columns: exact; exact_but_free (free leaves aside); leaf_f1 over all leaves; known_f1 over
     leaves that could be known, of which determined_f1 over those in the arguments or earlier in
@@ -80,6 +80,7 @@ class FidelityReport:
     collect: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Figure] = field(default_factory=dict)
     language: dict[str, int] = field(default_factory=dict)  # what became of the gaps
+    entities: dict[str, Figure] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=lambda: dict(UNMEASURED))
 
     def to_json(self) -> dict[str, Any]:
@@ -107,9 +108,9 @@ def fidelity(
     filled: Mapping[tuple[int, int], Said] | None = None,
 ) -> FidelityReport:
     """Predict every call of held-out episodes with the true history before it; `each` is called
-    after each episode. `train`: the episodes that the world has learned from, for the retrieval
-    floor; where there are none, its rows are missing. `filled`: the row `model`, of
-    `filled_results`.
+    after each episode. `train`: the episodes that the world has learned from, for the rows
+    `nearest`, `floor` and `entities`; where there are none, these are missing. `filled`: the row
+    `model`, of `filled_results`.
 
     Raises ValueError where the episodes hold no call.
     """
@@ -126,6 +127,7 @@ def fidelity(
     if floor is not None:
         report.floor = _figures(scored, "floor", seed)
         report.nearest = _figures(scored, "nearest", seed)
+        report.entities = _figures(scored, "entities", seed)
         del report.elsewhere["floor"]
     report.ceiling = _figures(scored, "ceiling", seed)
     if filled is not None:

@@ -50,7 +50,9 @@ _MEANING = (
     ("schema valid", "words of a failure that the traffic shows of this tool, or fields of known "
      "names and types with none missing"),
     ("nearest training call", "the result of the training call with the most equal arguments"),
-    ("+ state", "first what this episode answered to the same call before: the retrieval floor"),
+    ("retrieval floor", "first what this episode answered to the same call before"),
+    ("+ state", "the floor's result with the things that the call names, and with what is known of "
+     "each: the entity store without rules"),
     ("+ rules", "the world: state, memory and learned rules"),
     ("+ model", "the world with a language model in what it leaves open"),
     ("ceiling", "who is right about everything that could be known; chance included, so no world "
@@ -108,8 +110,8 @@ def _within(f: Figure) -> str:
 
 
 def _against(report: FidelityReport) -> tuple[Block, ...]:
-    rows = {"nearest training call": report.nearest, "+ state": report.floor,
-            "+ rules": report.overall, "+ model": report.model,
+    rows = {"nearest training call": report.nearest, "retrieval floor": report.floor,
+            "+ state": report.entities, "+ rules": report.overall, "+ model": report.model,
             "ceiling": report.ceiling}  # fmt: skip
     rows = {name: figures for name, figures in rows.items() if figures}
     blocks: list[Block] = []

@@ -11,6 +11,7 @@ from understudy.world.floor import Floor, Said
 from understudy.world.forms import Forms
 from understudy.world.gaps import Situation, situation
 from understudy.world.model import World, WorldSession, content
+from understudy.world.stored import Stored
 from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.values import columns
@@ -75,8 +76,8 @@ class Scorer:
     """Scores episodes against a world that has not learned from them.
 
     `floor`: the calls that it has learned from; None where they are not at hand, then there are no
-    rows `nearest` and `floor`. `told`: what the world says with a language model, by episode and
-    step: a row `model`.
+    rows `nearest`, `floor` and `entities`. `told`: what the world says with a language model, by
+    episode and step: a row `model`.
     """
 
     def __init__(
@@ -94,12 +95,15 @@ class Scorer:
 
     def episode(self, episode: Episode, n: int) -> Iterator[Scored]:
         """The calls of one episode; `n` tells episodes apart."""
+        stored = Stored(self.world, self.floor, self.seed + n) if self.floor is not None else None
         for m in walk(self.world, episode, n, self.traffic, self.seed):
             s, p = m.truth.step, m.prediction
             said = {"world": (m.text, p.flag)}
             if self.floor is not None:
                 nearest = self.floor.nearest(s.name, s.args).said
                 said |= {"nearest": nearest, "floor": m.shown or nearest}
+            if stored is not None:
+                said["entities"] = stored.answer(s.name, s.args)
             if self.told is not None:
                 said["model"] = self.told[n, s.index]
             scores = {row: m.truth.scores(*answer) for row, answer in said.items()}
@@ -115,6 +119,8 @@ class Scorer:
                 scores, m.text, p.wrong, self._flag_chance(s.name, p), self._drawn(m, n),
                 situation(s.name, p, m.context),
             )  # fmt: skip
+            if stored is not None:
+                stored.observe(s.name, s.args, s.content, s.flag)
 
     def _changes(
         self, m: Moment, said: dict[str, Said], fails: dict[str, bool], scores: dict[str, Scores]
