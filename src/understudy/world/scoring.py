@@ -11,10 +11,11 @@ from understudy.world.floor import Floor, Said
 from understudy.world.forms import Forms
 from understudy.world.gaps import Situation, situation
 from understudy.world.model import World, WorldSession, content
+from understudy.world.ranges import Ranges
 from understudy.world.stored import Stored
 from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
-from understudy.world.values import columns
+from understudy.world.values import call_key, columns
 
 
 @dataclass(slots=True)
@@ -46,11 +47,18 @@ class Scored:
 
 
 def walk(
-    world: World, episode: Episode, n: int, traffic: set[str], seed: int = 0
+    world: World,
+    episode: Episode,
+    n: int,
+    traffic: set[str],
+    seed: int = 0,
+    without: frozenset[int] = frozenset(),
 ) -> Iterator[Moment]:
     """The calls of an episode in order, each predicted at its most probable; the session is given
-    the real results. `traffic` holds the values that the world remembers, as text."""
+    the real results. `traffic` holds the values that the world remembers, as text; the episodes
+    `without`, by the world's numbers, are forgotten."""
     session = world.session(seed + n)
+    session.state.without = without
     shown: dict[str, Said] = {}
     seen: set[str] = set()
     for s in steps(transitions(episode), n, world.failures):
@@ -92,6 +100,7 @@ class Scorer:
         self.samples, self.seed = samples, seed
         self.traffic = world_values(world)
         self.forms = Forms(world)
+        self.ranges = Ranges(floor, world.failures) if floor is not None else None
 
     def episode(self, episode: Episode, n: int) -> Iterator[Scored]:
         """The calls of one episode; `n` tells episodes apart."""
@@ -111,7 +120,13 @@ class Scorer:
             for row, (text, _) in said.items():
                 valid = self.forms.valid(m.context, text, fails[row])
                 scores[row]["schema"] = None if valid is None else float(valid)
+                if self.ranges is not None:
+                    free = self.ranges.share(s.name, m.truth.free, s.read(text))
+                    scores[row]["free_range"] = None if s.failed else free
             scores["ceiling"] = m.truth.ceiling() | {"schema": scores["world"]["schema"] and 1.0}
+            if self.ranges is not None and not s.failed:
+                real = self.ranges.share(s.name, m.truth.free, s.value)
+                scores["ceiling"]["free_range"] = real
             self._changes(m, said, fails, scores)
             yield Scored(
                 episode.scenario_id or episode.id, s, m.truth.label,
@@ -130,14 +145,16 @@ class Scorer:
         real = changes(state, s, s.value, not s.failed) if m.context is not None else set()
         column = next(f"changes_{low}" for low in (5, 2, 1, 0) if len(real) >= low)
         for row in scores.values():
-            row |= dict.fromkeys(("changes_0", "changes_1", "changes_2", "changes_5"))
+            row |= dict.fromkeys(("changes", "changes_0", "changes_1", "changes_2", "changes_5"))
         if s.failed or m.context is None:
             return
-        scores["ceiling"][column] = 1.0
+        names = [column] + ["changes"] * bool(real)
+        scores["ceiling"] |= dict.fromkeys(names, 1.0)
         for name, (text, _) in said.items():
             got = changes(state, s, s.read(text), not fails[name])
             total = len(got) + len(real)
-            scores[name][column] = 2 * len(got & real) / total if total else 1.0
+            f1 = 2 * len(got & real) / total if total else 1.0
+            scores[name] |= dict.fromkeys(names, f1)
 
     def _drawn(self, m: Moment, n: int) -> float:
         s = m.truth.step
@@ -160,6 +177,32 @@ class Scorer:
             for label in p.chances
         }
         return sum(chance * rates[label] for label, chance in p.chances.items())
+
+
+def disjoint(world: World, episode: Episode, n: int, seed: int = 0) -> Iterator[Scores]:
+    """The world's columns for the calls of an episode, all that the traffic showed of the things
+    in it forgotten; what could be known is what the episode shows."""
+    without = _sharing(world, episode, n)
+    for m in walk(world, episode, n, set(), seed, without):
+        yield m.truth.scores(m.text, m.prediction.flag)
+
+
+def _sharing(world: World, episode: Episode, n: int) -> frozenset[int]:
+    """The episodes of the traffic from which a thing of this one, or one of its calls, is
+    remembered."""
+    found: set[int] = set()
+    memory = world.memory
+    for s in steps(transitions(episode), n, world.failures):
+        things = [(domain, item) for _, domain, item in world.ids.of_args(s.name, s.args)]
+        if not s.failed:
+            things += [own[:2] for own in world.ids.shown(s.name, s.args, s.value)]
+        for domain, item in things:
+            found |= {e for e, _ in memory.versions.get(domain, {}).get(item, ())}
+            found |= set(memory.mentions.get(item, ())) if isinstance(item, str) else set()
+        model = world.models.get(s.name)
+        held = model.recall.get(call_key(s.name, s.args), ()) if model is not None else ()
+        found |= {e for e, _ in held}
+    return frozenset(found)
 
 
 def world_values(world: World) -> set[str]:
