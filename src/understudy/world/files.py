@@ -6,10 +6,11 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import draws, effects, evidence
+from understudy.world import draws, evidence
 from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
 from understudy.world.context import ToolFacts
+from understudy.world.effects import Effect, Rule
 from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
 from understudy.world.model import World
@@ -115,7 +116,7 @@ def _tool(m: ToolModel) -> dict[str, Any]:
     plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
     plain["texts"] = {k: t.to_json() for k, t in m.texts.items()}
     plain["hard"] = {k: _fields(h) for k, h in m.hard.items()}
-    plain["effects"] = effects.to_json(m.effects)
+    plain["effects"] = [[e.role, {n: _rule(r) for n, r in e.rules.items()}] for e in m.effects]
     plain["draws"] = [_fields(d) for d in m.draws]
     plain["after"] = {k: _fields(a) for k, a in m.after.items()}
     plain["evidence"] = _fields(m.evidence)
@@ -124,6 +125,16 @@ def _tool(m: ToolModel) -> dict[str, Any]:
         plain["query"] = _fields(m.query, "rows", "_keyed", "_index")
         plain["query"]["rows"] = [_fields(r) for r in m.query.rows]
     return plain
+
+
+def _rule(r: Rule) -> list[Any]:
+    inner = [[kind, name, _rule(i)] for kind, name, i in r.inner]
+    return [r.kind, r.value, r.by, r.gone, inner]
+
+
+def _read_rule(data: list[Any]) -> Rule:
+    kind, value, by, gone, inner = data
+    return Rule(kind, tuple(value), by, gone, [(k, n, _read_rule(r)) for k, n, r in inner])
 
 
 def from_json(data: dict[str, Any]) -> World:
@@ -224,7 +235,10 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
             "shapes": {k: Shape.from_json(s) for k, s in data["shapes"].items()},
             "texts": {k: Template.from_json(t) for k, t in data["texts"].items()},
             "hard": {k: Hard(**h) for k, h in data["hard"].items()},
-            "effects": effects.from_json(data["effects"]),
+            "effects": [
+                Effect((p, f), {n: _read_rule(r) for n, r in rules.items()})
+                for (p, f), rules in data["effects"]
+            ],
             "draws": [draws.read(d) for d in data["draws"]],
             "after": {k: After(**a) for k, a in data["after"].items()},
             "recall": {k: [(e, v) for e, v in held] for k, held in data["recall"].items()},
