@@ -16,7 +16,7 @@ from understudy.world.fidelity_page import page
 from understudy.world.floor import Floor
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.ranges import Ranges
+from understudy.world.plausible import Plausible
 from understudy.world.scoring import disjoint, world_values
 
 
@@ -60,7 +60,7 @@ def measured(learned: World, train: list[Episode]) -> FidelityReport:
 def test_a_value_is_like_the_traffics_or_not(
     learned: World, train: list[Episode], path: str, value: Any, fits: bool
 ) -> None:
-    ranges = Ranges(Floor.of(train, learned.failures), learned.failures)
+    ranges = Plausible(Floor.of(train, learned.failures), learned.failures)
     assert ranges.plausible("show", path, value) == fits
     assert ranges.share("show", [(path, 0)], {path[1:]: value}) == float(fits)
     assert ranges.share("show", [], {path[1:]: value}) is None

@@ -51,7 +51,7 @@ class FidelityReport:
     leaves that could be known, of which determined_f1 over those in the arguments or earlier in
     the episode, and recalled_f1 over those in the training traffic only; free_type, the share of
     right types among the rest; free_range, the share of them that are like the traffic's values
-    there (world.ranges); schema (the result has a form that the traffic shows of this tool and
+    there (world.plausible); schema (the result has a form that the traffic shows of this tool and
     outcome); flag (error flag right); class_f1 (macro F1 of outcome classes); list_f1 (records of
     listings as sets); revealing (exact, where the episode gave this very call another answer
     before); changes: F1 of the changed fields of known things, of calls that change some;

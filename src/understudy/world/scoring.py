@@ -11,7 +11,7 @@ from understudy.world.floor import Floor, Said
 from understudy.world.forms import Forms
 from understudy.world.gaps import Situation, situation
 from understudy.world.model import World, WorldSession, content
-from understudy.world.ranges import Ranges
+from understudy.world.plausible import Plausible
 from understudy.world.stored import Stored
 from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
@@ -100,7 +100,7 @@ class Scorer:
         self.samples, self.seed = samples, seed
         self.traffic = world_values(world)
         self.forms = Forms(world)
-        self.ranges = Ranges(floor, world.failures) if floor is not None else None
+        self.plausible = Plausible(floor, world.failures) if floor is not None else None
 
     def episode(self, episode: Episode, n: int) -> Iterator[Scored]:
         """The calls of one episode; `n` tells episodes apart."""
@@ -120,12 +120,12 @@ class Scorer:
             for row, (text, _) in said.items():
                 valid = self.forms.valid(m.context, text, fails[row])
                 scores[row]["schema"] = None if valid is None else float(valid)
-                if self.ranges is not None:
-                    free = self.ranges.share(s.name, m.truth.free, s.read(text))
+                if self.plausible is not None:
+                    free = self.plausible.share(s.name, m.truth.free, s.read(text))
                     scores[row]["free_range"] = None if s.failed else free
             scores["ceiling"] = m.truth.ceiling() | {"schema": scores["world"]["schema"] and 1.0}
-            if self.ranges is not None and not s.failed:
-                real = self.ranges.share(s.name, m.truth.free, s.value)
+            if self.plausible is not None and not s.failed:
+                real = self.plausible.share(s.name, m.truth.free, s.value)
                 scores["ceiling"]["free_range"] = real
             self._changes(m, said, fails, scores)
             yield Scored(

@@ -15,7 +15,7 @@ _MARGIN = 0.1  # of a range's width, that numbers beside it may be away from it
 _FORMATS = 0.3  # formats a text, above which texts have none: they are as long as others then
 
 
-class Ranges:
+class Plausible:
     """The fields of the results of a train split that are no failures."""
 
     def __init__(self, floor: Floor, failures: Failures) -> None:
