@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,36 +194,6 @@ def grpo(
         f"success {result.success:.0%}; adapter in {result.adapter}"
     )
     _say_stopped(result.stopped)
-
-
-def eval_(
-    adapter: Annotated[Path, typer.Argument(help="A run or adapter folder.")],
-    world: WorldOption,
-    check: JudgeOption,
-    scenarios: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0, help="0: greedy.")] = 0.0,
-    seed: int = 1,
-    tools: ToolsOption = None,
-    threads: ThreadsOption = 0,
-) -> None:
-    """Success of a policy in a learned world, with its interval.
-
-    It plays scenarios of the held-out split, which policies are not trained on by default. The
-    world itself has learned from all episodes, those included.
-
-    Example: understudy eval runs/rehearsed --world build/world --check check.py --temperature 1
-    """
-    from understudy.judges.check import Check
-    from understudy.recipes.evaluate import evaluate_in_world
-
-    judge = Check.from_file(check)
-    fitted, learned = _prepare(threads), world_shown(world, tools)
-    result = asyncio.run(
-        evaluate_in_world(
-            adapter_folder(adapter), learned, judge, scenarios, temperature, seed, fitted
-        )
-    )
-    print(json.dumps(result.as_dict()))
 
 
 def _episodes(store: Path, workload: str | None) -> list[Any]:
