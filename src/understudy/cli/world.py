@@ -94,9 +94,9 @@ def bench(
     """Learn from the train split of recorded episodes, and predict each call of the test split.
 
     A prediction a line: episode, step, content, is_error, doubt, provenance. What is printed is
-    a line of JSON: how many calls, the seconds of learning, the milliseconds of a prediction, and
-    of free-running rollouts of five calls the survival and the F1 of what they changed, those of
-    the retrieval floor beside them.
+    a line of JSON: how many calls, the seconds of learning, the milliseconds of a prediction, the
+    memory, the calibration of error flag and doubt, and of free-running rollouts of five calls the
+    survival and the F1 of what they changed, those of the retrieval floor beside them.
 
     With --rename the world sees none of the real names; the predictions have them back. With
     --bound the predictions are those of a world that knows all that could be known: score them to
