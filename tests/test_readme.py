@@ -86,7 +86,7 @@ async def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
             elif arguments[:2] == ["engine", "serve"]:
                 serve("-m", "understudy.cli", *arguments, "--port", str(port))
             else:
-                if arguments[0] == "eval":
+                if arguments[0] == "eval" and arguments[1].startswith("http"):
                     arguments[1] = gateway
                 more = shlex.split(SMALL.get(" ".join(arguments[:2]), SMALL.get(arguments[0], "")))
                 done = _run([*arguments, *more], tmp_path)
