@@ -39,6 +39,16 @@ def open_store(path: Path, create: bool = False) -> Any:
     return SQLiteStore.open(path)
 
 
+def captured(store: Path, workload: str | None) -> list[Any]:
+    """The store's episodes, or one workload's. Raises ValueError where there are none."""
+    with open_store(store) as db:
+        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    if not found:
+        of = f" of the workload {workload}" if workload else ""
+        raise ValueError(f"{store} holds no episodes{of}; capture or import some first")
+    return found
+
+
 def import_(
     file: Annotated[Path, typer.Argument(help="OpenAI chat JSONL, gzip by its suffix.")],
     store: StoreOption = DEFAULT_STORE,

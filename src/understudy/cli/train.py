@@ -1,15 +1,14 @@
 """Train: distil, rehearse, compare."""
 
 import asyncio
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, open_store
+from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, captured
+from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
@@ -68,9 +67,10 @@ def sft(
     values = {"keep": "check"} if check else {}
     settings = load_config(SftConfig, config, overrides or [], values)
     judge = Check.from_file(check) if check else None
-    _prepare(threads)
-    found = episodes_shown(_episodes(store, workload), tools)
-    with _run(run, settings) as opened:
+    fit_threads(threads)
+    found = episodes_shown(captured(store, workload), tools)
+    given = {"--check": check, "--tools": tools}
+    with opened_run(run, settings, given) as opened:
         result = sft(opened, found, settings, judge, quiet)
     rows = f" ({result.rows} conversations)" if result.rows != result.kept else ""
     print(f"{result.steps} steps on {result.kept} episodes{rows}; adapter in {result.adapter}")
@@ -117,10 +117,11 @@ def rft(
         prepare_kernel(settings.base)
         only_the_store([store])
     judge = Check.from_file(check)
-    _prepare(threads)
+    fit_threads(threads)
     learned = world_shown(world, tools)
-    found = episodes_shown(_episodes(store, workload), tools)
-    with _run(run, settings) as opened:
+    found = episodes_shown(captured(store, workload), tools)
+    given = {"--world": world, "--second": second, "--check": check, "--tools": tools}
+    with opened_run(run, settings, given) as opened:
         result = asyncio.run(
             rft(
                 opened,
@@ -183,9 +184,10 @@ def grpo(
         prepare_kernel(settings.base)
         only_the_store([])
     judge = Check.from_file(check)
-    _prepare(threads)
+    fit_threads(threads)
     learned = world_shown(world, tools)
-    with _run(run, settings) as opened:
+    given = {"--world": world, "--second": second, "--check": check, "--tools": tools}
+    with opened_run(run, settings, given) as opened:
         result = asyncio.run(
             grpo(opened, learned, judge, settings, workload, threads=threads or None, quiet=quiet)
         )
@@ -196,44 +198,8 @@ def grpo(
     _say_stopped(result.stopped)
 
 
-def _episodes(store: Path, workload: str | None) -> list[Any]:
-    """The captured episodes, or one workload's."""
-    with open_store(store) as db:
-        return list(db.read_episodes(**({"workload": workload} if workload else {})))
-
-
 def _say_stopped(alarms: str | None) -> None:
     """Ends the command with exit code 1 where guards stopped the run."""
     if alarms:
         print(f"stopped by the guards: {alarms}", file=sys.stderr)
         raise typer.Exit(1)
-
-
-def _prepare(threads: int) -> int:
-    """Sets torch's threads, fitted to the load where none are named; how many."""
-    import torch
-
-    from understudy.core.cores import threads_for_load
-
-    count = threads or threads_for_load()
-    torch.set_num_threads(count)
-    return count
-
-
-@contextlib.contextmanager
-def _run(path: Path, config: Any) -> Iterator[Any]:
-    """The run at `path`: new, or resumed where it was interrupted with the same configuration."""
-    from understudy.runs.directory import Run, RunError
-
-    if (path / "run.json").exists():
-        opened = Run.open(path, read_only=True)
-        if opened.config != config.model_dump(mode="json"):
-            raise RunError(f"{path} was begun with another configuration; choose another path")
-        if opened.state == "done":
-            raise RunError(f"{path} is done; choose another path, or delete it to train again")
-        run = Run.open(path)
-        print(f"resuming {path}")
-    else:
-        run = Run.create(path, config, config.seed)
-    with run:
-        yield run

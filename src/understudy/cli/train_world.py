@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, StoreOption
+from understudy.cli.data import DEFAULT_STORE, StoreOption, captured
+from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.world_language import KeyOption, ModelOption, UrlOption
 
 
@@ -35,7 +36,6 @@ def world(
 
     Example: understudy train world runs/world --workload support
     """
-    from understudy.cli.train import _episodes, _prepare, _run
     from understudy.cli.world_language import remote
     from understudy.recipes.isolation import only_the_store
     from understudy.recipes.world_language import LanguageConfig, train_language, try_remote
@@ -47,10 +47,10 @@ def world(
             raise ValueError("--isolated lets nothing out: a remote model cannot be asked")
         only_the_store([store])
     settings = load_config(LanguageConfig, config, overrides or [])
-    _prepare(threads)
-    found = _episodes(store, workload)
+    fit_threads(threads)
+    found = captured(store, workload)
     trial: Any
-    with _run(run, settings) as opened:
+    with opened_run(run, settings) as opened:
         if named is not None:
             language = try_remote(found, named, settings.split, quiet)
             language.save(opened)

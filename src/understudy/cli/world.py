@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+from understudy.cli.data import DEFAULT_STORE, StoreOption, captured
 from understudy.cli.tools_file import ToolsOption, world_shown
 from understudy.cli.world_ahead import ahead
 from understudy.cli.world_compare import compare
@@ -65,8 +65,7 @@ def learn(
 
     if isolated:
         only_the_store([store])
-    with open_store(store) as db:
-        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    found = captured(store, workload)
     report = learn_world(found, out, heldout, second)
     print(report.table())
     print(f"world in {out}" + (f", a second one in {second}" if second else ""))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.agents import opened_agent
-from understudy.cli.data import JsonOption, open_store
+from understudy.cli.data import JsonOption, captured
 
 
 def compare(
@@ -43,8 +43,7 @@ def compare(
     from understudy.runs.report import write_report
     from understudy.world.likeness_page import page
 
-    with open_store(store) as db:
-        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    found = captured(store, workload)
 
     async def measured() -> Any:
         if agent is None:
