@@ -38,7 +38,8 @@ def world(
     """
     from understudy.cli.world_language import remote
     from understudy.recipes.isolation import only_the_store
-    from understudy.recipes.world_language import LanguageConfig, train_language, try_remote
+    from understudy.recipes.teach_language import LanguageConfig, train_language
+    from understudy.recipes.world_language import try_remote
     from understudy.runs.config import load_config
 
     named = remote(language_url, language_model, language_key_env)
