@@ -85,6 +85,9 @@ def bench(
     bound: Annotated[
         bool, typer.Option("--bound", help="Instead: the truth of all that a world could know.")
     ] = False,
+    hindsight: Annotated[
+        bool, typer.Option("--hindsight", help="With --bound: of the rest the best known answer.")
+    ] = False,
     run: RunOption = None,
     language_url: UrlOption = None,
     language_model: ModelOption = None,
@@ -99,8 +102,9 @@ def bench(
 
     With --rename the world sees none of the real names; the predictions have them back. With
     --bound the predictions are those of a world that knows all that could be known: score them to
-    see how far figures can go. Printed then: the calls that could not be, by tool and reason (see
-    understudy.world.bound).
+    see how far figures can go. With --hindsight too, calls that it could not know have the answer
+    of the train split that is nearest to the truth, which no world can choose. Printed then: the
+    calls that could not be known, by tool and reason (see understudy.world.bound).
 
     A model for what the world leaves open is first taught (--language, a run that is begun or gone
     on with) or tried (--language-url) on the train split alone; what became of its values is told.
@@ -110,13 +114,15 @@ def bench(
     from understudy.world.bench import bench as measure
     from understudy.world.bound import bound as run_bound
 
+    if hindsight and not bound:
+        raise ValueError("--hindsight is for --bound")
     if bound and not (rename is None and run is None and language_url is None):
         raise ValueError("--bound takes neither --rename nor --language: leave them out")
     if not (folder / "replays.jsonl.gz").exists():
         raise ValueError(f"{folder} has no replays.jsonl.gz")
     predictions.parent.mkdir(parents=True, exist_ok=True)
     if bound:
-        print(json.dumps(run_bound(folder, predictions)))
+        print(json.dumps(run_bound(folder, predictions, hindsight)))
         return
     filling = for_bench(run, language_url, language_model, language_key_env)
     print(json.dumps(measure(folder, predictions, rename=rename, language=filling)))
