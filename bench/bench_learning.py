@@ -1,11 +1,11 @@
 """Learning from logs: what recipes make of a deployed agent's own episodes and their thumbs.
 
-For each seed: an incumbent's traffic is distilled into the agent that is deployed (`before`), which
+For each seed: an incumbent's traffic is distilled into the agent that is deployed (`before`). It
 serves new customers of the traffic's kind at T = 1 in the real service; ids and logprobs are
-recorded, and some customers leave a thumb, now and then a mistaken one. Each recipe learns from these
-episodes alone, so all have the same sampled tokens: no environment, no check. `filtered_sft` is
-distillation of what has a thumb up, of several numbers of epochs the one that proves best, which is
-more than it could know. Success is that of customers whom nobody has met, greedily and at T = 1,
+recorded, and some customers leave a thumb, now and then a mistaken one. Each recipe learns from
+these episodes alone, so all have the same sampled tokens: no environment, no check. `filtered_sft`
+is distillation of what has a thumb up, of several numbers of epochs the one that proves best, which
+is more than it could know. Success is that of customers whom nobody has met, greedily and at T = 1,
 over all seeds; `..._over_filtered_sft` is the paired difference with its 95% interval.
 
 A recipe is a function in `RECIPES`. Hours on two cores: what is measured stays under
@@ -120,8 +120,8 @@ async def _logs(folder: Path, start: Path, n: int, seed: int) -> list[Any]:
 
     file, new = folder / "logs.db", folder / "new.db"
     if not file.exists():
-        for old in folder.glob("new.db*"):
-            old.unlink()
+        for end in ("", "-wal", "-shm"):
+            Path(f"{new}{end}").unlink(missing_ok=True)
         async with _service(folder) as (_, service):
             episodes = await play_logged(service, start, n, 2_000_000 + seed)
         with SQLiteStore.open(new) as db:

@@ -27,7 +27,9 @@ def completion(n: int, prompt: tuple[int, ...], output: tuple[int, ...]) -> Comp
 
 
 def said(value: object, completion: str | None = None, at: float = 0.0) -> Feedback:
-    return Feedback(f"{completion}{at}", "e", "thumb", value, "user", completion_id=completion, created_at=at)  # type: ignore[arg-type]
+    return Feedback(
+        f"{completion}{at}", "e", "thumb", value, "user", completion_id=completion, created_at=at
+    )  # type: ignore[arg-type]
 
 
 def two_agents(*feedback: Feedback) -> Logged:

@@ -1,5 +1,6 @@
 """The value stream: equal to a plain reference, exact in trees, resumed as any other."""
 
+import math
 import random
 from itertools import chain
 
@@ -69,8 +70,9 @@ def oracle(trainer, rows):
                 values.append(float(v.detach()))
                 term = (v - e.anchor) ** 2
                 if how.clip is not None and e.before is not None:
-                    near = min(max(float(v.detach()), e.before - how.clip), e.before + how.clip)
-                    if (near - e.anchor) ** 2 > float(term.detach()):
+                    inside = abs(float(v.detach()) - e.before) <= how.clip
+                    near = e.before + math.copysign(how.clip, float(v.detach()) - e.before)
+                    if not inside and (near - e.anchor) ** 2 > float(term.detach()):
                         term = term * 0 + (near - e.anchor) ** 2  # held: no gradient
                 term = e.weight * term / 2
             elif e.stream == "ce":
@@ -81,7 +83,7 @@ def oracle(trainer, rows):
                 term = -ratio * e.weight * lp
             total = total + term / counts[e.stream]
     total.backward()
-    of_head = torch.cat([weight.grad, bias.grad])
+    of_head = torch.cat([torch.zeros(0) if p.grad is None else p.grad for p in (weight, bias)])
     return float(total.detach()), gradients(model).clone(), of_head, values
 
 
@@ -143,7 +145,7 @@ def test_micro_batches_and_order_change_nothing():
         assert got[3].entropy == pytest.approx(whole[3].entropy)
 
 
-@pytest.mark.parametrize("streams", [STREAMS, ("value",)])
+@pytest.mark.parametrize("streams", [STREAMS, ("value",), ("rl", "ce")])
 def test_processes_add_up_to_one(streams):
     batches = [rows_with_values(seed, streams=streams) for seed in range(4)]
     policy = [rows_with_values(9)]  # moments would show a step that should not have been
@@ -159,12 +161,12 @@ def test_processes_add_up_to_one(streams):
 
 
 def test_a_batch_of_values_alone_trains_the_head_alone():
-    trainer = with_head(value=ValueConfig(share=1.0, lr_scale=10.0), lr=0.003)
+    trainer = with_head(value=ValueConfig(share=1.0, lr_scale=10.0), lr=0.01)
     before = {n: p.detach().clone() for n, p in trainer.parameters.items()}
     ids = (1, 2, 3, 4, 5)
     entries = [Entry(t, 0, "value", 1.0, float(t)) for t in range(5)]
     explained = [
-        trainer.step([Row(ids, tuple(entries))]).value_explained or 0.0 for _ in range(300)
+        trainer.step([Row(ids, tuple(entries))]).value_explained or 0.0 for _ in range(120)
     ]
     assert explained[-1] > 0.99 > explained[0]
     for name, parameter in trainer.parameters.items():

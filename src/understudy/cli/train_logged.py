@@ -55,8 +55,9 @@ def ppo(
     are left out, unless --set log.split=all. With --world and --check nothing logged is read: the
     policy plays in the world, `play.episodes_per_step` scenarios a step, once each.
 
-    Example: understudy train ppo runs/liked --start runs/distilled --workload support --reward thumb
+    Example: understudy train ppo runs/liked --start runs/distilled --reward thumb
     """
+    from understudy.cli.train import _episodes, _prepare, _run
     from understudy.judges.check import Check
     from understudy.recipes.isolation import only_the_store
     from understudy.recipes.learner import prepare_kernel
@@ -64,8 +65,6 @@ def ppo(
     from understudy.recipes.ppo import ppo as learn
     from understudy.recipes.ppo_world import ppo_in_world
     from understudy.runs.config import load_config
-
-    from understudy.cli.train import _episodes, _prepare, _run
 
     settings = load_config(PpoConfig, config, overrides or [], _values(start, reward))
     if world is not None and check is None:
@@ -122,16 +121,15 @@ def stream(
     are left out, unless --set log.split=all. With --follow, each episode is taken up when its
     feedback is there, and the adapter is written at every checkpoint.
 
-    Example: understudy train stream runs/liked --start runs/distilled --workload support --follow
+    Example: understudy train stream runs/liked --start runs/distilled --follow
     """
+    from understudy.cli.train import _prepare, _run
     from understudy.judges.check import Check
     from understudy.recipes.arrivals import Following, Given, Source
     from understudy.recipes.isolation import only_the_store
     from understudy.recipes.stream import StreamConfig
     from understudy.recipes.stream import stream as learn
     from understudy.runs.config import load_config
-
-    from understudy.cli.train import _prepare, _run
 
     settings = load_config(StreamConfig, config, overrides or [], _values(start, reward))
     if isolated:  # before the owner's code runs

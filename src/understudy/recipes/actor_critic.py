@@ -1,4 +1,4 @@
-"""What an actor learns from a batch of episodes and its critic: values, advantages, mini-batches."""
+"""What actor and critic learn from a batch of episodes: values, advantages, mini-batches."""
 
 import random
 from collections.abc import Sequence

@@ -125,7 +125,9 @@ def none_left(left_out: Counter[str]) -> ValueError:
     """What is wrong where no episode is left."""
     unrecorded = left_out["without token ids"] + left_out["without logprobs"]
     advice = f"; {NEEDED}" if unrecorded else ""
-    return ValueError(f"no episode is left to learn from: {dict(+left_out) or 'none given'}{advice}")
+    return ValueError(
+        f"no episode is left to learn from: {dict(+left_out) or 'none given'}{advice}"
+    )
 
 
 def logged_episode(episode: Episode, config: LogConfig, check: Check | None = None) -> Logged | str:
@@ -145,7 +147,9 @@ def logged_episode(episode: Episode, config: LogConfig, check: Check | None = No
     for number, row in enumerate(sampled):
         entries: list[Entry] = []
         for span in row.spans:
-            places[span.completion_id] = Turn(number, len(entries), len(entries) + len(span.logprobs))
+            places[span.completion_id] = Turn(
+                number, len(entries), len(entries) + len(span.logprobs)
+            )
             entries += [
                 Entry(t - 1, row.ids[t], "rl", 1.0, logprob, episode.id)
                 for t, logprob in zip(range(span.start, span.end), span.logprobs, strict=True)

@@ -3,7 +3,9 @@
 Proximal policy optimisation (arXiv 1707.06347) where the old policy is whoever sampled the logs: a
 value head learns what return a state lets one expect, advantages are generalised advantage
 estimates over sampled tokens, normalised over the batch, and several epochs of mini-batches raise
-the clipped surrogate against the logged logprobs. An epoch ends early where the policy has left the
+the clipped surrogate against the logged logprobs. Its bounds are wider than where new episodes are
+sampled after each update: here they are all the way that there is to go (tight ones mask most of
+what stale data can teach, arXiv 2510.01161). An epoch ends early where the policy has left the
 sampler's by more than a KL bound, and training with it where one ends at its first step.
 Value-head warm-up before the first policy step as in VC-PPO (arXiv 2503.01491). In a world see
 recipes.ppo_world.
@@ -68,14 +70,14 @@ class PpoConfig(Config):
     log: LogConfig = LogConfig()
     play: PlayConfig = PlayConfig()
     estimation: Estimation = Estimation()
-    value: ValueConfig = ValueConfig(share=0.1, lr_scale=3.0)
+    value: ValueConfig = ValueConfig(share=0.1, lr_scale=0.3)
     value_warmup_epochs: int = Field(default=4, ge=0)
     epochs: PositiveInt = 8
     batch_episodes: PositiveInt = 64  # of a mini-batch
-    kl_bound: PositiveFloat | None = 0.05  # a step's mean over its tokens, KL(sampler || policy)
+    kl_bound: PositiveFloat | None = 0.1  # a step's mean over its tokens, KL(sampler || policy)
     lr: PositiveFloat = 1e-3  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
-    loss: LossConfig = LossConfig(rl="clip")
+    loss: LossConfig = LossConfig(rl="clip", clip_low=0.6, clip_high=2.0)
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
@@ -137,7 +139,9 @@ def ppo(
                 estimates = estimates or _estimates(run, trainer, learned, config, epoch + place)
                 rows = [r for n in batch for r in actor_rows(learned[n], estimates[n])]
             metrics = trainer.step(rows)
-            run.log(number, epoch=epoch, **{k: v for k, v in metrics.as_dict().items() if k != "step"})
+            run.log(
+                number, epoch=epoch, **{k: v for k, v in metrics.as_dict().items() if k != "step"}
+            )
             progress.update(
                 kl=metrics.kl, clipped=metrics.clipped_share, value=metrics.value_explained
             )

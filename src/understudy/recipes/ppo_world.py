@@ -112,7 +112,9 @@ async def ppo_in_world(
                     _log(run, step, found, metrics, counted, reward, success, seconds)
                     progress.advance(reward=round(reward, 3), success=f"{success:.0%}")
                     if metrics is None:
-                        progress.note(f"step {step}: no update, nothing was logged: {dict(counted)}")
+                        progress.note(
+                            f"step {step}: no update, nothing was logged: {dict(counted)}"
+                        )
                     if (step + 1) % config.checkpoint_every == 0:
                         extra = {"step": step + 1, "curriculum": curriculum.state()}
                         checkpoint.save(run.checkpoints / "last", trainer, extra)

@@ -37,7 +37,6 @@ from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 from understudy.train.value_head import ValueConfig
 
-
 RECENT = 16
 
 
@@ -49,7 +48,7 @@ class StreamConfig(Config):
     steps: PositiveInt | None = None  # None: until each episode has been used `passes` times
     passes: PositiveInt = 8
     batch_episodes: PositiveInt = 64
-    value: ValueConfig = ValueConfig(lr_scale=3.0)
+    value: ValueConfig = ValueConfig(lr_scale=0.3)
     value_steps: NonNegativeInt = 4  # of the value head, after each of the policy
     tracker: float = Field(default=4.0, ge=0)  # observations that weigh as the head; 0: no tracker
     ratio_cap: PositiveFloat = 2.0
@@ -80,7 +79,9 @@ class Tracker:
 
     def __init__(self, prior: float) -> None:
         self.prior = prior  # observations that weigh as much as the value head
-        self.seen: dict[str, list[list[Any]]] = {}  # scenario -> [episode's id, reward], latest last
+        self.seen: dict[
+            str, list[list[Any]]
+        ] = {}  # scenario -> [episode's id, reward], latest last
 
     def blend(self, episode: Logged, value: float) -> float:
         """The baseline of an episode: the value head's number and the mean reward of its scenario's

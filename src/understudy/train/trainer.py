@@ -90,9 +90,7 @@ class Trainer:
         self.workers = workers
         self._helpers: Helpers | None = None
         if workers > 1:
-            work = partial(
-                add_gradients, model, config=self.config, value_head=value_head
-            )
+            work = partial(add_gradients, model, config=self.config, value_head=value_head)
             self._helpers = Helpers(list(self.parameters.values()), work, workers - 1)
 
     def step(self, rows: Sequence[Row]) -> StepMetrics:
@@ -109,9 +107,7 @@ class Trainer:
         lr = self.config.lr_at(self.steps)
         self.optimiser.zero_grad(set_to_none=True)
         sums = self._gradient(kept, counts)
-        if self._helpers is not None and head_alone(counts):
-            for parameter in self._groups[0]:  # helpers send zeros, which would still count as steps
-                parameter.grad = None
+        self._forget_zeros(counts)
         skipped, norm = self._update(lr, sums, trained=bool(kept))
         seconds = time.perf_counter() - begun
         in_rows = sum(len(row.ids) for row in kept)
@@ -181,6 +177,14 @@ class Trainer:
             theirs = self._helpers.finish()
         sums += theirs
         return sums
+
+    def _forget_zeros(self, counts: Counter[str]) -> None:
+        """Helpers send zeros for what a batch does not train; AdamW would still count a step."""
+        if self._helpers is None or self.value_head is None:
+            return
+        model, head = self._groups
+        for parameter in model if head_alone(counts) else () if counts["value"] else head:
+            parameter.grad = None
 
     def use_cores(self, cores: int) -> None:
         """From the next step on: so many of the processes, of one thread each, or so many threads

@@ -28,7 +28,9 @@ class ValueConfig(BaseModel):
 
     share: float = Field(default=0.0, ge=0.0)  # of the gradient that reaches the model
     clip: PositiveFloat | None = None  # how far a value may go from `before`: PPO's clipped loss
-    lr_scale: PositiveFloat = 1.0  # the head's learning rate over the model's
+    # the head's learning rate over the model's: a step moves a value by the rate times the sum over the
+    # state's D numbers, hundredths at the rates that models of any width take
+    lr_scale: PositiveFloat = 0.3
 
 
 class ValueHead(nn.Module):
