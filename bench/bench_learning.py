@@ -14,6 +14,7 @@ build/bench/learning and is not measured again.
 
 import asyncio
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,10 +119,8 @@ async def _logs(folder: Path, start: Path, n: int, seed: int) -> list[Any]:
     """The deployed agent's episodes, in a store."""
     from understudy.store import SQLiteStore
 
-    file, new = folder / "logs.db", folder / "new.db"
+    file, new = folder / "logs.db", Path(tempfile.mkdtemp(dir=folder)) / "logs.db"
     if not file.exists():
-        for end in ("", "-wal", "-shm"):
-            Path(f"{new}{end}").unlink(missing_ok=True)
         async with _service(folder) as (_, service):
             episodes = await play_logged(service, start, n, 2_000_000 + seed)
         with SQLiteStore.open(new) as db:

@@ -56,21 +56,22 @@ async def _talk(
     policy = Policy("served", ModelRef("tiny", "served", version))
     await engine.load(policy.model, str(adapter))
     names = [sorted(LIKED)[i % len(LIKED)] for i in range(n)]
+    ids = [f"e{version}-{seed}-{i}" for i in range(n)]
     sampling = [Sampling(max_tokens=8, seed=1000 * seed + i) for i in range(n)]
     said = await gather(
         [
-            chat.complete(Request(asked(name), policy.model, sampling=s, episode_id=f"e{i}"))
-            for i, (name, s) in enumerate(zip(names, sampling, strict=True))
+            chat.complete(Request(asked(name), policy.model, sampling=s, episode_id=e))
+            for e, name, s in zip(ids, names, sampling, strict=True)
         ]
     )
     return [
         Episode(
-            f"e{version}-{seed}-{i}",
+            e,
             (completion,),
-            scenario_id=f"{name}-{i}",
-            feedback=(thumb(f"e{version}-{seed}-{i}", is_right(name, completion)),),
+            scenario_id=f"{name}-{e}",
+            feedback=(thumb(e, is_right(name, completion)),),
         )
-        for i, (name, completion) in enumerate(zip(names, said, strict=True))
+        for e, name, completion in zip(ids, names, said, strict=True)
     ]
 
 

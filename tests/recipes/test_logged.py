@@ -1,5 +1,7 @@
 """Logged episodes as rows: sampled order, a turn's own reward, what counts as logged."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def completion(n: int, prompt: tuple[int, ...], output: tuple[int, ...]) -> Comp
     )
 
 
-def said(value: object, completion: str | None = None, at: float = 0.0) -> Feedback:
+def said(value: Any, completion: str | None = None, at: float = 0.0) -> Feedback:
     return Feedback(
         f"{completion}{at}", "e", "thumb", value, "user", completion_id=completion, created_at=at
     )  # type: ignore[arg-type]
@@ -85,7 +87,7 @@ def test_what_was_said_of_a_completion_rewards_its_turn() -> None:
 def test_an_episode_says_why_it_cannot_be_learned_from() -> None:
     good = completion(0, (1, 2), (3,))
 
-    def why(*completions: Completion, feedback: object = True, **config: object) -> object:
+    def why(*completions: Completion, feedback: Any = True, **config: Any) -> Any:
         episode = Episode("e", completions, feedback=(said(feedback),))
         return logged_episode(episode, ANY.model_copy(update=config))
 

@@ -12,7 +12,7 @@ import torch
 from logs import LORA, distilled, liked, talk
 
 from understudy.cli import main
-from understudy.core.types import Episode, split_of
+from understudy.core.types import Episode, ModelRef, split_of
 from understudy.models.adapters import load_adapter
 from understudy.recipes.arrivals import Following, Given
 from understudy.recipes.ppo import PpoConfig, ppo
@@ -114,18 +114,33 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "cut", deployed, episodes, **more)
     monkeypatch.undo()
-    kept = next(e for e in episodes if split_of(str(e.scenario_id)) == "train")
     more_now = [*episodes, dataclasses.replace(episodes[0], id="new")]
     resumed = train(recipe, tmp_path / "cut", deployed, more_now, **more)
     assert same(whole.adapter, resumed.adapter)
     assert resumed.episodes == whole.episodes
+    assert [r["step"] for r in Run.open(tmp_path / "cut", read_only=True).metrics().rows] == [
+        r["step"] for r in Run.open(tmp_path / "whole", read_only=True).metrics().rows
+    ]
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "stream"])
+def test_a_run_whose_episodes_are_gone_does_not_go_on(
+    recipe: str,
+    deployed: Path,
+    episodes: list[Episode],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopping(self: Trainer, rows: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", deployed, episodes)
+    kept = next(e for e in episodes if split_of(str(e.scenario_id)) == "train")
+    rest = [e for e in episodes if e.id != kept.id]
     with pytest.raises(ValueError, match="gone"):
-        monkeypatch.setattr(Trainer, "step", stopping)
-        steps = 0
-        with pytest.raises(KeyboardInterrupt):
-            train(recipe, tmp_path / "gone", deployed, episodes, **more)
-        rest = [e for e in episodes if e.id != kept.id]
-        train(recipe, tmp_path / "gone", deployed, rest, **more)
+        train(recipe, tmp_path / "run", deployed, rest)
 
 
 def without(episode: Episode, **what: Any) -> Episode:
@@ -158,7 +173,7 @@ def test_episodes_without_what_is_needed_are_counted_and_where_none_is_left_it_i
         "not of the split train": 1,
     }
     assert result.episodes == len(kept) - 4
-    with pytest.raises(ValueError, match="no episode is left.*let the engine record them") as why:
+    with pytest.raises(ValueError, match=r"no episode is left.*let the engine record them") as why:
         train(recipe, tmp_path / "none", deployed, odd)
     assert "\n" not in str(why.value)
 
@@ -185,13 +200,10 @@ def test_a_step_on_too_small_an_effective_sample_is_skipped_and_stale_episodes_a
     ]
     result = train("stream", tmp_path / "a", deployed, strange, passes=1, min_effective=0.9)
     assert result.skipped == result.steps > 0
-    old = [
-        without(e, request=dataclasses.replace(c.request, model=dataclasses.replace(c.request.model, version=9)), served=None)
-        for e in episodes[:40] for c in e.completions
-    ]  # fmt: skip
-    both = train(
-        "stream", tmp_path / "b", deployed, [*old, *episodes[40:]], passes=1, max_staleness=4
-    )
+    assert same(result.adapter, deployed)
+    newest = ModelRef("tiny", "served", 9)
+    given = [*(without(e, served=newest) for e in episodes[:40]), *episodes[40:]]
+    both = train("stream", tmp_path / "b", deployed, given, passes=1, max_staleness=4)
     newer = sum(split_of(str(e.scenario_id)) == "train" for e in episodes[:40])
     assert both.left_out["more than 4 versions old"] == both.episodes - newer
 

@@ -138,7 +138,8 @@ def test_the_second_moment_is_bounded_by_as_few_tokens_as_can_be(pairs, bound):
 def test_masks_and_effective_samples():
     gap, weight = np.array([3.0, -3.0, 3.0, 0.0]), np.array([-1.0, -1.0, 1.0, -1.0])
     assert negative_mask(gap, weight, 0.5).tolist() == [False, False, True, True]
-    assert effective_share(np.zeros(7), 2.0) == pytest.approx(1)
-    assert effective_share(np.array([0.0, -math.inf, -math.inf, -math.inf]), 2.0) == 0.25
-    assert effective_share(np.array([1000.0, 0.0]), 3.0) == pytest.approx(16 / 20)
-    assert effective_share(np.zeros(0), 2.0) == 0.0
+    assert effective_share(np.full(7, 2.5)) == pytest.approx(1)
+    assert effective_share(np.array([0.0, -math.inf, -math.inf, -math.inf])) == 0.25
+    assert effective_share(np.array([math.log(3), 0.0])) == pytest.approx(16 / 20)
+    assert effective_share(np.array([1000.0, 0.0])) == pytest.approx(0.5)
+    assert effective_share(np.zeros(0)) == 0.0

@@ -40,8 +40,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """An episode with what its agent sampled. `rows` have an `rl` entry of weight 1 for each sampled
-    token; `turns` are in the order in which they were sampled, one reward each."""
+    """An episode with what its agent sampled. `rows` have an `rl` entry of weight 1 for each
+    sampled token; `turns` are in the order in which they were sampled, one reward each."""
 
     id: str
     scenario: str

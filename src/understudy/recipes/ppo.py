@@ -117,7 +117,6 @@ def ppo(
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
     head = make_value_head(learner, start)
-    size = config.batch_episodes
     plan = _plan(len(learned), config)
     cores = torch.get_num_threads()
     with (

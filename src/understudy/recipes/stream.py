@@ -200,7 +200,7 @@ def _rows(
         "reward": float(np.mean([e.reward for e in drawn])),
         "baseline": float(np.mean(baselines)),
         "episodes": len(drawn),
-        "effective": effective_share(gap, config.ratio_cap),
+        "effective": effective_share(gap),
         "second_moment": float(np.mean(np.square(gap))),
         "masked": 1 - float(kept.mean()),
     }

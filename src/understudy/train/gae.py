@@ -24,9 +24,10 @@ def gae(
     """The advantage of each token: the sum over k of (gamma * lam)^k times the k-th next temporal
     difference, reward + gamma * next value - value.
 
-    `rewards_T` are what each token brought, `values_T` of the state in which it was sampled, `after`
-    that of the state after the last (0 where the episode ended there). With `lam` 1 an advantage is
-    the discounted return less the value. Raises ValueError for numbers that are not finite.
+    `rewards_T` are what each token brought, `values_T` those of the states in which they were
+    sampled, `after` that of the state after the last (0 where the episode ended there). With `lam`
+    1 an advantage is the discounted return less the value. Raises ValueError for numbers that are
+    not finite.
     """
     if len(rewards_T) != len(values_T):
         raise ValueError(f"{len(rewards_T)} rewards and {len(values_T)} values")

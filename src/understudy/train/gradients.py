@@ -104,7 +104,7 @@ def add_gradients(
 
 
 def head_alone(counts: Counter[str]) -> bool:
-    """Whether a batch trains the value head and not the model: nothing in it but `value` entries."""
+    """Whether a batch trains the value head and not the model: all its entries are values."""
     return counts.keys() == {"value"}
 
 

@@ -12,10 +12,11 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 
-def effective_share(gap_T: Floats, cap: float) -> float:
-    """The effective sample size of importance-weighted tokens, over their number: (sum w)^2 /
-    (n * sum w^2) with w the ratio, at most `cap`. 1: all weigh alike (Kish). 0 without tokens."""
-    ratio = np.minimum(np.exp(np.minimum(gap_T, 50.0)), cap)
+def effective_share(gap_T: Floats) -> float:
+    """Kish's effective sample size of importance-weighted tokens over their number, (sum w)^2 /
+    (n * sum w^2), w being the ratio, not truncated: weights that are all cut to one bound would
+    look alike. 1: all weigh alike. 0 without tokens."""
+    ratio = np.exp(np.minimum(gap_T, 50.0))
     below = len(ratio) * float(np.square(ratio).sum())
     return float(ratio.sum()) ** 2 / below if below else 0.0
 
@@ -41,7 +42,7 @@ def second_moment_mask(gap_T: Floats, weight_T: Floats, bound: float) -> Bools:
 
 
 def negative_mask(gap_T: Floats, weight_T: Floats, bound: float) -> Bools:
-    """Which tokens to train on (arXiv 2606.17250): not those of negative advantage whose k3 estimate
-    of the KL divergence between sampler and policy is above `bound`."""
+    """Which tokens to train on (arXiv 2606.17250): not those of negative advantage whose k3
+    estimate of the KL divergence between sampler and policy is above `bound`."""
     kl: Any = np.expm1(np.minimum(gap_T, 50.0)) - gap_T
     return np.asarray((weight_T >= 0) | (kl <= bound))

@@ -28,8 +28,8 @@ class ValueConfig(BaseModel):
 
     share: float = Field(default=0.0, ge=0.0)  # of the gradient that reaches the model
     clip: PositiveFloat | None = None  # how far a value may go from `before`: PPO's clipped loss
-    # the head's learning rate over the model's: a step moves a value by the rate times the sum over the
-    # state's D numbers, hundredths at the rates that models of any width take
+    # the head's learning rate over the model's: a step moves a value by the rate times the sum of
+    # the state's D numbers, hundredths at the rates that models of any width take
     lr_scale: PositiveFloat = 0.3
 
 
