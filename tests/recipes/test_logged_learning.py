@@ -24,6 +24,7 @@ from understudy.train.value_head import FILE
 
 SMALL: dict[str, Any] = {
     "lora": LORA, "precision": "fp32", "batch_episodes": 30, "checkpoint_every": 2,
+    "lr": 1e-3, "value": {"lr_scale": 0.3},
 }  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def critic_rows(episode: Logged, how: Estimation) -> list[Row]:
     """What the value head learns before there are values: discounted returns, and nothing else."""
     rewards = on_last_tokens(episode.lengths, episode.rewards)
     returns = gae(rewards, [0.0] * len(rewards), how.gamma, 1.0)
-    return episode.weighted([0.0] * len(rewards), returns)
+    return episode.weighted([0.0] * len(rewards), returns.tolist())
 
 
 def actor_rows(episode: Logged, estimated: Estimate) -> list[Row]:

@@ -70,12 +70,12 @@ class PpoConfig(Config):
     log: LogConfig = LogConfig()
     play: PlayConfig = PlayConfig()
     estimation: Estimation = Estimation()
-    value: ValueConfig = ValueConfig(share=0.1, lr_scale=0.3)
+    value: ValueConfig = ValueConfig(share=0.1)
     value_warmup_epochs: int = Field(default=4, ge=0)
     epochs: PositiveInt = 8
     batch_episodes: PositiveInt = 64  # of a mini-batch
-    kl_bound: PositiveFloat | None = 0.1  # a step's mean over its tokens, KL(sampler || policy)
-    lr: PositiveFloat = 1e-3  # 1e-5 to 4e-5 on models of 4 billion parameters and more
+    kl_bound: PositiveFloat | None = 0.03  # a step's mean over its tokens, KL(sampler || policy)
+    lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     loss: LossConfig = LossConfig(rl="clip", clip_low=0.6, clip_high=2.0)
     precision: Literal["fp32", "bf16"] = "bf16"

@@ -48,7 +48,7 @@ class StreamConfig(Config):
     steps: PositiveInt | None = None  # None: until each episode has been used `passes` times
     passes: PositiveInt = 8
     batch_episodes: PositiveInt = 64
-    value: ValueConfig = ValueConfig(lr_scale=0.3)
+    value: ValueConfig = ValueConfig()
     value_steps: NonNegativeInt = 4  # of the value head, after each of the policy
     tracker: float = Field(default=4.0, ge=0)  # observations that weigh as the head; 0: no tracker
     ratio_cap: PositiveFloat = 2.0
@@ -56,7 +56,7 @@ class StreamConfig(Config):
     negative_kl: PositiveFloat | None = None  # bound of 2606.17250
     max_staleness: NonNegativeInt | None = None  # versions behind the newest that was logged
     min_effective: float = Field(default=0.5, ge=0, le=1)  # share of the batch's tokens
-    lr: PositiveFloat = 1e-3  # 1e-5 to 4e-5 on models of 4 billion parameters and more
+    lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     beta2: float = Field(default=0.98, gt=0, lt=1)
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
@@ -86,7 +86,7 @@ class Tracker:
     def blend(self, episode: Logged, value: float) -> float:
         """The baseline of an episode: the value head's number and the mean reward of its scenario's
         other episodes, by their weights."""
-        others = [r for i, r in self.seen.get(episode.scenario, ()) if i != episode.id]
+        others = [float(r) for i, r in self.seen.get(episode.scenario, ()) if i != episode.id]
         if not others or not self.prior:
             return value
         return (self.prior * value + sum(others)) / (self.prior + len(others))

@@ -30,7 +30,7 @@ class ValueConfig(BaseModel):
     clip: PositiveFloat | None = None  # how far a value may go from `before`: PPO's clipped loss
     # the head's learning rate over the model's: a step moves a value by the rate times the sum of
     # the state's D numbers, hundredths at the rates that models of any width take
-    lr_scale: PositiveFloat = 0.3
+    lr_scale: PositiveFloat = 1.0
 
 
 class ValueHead(nn.Module):
