@@ -97,7 +97,7 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     more: dict[str, Any] = (
-        {"epochs": 2, "value_warmup_epochs": 1}
+        {"epochs": 2, "value_warmup_epochs": 1, "kl_bound": None}
         if recipe == "ppo"
         else {"passes": 2, "value_steps": 1}
     )
