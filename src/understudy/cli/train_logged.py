@@ -51,7 +51,7 @@ def ppo(
 ) -> None:
     """Train on logged episodes and what was said of them (PPO): no groups, no environment.
 
-    Episodes need the ids and logprobs that `understudy serve` records. Those of the held-out split
+    Episodes need ids and logprobs, as of `understudy engine serve`. Those of the held-out split
     are left out, unless --set log.split=all. With --world and --check nothing logged is read: the
     policy plays in the world, `play.episodes_per_step` scenarios a step, once each.
 
@@ -117,7 +117,7 @@ def stream(
 ) -> None:
     """Train on logged episodes as they come (single-stream policy gradient).
 
-    Episodes need the ids and logprobs that `understudy serve` records. Those of the held-out split
+    Episodes need ids and logprobs, as of `understudy engine serve`. Those of the held-out split
     are left out, unless --set log.split=all. With --follow, each episode is taken up when its
     feedback is there, and the adapter is written at every checkpoint.
 

@@ -17,7 +17,7 @@ from understudy.core.types import Completion, Episode, JudgeFailed, Split, selec
 from understudy.judges.check import Check
 from understudy.runs.config import Config
 
-NEEDED = "ids and logprobs are needed: let the engine record them (`understudy serve`)"
+NEEDED = "ids and logprobs are needed: let the engine record them (`understudy engine serve`)"
 
 
 class LogConfig(Config):
