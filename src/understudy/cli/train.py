@@ -10,6 +10,8 @@ import typer
 from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, captured
 from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
+from understudy.cli.train_logged import ppo as train_ppo
+from understudy.cli.train_logged import stream as train_stream
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
 
@@ -80,6 +82,8 @@ def sft(
 
 
 app.command("world")(train_world)
+app.command("ppo")(train_ppo)
+app.command("stream")(train_stream)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from understudy.core.chatml import assistant_text
 from understudy.core.protocols import Renderer
 from understudy.core.types import Completion, Episode, Message, Tool
 
-Stream = Literal["rl", "ce", "kl"]
+Stream = Literal["rl", "ce", "kl", "value"]
 TooLong = Literal["refuse", "cut"]
 
 
@@ -24,7 +24,10 @@ class Entry(NamedTuple):
     `position` indexes the token whose hidden state predicts `target`: the target is normally the
     row's id at position + 1. `weight` multiplies the loss term (`rl`: the advantage, signed).
     `anchor` is a recorded natural-log probability of the target: the sampler's for `rl` (the
-    denominator of the importance ratio), the teacher's for `kl`, None for `ce`.
+    denominator of the importance ratio), the teacher's for `kl`, None for `ce`. A `value` entry
+    predicts a number and no token: `anchor` is the return that is to be expected at `position`,
+    `before` what the value head said there when the return was estimated (where the loss is
+    clipped), and `target` is not looked at.
     """
 
     position: int
@@ -33,6 +36,7 @@ class Entry(NamedTuple):
     weight: float
     anchor: float | None = None
     sample_id: str = ""
+    before: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

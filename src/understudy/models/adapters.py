@@ -46,14 +46,18 @@ def save_adapter(
     config: LoraConfig,
     base: str,
     metadata: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Path:
-    """Write an adapter directory. It appears whole or not at all; an old one is replaced."""
+    """Write an adapter directory. It appears whole or not at all; an old one is replaced. `beside`
+    are further safetensors files in it, by name, which PEFT and vLLM do not look at."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         save_file(contiguous, temporary / WEIGHTS, metadata={"format": "pt"})
+        for name, own in (beside or {}).items():
+            save_file(dict(own), temporary / name)
         (temporary / CONFIG).write_text(json.dumps(_peft_config(config, base), indent=2) + "\n")
         (temporary / METADATA).write_text(json.dumps(dict(metadata or {}), indent=2) + "\n")
         os.chmod(temporary, 0o755)

@@ -23,6 +23,7 @@ from understudy.runs.machine import give_back_memory
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.parallel import processes_for
 from understudy.train.trainer import Trainer
+from understudy.train.value_head import FILE, ValueHead
 
 
 class Lora(Config):
@@ -44,8 +45,11 @@ class Learner:
         """The adapter as it is now, under PEFT's names; copies, safe to hand to an engine."""
         return {k: v.clone() for k, v in adapter_tensors(self.base.model).items()}
 
-    def save(self, path: Path, metadata: Mapping[str, Any]) -> Path:
-        return save_adapter(path, self.tensors(), self.lora, self.base.name, metadata)
+    def save(
+        self, path: Path, metadata: Mapping[str, Any], value_head: ValueHead | None = None
+    ) -> Path:
+        beside = {} if value_head is None else {FILE: value_head.tensors()}
+        return save_adapter(path, self.tensors(), self.lora, self.base.name, metadata, beside)
 
 
 def make_learner(base: str, lora: Lora, seed: int, start: Path | None = None) -> Learner:
@@ -65,16 +69,27 @@ def make_learner(base: str, lora: Lora, seed: int, start: Path | None = None) ->
     return Learner(loaded, config)
 
 
+def make_value_head(learner: Learner, start: Path | None = None) -> ValueHead:
+    """A value head for the learner's base: that beside the adapter in `start`, else a fresh one."""
+    head = ValueHead.of(learner.base.model)
+    if start is not None and (start / FILE).exists():
+        head.load(start)
+    return head
+
+
 @contextmanager
-def training(learner: Learner, config: TrainerConfig, cores: int) -> Iterator[Trainer]:
-    """A trainer of the learner's adapter on up to `cores` cores: for a small model on the CPU as
-    many processes of one thread each, else threads. To be entered before an engine is made."""
+def training(
+    learner: Learner, config: TrainerConfig, cores: int, value_head: ValueHead | None = None
+) -> Iterator[Trainer]:
+    """A trainer of the learner's adapter, and of a value head where there is one, on up to `cores`
+    cores: for a small model on the CPU as many processes of one thread each, else threads. To be
+    entered before an engine is made."""
     before = torch.get_num_threads()
     workers = processes_for(learner.base.model, cores)
     if workers > 1:
         give_back_memory()
     try:
-        with Trainer(learner.base.model, config, workers) as trainer:
+        with Trainer(learner.base.model, config, workers, value_head) as trainer:
             trainer.use_cores(cores)
             yield trainer
     finally:
