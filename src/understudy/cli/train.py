@@ -4,14 +4,22 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, open_store
+from understudy.cli.data import (
+    DEFAULT_STORE,
+    StoreOption,
+    adapter_folder,
+    open_store,
+    trained_folder,
+)
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
+from understudy.cli.train_options import FromOption, TrackOption, values_of
+from understudy.cli.train_report import report as train_report
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
 
@@ -47,32 +55,44 @@ def sft(
     workload: WorkloadOption = None,
     check: CheckOption = None,
     tools: ToolsOption = None,
+    world: Annotated[
+        Path | None, typer.Option(help="A learned world to evaluate in; see evaluate_every.")
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Distil captured episodes into an adapter. With --check, only those that pass it.
 
-    Episodes of the held-out split are left out, unless --set split=all.
+    Episodes of the held-out split are left out, unless --set split=all. With --check, --world and
+    --set evaluate_every=100, success in the world is measured as it goes, and the best kept.
 
     Example: understudy train sft runs/distilled --check check.py --set epochs=3
     """
     from understudy.judges.check import Check
+    from understudy.recipes.evaluate import evaluation
     from understudy.recipes.isolation import only_the_store
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.config import load_config
 
     if isolated:  # before the owner's code runs
         only_the_store([store])
-    values = {"keep": "check"} if check else {}
+    values = values_of(fork, config) | ({"keep": "check"} if check else {})
     settings = load_config(SftConfig, config, overrides or [], values)
     judge = Check.from_file(check) if check else None
     _prepare(threads)
-    found = episodes_shown(_episodes(store, workload), tools)
-    with _run(run, settings) as opened:
-        result = sft(opened, found, settings, judge, quiet)
+    found, evaluate = episodes_shown(_episodes(store, workload), tools), None
+    if settings.evaluate_every:
+        if world is None or judge is None:
+            raise ValueError("to evaluate as it goes, name the --world and the --check to do so in")
+        learned = world_shown(world, tools)
+        evaluate = evaluation(learned, judge, settings.evaluate_scenarios, settings.seed)
+    with _run(run, settings, fork, track or ()) as opened:
+        result = sft(opened, found, settings, judge, quiet, evaluate)
     rows = f" ({result.rows} conversations)" if result.rows != result.kept else ""
     print(f"{result.steps} steps on {result.kept} episodes{rows}; adapter in {result.adapter}")
     for what, left_out in (("episodes", result.left_out), ("conversations", result.rows_left_out)):
@@ -81,6 +101,7 @@ def sft(
 
 
 app.command("world")(train_world)
+app.command("report")(train_report)
 
 
 @app.command()
@@ -158,6 +179,8 @@ def grpo(
     tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -166,6 +189,8 @@ def grpo(
 
     With --second, rewards that the second world does not confirm are withheld, and alarms of its
     guards end the run with exit code 1. --set guards.stop_after=3 waits for more of them.
+    --set max_staleness=1 plays the next step's episodes while one is trained; --set
+    evaluate_every=10 measures success on held-out scenarios and keeps the best checkpoint.
 
     Example: understudy train grpo runs/rehearsed --world build/world --check check.py
              --start runs/distilled
@@ -176,7 +201,8 @@ def grpo(
     from understudy.recipes.learner import prepare_kernel
     from understudy.runs.config import load_config
 
-    values: dict[str, Any] = {"start": str(adapter_folder(start))} if start else {}
+    values = values_of(fork, config)
+    values |= {"start": str(adapter_folder(start))} if start else {}
     values |= {"guards": {"second": str(second)}} if second else {}
     values |= {"language": str(language)} if language else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
@@ -186,7 +212,7 @@ def grpo(
     judge = Check.from_file(check)
     _prepare(threads)
     learned = world_shown(world, tools)
-    with _run(run, settings) as opened:
+    with _run(run, settings, fork, track or ()) as opened:
         result = asyncio.run(
             grpo(opened, learned, judge, settings, workload, threads=threads or None, quiet=quiet)
         )
@@ -198,7 +224,7 @@ def grpo(
 
 
 def eval_(
-    adapter: Annotated[Path, typer.Argument(help="A run or adapter folder.")],
+    adapter: Annotated[Path, typer.Argument(help="A run, or the folder of an adapter or model.")],
     world: WorldOption,
     check: JudgeOption,
     scenarios: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
@@ -221,7 +247,7 @@ def eval_(
     fitted, learned = _prepare(threads), world_shown(world, tools)
     result = asyncio.run(
         evaluate_in_world(
-            adapter_folder(adapter), learned, judge, scenarios, temperature, seed, fitted
+            trained_folder(adapter), learned, judge, scenarios, temperature, seed, fitted
         )
     )
     print(json.dumps(result.as_dict()))
@@ -252,19 +278,30 @@ def _prepare(threads: int) -> int:
 
 
 @contextlib.contextmanager
-def _run(path: Path, config: Any) -> Iterator[Any]:
-    """The run at `path`: new, or resumed where it was interrupted with the same configuration."""
+def _run(
+    path: Path, config: Any, fork: str | None = None, track: Sequence[str] = ()
+) -> Iterator[Any]:
+    """The run at `path`: new, begun from another's checkpoint, or resumed where it was interrupted
+    with the same configuration."""
+    from understudy.recipes.checkpoints import ORIGIN, fork_run
+    from understudy.runs import trackers
     from understudy.runs.directory import Run, RunError
 
+    trackers.check(track)
     if (path / "run.json").exists():
         opened = Run.open(path, read_only=True)
         if opened.config != config.model_dump(mode="json"):
             raise RunError(f"{path} was begun with another configuration; choose another path")
         if opened.state == "done":
             raise RunError(f"{path} is done; choose another path, or delete it to train again")
+        if fork is not None and not (opened.artefacts / ORIGIN).exists():
+            raise RunError(f"{path} did not begin from {fork}; choose another path, or delete it")
         run = Run.open(path)
         print(f"resuming {path}")
+    elif fork is not None:
+        run = fork_run(path, config, config.seed, fork)
     else:
         run = Run.create(path, config, config.seed)
     with run:
+        run.track(track)
         yield run

@@ -41,6 +41,7 @@ _AT_ONCE = 16
 class LanguageConfig(SftConfig):
     """More steps than distillation takes: a small base learns the answer's form first."""
 
+    tune: Literal["lora"] = "lora"  # the actor's and the world's adapters share a base
     epochs: int = 8
     batch_episodes: int = 8
 
