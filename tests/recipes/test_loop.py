@@ -141,7 +141,7 @@ def test_where_the_disk_is_full_the_checkpoint_before_stays(tmp_path: Path) -> N
 
 def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", {})
-    with pytest.raises(ValueError, match="the first trouble"), run, files_of_at_most(0):
+    with pytest.raises(ValueError, match="the first trouble"), files_of_at_most(0), run:
         raise ValueError("the first trouble")
     assert Run.open(tmp_path / "run", read_only=True).state == "interrupted"
 
@@ -169,7 +169,7 @@ async def test_play_beside_training_is_one_version_old_at_most(
         result = await grpo(run, world, PARTIAL, config, threads=2, quiet=True)
         rows = run.metrics().rows
     assert result.steps == 5
-    assert [r["staleness_max"] for r in rows][0] == 0
+    assert rows[0]["staleness_max"] == 0
     assert {r["staleness_max"] for r in rows[1:]} == {1}
     trained = [r for r in rows if r["skipped"] is None]
     assert len(trained) >= 3
@@ -307,5 +307,5 @@ def test_an_adapter_of_another_shape_is_refused_in_one_line(tmp_path: Path) -> N
     from safetensors.torch import save_file
 
     save_file({k: v.contiguous() for k, v in short.items()}, folder / "adapter_model.safetensors")
-    with pytest.raises(ValueError, match="does not fit the base tiny: .*has shape"):
+    with pytest.raises(ValueError, match=r"does not fit the base tiny: .*has shape"):
         make_learner("tiny", LORA, seed=0, start=folder)

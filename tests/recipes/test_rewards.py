@@ -59,7 +59,7 @@ def test_three_steps_without_any_reward_stop_the_run() -> None:
     silence.heard([group(0.0, 0.0)])
     for _ in range(2):
         silence.heard(silent)
-    with pytest.raises(RuntimeError, match="3 steps in a row had a reward.*returned nan"):
+    with pytest.raises(RuntimeError, match=r"3 steps in a row had a reward.*returned nan"):
         silence.heard(silent)
 
 
