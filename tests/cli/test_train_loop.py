@@ -1,6 +1,7 @@
 """Runs by command: evaluated as they go, gone on from, tracked, reported."""
 
 import asyncio
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from traffic import conversations, write_jsonl
 from understudy.cli import main
 from understudy.runs.directory import Run
+from understudy.runs.trackers import TRACKERS
 from understudy.world.learn import learn
 
 CHECK = "def check(messages, ticket):\n    return float(len(str(messages)) % 7)\n"
@@ -74,10 +76,20 @@ def test_a_run_is_evaluated_gone_on_from_and_reported(
 def test_what_cannot_be_is_said_before_anything_is_made(
     given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    absent = next((name for name in TRACKERS if find_spec(name) is None), None)
     run, store = str(tmp_path / "run"), ["--store", str(given / "s.db"), "--threads", "1"]
     for wrong, said in (
         (["--track", "clay"], "unknown tracker 'clay'; there are: tensorboard, wandb, mlflow"),
-        (["--track", "mlflow"], "mlflow is not installed: pip install 'understudy[mlflow]'"),
+        *(
+            [
+                (
+                    ["--track", absent],
+                    f"{absent} is not installed: pip install 'understudy[{absent}]'",
+                )
+            ]
+            if absent
+            else []
+        ),
         (["--from", str(tmp_path)], "holds no run: name one as RUN, RUN@STEP or RUN@best"),
         (["--set", "evaluate_every=5"], "name the --world and the --check"),
     ):

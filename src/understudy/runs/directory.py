@@ -3,7 +3,8 @@
 RUN/
   run.json         resolved configuration, seed, state, versions of what made it
   metrics.jsonl    one line a step
-  checkpoints/     what resuming needs
+  checkpoints/     what resuming needs: step-000010 and so on; best.json names the best
+  adapter/, best/  what was trained, as it was last and as it was best; model/: all of a model
   artefacts/       what the run is for: adapters, worlds, reports, tables
   lock             held by the one process that writes
 """
