@@ -17,7 +17,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "demo": {"seeds": (0,), "quick": True},
     "engine": {"repeats": 1, "live": 2, "adapters": 2},
     "gateway": {"requests": 16, "repeats": 1, "captures": ("batched",)},
-    "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2},
+    "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2, "pairs": 1},
     "guards": {
         "traffic": 60,
         "steps": 1,

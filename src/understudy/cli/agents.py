@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from understudy.cli.data import adapter_folder
+from understudy.cli.data import trained_folder
 
 
 @asynccontextmanager
@@ -23,10 +23,10 @@ async def opened_agent(
     Raises ValueError where that is missing, or the key's variable is not set.
     """
     from understudy.core.types import ModelRef
-    from understudy.recipes.agents import adapter_agent, agent_of
+    from understudy.recipes.agents import agent_of, trained_agent
 
     if not name.startswith(("http://", "https://")):
-        async with adapter_agent(adapter_folder(Path(name)), temperature, threads) as plays:
+        async with trained_agent(trained_folder(Path(name)), temperature, threads) as plays:
             yield plays
         return
     from understudy.engine.chat import RemoteChat

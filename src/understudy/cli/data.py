@@ -30,6 +30,14 @@ def adapter_folder(path: Path) -> Path:
     raise ValueError(f"{path} holds no adapter; is the run finished?")
 
 
+def trained_folder(path: Path) -> Path:
+    """The folder of what a run trained: an adapter's, or a whole model's (tune=full)."""
+    for folder in (path, path / "model"):
+        if (folder / "config.json").exists():
+            return folder
+    return adapter_folder(path)
+
+
 def open_store(path: Path, create: bool = False) -> Any:
     """The store at `path`. Raises FileNotFoundError where there is none and none is wanted."""
     from understudy.store import SQLiteStore

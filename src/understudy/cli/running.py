@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,21 @@ def fit_threads(threads: int) -> int:
 
 @contextlib.contextmanager
 def opened_run(
-    path: Path, config: Any, given: Mapping[str, Path | None] | None = None
+    path: Path,
+    config: Any,
+    given: Mapping[str, Path | None] | None = None,
+    fork: str | None = None,
+    track: Sequence[str] = (),
 ) -> Iterator[Any]:
-    """The run at `path`: new, or resumed where it was interrupted.
+    """The run at `path`: new, begun from another's checkpoint, or resumed where it was interrupted.
 
     `given`: files and folders by the option that names them. Raises RunError where the run was
     begun with another configuration or other contents of these, or is done.
     """
+    from understudy.runs import trackers
     from understudy.runs.directory import Run, RunError
 
+    trackers.check(track)
     prints = {option: fingerprint(file) for option, file in (given or {}).items()}
     if (path / "run.json").exists():
         opened = Run.open(path, read_only=True)
@@ -44,12 +50,24 @@ def opened_run(
         for option, print_ in prints.items():
             if before.get(option, print_) != print_:
                 raise RunError(f"{path} was begun with another {option}; choose another path")
+        if fork is not None:
+            from understudy.recipes.checkpoints import ORIGIN
+
+            if not (opened.artefacts / ORIGIN).exists():
+                raise RunError(
+                    f"{path} did not begin from {fork}; choose another path, or delete it"
+                )
         run = Run.open(path)
         print(f"resuming {path}")
+    elif fork is not None:
+        from understudy.recipes.checkpoints import fork_run
+
+        run = fork_run(path, config, config.seed, fork)
     else:
         run = Run.create(path, config, config.seed)
     with run:
         run.write_artefact(GIVEN, prints)
+        run.track(track)
         yield run
 
 

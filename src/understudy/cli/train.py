@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,6 +12,8 @@ from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
 from understudy.cli.train_logged import ppo as train_ppo
 from understudy.cli.train_logged import stream as train_stream
+from understudy.cli.train_options import FromOption, TrackOption, values_of
+from understudy.cli.train_report import report as train_report
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
 
@@ -47,33 +49,45 @@ def sft(
     workload: WorkloadOption = None,
     check: CheckOption = None,
     tools: ToolsOption = None,
+    world: Annotated[
+        Path | None, typer.Option(help="A learned world to evaluate in; see evaluate_every.")
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Distil captured episodes into an adapter. With --check, only those that pass it.
 
-    Episodes of the held-out split are left out, unless --set split=all.
+    Episodes of the held-out split are left out, unless --set split=all. With --check, --world and
+    --set evaluate_every=100, success in the world is measured as it goes, and the best kept.
 
     Example: understudy train sft runs/distilled --check check.py --set epochs=3
     """
     from understudy.judges.check import Check
+    from understudy.recipes.evaluate import evaluation
     from understudy.recipes.isolation import only_the_store
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.config import load_config
 
     if isolated:  # before the owner's code runs
         only_the_store([store])
-    values = {"keep": "check"} if check else {}
+    values = values_of(fork, config) | ({"keep": "check"} if check else {})
     settings = load_config(SftConfig, config, overrides or [], values)
     judge = Check.from_file(check) if check else None
     fit_threads(threads)
-    found = episodes_shown(captured(store, workload), tools)
-    given = {"--check": check, "--tools": tools}
-    with opened_run(run, settings, given) as opened:
-        result = sft(opened, found, settings, judge, quiet)
+    found, evaluate = episodes_shown(captured(store, workload), tools), None
+    if settings.evaluate_every:
+        if world is None or judge is None:
+            raise ValueError("to evaluate as it goes, name the --world and the --check to do so in")
+        learned = world_shown(world, tools)
+        evaluate = evaluation(learned, judge, settings.evaluate_scenarios, settings.seed)
+    given = {"--check": check, "--world": world, "--tools": tools}
+    with opened_run(run, settings, given, fork, track or ()) as opened:
+        result = sft(opened, found, settings, judge, quiet, evaluate)
     rows = f" ({result.rows} conversations)" if result.rows != result.kept else ""
     print(f"{result.steps} steps on {result.kept} episodes{rows}; adapter in {result.adapter}")
     for what, left_out in (("episodes", result.left_out), ("conversations", result.rows_left_out)):
@@ -84,6 +98,7 @@ def sft(
 app.command("world")(train_world)
 app.command("ppo")(train_ppo)
 app.command("stream")(train_stream)
+app.command("report")(train_report)
 
 
 @app.command()
@@ -162,6 +177,8 @@ def grpo(
     tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -170,6 +187,8 @@ def grpo(
 
     With --second, rewards that the second world does not confirm are withheld, and alarms of its
     guards end the run with exit code 1. --set guards.stop_after=3 waits for more of them.
+    --set max_staleness=1 plays the next step's episodes while one is trained; --set
+    evaluate_every=10 measures success on held-out scenarios and keeps the best checkpoint.
 
     Example: understudy train grpo runs/rehearsed --world build/world --check check.py
              --start runs/distilled
@@ -180,7 +199,8 @@ def grpo(
     from understudy.recipes.learner import prepare_kernel
     from understudy.runs.config import load_config
 
-    values: dict[str, Any] = {"start": str(adapter_folder(start))} if start else {}
+    values = values_of(fork, config)
+    values |= {"start": str(adapter_folder(start))} if start else {}
     values |= {"guards": {"second": str(second)}} if second else {}
     values |= {"language": str(language)} if language else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
@@ -191,7 +211,7 @@ def grpo(
     fit_threads(threads)
     learned = world_shown(world, tools)
     given = {"--world": world, "--second": second, "--check": check, "--tools": tools}
-    with opened_run(run, settings, given) as opened:
+    with opened_run(run, settings, given, fork, track or ()) as opened:
         result = asyncio.run(
             grpo(opened, learned, judge, settings, workload, threads=threads or None, quiet=quiet)
         )

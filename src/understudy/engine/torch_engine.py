@@ -43,6 +43,8 @@ class TorchEngine:
     decode_text is needed for stop strings alone. threads: shards on a CPU, one thread each;
     "auto" takes the cores that are not busy. max_slots bounds live and cached conversations.
     keep_versions: loading a version of an adapter forgets all but this many of the newest.
+    lockstep: with one thread and callers that wait for nothing else, the same requests meet in the
+    same batches every time (engine.lockstep), at the price of waiting for the callers.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class TorchEngine:
         keep_versions: int = 2,
         merge_bytes: int = 256 << 20,
         kernel: Literal["auto", "off"] = "auto",
+        lockstep: bool = False,
     ) -> None:
         config = model.config
         self.base, self.keep_versions = base, keep_versions
@@ -85,6 +88,7 @@ class TorchEngine:
             merge_bytes=merge_bytes,
             threads=1,
             ambient_threads=torch.get_num_threads(),
+            lockstep=lockstep,
         )
         self.shards: list[Shard] = []
         for i in range(count):

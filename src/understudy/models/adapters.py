@@ -61,7 +61,7 @@ def save_adapter(
         (temporary / CONFIG).write_text(json.dumps(_peft_config(config, base), indent=2) + "\n")
         (temporary / METADATA).write_text(json.dumps(dict(metadata or {}), indent=2) + "\n")
         os.chmod(temporary, 0o755)
-        _replace_directory(temporary, target)
+        replace_directory(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
@@ -123,7 +123,7 @@ def _peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
     }
 
 
-def _replace_directory(new: Path, target: Path) -> None:
+def replace_directory(new: Path, target: Path) -> None:
     """Rename `new` to `target`; an old target is moved aside first, then removed."""
     if not target.exists():
         os.replace(new, target)

@@ -28,20 +28,25 @@ def agent_of(name: str, chat: Chat, model: ModelRef, temperature: float) -> Agen
 
 
 @asynccontextmanager
-async def adapter_agent(
-    adapter: Path, temperature: float, threads: int | None = None
+async def trained_agent(
+    folder: Path, temperature: float, threads: int | None = None
 ) -> AsyncIterator[Agent]:
-    """The agent that an adapter of a base is, over an engine of its own."""
+    """The agent that an adapter of a base is, or a whole model in Hugging Face format, over an
+    engine of its own."""
     from understudy.models.adapters import load_adapter
     from understudy.models.loading import load_base
     from understudy.recipes.learner import make_engine
 
-    base = load_base(load_adapter(adapter).base or "tiny")
+    whole = (folder / "config.json").exists()
+    base = load_base(str(folder) if whole else load_adapter(folder).base or "tiny")
     engine, chat = make_engine(base, threads)
-    model = ModelRef(base.name, "played", 1)
+    model = ModelRef(base.name) if whole else ModelRef(base.name, "played", 1)
     try:
-        await engine.load(model, str(adapter))
-        yield agent_of(f"the adapter in {adapter}", chat, model, temperature)
+        if not whole:
+            await engine.load(model, str(folder))
+        yield agent_of(
+            f"the {'model' if whole else 'adapter'} in {folder}", chat, model, temperature
+        )
     finally:
         await engine.aclose()
 

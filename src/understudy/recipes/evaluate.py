@@ -3,14 +3,18 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from understudy.core.protocols import Chat, Environment
-from understudy.core.types import Episode, Policy, Scenario
+from understudy.core.types import Episode, ModelRef, Policy, Scenario
 from understudy.judges.check import Check
-from understudy.recipes.agents import Agent
+from understudy.recipes.agents import Agent, agent_of
 from understudy.recipes.rehearsal import MakeUser, Played, gather, play_group
 from understudy.runs.statistics import Interval, wilson
 from understudy.world.model import World
+
+if TYPE_CHECKING:
+    from understudy.recipes.learner import Learner
 
 
 async def play_scenarios(
@@ -93,3 +97,29 @@ async def evaluate_in_world(
         at_once=at_once,
         each=each,
     )
+
+
+def evaluation(
+    world: World, check: Check, scenarios: int, seed: int, threads: int | None = None
+) -> "Callable[[Learner], Interval]":
+    """How often what a recipe trains succeeds now, greedy, on held-out scenarios of a world: for
+    recipes that train without one. Not inside of a running event loop.
+
+    Raises ValueError where the world has no such scenario.
+    """
+    from understudy.recipes.learner import make_engine
+
+    if not world.scenarios(1, seed, "heldout"):
+        raise ValueError("the world has no held-out scenario to evaluate on: evaluate_every=0")
+
+    async def evaluate(learner: "Learner") -> Interval:
+        engine, chat = make_engine(learner.base, threads)
+        model = ModelRef(learner.base.name, "evaluated", 1)
+        try:
+            engine.load_weights(model, learner.tensors(), learner.lora)
+            agent = agent_of("evaluated", chat, model, 0.0)
+            return success(await evaluate_in_world(agent, world, check, scenarios, seed))
+        finally:
+            await engine.aclose()
+
+    return lambda learner: asyncio.run(evaluate(learner))

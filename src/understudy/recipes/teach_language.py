@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Literal
 
 from understudy.core.types import Episode
 from understudy.recipes.sft import SftConfig, SftResult, sft
@@ -13,6 +14,7 @@ from understudy.world.trial import Trial
 class LanguageConfig(SftConfig):
     """More steps than distillation takes: a small base learns the answer's form first."""
 
+    tune: Literal["lora"] = "lora"  # the actor's and the world's adapters share a base
     epochs: int = 8
     batch_episodes: int = 8
 

@@ -66,7 +66,9 @@ class Trainer:
     that has no others (train.value_head).
 
     With `workers` above 1 that many processes share each step's rows (train.parallel), forked
-    here: before threads are started. `with Trainer(...)`, or `close`, ends them.
+    here: before threads are started. `with Trainer(...)`, or `close`, ends them. `apart`: all
+    rows go to the other processes, one more than else, and this one's Python stays free for its
+    other threads, which may run while `step` waits.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Trainer:
         config: TrainerConfig | None = None,
         workers: int = 1,
         value_head: ValueHead | None = None,
+        apart: bool = False,
     ) -> None:
         self.model = model
         self.config = config or TrainerConfig()
@@ -89,9 +92,10 @@ class Trainer:
         model.eval()
         self.workers = workers
         self._helpers: Helpers | None = None
-        if workers > 1:
+        self._own = 0 if apart else 1  # shares of a batch that this process computes
+        if workers > self._own:
             work = partial(add_gradients, model, config=self.config, value_head=value_head)
-            self._helpers = Helpers(list(self.parameters.values()), work, workers - 1)
+            self._helpers = Helpers(list(self.parameters.values()), work, workers - self._own)
 
     def step(self, rows: Sequence[Row]) -> StepMetrics:
         """One optimiser step on all rows.
@@ -169,10 +173,13 @@ class Trainer:
         """The whole batch's gradient, each process's part of it at the same time."""
         if self._helpers is None:
             return add_gradients(self.model, rows, counts, self.config, self.value_head)
-        own, *others = split_rows(rows, self.workers)
+        shares = split_rows(rows, self.workers)
+        own, others = shares[: self._own], shares[self._own :]
         self._helpers.start(others, counts)
+        sums = Sums()
         try:
-            sums = add_gradients(self.model, own, counts, self.config, self.value_head)
+            for share in own:
+                sums += add_gradients(self.model, share, counts, self.config, self.value_head)
         finally:  # a failure of this process's part leaves no reply behind
             theirs = self._helpers.finish()
         sums += theirs
@@ -189,7 +196,7 @@ class Trainer:
     def use_cores(self, cores: int) -> None:
         """From the next step on: so many of the processes, of one thread each, or so many threads
         where there is but this one."""
-        self.workers = 1 if self._helpers is None else min(cores, 1 + self._helpers.count)
+        self.workers = 1 if self._helpers is None else min(cores, self._own + self._helpers.count)
         torch.set_num_threads(cores if self._helpers is None else 1)
 
     def close(self) -> None:
@@ -197,6 +204,7 @@ class Trainer:
         if self._helpers is not None:
             self._helpers.close()
             self._helpers = None
+            self.workers = 1
 
     def __enter__(self) -> Self:
         return self
