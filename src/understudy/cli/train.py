@@ -12,6 +12,7 @@ import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, open_store
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
+from understudy.cli.train_preferences import dpo, kto, reward_model
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
 
@@ -81,6 +82,9 @@ def sft(
 
 
 app.command("world")(train_world)
+app.command("dpo")(dpo)
+app.command("kto")(kto)
+app.command("reward-model")(reward_model)
 
 
 @app.command()

@@ -4,8 +4,9 @@ Group relative policy optimisation (arXiv 2402.03300) with what the field has se
 mean-centred advantages without the standard deviation (Dr. GRPO, arXiv 2503.20783), token-level
 aggregation over the whole batch (DAPO, arXiv 2503.14476), no KL term and no reference model, the
 sampler's recorded logprobs as the only anchor, groups with equal rewards left out before any
-forward pass. One step: draw scenarios, play `group_size` episodes of each, judge, one optimiser
-step, hand the adapter to the engine.
+forward pass. `preset` chooses another published set of options (recipes.objective). One step: draw
+scenarios, play `group_size` episodes of each, judge, one optimiser step, hand the adapter to the
+engine.
 """
 
 import time
@@ -16,17 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
 from understudy.core.protocols import Environment
 from understudy.core.rows import Row, RowStats, policy_rows
-from understudy.core.types import ModelRef, Policy, Sampling, Scenario
+from understudy.core.types import Episode, ModelRef, Policy, Sampling, Scenario
 from understudy.judges.check import Check
 from understudy.recipes.curriculum import Curriculum
 from understudy.recipes.doubt import Doubt
 from understudy.recipes.guarding import GuardConfig, Guarding
 from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of, training
+from understudy.recipes.objective import Objective, Preset, with_preset
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.trust import Trust, warn
@@ -35,7 +37,6 @@ from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.train import checkpoint
-from understudy.train.advantages import group_advantages
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import StepMetrics, Trainer
@@ -53,6 +54,8 @@ class GrpoConfig(Config):
     warmup_steps: int = Field(default=2, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     min_lr_share: float = Field(default=0.3, ge=0, le=1)
+    preset: Preset | None = None  # a named set of the options below; see recipes.objective
+    objective: Objective = Objective()
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
@@ -67,6 +70,11 @@ class GrpoConfig(Config):
     language: str | None = None  # a run whose model fills the world's gaps; see `train world`
     checkpoint_every: PositiveInt = 10
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_preset(cls, values: Any) -> Any:
+        return with_preset(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +169,7 @@ async def grpo(
                     for n, group in zip(numbers, played, strict=True):
                         curriculum.saw(n, group.rate)
                     trainer.use_cores(threads or threads_for_load(busy=load.busy()))
-                    rows, counted = training_rows(played)
+                    rows, counted = training_rows(played, config.objective)
                     metrics = trainer.step(rows)
                     reward, success = _means(played)
                     more = {"guards": guards.figures} if guards else {}
@@ -194,8 +202,12 @@ async def grpo(
     return GrpoResult(adapter, steps, reward, success, stopped)
 
 
-def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
+def training_rows(
+    played: list[Played], objective: Objective | None = None
+) -> tuple[list[Row], Counter[str]]:
     """Rows of every group whose rewards differ, and what was left out, counted."""
+    objective = objective or Objective()
+    chosen: list[tuple[Episode, float]] = []
     rows: list[Row] = []
     counted: Counter[str] = Counter()
     stats = RowStats()
@@ -205,7 +217,7 @@ def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
         episodes = item.group.episodes
         weights = item.weights or (1.0,) * len(episodes)
         trainable = [any(c.output_ids for c in e.completions) for e in episodes]
-        advantages = group_advantages(item.group.rewards or (), trainable)
+        advantages = objective.of_group(item.group.rewards or (), trainable)
         if advantages.flat:
             counted["flat groups"] += 1
             continue
@@ -214,11 +226,13 @@ def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
             if advantage is None:
                 counted["episodes without a sampled token"] += 1
                 continue
-            more, seen = policy_rows(episode, advantage * weight)
-            rows.extend(more)
-            stats += seen
+            chosen.append((episode, advantage * weight))
+    for episode, advantage in objective.of_batch(chosen):
+        more, seen = policy_rows(episode, advantage)
+        rows.extend(more)
+        stats += seen
     counted["rows"], counted["broken rows"] = stats.rows, stats.broken
-    return rows, counted
+    return objective.of_rows(rows, sum(len(p.group.episodes) for p in played)), counted
 
 
 def _means(played: list[Played]) -> tuple[float, float]:

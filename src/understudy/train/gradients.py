@@ -31,6 +31,7 @@ class Sums:
     ratio_max: float = 0.0
     kl: float = 0.0
     clipped: float = 0.0
+    masked: Counter[str] = field(default_factory=Counter)
     tokens_computed: int = 0
     microbatches: int = 0
 
@@ -46,6 +47,7 @@ class Sums:
         self.ratio_max = max(self.ratio_max, float(part.ratio_E.max()))
         self.kl += float(kl_estimate(part.gap_E).sum())
         self.clipped += float(part.clipped_E.sum())
+        self.masked.update(part.masked)
 
     def __iadd__(self, other: "Sums") -> "Sums":
         for stream, loss in other.loss.items():
@@ -57,6 +59,7 @@ class Sums:
         self.ratio += other.ratio
         self.kl += other.kl
         self.clipped += other.clipped
+        self.masked.update(other.masked)
         self.tokens_computed += other.tokens_computed
         self.microbatches += other.microbatches
         return self
@@ -100,7 +103,8 @@ def _loss(
         at = torch.from_numpy(mine).to(device)
         weight = torch.from_numpy(tree.weight_E[mine]).to(device, dtype)
         anchor = torch.from_numpy(tree.anchor_E[mine]).to(device, dtype)
-        part = _stream(stream, out.logprobs_E.index_select(0, at), weight, anchor, config)
+        row = torch.from_numpy(tree.row_E[mine]).to(device)
+        part = _stream(stream, out.logprobs_E.index_select(0, at), weight, anchor, row, config)
         if stream == "rl":
             sums.add_rl(part)
         loss = part.total / counts[stream]
@@ -112,10 +116,15 @@ def _loss(
 
 
 def _stream(
-    stream: str, logprobs: Tensor, weight: Tensor, anchor: Tensor, config: TrainerConfig
+    stream: str,
+    logprobs: Tensor,
+    weight: Tensor,
+    anchor: Tensor,
+    row: Tensor,
+    config: TrainerConfig,
 ) -> StreamLoss:
     if stream == "ce":
         return ce_loss(logprobs, weight)
     if stream == "kl":
         return kl_loss(logprobs, weight, anchor)
-    return rl_loss(logprobs, weight, anchor, config.loss)
+    return rl_loss(logprobs, weight, anchor, row, config.loss)

@@ -48,6 +48,7 @@ class StepMetrics:
     ratio_max: float | None = None
     kl: float | None = None  # KL(sampler || policy), k3
     clipped_share: float | None = None
+    masked: dict[str, int] | None = None  # entries that each mask of the loss left out
     skipped: str | None = None  # why no step was taken
 
     def as_dict(self) -> dict[str, Any]:
@@ -113,6 +114,7 @@ class Trainer:
             ratio_max=sums.ratio_max if sums.rl else None,
             kl=sums.kl / sums.rl if sums.rl else None,
             clipped_share=sums.clipped / sums.rl if sums.rl else None,
+            masked=dict(sums.masked) if sums.masked else None,
             skipped=skipped,
         )
         if self.skipped_in_a_row >= self.config.max_skipped:
