@@ -62,10 +62,14 @@ def _term(loss, weight, logp, value, log, product, mean):
     ratio = math.exp(mean if loss.rl == "gspo" else log)
     moving = ratio * torch.exp(logp - value)  # its value is the ratio, its gradient the token's
     low, high = 1 - loss.clip_low, 1 + loss.clip_high
-    one = moving * weight if ratio <= cap else torch.tensor(cap * weight)
+    one = moving * weight if ratio <= cap else _constant(cap * weight)
     clipped = min(max(ratio, low), high)
-    other = moving * weight if low <= ratio <= high else torch.tensor(clipped * weight)
-    return -(one if float(one) <= float(other) else other)
+    other = moving * weight if low <= ratio <= high else _constant(clipped * weight)
+    return -(one if float(one.detach()) <= float(other.detach()) else other)
+
+
+def _constant(value):
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def backward(model, loss):
@@ -80,9 +84,8 @@ def backward(model, loss):
 def step(model, rows, **config):
     """The gradient of the trainer's step, as the optimiser sees it, and its metrics."""
     seen = []
-    config = {"grad_clip": None, "lr": 1e-9} | config
-    trainer = Trainer(model, TrainerConfig(**config))
-    trainer.optimiser.register_step_pre_hook(lambda *_: seen.append(gradients(model).clone()))
+    trainer = Trainer(model, TrainerConfig(**{"grad_clip": None} | config))
+    trainer.optimiser.step = lambda: seen.append(gradients(model).clone())  # and moves nothing
     metrics = trainer.step(rows)
     return seen[0], metrics
 

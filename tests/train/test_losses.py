@@ -1,5 +1,6 @@
 """Every loss of the `rl` stream against a plain reference, and what must change nothing."""
 
+import math
 import random
 
 import pytest
@@ -16,20 +17,20 @@ from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 
 torch.set_num_threads(1)
-WIDE = {"clip_low": 0.5, "clip_high": 0.6}
+NEAR = {"clip_low": 0.1, "clip_high": 0.15}
 LOSSES = {
     "cispo": LossConfig(),
     "cispo, tight": LossConfig(ratio_cap=0.7),
     "cispo, sequence": LossConfig(ratio_level="sequence", ratio_cap=2.0),
     "clip": LossConfig(rl="clip"),
     "clip, capped": LossConfig(rl="clip", ratio_cap=1.5),
-    "gspo": LossConfig(rl="gspo", **WIDE),
-    "gspo, capped": LossConfig(rl="gspo", ratio_cap=1.7, **WIDE),
+    "gspo": LossConfig(rl="gspo", **NEAR),
+    "gspo, capped": LossConfig(rl="gspo", ratio_cap=1.2, **NEAR),
     "reinforce": LossConfig(rl="reinforce"),
     "truncated": LossConfig(rl="reinforce", ratio_cap=1.5),
     "sequence mask": LossConfig(sequence_mask=3.0),
     "off-policy mask": LossConfig(rl="clip", off_policy_mask=0.2),
-    "difference mask": LossConfig(rl="gspo", difference_mask=0.02, **WIDE),
+    "difference mask": LossConfig(rl="gspo", difference_mask=0.02, **NEAR),
     "all masks": LossConfig(
         rl="reinforce", sequence_mask=3.0, off_policy_mask=0.2, difference_mask=0.02
     ),
@@ -62,13 +63,13 @@ def test_losses_equal_a_plain_reference(name, dtype):
     assert relative_error(got, gradient) < BOUND[dtype]
     assert (metrics.masked or {}) == masked
     assert all(0 < n < metrics.count["rl"] for n in masked.values())
-    if name != "reinforce":
+    if name not in ("cispo", "reinforce", "sequence mask", "all masks"):
         assert 0 < metrics.clipped_share < 1
 
 
 def test_gspo_on_equal_weights_is_the_papers():
     """-min(s A, clip(s) A) a sequence, whose gradient goes through the mean of all its tokens."""
-    loss = LossConfig(rl="gspo", **WIDE)
+    loss = LossConfig(rl="gspo", **NEAR)
     rows = level(random_rows(random.Random(3), streams=("rl",), count=9))
     model = small_model(seed=1)
     terms = []
@@ -77,7 +78,7 @@ def test_gspo_on_equal_weights_is_the_papers():
         anchors = torch.tensor([e.anchor for e in entries], dtype=torch.float64)
         ratio = (row_logprobs(model, row.ids, entries) - anchors).mean().exp()
         weight = entries[0].weight
-        terms.append(-torch.minimum(ratio * weight, ratio.clamp(0.5, 1.6) * weight))
+        terms.append(-torch.minimum(ratio * weight, ratio.clamp(0.9, 1.15) * weight))
     expected = torch.stack(terms).mean()
     gradient = backward(model, expected)
     got, metrics = step(model, aggregate(rows, "sequence"), loss=loss)
@@ -124,9 +125,9 @@ def test_what_is_masked_stays_in_the_denominator():
     model = small_model()
     ratios = []
     for row in rows:
-        logs = row_logprobs(model, row.ids, row.entries).detach()
-        ratios.append(float((logs - torch.tensor([e.anchor for e in row.entries])).sum().exp()))
-    cap = sorted(ratios)[len(ratios) // 2]
+        logs = row_logprobs(model, row.ids, row.entries).tolist()
+        ratios.append(math.exp(sum(logs) - sum(e.anchor for e in row.entries)))
+    cap = 1.01 * sorted(ratios)[len(ratios) // 2]
     kept = [row for row, ratio in zip(rows, ratios, strict=True) if ratio <= cap]
     masked, metrics = step(model, rows, loss=LossConfig(sequence_mask=cap))
     alone, fewer = step(small_model(), kept)

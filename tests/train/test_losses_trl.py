@@ -22,6 +22,7 @@ GRPOTrainer = pytest.importorskip("trl.trainer.grpo_trainer").GRPOTrainer
 COUNT, LONGEST = 7, 40
 WIDE = {"clip_low": 0.2, "clip_high": 0.3}
 SAME = {"epsilon_low": 0.2, "epsilon_high": 0.3}
+CLOSE = {"epsilon_low": 0.05, "epsilon_high": 0.06}
 CASES = {
     # name: (our loss, our aggregation, what TRL is told)
     "dapo": (LossConfig(rl="clip", **WIDE), "token", {"loss_type": "dapo", **SAME}),
@@ -31,14 +32,14 @@ CASES = {
     "dr_grpo": (LossConfig(rl="clip", **WIDE), "constant", {"loss_type": "dr_grpo", **SAME}),
     "cispo": (LossConfig(ratio_cap=1.5), "token", {"loss_type": "cispo", "epsilon_high": 1.5}),
     "gspo": (
-        LossConfig(rl="gspo", **WIDE),
+        LossConfig(rl="gspo", clip_low=0.05, clip_high=0.06),
         "sequence",
-        {"loss_type": "grpo", "importance_sampling_level": "sequence", **SAME},
+        {"loss_type": "grpo", "importance_sampling_level": "sequence", **CLOSE},
     ),
     "luspo": (
-        LossConfig(rl="gspo", **WIDE),
+        LossConfig(rl="gspo", clip_low=0.05, clip_high=0.06),
         "constant",
-        {"loss_type": "luspo", "importance_sampling_level": "sequence", **SAME},
+        {"loss_type": "luspo", "importance_sampling_level": "sequence", **CLOSE},
     ),
     "two-sided clip": (
         LossConfig(rl="clip", ratio_cap=1.6, **WIDE),
