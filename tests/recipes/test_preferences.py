@@ -268,8 +268,8 @@ async def test_a_reward_model_is_an_adapter_that_a_judge_reads(tmp_path: Path) -
         learner = make_learner("tiny", Lora(), 0, result.adapter)  # the trainer's own score
         last = PAIRS[0].chosen
         ids = judge.verdict.prompt_ids((*last.prompt, *last.completion), (), judge.renderer)
-        logits = learner.base.model(input_ids=torch.tensor([ids])).logits[0, -1]
-        expected = float(logits[judge.verdict.good] - logits[judge.verdict.bad])
+        logits = learner.base.model(input_ids=torch.tensor([ids])).logits[0, -1].tolist()
+        expected = logits[judge.verdict.good] - logits[judge.verdict.bad]
         assert values[0] == pytest.approx(expected, abs=1e-4)
     finally:
         await engine.aclose()

@@ -133,7 +133,7 @@ def test_four_updates_stale_only_corrected_estimates_agree_with_on_policy_ones()
             rows = [outcome_row(n, chances[n] * REWARD[n], now[n].tolist()) for n in range(9)]
             assert trainer.step(rows).skipped is None
     fresh, truth = logprobs(model).detach(), exact(model)
-    rng, size = np.random.default_rng(11), 20_000
+    rng, size = np.random.default_rng(11), 400_000
 
     def interval(sampler, loss):
         """Mean and 99.9% interval of the estimates along the exact gradient, of drawn outcomes."""

@@ -1,6 +1,7 @@
 """`understudy train dpo|kto|reward-model`: learning from preferences and thumbs."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,9 @@ ConfigOption = Annotated[Path | None, typer.Option(help="A TOML or JSON configur
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="key=value, e.g. --set beta=0.2.")
 ]
+IsolatedOption = Annotated[
+    bool, typer.Option(help="Refuse everything but the store, for the process's life.")
+]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Cores to use; 0: fit to the load.")]
 QuietOption = Annotated[bool, typer.Option(help="No progress display.")]
 
@@ -35,6 +39,7 @@ def dpo(
     start: StartOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
@@ -46,8 +51,12 @@ def dpo(
     Example: understudy train dpo runs/preferred --start runs/distilled --set feedback=ruler
     """
     from understudy.recipes.dpo import DpoConfig, dpo
+    from understudy.recipes.preference_data import read_pairs
 
-    _on_pairs(DpoConfig, dpo, run, store, workload, pairs, start, config, overrides, threads, quiet)
+    settings = _settings(DpoConfig, start, config, overrides)
+    _prepare(store if isolated else None, threads)
+    find = partial(_pairs, settings, store, workload, pairs)
+    _train(run, settings, "pairs", find, read_pairs, partial(dpo, quiet=quiet))
 
 
 def kto(
@@ -58,6 +67,7 @@ def kto(
     start: StartOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
@@ -68,19 +78,12 @@ def kto(
     Example: understudy train kto runs/thumbed --start runs/distilled --workload support
     """
     from understudy.recipes.kto import KtoConfig, kto
-    from understudy.recipes.preference_data import begun_with, read_thumbs, thumbs_of
+    from understudy.recipes.preference_data import read_thumbs
 
-    def find(settings: Any) -> Any:
-        if thumbs is not None:
-            return read_thumbs(thumbs)
-        found = _captured(store, workload)
-        return thumbs_of(found, settings.feedback, settings.split, settings.threshold)
-
-    def train(opened: Any, settings: Any) -> Any:
-        found, left_out = begun_with(opened, "thumbs", lambda: find(settings), read_thumbs)
-        return kto(opened, found, settings, left_out, quiet)
-
-    _train(KtoConfig, run, start, config, overrides, threads, "thumbs", train)
+    settings = _settings(KtoConfig, start, config, overrides)
+    _prepare(store if isolated else None, threads)
+    find = partial(_thumbs, settings, store, workload, thumbs)
+    _train(run, settings, "thumbs", find, read_thumbs, partial(kto, quiet=quiet))
 
 
 def reward_model(
@@ -91,6 +94,7 @@ def reward_model(
     start: StartOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
@@ -100,67 +104,68 @@ def reward_model(
 
     Example: understudy train reward-model runs/judge --pairs preferences.jsonl --set epochs=2
     """
+    from understudy.recipes.preference_data import read_pairs
     from understudy.recipes.reward_model import RewardModelConfig, reward_model
 
-    _on_pairs(
-        RewardModelConfig, reward_model, run, store, workload, pairs, start, config, overrides,
-        threads, quiet,
-    )  # fmt: skip
+    settings = _settings(RewardModelConfig, start, config, overrides)
+    _prepare(store if isolated else None, threads)
+    find = partial(_pairs, settings, store, workload, pairs)
+    _train(run, settings, "pairs", find, read_pairs, partial(reward_model, quiet=quiet))
 
 
-def _on_pairs(
-    kind: Any,
-    recipe: Any,
-    run: Path,
-    store: Path,
-    workload: str | None,
-    pairs: Path | None,
-    start: Path | None,
-    config: Path | None,
-    overrides: list[str] | None,
-    threads: int,
-    quiet: bool,
-) -> None:
-    from understudy.recipes.preference_data import begun_with, pairs_of, read_pairs
-
-    def find(settings: Any) -> Any:
-        if pairs is not None:
-            return read_pairs(pairs)
-        found = _captured(store, workload)
-        how = (settings.feedback, settings.split, settings.pairs_per_scenario, settings.seed)
-        return pairs_of(found, *how)
-
-    def train(opened: Any, settings: Any) -> Any:
-        found, left_out = begun_with(opened, "pairs", lambda: find(settings), read_pairs)
-        return recipe(opened, found, settings, left_out, quiet)
-
-    _train(kind, run, start, config, overrides, threads, "pairs", train)
-
-
-def _train(
-    kind: Any,
-    run: Path,
-    start: Path | None,
-    config: Path | None,
-    overrides: list[str] | None,
-    threads: int,
-    what: str,
-    train: Callable[[Any, Any], Any],
-) -> None:
-    from understudy.cli.train import _prepare, _run
+def _settings(
+    kind: Any, start: Path | None, config: Path | None, overrides: list[str] | None
+) -> Any:
     from understudy.runs.config import load_config
 
     values = {"start": str(adapter_folder(start))} if start else {}
-    settings = load_config(kind, config, overrides or [], values)
+    return load_config(kind, config, overrides or [], values)
+
+
+def _prepare(only: Path | None, threads: int) -> None:
+    from understudy.cli.train import _prepare
+    from understudy.recipes.isolation import only_the_store
+
+    if only is not None:
+        only_the_store([only])
     _prepare(threads)
+
+
+def _pairs(settings: Any, store: Path, workload: str | None, file: Path | None) -> Any:
+    """Pairs of the file, or of what the store holds; and what was left out."""
+    from understudy.cli.train import _episodes
+    from understudy.recipes.preference_data import pairs_of, read_pairs
+
+    if file is not None:
+        return read_pairs(file)
+    how = (settings.feedback, settings.split, settings.pairs_per_scenario, settings.seed)
+    return pairs_of(_episodes(store, workload), *how)
+
+
+def _thumbs(settings: Any, store: Path, workload: str | None, file: Path | None) -> Any:
+    from understudy.cli.train import _episodes
+    from understudy.recipes.preference_data import read_thumbs, thumbs_of
+
+    if file is not None:
+        return read_thumbs(file)
+    how = (settings.feedback, settings.split, settings.threshold)
+    return thumbs_of(_episodes(store, workload), *how)
+
+
+def _train(
+    run: Path,
+    settings: Any,
+    what: str,
+    find: Callable[[], Any],
+    read: Callable[[Path], Any],
+    recipe: Callable[..., Any],
+) -> None:
+    from understudy.cli.train import _run
+    from understudy.recipes.preference_data import begun_with
+
     with _run(run, settings) as opened:
-        result = train(opened, settings)
+        found, left_out = begun_with(opened, what, find, read)
+        result = recipe(opened, found, settings, left_out)
     print(f"{result.steps} steps on {result.used} {what}; adapter in {result.adapter}")
     for reason, count in result.left_out.items():
         print(f"  left out: {count} {reason}")
-
-
-def _captured(store: Path, workload: str | None) -> list[Any]:
-    from understudy.cli.train import _episodes
-
-    return _episodes(store, workload)

@@ -13,7 +13,7 @@ Defaults: beta 0.1 and one epoch (the paper; TRL), learning rate ten times that 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -79,7 +79,7 @@ def dpo(
 
         descend(run, trainer, "dpo", steps, rows_of, loss_of, config, quiet)
     said = pairs[0].chosen
-    metadata = {"recipe": "dpo", "prompt": prompt_of(said.prompt, said.tools)}
+    metadata: dict[str, Any] = {"recipe": "dpo", "prompt": prompt_of(said.prompt, said.tools)}
     metadata |= {"pairs": len(rows), "left_out": reasons}
     adapter = learner.save(run.path / "adapter", metadata)
     return PreferenceResult(adapter, len(rows), len(steps), reasons)

@@ -13,7 +13,7 @@ more, so that both sum to the same (eq. 8 of the paper allows ratios of 1 to 4/3
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveFloat
@@ -91,7 +91,7 @@ def kto(
 
         descend(run, trainer, "kto", steps, rows_of, loss_of, config, quiet)
     said = thumbs[0].said
-    metadata = {"recipe": "kto", "prompt": prompt_of(said.prompt, said.tools)}
+    metadata: dict[str, Any] = {"recipe": "kto", "prompt": prompt_of(said.prompt, said.tools)}
     metadata |= {"thumbs": len(rows), "desirable": sum(good), "left_out": dict(reasons)}
     adapter = learner.save(run.path / "adapter", metadata)
     return PreferenceResult(adapter, len(rows), len(steps), dict(reasons))

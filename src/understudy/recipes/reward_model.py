@@ -11,6 +11,7 @@ makes a judge of it.
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field, PositiveInt
@@ -77,7 +78,10 @@ def reward_model(
         descend(run, trainer, "reward_model", steps, rows_of, loss_of, config, quiet)
     said = pairs[0].chosen
     read = {"question": verdict.question, "good": verdict.good, "bad": verdict.bad}
-    metadata = {"recipe": "reward_model", "prompt": prompt_of(said.prompt, said.tools)}
+    metadata: dict[str, Any] = {
+        "recipe": "reward_model",
+        "prompt": prompt_of(said.prompt, said.tools),
+    }
     metadata |= {"verdict": read, "pairs": len(rows), "left_out": reasons}
     adapter = learner.save(run.path / "adapter", metadata)
     return PreferenceResult(adapter, len(rows), len(steps), reasons)
