@@ -14,7 +14,7 @@ from understudy.core.chat_files import ImportOptions, episode_from_row
 from understudy.core.types import Episode, Feedback, Group, JudgeFailed, Message, split_of
 from understudy.models.adapters import load_adapter
 from understudy.recipes.dpo import DpoConfig, dpo
-from understudy.recipes.kto import KtoConfig, kto, weights_of
+from understudy.recipes.kto import KtoConfig, kto, rotated, weights_of
 from understudy.recipes.learner import Lora, make_learner
 from understudy.recipes.preference_data import (
     Pair,
@@ -237,6 +237,10 @@ def test_kto_learns_from_thumbs_and_resumes_bit_for_bit(
     monkeypatch.undo()
     with Run.open(tmp_path / "cut") as run:
         same(whole.adapter, kto(run, THUMBS, config, quiet=True).adapter)
+
+
+def test_prompts_are_paired_with_the_completions_of_others() -> None:
+    assert rotated([4, 7, 9]) == [(4, 9), (7, 4), (9, 7)]
 
 
 def test_the_rarer_thumb_weighs_more() -> None:

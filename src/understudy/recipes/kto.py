@@ -69,7 +69,7 @@ def kto(
     up, down = weights_of(good, config)
     steps = batches(len(rows), config)
     # Of each step, its prompts with the completions of those before them in it.
-    crossed = [[mismatched(rows[i], rows[j]) for i, j in _rotated(step)] for step in steps]
+    crossed = [[mismatched(rows[i], rows[j]) for i, j in rotated(step)] for step in steps]
 
     def rows_of(step: Sequence[int]) -> list[Row]:
         return [rows[i] for i in step]
@@ -116,5 +116,6 @@ def mismatched(prompt: Row, completion: Row) -> Row:
     return Row(ids, tuple(moved))
 
 
-def _rotated(step: Sequence[int]) -> list[tuple[int, int]]:
+def rotated(step: Sequence[int]) -> list[tuple[int, int]]:
+    """Each with the one before it, the first with the last."""
     return [(step[n], step[n - 1]) for n in range(len(step))]
