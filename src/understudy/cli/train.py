@@ -170,6 +170,8 @@ def grpo(
 
     With --second, rewards that the second world does not confirm are withheld, and alarms of its
     guards end the run with exit code 1. --set guards.stop_after=3 waits for more of them.
+    --set preset=NAME takes a published set of options: grpo, dapo, dr_grpo, gspo, cispo, rloo,
+    reinforce++; what else is set wins over it.
 
     Example: understudy train grpo runs/rehearsed --world build/world --check check.py
              --start runs/distilled
