@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.agents import opened_agent
+from understudy.cli.options import JudgeOption, QuietOption, ThreadsOption, WorldOption
 from understudy.cli.tools_file import ToolsOption, world_shown
-from understudy.cli.train import JudgeOption, QuietOption, ThreadsOption, WorldOption
 from understudy.cli.world_language import (
     KeyOption,
     ModelOption,

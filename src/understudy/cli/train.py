@@ -8,38 +8,33 @@ from typing import Annotated
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, captured
+from understudy.cli.options import (
+    CheckOption,
+    ConfigOption,
+    IsolatedOption,
+    JudgeOption,
+    QuietOption,
+    RunArgument,
+    SetOption,
+    ThreadsOption,
+    WorkloadOption,
+    WorldOption,
+)
 from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
 from understudy.cli.train_logged import ppo as train_ppo
 from understudy.cli.train_logged import stream as train_stream
 from understudy.cli.train_options import FromOption, TrackOption, values_of
+from understudy.cli.train_preferences import dpo, kto, reward_model
 from understudy.cli.train_report import report as train_report
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
 
-app = typer.Typer(help="Recipes.", no_args_is_help=True, rich_markup_mode=None)
-
-RunArgument = Annotated[Path, typer.Argument(help="The run's folder; an interrupted one resumes.")]
-CheckOption = Annotated[
-    Path | None, typer.Option(help="A Python file with check(messages, ticket) -> reward.")
-]
-JudgeOption = Annotated[
-    Path, typer.Option("--check", help="A Python file: check(messages, ticket) -> reward.")
-]
-WorldOption = Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")]
 SecondOption = Annotated[
     Path | None, typer.Option(help="A folder that `world learn --second` wrote: guards.")
 ]
-WorkloadOption = Annotated[str | None, typer.Option(help="Only this workload's episodes.")]
-ConfigOption = Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value, e.g. --set steps=10.")
-]
-IsolatedOption = Annotated[
-    bool, typer.Option(help="Refuse everything but the store, for the process's life.")
-]
-ThreadsOption = Annotated[int, typer.Option(min=0, help="Cores to use; 0: fit to the load.")]
-QuietOption = Annotated[bool, typer.Option(help="No progress display.")]
+
+app = typer.Typer(help="Recipes.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
@@ -99,6 +94,9 @@ app.command("world")(train_world)
 app.command("ppo")(train_ppo)
 app.command("stream")(train_stream)
 app.command("report")(train_report)
+app.command("dpo")(dpo)
+app.command("kto")(kto)
+app.command("reward-model")(reward_model)
 
 
 @app.command()
@@ -189,6 +187,8 @@ def grpo(
     guards end the run with exit code 1. --set guards.stop_after=3 waits for more of them.
     --set max_staleness=1 plays the next step's episodes while one is trained; --set
     evaluate_every=10 measures success on held-out scenarios and keeps the best checkpoint.
+    --set preset=NAME takes a published set of options: grpo, dapo, dr_grpo, gspo, cispo, rloo,
+    reinforce++; what else is set wins over it.
 
     Example: understudy train grpo runs/rehearsed --world build/world --check check.py
              --start runs/distilled

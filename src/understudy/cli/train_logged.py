@@ -14,10 +14,18 @@ from understudy.cli.data import (
     captured,
     open_store,
 )
+from understudy.cli.options import (
+    ConfigOption,
+    IsolatedOption,
+    QuietOption,
+    RunArgument,
+    SetOption,
+    ThreadsOption,
+    WorkloadOption,
+)
 from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.tools_file import ToolsOption, world_shown
 
-RunArgument = Annotated[Path, typer.Argument(help="The run's folder; an interrupted one resumes.")]
 StartOption = Annotated[
     Path | None, typer.Option(help="The run or adapter folder whose episodes were logged.")
 ]
@@ -27,16 +35,6 @@ RewardOption = Annotated[
 CheckOption = Annotated[
     Path | None, typer.Option(help="A Python file, check(messages, ticket) -> reward, instead.")
 ]
-WorkloadOption = Annotated[str | None, typer.Option(help="Only this workload's episodes.")]
-ConfigOption = Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value, e.g. --set epochs=4.")
-]
-IsolatedOption = Annotated[
-    bool, typer.Option(help="Refuse everything but the store, for the process's life.")
-]
-ThreadsOption = Annotated[int, typer.Option(min=0, help="Cores to use; 0: fit to the load.")]
-QuietOption = Annotated[bool, typer.Option(help="No progress display.")]
 
 
 def ppo(

@@ -1,31 +1,33 @@
 """`understudy train world`: a model for what a world leaves open."""
 
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, captured
+from understudy.cli.options import (
+    ConfigOption,
+    IsolatedOption,
+    QuietOption,
+    RunArgument,
+    SetOption,
+    ThreadsOption,
+    WorkloadOption,
+)
 from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.world_language import KeyOption, ModelOption, UrlOption
 
 
 def world(
-    run: Annotated[Path, typer.Argument(help="The run's folder; an interrupted one resumes.")],
+    run: RunArgument,
     store: StoreOption = DEFAULT_STORE,
-    workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, e.g. --set epochs=4.")
-    ] = None,
+    workload: WorkloadOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
     language_url: UrlOption = None,
     language_model: ModelOption = None,
     language_key_env: KeyOption = None,
-    isolated: Annotated[
-        bool, typer.Option(help="Refuse everything but the store, for the process's life.")
-    ] = False,
-    threads: Annotated[int, typer.Option(min=0, help="Cores to use; 0: fit to the load.")] = 0,
-    quiet: Annotated[bool, typer.Option(help="No progress display.")] = False,
+    isolated: IsolatedOption = False,
+    threads: ThreadsOption = 0,
+    quiet: QuietOption = False,
 ) -> None:
     """Teach an adapter to fill what a learned world leaves open: values that nothing determines.
 

@@ -4,9 +4,10 @@ Group relative policy optimisation (arXiv 2402.03300) with what the field has se
 mean-centred advantages without the standard deviation (Dr. GRPO, arXiv 2503.20783), token-level
 aggregation over the whole batch (DAPO, arXiv 2503.14476), no KL term and no reference model, the
 sampler's recorded logprobs as the only anchor, groups with equal rewards left out before any
-forward pass. One step: draw scenarios, play `group_size` episodes of each, judge, one optimiser
-step, hand the adapter to the engine. With `max_staleness`, episodes of the next steps are played
-while one is trained (recipes.ahead).
+forward pass. `preset` chooses another published set of options (recipes.objective). One step: draw
+scenarios, play `group_size` episodes of each, judge, one optimiser step, hand the adapter to the
+engine. With `max_staleness`, episodes of the next steps are played while one is trained
+(recipes.ahead).
 """
 
 import asyncio
@@ -24,12 +25,14 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
 from understudy.core.protocols import Environment
 from understudy.core.rows import Row, RowStats, policy_rows
+from understudy.core.types import Episode
 from understudy.judges.check import Check
 from understudy.recipes.actor import Actor
 from understudy.recipes.ahead import Ahead
 from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score, recent_mean
 from understudy.recipes.learner import Lora, Tune, make_engine, make_learner, prompt_of, training
+from understudy.recipes.objective import Objective, Preset, with_preset
 from understudy.recipes.rehearsal import Played
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.rewards import why_nothing
@@ -38,7 +41,6 @@ from understudy.recipes.trust import Trust, warn
 from understudy.recipes.world_language import Language
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train.advantages import group_advantages
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import StepMetrics
@@ -56,6 +58,8 @@ class GrpoConfig(RolloutConfig):
     warmup_steps: int = Field(default=2, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     min_lr_share: float = Field(default=0.3, ge=0, le=1)
+    preset: Preset | None = None  # a named set of the options below; see recipes.objective
+    objective: Objective = Objective()
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
@@ -68,7 +72,14 @@ class GrpoConfig(RolloutConfig):
     def _fits(self) -> Self:
         if self.exact and self.max_staleness:
             raise ValueError("exact runs are synchronous: leave max_staleness at 0")
+        if self.max_staleness and self.loss.rl == "reinforce":
+            raise ValueError("loss.rl=reinforce is for on-policy data: leave max_staleness at 0")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_preset(cls, values: Any) -> Any:
+        return with_preset(values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +154,7 @@ async def grpo(
             ahead.at(step)
             played, counted = rollouts.looked_over(step, await ahead.batch(step))
             waited = time.perf_counter() - begun
-            rows, more = training_rows(played)
+            rows, more = training_rows(played, config.objective)
             if overlap:
                 running = asyncio.get_running_loop().run_in_executor
                 metrics = await running(pool, train, rows, step, cores)
@@ -185,8 +196,12 @@ async def grpo(
     return GrpoResult(adapter, steps, reward, success, guards.stopped if guards else None)
 
 
-def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
+def training_rows(
+    played: list[Played], objective: Objective | None = None
+) -> tuple[list[Row], Counter[str]]:
     """Rows of every group whose rewards differ, and what was left out, counted."""
+    objective = objective or Objective()
+    chosen: list[tuple[Episode, float]] = []
     rows: list[Row] = []
     counted: Counter[str] = Counter()
     stats = RowStats()
@@ -196,7 +211,7 @@ def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
         episodes = item.group.episodes
         weights = item.weights or (1.0,) * len(episodes)
         trainable = [any(c.output_ids for c in e.completions) for e in episodes]
-        advantages = group_advantages(item.group.rewards or (), trainable)
+        advantages = objective.of_group(item.group.rewards or (), trainable)
         if advantages.flat:
             counted["flat groups"] += 1
             continue
@@ -205,11 +220,13 @@ def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
             if advantage is None:
                 counted["episodes without a sampled token"] += 1
                 continue
-            more, seen = policy_rows(episode, advantage * weight)
-            rows.extend(more)
-            stats += seen
+            chosen.append((episode, advantage * weight))
+    for episode, advantage in objective.of_batch(chosen):
+        more, seen = policy_rows(episode, advantage)
+        rows.extend(more)
+        stats += seen
     counted["rows"], counted["broken rows"] = stats.rows, stats.broken
-    return rows, counted
+    return objective.of_rows(rows, sum(len(p.group.episodes) for p in played)), counted
 
 
 def _metadata(rollouts: Rollouts, success: float) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Sums:
     value_error: float = 0.0  # squared
     returned: float = 0.0
     returned_squared: float = 0.0
+    masked: Counter[str] = field(default_factory=Counter)
     tokens_computed: int = 0
     microbatches: int = 0
 
@@ -51,6 +52,7 @@ class Sums:
         self.ratio_max = max(self.ratio_max, float(part.ratio_E.max()))
         self.kl += float(kl_estimate(part.gap_E).sum())
         self.clipped += float(part.clipped_E.sum())
+        self.masked.update(part.masked)
 
     def add_values(self, values_E: Tensor, return_E: Tensor) -> None:
         self.values += len(values_E)
@@ -78,6 +80,7 @@ class Sums:
         self.value_error += other.value_error
         self.returned += other.returned
         self.returned_squared += other.returned_squared
+        self.masked.update(other.masked)
         self.tokens_computed += other.tokens_computed
         self.microbatches += other.microbatches
         return self
@@ -148,7 +151,8 @@ def _loss(
             part = value_loss(values, weight, anchor, before, config.value.clip)
             sums.add_values(values, anchor)
         else:
-            part = _stream(stream, out.logprobs_E.index_select(0, at), weight, anchor, config)
+            row = torch.from_numpy(tree.row_E[mine]).to(device)
+            part = _stream(stream, out.logprobs_E.index_select(0, at), weight, anchor, row, config)
             sums.entries += len(mine)
         if stream == "rl":
             sums.add_rl(part)
@@ -160,10 +164,15 @@ def _loss(
 
 
 def _stream(
-    stream: str, logprobs: Tensor, weight: Tensor, anchor: Tensor, config: TrainerConfig
+    stream: str,
+    logprobs: Tensor,
+    weight: Tensor,
+    anchor: Tensor,
+    row: Tensor,
+    config: TrainerConfig,
 ) -> StreamLoss:
     if stream == "ce":
         return ce_loss(logprobs, weight)
     if stream == "kl":
         return kl_loss(logprobs, weight, anchor)
-    return rl_loss(logprobs, weight, anchor, config.loss)
+    return rl_loss(logprobs, weight, anchor, row, config.loss)

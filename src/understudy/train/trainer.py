@@ -50,6 +50,7 @@ class StepMetrics:
     kl: float | None = None  # KL(sampler || policy), k3
     clipped_share: float | None = None
     value_explained: float | None = None  # share of the returns' variance, before the step
+    masked: dict[str, int] | None = None  # entries that each mask of the loss left out
     skipped: str | None = None  # why no step was taken
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,6 +133,7 @@ class Trainer:
             kl=sums.kl / sums.rl if sums.rl else None,
             clipped_share=sums.clipped / sums.rl if sums.rl else None,
             value_explained=sums.explained,
+            masked=dict(sums.masked) if sums.masked else None,
             skipped=skipped,
         )
         if self.skipped_in_a_row >= self.config.max_skipped:
