@@ -12,6 +12,8 @@ import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, open_store
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
+from understudy.cli.train_distil import correct, opd
+from understudy.cli.train_user import user as train_user
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
 
@@ -81,6 +83,9 @@ def sft(
 
 
 app.command("world")(train_world)
+app.command("user")(train_user)
+app.command("opd")(opd)
+app.command("correct")(correct)
 
 
 @app.command()

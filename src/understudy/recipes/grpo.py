@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
 from understudy.core.protocols import Environment
@@ -57,6 +57,7 @@ class GrpoConfig(Config):
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     temperature: PositiveFloat = 1.0  # recorded logprobs are those of the sampled distribution
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     max_tokens: PositiveInt = 128  # a turn
     max_turns: PositiveInt = 16
     pool: PositiveInt = 2000  # scenarios recombined from the traffic
@@ -161,7 +162,7 @@ async def grpo(
                     for n, group in zip(numbers, played, strict=True):
                         curriculum.saw(n, group.rate)
                     trainer.use_cores(threads or threads_for_load(busy=load.busy()))
-                    rows, counted = training_rows(played)
+                    rows, counted = training_rows(played, config.echo)
                     metrics = trainer.step(rows)
                     reward, success = _means(played)
                     more = {"guards": guards.figures} if guards else {}
@@ -194,8 +195,9 @@ async def grpo(
     return GrpoResult(adapter, steps, reward, success, stopped)
 
 
-def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
-    """Rows of every group whose rewards differ, and what was left out, counted."""
+def training_rows(played: list[Played], echo: float = 0.0) -> tuple[list[Row], Counter[str]]:
+    """Rows of every group whose rewards differ, and what was left out, counted. With `echo` (see
+    core.rows) those of the other groups too, for what tools and users said in them."""
     rows: list[Row] = []
     counted: Counter[str] = Counter()
     stats = RowStats()
@@ -208,13 +210,14 @@ def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
         advantages = group_advantages(item.group.rewards or (), trainable)
         if advantages.flat:
             counted["flat groups"] += 1
-            continue
+            if not echo:
+                continue
         counted["down-weighted"] += sum(w < 1.0 for w in weights)
         for episode, advantage, weight in zip(episodes, advantages.values, weights, strict=True):
             if advantage is None:
                 counted["episodes without a sampled token"] += 1
                 continue
-            more, seen = policy_rows(episode, advantage * weight)
+            more, seen = policy_rows(episode, advantage * weight, echo=echo)
             rows.extend(more)
             stats += seen
     counted["rows"], counted["broken rows"] = stats.rows, stats.broken
