@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, figure, interval
-from bench.generated import BEHAVIOURS, Turn, episode, first, same, speaks_of
+from bench.generated import BEHAVIOURS, episode, first, same, speaks_of
 
 HOURS = True  # at its full size
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +29,7 @@ def run(
     behaviour: str = "retries",
     corrections: int = 30,
     traffic: int = TRAFFIC,
+    unreviewed: int = 0,
     settings: Sequence[str] = (),
     out: Path = ROOT / "build" / "bench" / "correct",
 ) -> dict[str, Figure]:
@@ -38,14 +39,23 @@ def run(
     asked = questions(behaviour, n)
     before = answered(out / f"before-{behaviour}-{n}.json", None, asked)
     reports = [
-        one_seed(out, seed, behaviour, corrections, traffic, settings, asked, before, n)
+        one_seed(
+            out,
+            seed,
+            behaviour,
+            captured(behaviour, corrections, traffic, unreviewed, seed),
+            settings,
+            asked,
+            before,
+            n,
+        )
         for seed in seeds
     ]
     figures: dict[str, Figure] = {}
     for place in ("system", "episode"):
         told = answered(out / f"follows-{place}-{behaviour}-{n}.json", None,
                         reading(behaviour, min(n, 400), place))  # fmt: skip
-        share = wilson(sum(told), len(told))
+        share = wilson(told.count(1), len(told))
         figures[f"follows_{place}"] = interval(share.mean, "share", share.low, share.high)
     for name in reports[0]:
         values = [report[name]["value"] for report in reports]
@@ -57,28 +67,24 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A turn to answer: of which group, behind which prompt, and what counts."""
+    """A turn to answer: of which group, behind which prompt, and the replies that are told apart:
+    what the model does by itself first, then what a rule demands."""
 
     group: str
     messages: tuple[Any, ...]
     tools: tuple[Any, ...]
-    expected: Any
+    replies: tuple[Any, ...]
 
 
 def questions(behaviour: str, n: int) -> list[Question]:
-    """The behaviour's own turns, twice (`wrong`: what it does by itself, `right`), the other
-    behaviours' turns, and the probes of the corpus that the behaviour does not show at."""
-    own = first(n, behaviour, "new", 1)
-    found = [_question("wrong", t, t.own) for t in own]
-    found += [_question("right", t, t.ruled) for t in own]
-    for other in BEHAVIOURS:
-        if other != behaviour:
-            found += [_question(other, t, t.own) for t in first(n, other, "new", 1)]
+    """Turns of the behaviour and of the others, and the probes of the corpus that it does not show
+    at."""
+    found = [
+        Question(name, t.messages, t.tools, (t.own, t.ruled))
+        for name in BEHAVIOURS
+        for t in first(n, name, "new", 1)
+    ]
     return found + probes(behaviour, n)
-
-
-def _question(group: str, turn: Turn, expected: Any) -> Question:
-    return Question(group, turn.messages, turn.tools, expected)
 
 
 def probes(behaviour: str, n: int) -> list[Question]:
@@ -102,7 +108,7 @@ def probes(behaviour: str, n: int) -> list[Question]:
                 continue
             expected = dialogue.messages[probe.message]
             held[kind].append(
-                Question(f"probe_{kind}", tuple(messages), tuple(dialogue.tools), expected)
+                Question(f"probe_{kind}", tuple(messages), tuple(dialogue.tools), (expected,))
             )
     return [question for of in held.values() for question in of]
 
@@ -116,21 +122,22 @@ def reading(behaviour: str, n: int, place: Any) -> list[Question]:
     for turn in first(n, behaviour, "new", 2):
         (said,), _ = corrections_of(episode(turn, corrected=True))
         messages = hindsight(said.turn.request.messages, said, place, CorrectConfig().form)
-        found.append(Question("follows", messages, turn.tools, turn.ruled))
+        found.append(Question("follows", messages, turn.tools, (turn.own, turn.ruled)))
     return found
 
 
-def answered(file: Path, adapter: Path | None, asked: Sequence[Question]) -> list[bool]:
-    """Which questions are answered as expected, greedily; remembered in a file."""
+def answered(file: Path, adapter: Path | None, asked: Sequence[Question]) -> list[int]:
+    """Which of its replies each question was answered with, greedily; -1: another. Remembered in a
+    file."""
     if not file.exists():
-        right = asyncio.run(_answer(adapter, asked))
+        said = asyncio.run(_answer(adapter, asked))
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(right))
-    found: list[bool] = json.loads(file.read_text())
+        file.write_text(json.dumps(said))
+    found: list[int] = json.loads(file.read_text())
     return found
 
 
-async def _answer(adapter: Path | None, asked: Sequence[Question]) -> list[bool]:
+async def _answer(adapter: Path | None, asked: Sequence[Question]) -> list[int]:
     from understudy.core.types import ModelRef, Request, Sampling
     from understudy.models.loading import load_base
     from understudy.recipes.learner import make_engine
@@ -142,14 +149,15 @@ async def _answer(adapter: Path | None, asked: Sequence[Question]) -> list[bool]
     gate = asyncio.Semaphore(128)
     with Progress("ask", total=len(asked), unit="turns") as progress:
 
-        async def one(question: Question) -> bool:
+        async def one(question: Question) -> int:
             greedy = Sampling(temperature=0.0, max_tokens=120)
             async with gate:
                 done = await chat.complete(
                     Request(question.messages, model, question.tools, greedy)
                 )
             progress.advance()
-            return same(done.message, question.expected)
+            alike = [same(done.message, reply) for reply in question.replies]
+            return alike.index(True) if True in alike else -1
 
         try:
             if adapter:
@@ -163,11 +171,10 @@ def one_seed(
     out: Path,
     seed: int,
     behaviour: str,
-    corrections: int,
-    traffic: int,
+    episodes: Sequence[Any],
     settings: Sequence[str],
     asked: Sequence[Question],
-    before: Sequence[bool],
+    before: Sequence[int],
     n: int,
 ) -> dict[str, Figure]:
     """What one run of `train correct` changed."""
@@ -181,53 +188,56 @@ def one_seed(
     opened = Run.open(path) if begun else Run.create(path, config, seed)
     if opened.state != "done" or not (path / "artefacts" / "correct.json").exists():
         with opened:
-            asyncio.run(correct(opened, captured(behaviour, corrections, traffic, seed), config))
+            asyncio.run(correct(opened, episodes, config))
     else:
         opened.close()
     told = json.loads((path / "artefacts" / "correct.json").read_text())
     after = answered(out / f"after-{behaviour}-{seed}-{n}.json", path / "adapter", asked)
-    figures = compared(asked, before, after)
+    figures = compared(behaviour, asked, before, after)
     for name in ("gap_before", "gap", "drift"):
         figures[name] = interval(told[name], "nats", told[name], told[name])
     (path / "report.json").write_text(json.dumps(figures, indent=1))
     return figures
 
 
-def captured(behaviour: str, corrections: int, traffic: int, seed: int) -> list[Any]:
-    """Corrected turns of the behaviour; turns of every behaviour, that one too, as they were."""
+def captured(
+    behaviour: str, corrections: int, traffic: int, unreviewed: int, seed: int
+) -> list[Any]:
+    """Corrected turns of the behaviour; `traffic` turns of the others, that nobody corrected; and
+    so many of the behaviour itself that nobody looked at."""
     found = [episode(t, True) for t in first(corrections, behaviour, "train", 100 + seed)]
-    share = -(-traffic // len(BEHAVIOURS))
+    share = -(-traffic // (len(BEHAVIOURS) - 1))
     for name in BEHAVIOURS:
-        found += [episode(t, False) for t in first(share, name, "train", 200 + seed)]
+        count = unreviewed if name == behaviour else share
+        found += [episode(t, False) for t in first(count, name, "train", 200 + seed)]
     return found
 
 
 def compared(
-    asked: Sequence[Question], before: Sequence[bool], after: Sequence[bool]
+    behaviour: str, asked: Sequence[Question], before: Sequence[int], after: Sequence[int]
 ) -> dict[str, Figure]:
-    """Shares of the groups, and by how many points each of the others dropped, paired."""
+    """The behaviour before and after, and by how many points each other one dropped, paired."""
     from understudy.runs.statistics import paired_difference, wilson
 
     figures: dict[str, Figure] = {}
-    groups: dict[str, list[tuple[bool, bool]]] = {}
+    groups: dict[str, list[tuple[int, int]]] = {}
     for question, was, now in zip(asked, before, after, strict=True):
         groups.setdefault(question.group, []).append((was, now))
-    for name, pairs in groups.items():
-        was, now = ([float(p[i]) for p in pairs] for i in (0, 1))
-        if name in ("wrong", "right"):
-            for when, values in (("before", was), ("after", now)):
-                share = wilson(int(sum(values)), len(values))
-                figures[f"{name}_{when}"] = interval(share.mean, "share", share.low, share.high)
-            continue
-        dropped = paired_difference(now, was)
-        figures[f"dropped_{name}"] = interval(
-            100 * dropped.mean, f"points of {len(pairs)} turns", 100 * dropped.low,
-            100 * dropped.high,
-        )  # fmt: skip
-    wrong = [p for q, *p in zip(asked, before, after, strict=True) if q.group == "wrong"]
-    was, now = sum(p[0] for p in wrong), sum(p[1] for p in wrong)
-    fell = 1 - now / max(1, was)
+    own = groups.pop(behaviour)
+    for n, name in enumerate(("wrong", "right")):
+        for when in (0, 1):
+            share = wilson(sum(pair[when] == n for pair in own), len(own))
+            label = f"{name}_{('before', 'after')[when]}"
+            figures[label] = interval(share.mean, "share", share.low, share.high)
+    shown = [sum(pair[when] == 0 for pair in own) for when in (0, 1)]
+    fell = 1 - shown[1] / max(1, shown[0])
     figures["fell"] = interval(fell, "share of the behaviour", fell, fell)
-    drops = [f["value"] for name, f in figures.items() if name.startswith("dropped_")]
+    drops = []
+    for name, pairs in groups.items():
+        was, now = ([float(pair[when] == 0) for pair in pairs] for when in (0, 1))
+        dropped = paired_difference(now, was)
+        low, value, high = (100 * x for x in (dropped.low, dropped.mean, dropped.high))
+        figures[f"dropped_{name}"] = interval(value, f"points of {len(pairs)} turns", low, high)
+        drops.append(value)
     figures["largest_drop"] = interval(max(drops), "points", max(drops), max(drops))
     return figures

@@ -10,10 +10,11 @@ The policy that has read the correction is the teacher of the policy that has no
 
 The teacher is the policy as it was before, so that what it says does not drift. Everything else is
 held where it was: at turns of episodes without corrections the student's replies are held to the
-policy before by `kl`. Where a correction, read there, changes what the policy would reply, it may
-speak of that turn too: such a turn is not held.
+policy before by `kl`. With `speaks`, a turn is not held where a correction, read there, changes
+what the policy would reply by so much: it may speak of that turn too, and nobody looked at it. That
+is for models that read corrections as narrowly as they are meant.
 
-Defaults: as `grpo`, whose steps these are like; half of a step's turns are replayed.
+Defaults: the learning rate of `grpo`; half of a step's turns are replayed.
 """
 
 import random
@@ -50,15 +51,15 @@ class CorrectConfig(Config):
     feedback: str | None = None  # only feedback of this name; else whatever people said in words
     place: Place = "system"  # where the teacher reads the correction; see corrections.hindsight
     form: str = "Correction: {text}"  # how it reads it
-    steps: PositiveInt = 40
+    steps: PositiveInt = 20
     turns_per_step: PositiveInt = 8  # corrected ones
     replay: float = Field(default=0.5, ge=0, lt=1)  # share of a step's turns that are replayed
-    samples: PositiveInt = 4  # of student and teacher, at each corrected turn
+    samples: PositiveInt = 2  # of student and teacher, at each corrected turn
     reverse: NonNegativeFloat = 1.0  # weight of the reverse KL on the student's replies
     imitate: NonNegativeFloat = 1.0  # weight of the teacher's replies; 0: none is drawn
     shown: NonNegativeFloat = 1.0  # weight of demonstrations
     hold: NonNegativeFloat = 1.0  # weight of the KL to the policy before
-    speaks: PositiveFloat | None = 1.0  # nats by which a correction changes a reply; None: hold all
+    speaks: PositiveFloat | None = None  # nats by which a correction changes a reply, e.g. 1
     lr: PositiveFloat = 7e-4
     warmup_steps: int = Field(default=2, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
