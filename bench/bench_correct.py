@@ -2,10 +2,11 @@
 
 The tiny model in invented services of its pretraining corpus (bench/generated.py): it calls again
 after a passing error. A reviewer says so of thirty such turns, in the corpus's words, each in a
-service of its own; `train correct` learns from them beside traffic that nobody corrected. Then, in
-services that nobody has seen, greedily: how often the behaviour still shows, and paired with before
-what else the model does: other behaviours at like turns, and the probes of docs/tiny-model.md.
-`follows` is the share of turns where the model obeys a correction that it reads.
+service of its own; `train correct` learns from them beside traffic that nobody corrected, of which
+forty turns show the behaviour too. Then, in services that nobody has seen, greedily: how often it
+still shows, and paired with before what else the model does: other behaviours, at like turns too,
+and the probes of docs/tiny-model.md. `follows` is the share of turns where the model obeys a
+correction that it reads, `demo` the same at the turns of a distilled incumbent of the demo.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.demo_turns import following
 from bench.figures import Figure, figure, interval
 from bench.generated import BEHAVIOURS, episode, first, same, speaks_of
 
@@ -29,7 +31,8 @@ def run(
     behaviour: str = "retries",
     corrections: int = 30,
     traffic: int = TRAFFIC,
-    unreviewed: int = 0,
+    unreviewed: int = 40,
+    demo: int = 1000,
     settings: Sequence[str] = (),
     out: Path = ROOT / "build" / "bench" / "correct",
 ) -> dict[str, Figure]:
@@ -55,8 +58,10 @@ def run(
     for place in ("system", "episode"):
         told = answered(out / f"follows-{place}-{behaviour}-{n}.json", None,
                         reading(behaviour, min(n, 400), place))  # fmt: skip
-        share = wilson(told.count(1), len(told))
-        figures[f"follows_{place}"] = interval(share.mean, "share", share.low, share.high)
+        obeyed = wilson(told.count(1), len(told))
+        figures[f"follows_{place}"] = interval(obeyed.mean, "share", obeyed.low, obeyed.high)
+    for name, share in following(out, demo, 200).items():
+        figures[f"demo_{name}"] = interval(share, "share", share, share)
     for name in reports[0]:
         values = [report[name]["value"] for report in reports]
         figures[name] = figure(values, reports[0][name]["unit"])

@@ -54,17 +54,27 @@ FLAWS = {
 }
 
 
-def following(adapter: Path | None, n: int = 100) -> dict[str, float]:
-    """Greedily, at up to n turns of each flaw: the shares that still show it, and that obey the
-    words where they are read in either place."""
+def following(out: Path, traffic: int, n: int) -> dict[str, float]:
+    """Of a model that was distilled from the incumbent's traffic, greedily, at up to n turns of
+    each flaw: the shares that do what the words demand, unread and where they are read in either
+    place. Remembered in `out`."""
     from traffic import conversations, write_jsonl
     from understudy.core.chat_files import import_file
+    from understudy.recipes.sft import SftConfig, sft
+    from understudy.runs.directory import Run
 
-    folder = ROOT / "build" / "bench" / "correct"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = asyncio.run(conversations(folder, 6 * n))
-    episodes = list(import_file(write_jsonl(folder / "demo.jsonl", rows)))
-    return asyncio.run(_following(adapter, episodes, n))
+    file, path = out / f"demo-{traffic}-{n}.json", out / f"demo-{traffic}"
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        rows = asyncio.run(conversations(out, traffic))
+        episodes = list(import_file(write_jsonl(out / "demo.jsonl", rows)))
+        config = SftConfig(split="all")
+        begun = (path / "run.json").exists()
+        with Run.open(path) if begun else Run.create(path, config) as run:
+            adapter = sft(run, episodes, config).adapter
+        file.write_text(json.dumps(asyncio.run(_following(adapter, episodes, n))))
+    found: dict[str, float] = json.loads(file.read_text())
+    return found
 
 
 async def _following(adapter: Path | None, episodes: Sequence[Any], n: int) -> dict[str, float]:
@@ -87,11 +97,13 @@ async def _following(adapter: Path | None, episodes: Sequence[Any], n: int) -> d
 
     figures: dict[str, float] = {}
     try:
-        if adapter:
+        if adapter is not None:
             await engine.load(model, str(adapter))
         for name, flaw in FLAWS.items():
             turns = [t for e in episodes for t in turns_of(e)
                      if flaw.shows(t.message, t.request.messages)][:n]  # fmt: skip
+            if not turns:
+                continue
             plain = await asyncio.gather(*[ask(t.request.messages, t) for t in turns])
             figures[f"{name}_obeys_unread"] = sum(map(flaw.obeys, plain)) / len(turns)
             for place in ("system", "episode"):

@@ -15,7 +15,7 @@ from understudy.models.loading import load_base
 
 SMALLEST: dict[str, dict[str, Any]] = {
     "correct": {
-        "seeds": (0,), "n": 2, "corrections": 2, "traffic": 6,
+        "seeds": (0,), "n": 2, "corrections": 2, "traffic": 6, "unreviewed": 1, "demo": 12,
         "settings": ("steps=1", "turns_per_step=2", "samples=1", "lora.rank=2"),
     },
     "demo": {"seeds": (0,), "quick": True},

@@ -138,7 +138,8 @@ async def correct(
                 for step in range(begin, config.steps):
                     now = student(step + 1)
                     lessons, held = await _step(tutor, taught, others, now, step, config)
-                    rows = [row for item in (*lessons, *held) for row in item.rows]
+                    rows = [row for lesson in lessons for row in lesson.rows]
+                    rows += [row for turn in held for row in turn.rows]
                     metrics = trainer.step(rows)
                     values: dict[str, Any] = metrics.as_dict() | _figures(lessons, held)
                     values.pop("step")

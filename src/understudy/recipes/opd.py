@@ -190,9 +190,10 @@ async def taught(
     told: list[Told] = await gather(
         [teacher.told(row, prompt) for (row, _), prompt in zip(found, prompts, strict=True)]
     )
-    plain = [reverse_row(row, t.logprobs, sample_id=name)
-             for (row, name), t in zip(found, told, strict=True)]  # fmt: skip
-    now = [None] * len(found) if fresh else trainer.logprobs(plain)
+    now: Sequence[Sequence[float] | None] = [None] * len(found)
+    if not fresh:
+        now = trainer.logprobs([reverse_row(row, t.logprobs, sample_id=name)
+                                for (row, name), t in zip(found, told, strict=True)])  # fmt: skip
     weighed = [_weighed(row, name, t, own, config)
                for (row, name), t, own in zip(found, told, now, strict=True)]  # fmt: skip
     apart = [
