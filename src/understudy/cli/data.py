@@ -144,6 +144,9 @@ def feedback(
     value: Annotated[str, typer.Argument(help="true, false, a number or a label.")],
     store: StoreOption = DEFAULT_STORE,
     comment: Annotated[str | None, typer.Option(help="In your own words.")] = None,
+    completion: Annotated[
+        str | None, typer.Option(help="The id of one of its completions: said of that alone.")
+    ] = None,
 ) -> None:
     """Say something of an episode. Nothing is overwritten; the latest word counts.
 
@@ -154,12 +157,17 @@ def feedback(
 
     with open_store(store) as db:
         found = _one(db, episode)
+        if completion is not None and all(c.id != completion for c in found.completions):
+            raise ValueError(
+                f"{found.id} has no completion {completion}; see `episodes show --json`"
+            )
         said = Feedback(
             id=uuid7(),
             episode_id=found.id,
             name=name,
             value=_value(value),
             source="reviewer",
+            completion_id=completion,
             comment=comment,
             created_at=time.time(),
         )

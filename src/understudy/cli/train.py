@@ -22,11 +22,13 @@ from understudy.cli.options import (
 )
 from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
+from understudy.cli.train_distil import correct, opd
 from understudy.cli.train_logged import ppo as train_ppo
 from understudy.cli.train_logged import stream as train_stream
 from understudy.cli.train_options import FromOption, TrackOption, values_of
 from understudy.cli.train_preferences import dpo, kto, reward_model
 from understudy.cli.train_report import report as train_report
+from understudy.cli.train_user import user as train_user
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
 
@@ -97,6 +99,9 @@ app.command("report")(train_report)
 app.command("dpo")(dpo)
 app.command("kto")(kto)
 app.command("reward-model")(reward_model)
+app.command("user")(train_user)
+app.command("opd")(opd)
+app.command("correct")(correct)
 
 
 @app.command()

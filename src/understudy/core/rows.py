@@ -8,6 +8,7 @@ entry, so an episode's weight does not depend on how often its history broke.
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Literal, NamedTuple, Protocol
 
 from understudy.core.chatml import assistant_text
@@ -136,10 +137,12 @@ def policy_rows(
     advantage: float,
     *,
     purpose: str = "agent",
+    echo: float = 0.0,
     max_tokens: int | None = None,
     too_long: TooLong = "refuse",
 ) -> tuple[list[Row], RowStats]:
-    """One `rl` entry for each token that the episode's agent sampled, weighted by `advantage`.
+    """One `rl` entry for each token that the episode's agent sampled, weighted by `advantage`; with
+    `echo`, also the entries of `echo_entries`, each of that weight.
 
     The weight is per token and the trainer divides by the whole batch's count, so an episode
     weighs the same in one row or in ten. For a mean per rollout instead, scale the advantage by
@@ -149,10 +152,22 @@ def policy_rows(
     """
     mine = [c for c in episode.completions if c.request.purpose == purpose]
     sampled, stats = rows_of(mine)
-    rows = [_policy_row(row, advantage, episode.id) for row in sampled]
+    rows = [_policy_row(row, advantage, episode.id, echo) for row in sampled]
     rows, limits = limit_rows(rows, max_tokens, too_long)
     kept = RowStats(trained=sum(len(r.entries) for r in rows), untrainable=int(not rows))
     return rows, replace(stats, rows=0, tokens=0) + limits + kept
+
+
+def echo_entries(row: SampledRow, weight: float, sample_id: str = "") -> list[Entry]:
+    """A `ce` entry for each token that the environment added between two samples of the row: what
+    tools and users said, and the chat format around it. ECHO (arXiv 2605.24517): the actor learns
+    to foretell its environment in the same forward pass. Neither the first prompt nor a sampled
+    token has one."""
+    return [
+        Entry(t - 1, row.ids[t], "ce", weight, None, sample_id)
+        for before, after in pairwise(row.spans)
+        for t in range(before.end, after.start)
+    ]
 
 
 def limit_rows(
@@ -199,7 +214,7 @@ def _span(completion: Completion, start: int) -> Span:
     return Span(start, start + len(output), logprobs, completion.id)
 
 
-def _policy_row(row: SampledRow, advantage: float, sample_id: str) -> Row:
+def _policy_row(row: SampledRow, advantage: float, sample_id: str, echo: float) -> Row:
     entries: list[Entry] = []
     for span in row.spans:
         if not span.logprobs:
@@ -209,6 +224,8 @@ def _policy_row(row: SampledRow, advantage: float, sample_id: str) -> Row:
             )
         for t, logprob in zip(range(span.start, span.end), span.logprobs, strict=True):
             entries.append(Entry(t - 1, row.ids[t], "rl", advantage, logprob, sample_id))
+    if echo:
+        entries += echo_entries(row, echo, sample_id)
     return Row(row.ids, tuple(entries))
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
 from understudy.core.protocols import Environment
@@ -63,6 +63,7 @@ class GrpoConfig(RolloutConfig):
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     trust: Trust = Trust()  # what the world's fidelity must show, or training warns
     language: str | None = None  # a run whose model fills the world's gaps; see `train world`
     checkpoint_every: PositiveInt = 10
@@ -154,7 +155,7 @@ async def grpo(
             ahead.at(step)
             played, counted = rollouts.looked_over(step, await ahead.batch(step))
             waited = time.perf_counter() - begun
-            rows, more = training_rows(played, config.objective)
+            rows, more = training_rows(played, config.objective, config.echo)
             if overlap:
                 running = asyncio.get_running_loop().run_in_executor
                 metrics = await running(pool, train, rows, step, cores)
@@ -197,11 +198,13 @@ async def grpo(
 
 
 def training_rows(
-    played: list[Played], objective: Objective | None = None
+    played: list[Played], objective: Objective | None = None, echo: float = 0.0
 ) -> tuple[list[Row], Counter[str]]:
-    """Rows of every group whose rewards differ, and what was left out, counted."""
+    """Rows of every group whose rewards differ, and what was left out, counted. With `echo` (see
+    core.rows) those of the other groups too, for what tools and users said in them."""
     objective = objective or Objective()
     chosen: list[tuple[Episode, float]] = []
+    heard: list[tuple[Episode, float]] = []  # flat groups' episodes
     rows: list[Row] = []
     counted: Counter[str] = Counter()
     stats = RowStats()
@@ -214,6 +217,7 @@ def training_rows(
         advantages = objective.of_group(item.group.rewards or (), trainable)
         if advantages.flat:
             counted["flat groups"] += 1
+            heard += [(episode, 0.0) for episode in episodes] if echo else []
             continue
         counted["down-weighted"] += sum(0.0 < w < 1.0 for w in weights)
         for episode, advantage, weight in zip(episodes, advantages.values, weights, strict=True):
@@ -221,8 +225,8 @@ def training_rows(
                 counted["episodes without a sampled token"] += 1
                 continue
             chosen.append((episode, advantage * weight))
-    for episode, advantage in objective.of_batch(chosen):
-        more, seen = policy_rows(episode, advantage)
+    for episode, advantage in (*objective.of_batch(chosen), *heard):
+        more, seen = policy_rows(episode, advantage, echo=echo)
         rows.extend(more)
         stats += seen
     counted["rows"], counted["broken rows"] = stats.rows, stats.broken
