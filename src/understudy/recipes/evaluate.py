@@ -7,7 +7,7 @@ from understudy.core.protocols import Chat, Environment
 from understudy.core.types import Episode, ModelRef, Policy, Sampling, Scenario
 from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
-from understudy.models.loading import load_base
+from understudy.models.loading import base_of
 from understudy.recipes.learner import make_engine
 from understudy.recipes.rehearsal import MakeUser, Played, gather, play_group
 from understudy.runs.statistics import Interval, wilson
@@ -71,7 +71,7 @@ async def evaluate_in_world(
     Policies are not trained on those; the world itself has learned from all episodes, theirs too.
     """
     file = load_adapter(adapter)
-    base = load_base(file.base or "tiny")
+    base = base_of(file)
     engine, chat = make_engine(base, threads)
     model = ModelRef(base.name, "evaluated", 1)
     try:

@@ -44,6 +44,7 @@ from understudy.world.model import World
 
 class GrpoConfig(Config):
     base: str = "tiny"
+    renderer: str | None = None  # a chat format in the place of the base's own
     start: str | None = None  # an adapter folder to go on from; usually a distilled one
     lora: Lora = Lora()
     steps: PositiveInt = 40
@@ -55,6 +56,7 @@ class GrpoConfig(Config):
     min_lr_share: float = Field(default=0.3, ge=0, le=1)
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16"] = "bf16"
+    gradient_checkpointing: bool = False  # less memory, more time
     max_tokens_per_microbatch: PositiveInt = 4096
     temperature: PositiveFloat = 1.0  # recorded logprobs are those of the sampled distribution
     max_tokens: PositiveInt = 128  # a turn
@@ -95,7 +97,11 @@ async def grpo(
     """
     warn(run, world, config.trust)
     learner = make_learner(
-        config.base, config.lora, config.seed, Path(config.start) if config.start else None
+        config.base,
+        config.lora,
+        config.seed,
+        Path(config.start) if config.start else None,
+        config.renderer,
     )
     scenarios = world.scenarios(config.pool, config.seed)
     curriculum = Curriculum(len(scenarios), config.again, config.seed)
@@ -263,6 +269,7 @@ def _trainer_config(config: GrpoConfig) -> TrainerConfig:
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
         precision=config.precision,
+        gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.temperature,
         loss=config.loss,

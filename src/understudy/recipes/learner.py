@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from understudy.core.origin import ORIGIN
 from understudy.core.types import Message, Tool, text_of
 from understudy.engine.chat import LocalChat
 from understudy.engine.kernel import build_kernel
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.weights import shape_of
-from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
+from understudy.models.adapters import check_origin, load_adapter, prompt_hash, save_adapter
 from understudy.models.loading import LoadedBase, folder_of, load_base
 from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora, set_adapter_tensors
 from understudy.runs.config import Config
@@ -45,18 +46,24 @@ class Learner:
         return {k: v.clone() for k, v in adapter_tensors(self.base.model).items()}
 
     def save(self, path: Path, metadata: Mapping[str, Any]) -> Path:
-        return save_adapter(path, self.tensors(), self.lora, self.base.name, metadata)
+        said = {ORIGIN: str(self.base.origin), **metadata}
+        return save_adapter(path, self.tensors(), self.lora, self.base.source, said)
 
 
-def make_learner(base: str, lora: Lora, seed: int, start: Path | None = None) -> Learner:
+def make_learner(
+    base: str, lora: Lora, seed: int, start: Path | None = None, renderer: str | None = None
+) -> Learner:
     """The base with a fresh adapter, or with the adapter in the folder `start` to go on from.
+    `renderer` names a chat format in the place of the one that the base's chat template is.
 
-    Raises FileNotFoundError or ValueError where `start` holds no adapter that fits the base.
+    Raises FileNotFoundError or ValueError where `start` holds no adapter that fits the base, its
+    tokenizer and its chat template.
     """
-    loaded = load_base(base)
+    loaded = load_base(base, renderer=renderer)
     config = LoraConfig(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
     if start is not None:
         file = load_adapter(start)
+        check_origin(file, loaded.origin, start)
         config = LoraConfig(rank=file.config.rank, alpha=file.config.alpha, seed=seed)
         inject_lora(loaded.model, config)
         set_adapter_tensors(loaded.model, file.tensors)
@@ -97,8 +104,9 @@ def make_engine(base: LoadedBase, threads: int | None = None) -> tuple[TorchEngi
         base.renderer.stop_ids,
         decode_text=base.renderer.decode,
         threads=threads or "auto",
+        origin=base.origin,
     )
-    return engine, LocalChat(engine, base.renderer, base.name)
+    return engine, LocalChat(engine, base.renderer, base.name, origin=base.origin)
 
 
 def prompt_of(messages: Sequence[Message], tools: Sequence[Tool]) -> str:

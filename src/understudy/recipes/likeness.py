@@ -273,10 +273,10 @@ def agent_of(name: str, chat: Chat, model: ModelRef, temperature: float) -> Agen
 async def adapter_agent(adapter: Path, temperature: float) -> AsyncIterator[Agent]:
     """The agent that an adapter of a base is, over an engine of its own."""
     from understudy.models.adapters import load_adapter
-    from understudy.models.loading import load_base
+    from understudy.models.loading import base_of
     from understudy.recipes.learner import make_engine
 
-    base = load_base(load_adapter(adapter).base or "tiny")
+    base = base_of(load_adapter(adapter))
     engine, chat = make_engine(base)
     model = ModelRef(base.name, "compared", 1)
     try:

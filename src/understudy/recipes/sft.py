@@ -22,6 +22,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from understudy.core.forest import Conversation, final_conversations
 from understudy.core.rows import Row, supervised_rows
+from understudy.core.turns import FormatError
 from understudy.core.types import Episode, JudgeFailed, Split, is_function, select_reward, split_of
 from understudy.judges.check import Check
 from understudy.recipes.learner import Learner, Lora, make_learner, prompt_of, training
@@ -36,6 +37,7 @@ from understudy.train.trainer import Trainer
 
 class SftConfig(Config):
     base: str = "tiny"
+    renderer: str | None = None  # a chat format in the place of the base's own
     start: str | None = None  # an adapter folder to go on from
     lora: Lora = Lora()
     split: Split | Literal["all"] = "train"  # `heldout` is what `eval` plays
@@ -48,6 +50,7 @@ class SftConfig(Config):
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     warmup_steps: int = Field(default=10, ge=0)
     precision: Literal["fp32", "bf16"] = "bf16"
+    gradient_checkpointing: bool = False  # less memory, more time
     max_tokens: PositiveInt = 2048
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 50
@@ -81,7 +84,11 @@ def sft(
     episodes, kept, left_out = begun_with(run, given, lambda es: select(es, config, check))
     left_out += Counter({f"not of the split {config.split}": apart})
     learner = make_learner(
-        config.base, config.lora, config.seed, Path(config.start) if config.start else None
+        config.base,
+        config.lora,
+        config.seed,
+        Path(config.start) if config.start else None,
+        config.renderer,
     )
     rows, rows_left_out = episode_rows(kept, learner, config.max_tokens)
     if not rows:
@@ -154,7 +161,8 @@ def select(
 def episode_rows(
     episodes: Sequence[Episode], learner: Learner, max_tokens: int
 ) -> tuple[list[Row], Counter[str]]:
-    """One row per conversation, `ce` on what the assistant said; and what was left out, why.
+    """One row per conversation (more where the format writes history anew), `ce` on what the
+    assistant said; and what was left out, why.
 
     A sample's id is its episode's with the conversation's number in it.
     """
@@ -168,13 +176,17 @@ def episode_rows(
             if _calls_custom(said):
                 left_out["calls of custom tools, which the chat format cannot say"] += 1
                 continue
-            more, counted = supervised_rows(
-                said.messages,
-                said.tools,
-                learner.base.renderer,
-                sample_id=f"{episode.id}/{n}",
-                max_tokens=max_tokens,
-            )
+            try:
+                more, counted = supervised_rows(
+                    said.messages,
+                    said.tools,
+                    learner.base.renderer,
+                    sample_id=f"{episode.id}/{n}",
+                    max_tokens=max_tokens,
+                )
+            except FormatError as error:
+                left_out[str(error)] += 1
+                continue
             rows.extend(more)
             left_out["longer than max_tokens"] += counted.refused_rows
             left_out["nothing to train on"] += counted.untrainable
@@ -194,6 +206,7 @@ def trainer_config(config: SftConfig, steps: int) -> TrainerConfig:
         warmup_steps=min(config.warmup_steps, steps // 4),
         total_steps=steps,
         precision=config.precision,
+        gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )
 

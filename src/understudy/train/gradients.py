@@ -82,7 +82,7 @@ def precise_forward(model: nn.Module, batch: MicroBatch, config: TrainerConfig) 
     """The batch through the model in the configured precision."""
     device = next(model.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        return forward(model, batch, config.temperature)
+        return forward(model, batch, config.temperature, config.gradient_checkpointing)
 
 
 def _loss(

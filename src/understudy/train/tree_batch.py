@@ -9,6 +9,7 @@ micro-batches where neighbours share least, so the caller's order does not matte
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from understudy.core.rows import Row
 from understudy.core.token_tree import TokenTree, build, build_apart, sorted_rows
 from understudy.train.attention import plan_of, tree_attention
+from understudy.train.checkpointing import checkpointed
 from understudy.train.head import HeadOutput, head_logprobs
 
 Layout = Literal["tree", "packed", "padded"]
@@ -113,15 +115,20 @@ def _cuts(lengths: list[int], shared: list[int], max_tokens: int, padded: bool) 
     return cuts[::-1]
 
 
-def forward(model: Any, batch: MicroBatch, temperature: float = 1.0) -> Forward:
-    """The batch through decoder and head. Gradients flow into the logprobs only.
+def forward(
+    model: Any, batch: MicroBatch, temperature: float = 1.0, checkpointing: bool = False
+) -> Forward:
+    """The batch through decoder and head. Gradients flow into the logprobs only. With
+    `checkpointing` the backward pass computes each layer again from its input.
 
-    Raises ValueError for a model whose logits are changed after the head (soft-capping, scaling).
+    Raises ValueError for a model whose logits are changed after the head (soft-capping, scaling),
+    or whose layers cannot be computed again.
     """
     _check(model)
     tree = batch.tree
     device = next(model.parameters()).device
-    hidden_ND = _hidden(model, batch, device)
+    with checkpointed(model.get_decoder()) if checkpointing else nullcontext():
+        hidden_ND = _hidden(model, batch, device)
     order = np.argsort(tree.node_E, kind="stable")
     nodes, owner = np.unique(tree.node_E[order], return_inverse=True)
     used = torch.from_numpy(nodes).to(device)
