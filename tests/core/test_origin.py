@@ -9,6 +9,7 @@ from understudy.core.openai_wire import parse_response
 from understudy.core.origin import ORIGIN, Origin, OriginError
 from understudy.core.rows import policy_rows
 from understudy.core.types import Completion, Episode, ModelRef, Request
+from understudy.engine.wire import chat_response
 
 HERE = Origin("some/base", "qwen3", "1a", "2b")
 
@@ -57,3 +58,10 @@ def test_an_origin_crosses_the_wire_with_its_ids():
     stream.add(b'{"choices": [{"index": 0, "delta": {"content": "x"}, "token_ids": [3]}]}')
     stream.add(b'{"choices": [], "prompt_token_ids": [1], "%s": "a/b/c/d"}' % ORIGIN.encode())
     assert stream.answer().origin == "a/b/c/d"
+
+
+def test_the_server_names_the_origin_beside_the_ids():
+    done = replace(completion(HERE), message={"role": "assistant", "content": "x"})
+    body = {"model": "m", "return_token_ids": True}
+    assert parse_response(chat_response([done], body, str)).origin == str(HERE)
+    assert ORIGIN not in chat_response([done], {"model": "m"}, str)

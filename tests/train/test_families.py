@@ -18,6 +18,7 @@ from understudy.models.adapters import load_adapter
 from understudy.models.loading import LoadedBase, base_of, load_base
 from understudy.models.lora import LoraConfig, inject_lora
 from understudy.recipes.learner import Learner, Lora, make_engine, make_learner
+from understudy.recipes.sft import episode_rows
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 
@@ -166,3 +167,28 @@ def test_an_adapter_of_another_template_or_base_is_refused(
     with pytest.raises(ValueError, match="chat format qwen3-nothink"):
         asyncio.run(engine.load(ModelRef(base.name, "a"), str(adapter)))
     engine.close()
+
+
+def test_conversations_that_a_format_cannot_say_are_left_out_and_counted(
+    folders: dict[str, Path],
+) -> None:
+    learner = make_learner(str(folders["llama3_1"]), Lora(rank=4), 0)
+    several = [*TALK[:1], {**TALK[1], "tool_calls": TALK[1]["tool_calls"] * 2}, *TALK[2:3]]
+
+    def ended(name: str, history: list[Any]) -> Episode:
+        request = Request(tuple(history), ModelRef("m"), (TOOL,))
+        return Episode(name, (Completion(name, request, "ok", message=TALK[3]),))
+
+    rows, left_out = episode_rows([ended("a", TALK[:3]), ended("b", several)], learner, 4096)
+    assert {e.sample_id for row in rows for e in row.entries} == {"a/0"}
+    assert left_out == {"the chat format says one tool call a message, not several": 1}
+
+
+def test_a_base_in_bf16_is_trained(folders: dict[str, Path]) -> None:
+    base = load_base(str(folders["qwen3"]), torch.bfloat16)
+    inject_lora(base.model, LORA)
+    rows, _ = supervised_rows(TALK, (TOOL,), base.renderer)
+    config = TrainerConfig(lr=1e-2, gradient_checkpointing=True, precision="bf16")
+    trainer = Trainer(base.model, config)
+    losses = [trainer.step(rows).loss["ce"] for _ in range(5)]
+    assert losses[-1] < losses[0]

@@ -37,7 +37,7 @@ class Qwen25Renderer(TurnRenderer):
     ends = (IM_END, "<|endoftext|>")
     opening = GENERATION_PROMPT
     between = "\n"
-    call_marks = ("<tool_call>", IM_END)
+    call_marks: tuple[str, ...] = ("<tool_call>", IM_END)
     marks = (IM_START,)
 
     def text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:

@@ -160,6 +160,9 @@ class Server:
     ) -> None:
         """What is left of the text, the tool calls whole, the reason, ids and usage."""
         assert done.message is not None
+        thought = done.message.get("reasoning_content")
+        if thought:
+            await send({"reasoning_content": thought})
         rest = text.rest(done.message)
         if rest:
             await send({"content": rest})

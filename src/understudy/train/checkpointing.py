@@ -24,7 +24,7 @@ def checkpointed(decoder: Any) -> Iterator[None]:
 
     Raises ValueError for a model without layers of transformers' kind.
     """
-    layers = [m for m in decoder.modules() if isinstance(m, GradientCheckpointingLayer)]
+    layers: list[Any] = [m for m in decoder.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
         raise ValueError(f"gradient checkpointing is not supported for {type(decoder).__name__}")
     contexts = partial(_contexts, decoder)
