@@ -85,7 +85,7 @@ def sft(
     given = {"--check": check, "--world": world, "--tools": tools}
     with opened_run(run, settings, given, fork, track or ()) as opened:
         result = sft(opened, found, settings, judge, quiet, evaluate)
-    rows = f" ({result.rows} conversations)" if result.rows != result.kept else ""
+    rows = f" ({result.rows} rows)" if result.rows != result.kept else ""
     print(f"{result.steps} steps on {result.kept} episodes{rows}; adapter in {result.adapter}")
     for what, left_out in (("episodes", result.left_out), ("conversations", result.rows_left_out)):
         for reason, count in left_out.items():

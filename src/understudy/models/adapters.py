@@ -1,7 +1,8 @@
 """Adapter directories in PEFT's format: `adapter_model.safetensors`, `adapter_config.json`.
 
 PEFT and vLLM load them as they are. `understudy.json` beside them carries what those have no
-field for: the version, and the hash of the prompt and tool schemas that were trained with.
+field for: the version, the hash of the prompt and tool schemas that were trained with, and the
+origin of what it was trained on (core.origin).
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from understudy.core.origin import ORIGIN, Origin, OriginError
 from understudy.core.types import Tool, canonical_json
 from understudy.models.lora import PEFT_PREFIX, LoraConfig
 
@@ -95,6 +97,15 @@ def load_adapter(path: str | Path) -> AdapterFile:
         targets=tuple(sorted({_leaf(k.split(".lora_")[0]) for k in tensors})),
     )
     return AdapterFile(tensors, config, str(raw.get("base_model_name_or_path") or ""), metadata)
+
+
+def check_origin(file: AdapterFile, origin: Origin, path: str | Path) -> None:
+    """Raises OriginError where an adapter was trained on another base, chat template or tokenizer.
+    Of one that was trained elsewhere the base's name is all that is known."""
+    recorded = file.metadata.get(ORIGIN)
+    origin.check(recorded, f"the adapter in {path}")
+    if recorded is None and file.base and Path(file.base).name != origin.base:
+        raise OriginError(f"the adapter in {path} is of the base {file.base}, not {origin.base}")
 
 
 def _leaf(name: str) -> str:

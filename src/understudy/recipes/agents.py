@@ -34,11 +34,11 @@ async def trained_agent(
     """The agent that an adapter of a base is, or a whole model in Hugging Face format, over an
     engine of its own."""
     from understudy.models.adapters import load_adapter
-    from understudy.models.loading import load_base
+    from understudy.models.loading import base_of, load_base
     from understudy.recipes.learner import make_engine
 
     whole = (folder / "config.json").exists()
-    base = load_base(str(folder) if whole else load_adapter(folder).base or "tiny")
+    base = load_base(str(folder)) if whole else base_of(load_adapter(folder))
     engine, chat = make_engine(base, threads)
     model = ModelRef(base.name) if whole else ModelRef(base.name, "played", 1)
     try:

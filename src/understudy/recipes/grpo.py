@@ -49,6 +49,7 @@ from understudy.world.model import World
 
 class GrpoConfig(RolloutConfig):
     base: str = "tiny"
+    renderer: str | None = None  # a chat format in the place of the base's own
     start: str | None = None  # an adapter folder to go on from; usually a distilled one
     tune: Tune = "lora"
     lora: Lora = Lora()
@@ -62,6 +63,7 @@ class GrpoConfig(RolloutConfig):
     objective: Objective = Objective()
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16"] = "bf16"
+    gradient_checkpointing: bool = False  # less memory, more time
     max_tokens_per_microbatch: PositiveInt = 4096
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     trust: Trust = Trust()  # what the world's fidelity must show, or training warns
@@ -114,7 +116,9 @@ async def grpo(
     threads = 1 if config.exact else threads
     cores = threads or usable_cores()
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, config.renderer
+    )
     async with AsyncExitStack() as stack:
         trained = training(learner, _trainer_config(config), cores, beside=overlap)
         trainer = stack.enter_context(trained)
@@ -253,6 +257,7 @@ def _trainer_config(config: GrpoConfig) -> TrainerConfig:
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
         precision=config.precision,
+        gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.temperature,
         loss=config.loss,

@@ -10,12 +10,13 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from understudy.core.origin import ORIGIN
 from understudy.core.types import Message, Tool, text_of
 from understudy.engine.chat import LocalChat
 from understudy.engine.kernel import build_kernel
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.weights import shape_of
-from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
+from understudy.models.adapters import check_origin, load_adapter, prompt_hash, save_adapter
 from understudy.models.full import save_model
 from understudy.models.loading import LoadedBase, folder_of, load_base
 from understudy.models.lora import (
@@ -68,30 +69,38 @@ class Learner:
     ) -> Path:
         """The adapter's folder, or a Hugging Face folder that is a base again; with a value head
         beside it."""
+        said = {ORIGIN: str(self.base.origin), **metadata}
         beside = {} if value_head is None else {FILE: value_head.tensors()}
         if self.lora is None:
-            return save_model(path, self.base.model, self.base.tokenizer, metadata, beside)
-        return save_adapter(path, self.tensors(), self.lora, self.base.name, metadata, beside)
+            return save_model(path, self.base.model, self.base.tokenizer, said, beside)
+        return save_adapter(path, self.tensors(), self.lora, self.base.source, said, beside)
 
 
 def make_learner(
-    base: str, lora: Lora, seed: int, start: Path | None = None, tune: Tune = "lora"
+    base: str,
+    lora: Lora,
+    seed: int,
+    start: Path | None = None,
+    tune: Tune = "lora",
+    renderer: str | None = None,
 ) -> Learner:
     """The base with a fresh adapter, or with the adapter in the folder `start` to go on from; or
-    all of the base, thawed.
+    all of the base, thawed. `renderer` names a chat format in the place of the one that the base's
+    chat template is.
 
-    Raises FileNotFoundError or ValueError where `start` holds no adapter that fits the base, or
-    where full fine-tuning is given one.
+    Raises FileNotFoundError or ValueError where `start` holds no adapter that fits the base, its
+    tokenizer and its chat template, or where full fine-tuning is given one.
     """
     if tune == "full" and start is not None:
         raise ValueError("full fine-tuning starts from a base: name its folder as base=FOLDER")
-    loaded = load_base(base)
+    loaded = load_base(base, renderer=renderer)
     if tune == "full":
         full_parameters(loaded.model)
         return Learner(loaded, None)
     config = LoraConfig(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
     if start is not None:
         file = load_adapter(start)
+        check_origin(file, loaded.origin, start)
         config = LoraConfig(rank=file.config.rank, alpha=file.config.alpha, seed=seed)
         inject_lora(loaded.model, config)
         try:
@@ -158,8 +167,9 @@ def make_engine(
         threads=threads or "auto",
         keep_versions=keep_versions,
         lockstep=lockstep,
+        origin=base.origin,
     )
-    return engine, LocalChat(engine, base.renderer, base.name)
+    return engine, LocalChat(engine, base.renderer, base.name, origin=base.origin)
 
 
 def prompt_of(messages: Sequence[Message], tools: Sequence[Tool]) -> str:

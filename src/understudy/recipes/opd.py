@@ -124,6 +124,7 @@ async def opd(
         logged, left_out = _logged(run, episodes, config)
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
+    learner.base.origin.check_completions(c for e in logged for c in e.completions)
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
         begin = int(from_checkpoint(run, trainer)["step"])

@@ -23,6 +23,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from understudy.core.forest import Conversation, final_conversations
 from understudy.core.rows import Row, supervised_rows
+from understudy.core.turns import FormatError
 from understudy.core.types import Episode, JudgeFailed, Split, is_function, select_reward, split_of
 from understudy.judges.check import Check
 from understudy.recipes.batches import take_step
@@ -39,6 +40,7 @@ from understudy.train.trainer import Trainer
 
 class SftConfig(Config):
     base: str = "tiny"
+    renderer: str | None = None  # a chat format in the place of the base's own
     start: str | None = None  # an adapter folder to go on from
     tune: Tune = "lora"
     lora: Lora = Lora()
@@ -52,6 +54,7 @@ class SftConfig(Config):
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     warmup_steps: int = Field(default=10, ge=0)
     precision: Literal["fp32", "bf16"] = "bf16"
+    gradient_checkpointing: bool = False  # less memory, more time
     max_tokens: PositiveInt = 2048
     max_tokens_per_microbatch: PositiveInt = 4096
     evaluate_every: NonNegativeInt = 0  # steps, where `sft` is told how; 0: never
@@ -94,7 +97,9 @@ def sft(
     episodes, kept, left_out = begun_with(run, given, lambda es: select(es, config, check))
     left_out += Counter({f"not of the split {config.split}": apart})
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, config.renderer
+    )
     rows, rows_left_out = episode_rows(kept, learner, config.max_tokens)
     if not rows:
         why = dict(left_out + rows_left_out) or "none were given"
@@ -184,7 +189,8 @@ def select(
 def episode_rows(
     episodes: Sequence[Episode], learner: Learner, max_tokens: int
 ) -> tuple[list[Row], Counter[str]]:
-    """One row per conversation, `ce` on what the assistant said; and what was left out, why.
+    """One row per conversation (more where the format writes history anew), `ce` on what the
+    assistant said; and what was left out, why.
 
     A sample's id is its episode's with the conversation's number in it.
     """
@@ -198,13 +204,17 @@ def episode_rows(
             if _calls_custom(said):
                 left_out["calls of custom tools, which the chat format cannot say"] += 1
                 continue
-            more, counted = supervised_rows(
-                said.messages,
-                said.tools,
-                learner.base.renderer,
-                sample_id=f"{episode.id}/{n}",
-                max_tokens=max_tokens,
-            )
+            try:
+                more, counted = supervised_rows(
+                    said.messages,
+                    said.tools,
+                    learner.base.renderer,
+                    sample_id=f"{episode.id}/{n}",
+                    max_tokens=max_tokens,
+                )
+            except FormatError as error:
+                left_out[str(error)] += 1
+                continue
             rows.extend(more)
             left_out["longer than max_tokens"] += counted.refused_rows
             left_out["nothing to train on"] += counted.untrainable
@@ -224,6 +234,7 @@ def trainer_config(config: SftConfig, steps: int) -> TrainerConfig:
         warmup_steps=min(config.warmup_steps, steps // 4),
         total_steps=steps,
         precision=config.precision,
+        gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from understudy.core.chatml import assistant_text
-from understudy.core.rows import Row, SampledRow, Span, TeachingRenderer
+from understudy.core.protocols import Renderer
+from understudy.core.rows import Row, SampledRow, Span
 from understudy.core.teaching import anchored_row, imitated_row, reverse_row
 from understudy.core.types import Completion, ModelRef, Sampling
 from understudy.engine.torch_engine import TorchEngine
@@ -43,7 +43,7 @@ class Tutor:
     correction."""
 
     engine: TorchEngine
-    renderer: TeachingRenderer
+    renderer: Renderer
     before: ModelRef
     config: "CorrectConfig"
 
@@ -58,8 +58,7 @@ class Tutor:
         """The turn's rows; `measured`: only one reply of the student, and no rows."""
         prompt, rows = self._prompt(c.turn), list[Row]()
         if c.shown is not None and self.config.shown and not measured:
-            text = self.renderer.encode(assistant_text(c.shown))
-            output = [*text, self.renderer.stop_ids[0]]
+            output = self.renderer.assistant_ids(c.shown)
             rows.append(imitated_row(prompt, output, self.config.shown, c.id))
         if c.told is None:
             return Lesson(rows)

@@ -121,7 +121,9 @@ def precise_forward(
     """The batch through the model in the configured precision."""
     device = next(model.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        return forward(model, batch, config.temperature, value_head, share)
+        return forward(
+            model, batch, config.temperature, value_head, share, config.gradient_checkpointing
+        )
 
 
 def _loss(

@@ -29,6 +29,7 @@ class TrainerConfig(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0.0)
     grad_clip: PositiveFloat | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; parameters and head stay
+    gradient_checkpointing: bool = False  # hidden states within layers are computed again
     max_tokens_per_microbatch: PositiveInt = 4096
     layout: Layout = "tree"
     temperature: PositiveFloat = 1.0  # of the sampled distribution that anchors belong to

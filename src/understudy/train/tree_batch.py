@@ -9,6 +9,7 @@ micro-batches where neighbours share least, so the caller's order does not matte
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from understudy.core.rows import Row
 from understudy.core.token_tree import STREAMS, TokenTree, build, build_apart, sorted_rows
 from understudy.train.attention import plan_of, tree_attention
+from understudy.train.checkpointing import checkpointed
 from understudy.train.head import head_logprobs
 from understudy.train.value_head import ValueHead
 
@@ -122,12 +124,14 @@ def forward(
     temperature: float = 1.0,
     value_head: ValueHead | None = None,
     share: float = 1.0,
+    checkpointing: bool = False,
 ) -> Forward:
     """The batch through decoder and heads. Gradients flow into the logprobs and the values, and
-    `share` of the values' gradient into the decoder.
+    `share` of the values' gradient into the decoder. With `checkpointing` the backward pass
+    computes each layer again from its input.
 
     Raises ValueError for a model whose logits are changed after the head (soft-capping, scaling),
-    and for `value` entries without a value head.
+    for `value` entries without a value head, or where layers cannot be computed again.
     """
     _check(model)
     tree = batch.tree
@@ -137,7 +141,9 @@ def forward(
     said, valued = order[~is_value[order]], order[is_value[order]]
     if len(valued) and value_head is None:
         raise ValueError("there are value entries and no value head: Trainer(..., value_head=...)")
-    with torch.set_grad_enabled(torch.is_grad_enabled() and (len(said) > 0 or share != 0.0)):
+    learns = torch.is_grad_enabled() and (len(said) > 0 or share != 0.0)
+    saving = checkpointed(model.get_decoder()) if checkpointing and learns else nullcontext()
+    with torch.set_grad_enabled(learns), saving:
         hidden_ND = _hidden(model, batch, device)
     wide = torch.promote_types(hidden_ND.dtype, torch.float32)
     nothing = torch.zeros(len(order), dtype=wide, device=device)
