@@ -25,7 +25,7 @@ from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.wording import Part, Votes
 
-FORMAT = 13
+FORMAT = 14
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -97,6 +97,7 @@ def to_json(world: World) -> dict[str, Any]:
             "exchanges": [_fields(e) for e in world.book.exchanges],
             "kinds": world.book.kinds,
             "votes": [[*key, n] for key, n in world.book.votes.counts.items()],
+            "heard": [[*key, n] for key, n in world.book.votes.words.items()],
             "implied": world.book.implied,
             "totals": [[key, n] for key, n in world.book.votes.totals.items()],
         },
@@ -169,7 +170,7 @@ def from_json(data: dict[str, Any]) -> World:
             _read_population(book["population"]),
             exchanges,
             book["kinds"],
-            _votes(book["votes"], book["totals"]),
+            _votes(book["votes"], book["totals"], book["heard"]),
             {w: [(path, value) for path, value in own] for w, own in book["implied"].items()},
         ),
         Failures(**data["failures"], envelope=Envelope(**data["envelope"])),
@@ -197,10 +198,11 @@ def _read_population(data: dict[str, Any]) -> Population:
     return Population(**{**data, "profiles": profiles, "slips": slips})
 
 
-def _votes(counts: list[Any], totals: list[Any]) -> Votes:
+def _votes(counts: list[Any], totals: list[Any], heard: list[Any]) -> Votes:
     votes = Votes()
     votes.counts.update({(name, (side, words)): n for name, (side, words), n in counts})
     votes.totals.update({(side, words): n for (side, words), n in totals})
+    votes.words.update({(word, held, (side, words)): n for word, held, (side, words), n in heard})
     return votes
 
 
