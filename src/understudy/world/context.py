@@ -23,6 +23,21 @@ Source = tuple[Any, ...]
 Found = tuple[Any, ProvenanceKind, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What stands in the way of a call (world.overlaps): things of a kind whose fields `begin` and
+    `end` overlap what the call asks for, whose other fields are `equal` to its values, `without`
+    those that have some value."""
+
+    domain: str
+    begin: str
+    end: str
+    start: Source
+    until: Source
+    equal: tuple[tuple[str, Source], ...] = ()
+    without: tuple[tuple[str, Any], ...] = ()
+
+
 @dataclass(slots=True)
 class ToolFacts:
     """What every part of the world needs to know of a tool's arguments."""
@@ -39,6 +54,7 @@ class ToolFacts:
     tools: list[str] = field(default_factory=list)  # the other tools of the traffic
     owners: list[tuple[str, str, str, str]] = field(default_factory=list)  # see world.owners
     frames: list[str] = field(default_factory=list)  # see world.frames
+    overlaps: list[Overlap] = field(default_factory=list)  # see world.overlaps
 
     def missing(self, args: dict[str, Any]) -> list[str]:
         return [p for p in self.required if p not in args]
@@ -61,6 +77,8 @@ class Context:
     key: str = ""
     out: dict[str, Any] = field(default_factory=dict)  # the result as far as it is made
     listings: Sequence[Any] = ()  # what was mined of the tools that list (world.query)
+    clashes: list[list[Any] | None] = field(default_factory=list)
+    """For each of the tool's overlaps the things in the way; None: the call says too little."""
 
     def __post_init__(self) -> None:
         self.ids = self.state.ids.of_args(self.tool.name, self.args)
@@ -129,6 +147,9 @@ def resolve(source: Source, c: Context) -> Found | None:
         return None if number is None else (number, "inferred", "the next number")
     if head in ("later", "day"):
         return _reckon(source, c)
+    if head == "clash":
+        met = c.clashes[source[1]] if source[1] < len(c.clashes) else None
+        return (met[0], "inferred", "what is in the way") if met else None
     if head == "long":
         found = resolve(source[2], c)
         if found is None or not isinstance(found[0], str):
@@ -270,7 +291,7 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
         if isinstance(past.value, dict):
             for path, value in leaves(past.value):
                 yield ("last", tool, path), value
-    for domain in c.state.memory.versions:
+    for domain in (*c.state.memory.versions, *c.state.numbering):
         number = c.state.next_number(domain)
         if number is not None:
             yield ("next", domain), number

@@ -34,6 +34,9 @@ def feature(f: Feature, c: Context) -> Any:
         return c.hits
     if head == "unseen":
         return c.unseen
+    if head == "clash":
+        met = c.clashes[f[1]] if f[1] < len(c.clashes) else None
+        return None if met is None else bool(met)
     if head == "miss":
         return bool(c.tool.missing(args))
     if head == "extra":

@@ -46,7 +46,8 @@ class Leaf:
     repeated: bool = False  # whether the traffic shows what an equal call answers later
 
 
-_WIDE = 200  # keys of an object, and leaves of a form, that are taken one by one
+_WIDE = 200  # keys of an object that are taken one by one
+_RECKONED = 64  # leaves of a form of which each may be made of others
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ class Shape:
             for path in s.values:
                 order[path] = order.get(path, 0) + 1
         steady = _steady(seen)
-        few = len(order) <= _WIDE
+        few = len(order) <= _RECKONED
         shape.joined = _mine_joins(seen)
         for path, n in order.items():
             if listing is not None and (path + "/").startswith(f"/{escape(listing)}/"):
@@ -297,9 +298,10 @@ def _mine_leaf(
     if unsure and len(texts) <= 12 and len(seen) >= 3 * len(texts):
         labels = [json.dumps(s.values[path]) for s in seen]
         leaf.tree = grow([s.row for s in seen], labels)
-    new = [s.values[path] for s in seen if not s.right[path]]
+    first = rows if any(source[0] == "next" for source, _ in leaf.sources) else seen
+    new = [s.values[path] for s in first if not s.right[path]]
     # ids of a small space recur across episodes by chance, hence far less than all different
-    if len(new) > 0.9 * len(seen) and len(texts) > 0.6 * len(seen) and len(seen) > 4:
+    if len(new) > 0.9 * len(first) and len(texts) > 0.6 * len(first) and len(first) > 4:
         leaf.fresh = FreshIds.mine([v for v in new if isinstance(v, (str, int))][:400])
         if leaf.fresh is not None:
             leaf.sources = [s for s in leaf.sources if s[1] > 0.97]
