@@ -14,10 +14,14 @@ from bench.bench_ranking import agreement
 from understudy.models.loading import load_base
 
 SMALLEST: dict[str, dict[str, Any]] = {
+    "correct": {
+        "seeds": (0,), "n": 2, "corrections": 2, "traffic": 6, "unreviewed": 1, "demo": 12,
+        "settings": ("steps=1", "turns_per_step=2", "samples=1", "lora.rank=2"),
+    },
     "demo": {"seeds": (0,), "quick": True},
     "engine": {"repeats": 1, "live": 2, "adapters": 2},
     "gateway": {"requests": 16, "repeats": 1, "captures": ("batched",)},
-    "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2},
+    "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2, "pairs": 1},
     "guards": {
         "traffic": 60,
         "steps": 1,
@@ -27,6 +31,10 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "worlds": ("lenient",),
     },
     "layouts": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
+    "learning": {
+        "seeds": (0,), "traffic": 60, "logged": 40, "proof": 3, "recipes": ("filtered_sft", "ppo"),
+        "more": ("epochs=1", "value_warmup_epochs=1"),
+    },
     "ranking": {"traffic": 40, "played": 4},
     "train": {"prompt": 24, "size": 4, "rest": 8, "turns": 2, "pairs": 1, "scales": (1, 2)},
     "transfer": {
@@ -55,7 +63,8 @@ def test_every_benchmark_is_tested() -> None:
     "name", [pytest.param(n, marks=[pytest.mark.slow] * slow(n)) for n in SMALLEST]
 )
 def test_figures_have_a_value_a_unit_and_a_range(name: str, tmp_path: Path) -> None:
-    kept = {"out": tmp_path, "plot": tmp_path / "t.svg"} if name == "transfer" else {}
+    kept: dict[str, Any] = {"out": tmp_path} if name in ("correct", "learning", "transfer") else {}
+    kept |= {"plot": tmp_path / "t.svg"} if name == "transfer" else {}
     record = bench.measure(name, **SMALLEST[name], **kept)
     if name == "grpo" and record["cannot_run"]:  # so few episodes may all have the same reward
         assert "nothing was trained" in record["cannot_run"]

@@ -27,6 +27,7 @@ from understudy.store import SQLiteStore
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SMALL = {  # what is added to a command of the README so that it takes seconds
+    "eval": "--scenarios 4 --quiet",
     "train sft": "--set epochs=1 --quiet --threads 1",
     "train world": "--set epochs=1 --quiet --threads 1",
     "train rft": "--set readings=1 --set reader_epochs=1 --set scenarios=8 --set max_turns=3 "
@@ -85,7 +86,9 @@ async def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:
             elif arguments[:2] == ["engine", "serve"]:
                 serve("-m", "understudy.cli", *arguments, "--port", str(port))
             else:
-                more = shlex.split(SMALL.get(" ".join(arguments[:2]), ""))
+                if arguments[0] == "eval" and arguments[1].startswith("http"):
+                    arguments[1] = gateway
+                more = shlex.split(SMALL.get(" ".join(arguments[:2]), SMALL.get(arguments[0], "")))
                 done = _run([*arguments, *more], tmp_path)
                 assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
             if arguments[0] in ("deploy", "rollback"):

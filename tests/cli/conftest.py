@@ -1,4 +1,5 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "gateway"))  # stub_upstream
+for room in ("gateway", "world"):  # stub_upstream, warehouse
+    sys.path.insert(0, str(Path(__file__).parent.parent / room))

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from understudy.cli import cause_of, main
+from understudy.cli.running import opened_run
+from understudy.recipes.sft import SftConfig
+from understudy.runs.directory import RunError
 from understudy.store import SQLiteStore
 from understudy.store.schema import MIGRATIONS
 
@@ -165,3 +168,19 @@ def test_of_things_that_fail_side_by_side_the_first_says_why() -> None:
     first = ValueError("no luck")
     assert cause_of(ExceptionGroup("all", [ExceptionGroup("some", [first]), OSError()])) is first
     assert cause_of(first) is first
+
+
+def test_a_run_goes_on_with_the_files_that_it_began_with(tmp_path: Path) -> None:
+    check, tools = tmp_path / "check.py", tmp_path / "tools"
+    check.write_text("def check(messages, ticket): return 1\n")
+    tools.mkdir()
+    (tools / "a.json").write_text("[]")
+    given = {"--check": check, "--tools": tools, "--second": None}
+    with pytest.raises(KeyboardInterrupt), opened_run(tmp_path / "r", SftConfig(), given):
+        raise KeyboardInterrupt
+    (tools / "a.json").rename(tools / "b.json")
+    with pytest.raises(RunError, match="begun with another --tools"):
+        opened_run(tmp_path / "r", SftConfig(), given).__enter__()
+    (tools / "b.json").rename(tools / "a.json")
+    with opened_run(tmp_path / "r", SftConfig(), given) as run:
+        assert run.state == "running"

@@ -5,7 +5,8 @@ import torch
 from engine_models import make_tokenizer
 
 from understudy.core.chatml import ChatMLRenderer
-from understudy.models.loading import chatml_renderer
+from understudy.core.turns import TurnRenderer
+from understudy.models.rendering import over
 
 
 @pytest.fixture(autouse=True)
@@ -14,5 +15,5 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def renderer() -> ChatMLRenderer:
-    return chatml_renderer(make_tokenizer())
+def renderer() -> TurnRenderer:
+    return over(make_tokenizer(), ChatMLRenderer)

@@ -333,7 +333,7 @@ async def test_the_server_process_prints_its_url(tmp_path: Path) -> None:
     make_tokenizer().save_pretrained(tmp_path)
     command = ["-m", "understudy.engine.server", "--base", str(tmp_path), "--name", "m"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, "--port", "0", "--threads", "1",
+        sys.executable, *command, "--port", "0", "--threads", "1", "--renderer", "chatml",
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdout is not None

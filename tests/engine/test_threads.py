@@ -9,7 +9,7 @@ import pytest
 import torch
 from engine_models import make_model
 
-from understudy.cli.train import _prepare
+from understudy.cli.running import fit_threads
 from understudy.core.cores import LoadWatch, own_cores, threads_for_load, ticks_of
 from understudy.engine.torch_engine import TorchEngine
 
@@ -45,7 +45,7 @@ def test_on_a_busy_machine_one_thread_is_used() -> None:
     before = torch.get_num_threads()
     try:
         assert threads_for_load() == 1
-        assert _prepare(0) == 1
+        assert fit_threads(0) == 1
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

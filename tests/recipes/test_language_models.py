@@ -26,7 +26,8 @@ from understudy.judges.check import Check
 from understudy.models.loading import load_base
 from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.learner import Lora, make_engine
-from understudy.recipes.world_language import Language, LanguageConfig, train_language
+from understudy.recipes.teach_language import LanguageConfig, train_language
+from understudy.recipes.world_language import Language
 from understudy.runs.directory import Run
 from understudy.world.bench import bench
 from understudy.world.learn import learn

@@ -1,10 +1,15 @@
 """A run that was interrupted, wherever, ends as the uninterrupted one.
 
-Distillation does so bit for bit. The engine's logprobs depend in their last bits on what it decodes
-side by side, so two rehearsals of one seed sample the same and differ by that much.
+Distillation does so bit for bit, and a rehearsal with `exact`. The engine's logprobs depend in
+their last bits on what it decodes side by side, so two other rehearsals of one seed sample the same
+and differ by that much.
 """
 
 import asyncio
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +90,8 @@ def set_aside(run: Path) -> int:
 
 def die_between_two_renames(run: Path) -> None:
     """What a checkpoint that is being replaced looks like when the process dies."""
-    (run / "checkpoints" / "last").rename(run / "checkpoints" / ".last.old")
+    newest = max((run / "checkpoints").glob("step-*"))
+    newest.rename(newest.with_name(f".{newest.name}.old"))
 
 
 @pytest.mark.parametrize("cut", [2, 4])  # before the first checkpoint, and after it
@@ -140,6 +146,72 @@ async def test_a_rehearsal_goes_on_as_if_nothing_had_happened(
     assert again == told
     assert gap(whole.adapter, resumed.adapter) < 1e-3
     assert set_aside(tmp_path / "cut") == 1
+
+
+def killed(work: Callable[[], None], number: int) -> None:
+    """A process that does the work and is killed in the middle of the trainer's step of this
+    number, counted from one: its gradients are there, its parameters half updated."""
+
+    def die() -> None:
+        steps, update = 0, torch.optim.AdamW.step
+
+        def dying(self: Any, *arguments: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            done = update(self, *arguments)
+            if steps == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return done
+
+        torch.optim.AdamW.step = dying  # type: ignore[method-assign]
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=die)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_distillation_that_was_killed_ends_bit_for_bit_as_the_uninterrupted(
+    traffic: list[Episode], tmp_path: Path
+) -> None:
+    with Run.create(tmp_path / "whole", DISTIL) as run:
+        whole = sft(run, traffic[:16], DISTIL, quiet=True)
+
+    def work() -> None:
+        with Run.create(tmp_path / "cut", DISTIL) as run:
+            sft(run, traffic[:16], DISTIL, quiet=True)
+
+    killed(work, 4)
+    with Run.open(tmp_path / "cut") as run:
+        resumed = sft(run, traffic[:16], DISTIL, quiet=True)
+    assert same(whole.adapter, resumed.adapter)
+    assert set_aside(tmp_path / "cut") == 1
+
+
+@pytest.mark.parametrize("cut", [2, 4])
+def test_an_exact_rehearsal_that_was_killed_ends_bit_for_bit_as_the_uninterrupted(
+    world: World, tmp_path: Path, cut: int
+) -> None:
+    check = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
+    config = REHEARSE.model_copy(update={"exact": True, "group_size": 6, "max_turns": 3})
+
+    def rehearse(run: Run) -> Path:
+        return asyncio.run(grpo(run, world, check, config, quiet=True)).adapter
+
+    def work() -> None:
+        with Run.create(tmp_path / "cut", config) as run:
+            rehearse(run)
+
+    with Run.create(tmp_path / "whole", config) as run:
+        whole = rehearse(run)
+        told = [(r["step"], r["loss"], r["entropy"]) for r in run.metrics().rows]
+    killed(work, cut)
+    with Run.open(tmp_path / "cut") as run:
+        resumed = rehearse(run)
+        again = [(r["step"], r["loss"], r["entropy"]) for r in run.metrics().rows]
+    assert again == told
+    assert same(whole, resumed)
 
 
 @pytest.mark.parametrize("cut", [2, 9])  # while the reader is trained; after it has played

@@ -17,6 +17,8 @@ from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
 from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.learner import Lora, make_engine, make_learner
+from understudy.recipes.ppo import PlayConfig, PpoConfig
+from understudy.recipes.ppo_world import ppo_in_world
 from understudy.recipes.rehearsal import play_group
 from understudy.recipes.rft import RftConfig, rft
 from understudy.recipes.sft import SftConfig, select, sft
@@ -124,6 +126,26 @@ async def test_grpo_in_the_world_trains_an_adapter(
     assert abs(first["ratio_mean"] - 1) < 1e-5  # the first update is on-policy
     tensors = load_adapter(result.adapter).tensors
     assert any(t.abs().max() > 0 for k, t in tensors.items() if ".lora_B." in k)
+
+
+async def test_ppo_in_the_world_trains_an_adapter_without_groups(
+    world: World, tmp_path: Path
+) -> None:
+    partial = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
+    play = PlayConfig(steps=2, episodes_per_step=6, pool=12, max_turns=3, max_tokens=24)
+    config = PpoConfig(
+        lora=LORA, play=play, batch_episodes=3, precision="fp32", value_warmup_epochs=1
+    )
+    with Run.create(tmp_path / "run", config) as run:
+        result = await ppo_in_world(run, world, partial, config, threads=1, quiet=True)
+        rows = run.metrics().rows
+    assert [r["step"] for r in rows] == [0, 1]
+    assert all(r["count"]["rl"] == r["count"]["value"] > 0 for r in rows)
+    assert all(r["sampled_tokens"] > 0 and r["skipped"] is None for r in rows)
+    assert result.reward == rows[-1]["reward"] > 0
+    tensors = load_adapter(result.adapter).tensors
+    assert any(t.abs().max() > 0 for k, t in tensors.items() if ".lora_B." in k)
+    assert (result.adapter / "value_head.safetensors").exists()
 
 
 async def test_what_passes_in_the_world_is_distilled_without_the_notes(

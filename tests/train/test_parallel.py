@@ -30,12 +30,12 @@ def _gradient(trainer, rows):
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("workers", [2, 3])
-def test_processes_add_up_to_one(dtype, bound, workers):
+@pytest.mark.parametrize(("workers", "apart"), [(2, False), (3, False), (1, True), (2, True)])
+def test_processes_add_up_to_one(dtype, bound, workers, apart):
     rows = random_rows(random.Random(3), count=9)
     config = TrainerConfig(lr=0.01, grad_clip=None, max_tokens_per_microbatch=60)
     alone, expected = _gradient(Trainer(small_model(dtype=dtype), config), rows)
-    with Trainer(small_model(dtype=dtype), config, workers) as trainer:
+    with Trainer(small_model(dtype=dtype), config, workers, apart=apart) as trainer:
         together, got = _gradient(trainer, rows)
     assert relative_error(together, alone) < bound
     for name in ("entropy", "ratio_mean", "ratio_max", "kl", "clipped_share", "grad_norm"):

@@ -37,6 +37,20 @@ def test_equal_values_are_told_apart_by_their_surroundings() -> None:
     assert read(notes().beside("we are 3 people", same)) == {"size": 3}
 
 
+def test_a_word_for_a_number_names_none_where_tickets_of_other_numbers_say_it_too() -> None:
+    votes, texts = Votes(), ["the biggest one please", "{} days, the biggest one", "for {} days"]
+    for n in (1, 2, 3):
+        for text in texts:
+            votes.hear(text.format(["one", "two", "three"][n - 1]), {"/ticket/days": n})
+    own, ticket = Notes(KINDS, votes), {"/ticket/days": 1}
+    assert read(own.beside("the biggest one please", ticket)) == {}
+    assert read(own.beside("to Arden, the biggest one", ticket)) == {}
+    assert read(own.beside("one day", ticket)) == {"days": 1}
+    assert read(own.beside("for one day, the biggest one", ticket)) == {"days": 1}
+    assert read(own.beside("two days", {"/ticket/days": 2})) == {"days": 2}
+    assert read(Notes(KINDS, Votes()).beside("one please", ticket)) == {"days": 1}
+
+
 def test_fields_that_no_user_says_are_not_noted() -> None:
     hidden = {**TICKET, "/ticket/secret": "Arden"}
     assert read(notes().beside("to Arden", hidden)) == {"town": "Arden"}

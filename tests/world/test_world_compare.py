@@ -26,13 +26,13 @@ from understudy.core.types import (
     Scenario,
 )
 from understudy.envs import rollout
+from understudy.recipes.agents import agent_of
 from understudy.recipes.likeness import (
     ALONE,
     EXACT,
     PLAYED,
     REPLAYED,
     TWICE,
-    agent_of,
     measure_likeness,
 )
 from understudy.recipes.user_width import mine_users, mined_speakers

@@ -33,7 +33,7 @@ def test_a_saved_world_answers_as_before(world: World, tmp_path: Path) -> None:
     assert world.book.exchanges
     assert again.book.exchanges == world.book.exchanges
     assert again.book.kinds == world.book.kinds
-    for name in ("counts", "totals"):
+    for name in ("counts", "totals", "words"):
         assert getattr(world.book.votes, name)
         assert getattr(again.book.votes, name) == getattr(world.book.votes, name)
 

@@ -231,3 +231,9 @@ def test_the_command_reads_stores_and_files(
     assert again["well"] == sum(well for _, well in traffic)
     assert main(["world", "paths", str(tmp_path / "none.db")]) == 1
     assert capsys.readouterr().err.startswith("understudy: there is no store and no file")
+
+
+def test_a_record_whose_tags_are_empty_lists_nothing_that_is_missing() -> None:
+    calls: list[Call] = [("look", {"box": n}) for n in range(3)]
+    seen = [recorded(f"e{n}", calls, lambda _, args: {**args, "tags": []}) for n in range(3)]
+    assert set(paths(seen, lambda e: True).tree.children) == {("look", "ok")}

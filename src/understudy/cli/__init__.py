@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from understudy.cli import data, demo, serve, train, world
+from understudy.cli import data, demo, evaluate, serve, train, world
 
 app = typer.Typer(
     name="understudy",
@@ -25,7 +25,7 @@ app.command("export")(data.export)
 app.command("feedback")(data.feedback)
 app.add_typer(world.app, name="world")
 app.add_typer(train.app, name="train")
-app.command("eval")(train.eval_)
+app.command("eval")(evaluate.evaluate)
 app.command("up")(serve.up)
 app.add_typer(serve.engine, name="engine")
 app.command("deploy")(serve.deploy)

@@ -30,6 +30,14 @@ def adapter_folder(path: Path) -> Path:
     raise ValueError(f"{path} holds no adapter; is the run finished?")
 
 
+def trained_folder(path: Path) -> Path:
+    """The folder of what a run trained: an adapter's, or a whole model's (tune=full)."""
+    for folder in (path, path / "model"):
+        if (folder / "config.json").exists():
+            return folder
+    return adapter_folder(path)
+
+
 def open_store(path: Path, create: bool = False) -> Any:
     """The store at `path`. Raises FileNotFoundError where there is none and none is wanted."""
     from understudy.store import SQLiteStore
@@ -37,6 +45,16 @@ def open_store(path: Path, create: bool = False) -> Any:
     if not create and not path.exists():
         raise ValueError(f"there is no store at {path}; capture or import something first")
     return SQLiteStore.open(path)
+
+
+def captured(store: Path, workload: str | None) -> list[Any]:
+    """The store's episodes, or one workload's. Raises ValueError where there are none."""
+    with open_store(store) as db:
+        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    if not found:
+        of = f" of the workload {workload}" if workload else ""
+        raise ValueError(f"{store} holds no episodes{of}; capture or import some first")
+    return found
 
 
 def import_(
@@ -126,6 +144,9 @@ def feedback(
     value: Annotated[str, typer.Argument(help="true, false, a number or a label.")],
     store: StoreOption = DEFAULT_STORE,
     comment: Annotated[str | None, typer.Option(help="In your own words.")] = None,
+    completion: Annotated[
+        str | None, typer.Option(help="The id of one of its completions: said of that alone.")
+    ] = None,
 ) -> None:
     """Say something of an episode. Nothing is overwritten; the latest word counts.
 
@@ -136,12 +157,17 @@ def feedback(
 
     with open_store(store) as db:
         found = _one(db, episode)
+        if completion is not None and all(c.id != completion for c in found.completions):
+            raise ValueError(
+                f"{found.id} has no completion {completion}; see `episodes show --json`"
+            )
         said = Feedback(
             id=uuid7(),
             episode_id=found.id,
             name=name,
             value=_value(value),
             source="reviewer",
+            completion_id=completion,
             comment=comment,
             created_at=time.time(),
         )

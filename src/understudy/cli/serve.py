@@ -84,6 +84,9 @@ def engine_serve(
         list[str] | None, typer.Option(help="NAME=FOLDER, repeatable; a run's folder will do.")
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8401,
+    renderer: Annotated[
+        str | None, typer.Option(help="A chat format in the place of the base's own.")
+    ] = None,
 ) -> None:
     """Serve a base with adapters on vLLM's routes.
 
@@ -93,6 +96,7 @@ def engine_serve(
     from understudy.engine.server import main as server_main
 
     arguments = ["--base", base, "--port", str(port)]
+    arguments += ["--renderer", renderer] if renderer else []
     for item in adapter or []:
         name, equals, folder = item.partition("=")
         if not equals:

@@ -1,43 +1,42 @@
 """Train: distil, rehearse, compare."""
 
 import asyncio
-import contextlib
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, open_store
+from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, captured
+from understudy.cli.options import (
+    CheckOption,
+    ConfigOption,
+    IsolatedOption,
+    JudgeOption,
+    QuietOption,
+    RunArgument,
+    SetOption,
+    ThreadsOption,
+    WorkloadOption,
+    WorldOption,
+)
+from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
+from understudy.cli.train_distil import correct, opd
+from understudy.cli.train_logged import ppo as train_ppo
+from understudy.cli.train_logged import stream as train_stream
+from understudy.cli.train_options import FromOption, TrackOption, values_of
+from understudy.cli.train_preferences import dpo, kto, reward_model
+from understudy.cli.train_report import report as train_report
+from understudy.cli.train_user import user as train_user
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
 
-app = typer.Typer(help="Recipes.", no_args_is_help=True, rich_markup_mode=None)
-
-RunArgument = Annotated[Path, typer.Argument(help="The run's folder; an interrupted one resumes.")]
-CheckOption = Annotated[
-    Path | None, typer.Option(help="A Python file with check(messages, ticket) -> reward.")
-]
-JudgeOption = Annotated[
-    Path, typer.Option("--check", help="A Python file: check(messages, ticket) -> reward.")
-]
-WorldOption = Annotated[Path, typer.Option(help="A folder that `world learn` wrote.")]
 SecondOption = Annotated[
     Path | None, typer.Option(help="A folder that `world learn --second` wrote: guards.")
 ]
-WorkloadOption = Annotated[str | None, typer.Option(help="Only this workload's episodes.")]
-ConfigOption = Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value, e.g. --set steps=10.")
-]
-IsolatedOption = Annotated[
-    bool, typer.Option(help="Refuse everything but the store, for the process's life.")
-]
-ThreadsOption = Annotated[int, typer.Option(min=0, help="Cores to use; 0: fit to the load.")]
-QuietOption = Annotated[bool, typer.Option(help="No progress display.")]
+
+app = typer.Typer(help="Recipes.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
@@ -47,33 +46,46 @@ def sft(
     workload: WorkloadOption = None,
     check: CheckOption = None,
     tools: ToolsOption = None,
+    world: Annotated[
+        Path | None, typer.Option(help="A learned world to evaluate in; see evaluate_every.")
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
     """Distil captured episodes into an adapter. With --check, only those that pass it.
 
-    Episodes of the held-out split are left out, unless --set split=all.
+    Episodes of the held-out split are left out, unless --set split=all. With --check, --world and
+    --set evaluate_every=100, success in the world is measured as it goes, and the best kept.
 
     Example: understudy train sft runs/distilled --check check.py --set epochs=3
     """
     from understudy.judges.check import Check
+    from understudy.recipes.evaluate import evaluation
     from understudy.recipes.isolation import only_the_store
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.config import load_config
 
     if isolated:  # before the owner's code runs
         only_the_store([store])
-    values = {"keep": "check"} if check else {}
+    values = values_of(fork, config) | ({"keep": "check"} if check else {})
     settings = load_config(SftConfig, config, overrides or [], values)
     judge = Check.from_file(check) if check else None
-    _prepare(threads)
-    found = episodes_shown(_episodes(store, workload), tools)
-    with _run(run, settings) as opened:
-        result = sft(opened, found, settings, judge, quiet)
-    rows = f" ({result.rows} conversations)" if result.rows != result.kept else ""
+    fit_threads(threads)
+    found, evaluate = episodes_shown(captured(store, workload), tools), None
+    if settings.evaluate_every:
+        if world is None or judge is None:
+            raise ValueError("to evaluate as it goes, name the --world and the --check to do so in")
+        learned = world_shown(world, tools)
+        evaluate = evaluation(learned, judge, settings.evaluate_scenarios, settings.seed)
+    given = {"--check": check, "--world": world, "--tools": tools}
+    with opened_run(run, settings, given, fork, track or ()) as opened:
+        result = sft(opened, found, settings, judge, quiet, evaluate)
+    rows = f" ({result.rows} rows)" if result.rows != result.kept else ""
     print(f"{result.steps} steps on {result.kept} episodes{rows}; adapter in {result.adapter}")
     for what, left_out in (("episodes", result.left_out), ("conversations", result.rows_left_out)):
         for reason, count in left_out.items():
@@ -81,6 +93,15 @@ def sft(
 
 
 app.command("world")(train_world)
+app.command("ppo")(train_ppo)
+app.command("stream")(train_stream)
+app.command("report")(train_report)
+app.command("dpo")(dpo)
+app.command("kto")(kto)
+app.command("reward-model")(reward_model)
+app.command("user")(train_user)
+app.command("opd")(opd)
+app.command("correct")(correct)
 
 
 @app.command()
@@ -118,10 +139,11 @@ def rft(
         prepare_kernel(settings.base)
         only_the_store([store])
     judge = Check.from_file(check)
-    _prepare(threads)
+    fit_threads(threads)
     learned = world_shown(world, tools)
-    found = episodes_shown(_episodes(store, workload), tools)
-    with _run(run, settings) as opened:
+    found = episodes_shown(captured(store, workload), tools)
+    given = {"--world": world, "--second": second, "--check": check, "--tools": tools}
+    with opened_run(run, settings, given) as opened:
         result = asyncio.run(
             rft(
                 opened,
@@ -158,6 +180,8 @@ def grpo(
     tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -166,6 +190,10 @@ def grpo(
 
     With --second, rewards that the second world does not confirm are withheld, and alarms of its
     guards end the run with exit code 1. --set guards.stop_after=3 waits for more of them.
+    --set max_staleness=1 plays the next step's episodes while one is trained; --set
+    evaluate_every=10 measures success on held-out scenarios and keeps the best checkpoint.
+    --set preset=NAME takes a published set of options: grpo, dapo, dr_grpo, gspo, cispo, rloo,
+    reinforce++; what else is set wins over it.
 
     Example: understudy train grpo runs/rehearsed --world build/world --check check.py
              --start runs/distilled
@@ -176,7 +204,8 @@ def grpo(
     from understudy.recipes.learner import prepare_kernel
     from understudy.runs.config import load_config
 
-    values: dict[str, Any] = {"start": str(adapter_folder(start))} if start else {}
+    values = values_of(fork, config)
+    values |= {"start": str(adapter_folder(start))} if start else {}
     values |= {"guards": {"second": str(second)}} if second else {}
     values |= {"language": str(language)} if language else {}
     settings = load_config(GrpoConfig, config, overrides or [], values)
@@ -184,9 +213,10 @@ def grpo(
         prepare_kernel(settings.base)
         only_the_store([])
     judge = Check.from_file(check)
-    _prepare(threads)
+    fit_threads(threads)
     learned = world_shown(world, tools)
-    with _run(run, settings) as opened:
+    given = {"--world": world, "--second": second, "--check": check, "--tools": tools}
+    with opened_run(run, settings, given, fork, track or ()) as opened:
         result = asyncio.run(
             grpo(opened, learned, judge, settings, workload, threads=threads or None, quiet=quiet)
         )
@@ -197,74 +227,8 @@ def grpo(
     _say_stopped(result.stopped)
 
 
-def eval_(
-    adapter: Annotated[Path, typer.Argument(help="A run or adapter folder.")],
-    world: WorldOption,
-    check: JudgeOption,
-    scenarios: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
-    temperature: Annotated[float, typer.Option(min=0, help="0: greedy.")] = 0.0,
-    seed: int = 1,
-    tools: ToolsOption = None,
-    threads: ThreadsOption = 0,
-) -> None:
-    """Success of a policy in a learned world, with its interval.
-
-    It plays scenarios of the held-out split, which policies are not trained on by default. The
-    world itself has learned from all episodes, those included.
-
-    Example: understudy eval runs/rehearsed --world build/world --check check.py --temperature 1
-    """
-    from understudy.judges.check import Check
-    from understudy.recipes.evaluate import evaluate_in_world
-
-    judge = Check.from_file(check)
-    fitted, learned = _prepare(threads), world_shown(world, tools)
-    result = asyncio.run(
-        evaluate_in_world(
-            adapter_folder(adapter), learned, judge, scenarios, temperature, seed, fitted
-        )
-    )
-    print(json.dumps(result.as_dict()))
-
-
-def _episodes(store: Path, workload: str | None) -> list[Any]:
-    """The captured episodes, or one workload's."""
-    with open_store(store) as db:
-        return list(db.read_episodes(**({"workload": workload} if workload else {})))
-
-
 def _say_stopped(alarms: str | None) -> None:
     """Ends the command with exit code 1 where guards stopped the run."""
     if alarms:
         print(f"stopped by the guards: {alarms}", file=sys.stderr)
         raise typer.Exit(1)
-
-
-def _prepare(threads: int) -> int:
-    """Sets torch's threads, fitted to the load where none are named; how many."""
-    import torch
-
-    from understudy.core.cores import threads_for_load
-
-    count = threads or threads_for_load()
-    torch.set_num_threads(count)
-    return count
-
-
-@contextlib.contextmanager
-def _run(path: Path, config: Any) -> Iterator[Any]:
-    """The run at `path`: new, or resumed where it was interrupted with the same configuration."""
-    from understudy.runs.directory import Run, RunError
-
-    if (path / "run.json").exists():
-        opened = Run.open(path, read_only=True)
-        if opened.config != config.model_dump(mode="json"):
-            raise RunError(f"{path} was begun with another configuration; choose another path")
-        if opened.state == "done":
-            raise RunError(f"{path} is done; choose another path, or delete it to train again")
-        run = Run.open(path)
-        print(f"resuming {path}")
-    else:
-        run = Run.create(path, config, config.seed)
-    with run:
-        yield run

@@ -1,30 +1,33 @@
 """`understudy train world`: a model for what a world leaves open."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from understudy.cli.data import DEFAULT_STORE, StoreOption
+from understudy.cli.data import DEFAULT_STORE, StoreOption, captured
+from understudy.cli.options import (
+    ConfigOption,
+    IsolatedOption,
+    QuietOption,
+    RunArgument,
+    SetOption,
+    ThreadsOption,
+    WorkloadOption,
+)
+from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.world_language import KeyOption, ModelOption, UrlOption
 
 
 def world(
-    run: Annotated[Path, typer.Argument(help="The run's folder; an interrupted one resumes.")],
+    run: RunArgument,
     store: StoreOption = DEFAULT_STORE,
-    workload: Annotated[str | None, typer.Option(help="Only this workload's episodes.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML or JSON configuration.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, e.g. --set epochs=4.")
-    ] = None,
+    workload: WorkloadOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
     language_url: UrlOption = None,
     language_model: ModelOption = None,
     language_key_env: KeyOption = None,
-    isolated: Annotated[
-        bool, typer.Option(help="Refuse everything but the store, for the process's life.")
-    ] = False,
-    threads: Annotated[int, typer.Option(min=0, help="Cores to use; 0: fit to the load.")] = 0,
-    quiet: Annotated[bool, typer.Option(help="No progress display.")] = False,
+    isolated: IsolatedOption = False,
+    threads: ThreadsOption = 0,
+    quiet: QuietOption = False,
 ) -> None:
     """Teach an adapter to fill what a learned world leaves open: values that nothing determines.
 
@@ -35,10 +38,10 @@ def world(
 
     Example: understudy train world runs/world --workload support
     """
-    from understudy.cli.train import _episodes, _prepare, _run
     from understudy.cli.world_language import remote
     from understudy.recipes.isolation import only_the_store
-    from understudy.recipes.world_language import LanguageConfig, train_language, try_remote
+    from understudy.recipes.teach_language import LanguageConfig, train_language
+    from understudy.recipes.world_language import try_remote
     from understudy.runs.config import load_config
 
     named = remote(language_url, language_model, language_key_env)
@@ -47,10 +50,10 @@ def world(
             raise ValueError("--isolated lets nothing out: a remote model cannot be asked")
         only_the_store([store])
     settings = load_config(LanguageConfig, config, overrides or [])
-    _prepare(threads)
-    found = _episodes(store, workload)
+    fit_threads(threads)
+    found = captured(store, workload)
     trial: Any
-    with _run(run, settings) as opened:
+    with opened_run(run, settings) as opened:
         if named is not None:
             language = try_remote(found, named, settings.split, quiet)
             language.save(opened)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+from understudy.cli.data import DEFAULT_STORE, StoreOption, captured
 from understudy.cli.tools_file import ToolsOption, world_shown
 from understudy.cli.world_ahead import ahead
 from understudy.cli.world_compare import compare
@@ -65,8 +65,7 @@ def learn(
 
     if isolated:
         only_the_store([store])
-    with open_store(store) as db:
-        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    found = captured(store, workload)
     report = learn_world(found, out, heldout, second)
     print(report.table())
     print(f"world in {out}" + (f", a second one in {second}" if second else ""))
@@ -86,6 +85,9 @@ def bench(
     bound: Annotated[
         bool, typer.Option("--bound", help="Instead: the truth of all that a world could know.")
     ] = False,
+    hindsight: Annotated[
+        bool, typer.Option("--hindsight", help="With --bound: of the rest the best known answer.")
+    ] = False,
     run: RunOption = None,
     language_url: UrlOption = None,
     language_model: ModelOption = None,
@@ -94,14 +96,15 @@ def bench(
     """Learn from the train split of recorded episodes, and predict each call of the test split.
 
     A prediction a line: episode, step, content, is_error, doubt, provenance. What is printed is
-    a line of JSON: how many calls, the seconds of learning, the milliseconds of a prediction, and
-    of free-running rollouts of five calls the survival and the F1 of what they changed, those of
-    the retrieval floor beside them.
+    a line of JSON: how many calls, the seconds of learning, the milliseconds of a prediction, the
+    memory, the calibration of error flag and doubt, and of free-running rollouts of five calls the
+    survival and the F1 of what they changed, those of the retrieval floor beside them.
 
     With --rename the world sees none of the real names; the predictions have them back. With
     --bound the predictions are those of a world that knows all that could be known: score them to
-    see how far figures can go. Printed then: the calls that could not be, by tool and reason (see
-    understudy.world.bound).
+    see how far figures can go. With --hindsight too, calls that it could not know have the answer
+    of the train split that is nearest to the truth, which no world can choose. Printed then: the
+    calls that could not be known, by tool and reason (see understudy.world.bound).
 
     A model for what the world leaves open is first taught (--language, a run that is begun or gone
     on with) or tried (--language-url) on the train split alone; what became of its values is told.
@@ -111,13 +114,15 @@ def bench(
     from understudy.world.bench import bench as measure
     from understudy.world.bound import bound as run_bound
 
+    if hindsight and not bound:
+        raise ValueError("--hindsight is for --bound")
     if bound and not (rename is None and run is None and language_url is None):
         raise ValueError("--bound takes neither --rename nor --language: leave them out")
     if not (folder / "replays.jsonl.gz").exists():
         raise ValueError(f"{folder} has no replays.jsonl.gz")
     predictions.parent.mkdir(parents=True, exist_ok=True)
     if bound:
-        print(json.dumps(run_bound(folder, predictions)))
+        print(json.dumps(run_bound(folder, predictions, hindsight)))
         return
     filling = for_bench(run, language_url, language_model, language_key_env)
     print(json.dumps(measure(folder, predictions, rename=rename, language=filling)))

@@ -74,6 +74,8 @@ def ahead(
         raise ValueError("give one of --call, --plans and --serve")
     if http is not None and not serve:
         raise ValueError("--http is for --serve")
+    if (key_env is not None or allow_remote) and http is None:
+        raise ValueError("--key-env and --allow-remote are for --serve --http")
     if serve:
         _serve(world, check, n, retries, seed, http, allow_remote, key_env)
         return

@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import JsonOption, adapter_folder, open_store
+from understudy.cli.agents import opened_agent
+from understudy.cli.data import JsonOption, captured
 
 
 def compare(
@@ -45,11 +43,12 @@ def compare(
     from understudy.runs.report import write_report
     from understudy.world.likeness_page import page
 
-    with open_store(store) as db:
-        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    found = captured(store, workload)
 
     async def measured() -> Any:
-        async with _agent(agent, model, key_env, temperature) as plays:
+        if agent is None:
+            return await measure_likeness(found, fit, splits, None, seed)
+        async with opened_agent(agent, model, key_env, temperature) as plays:
             return await measure_likeness(found, fit, splits, plays, seed)
 
     report = asyncio.run(measured())
@@ -57,27 +56,3 @@ def compare(
         html.parent.mkdir(parents=True, exist_ok=True)
         write_report(page(report, f"of {store.name}"), html)
     print(json.dumps(report.to_json()) if as_json else report.table())
-
-
-@asynccontextmanager
-async def _agent(
-    name: str | None, model: str | None, key_env: str | None, temperature: float
-) -> AsyncIterator[Any]:
-    """The agent that is named; None where none is."""
-    from understudy.core.types import ModelRef
-    from understudy.recipes.likeness import adapter_agent, agent_of
-
-    if name is None:
-        yield None
-    elif name.startswith(("http://", "https://")):
-        from understudy.engine.chat import RemoteChat
-
-        if model is None:
-            raise ValueError("name the model at that URL with --model")
-        if key_env is not None and key_env not in os.environ:
-            raise ValueError(f"the environment has no variable {key_env}")
-        async with RemoteChat(name, os.environ[key_env] if key_env else None) as chat:
-            yield agent_of(model, chat, ModelRef(model), temperature)
-    else:
-        async with adapter_agent(adapter_folder(Path(name)), temperature) as plays:
-            yield plays

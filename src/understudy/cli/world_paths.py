@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import JsonOption, open_store
+from understudy.cli.data import JsonOption, captured
 
 
 def paths(
@@ -63,8 +63,7 @@ def _episodes(path: Path, workload: str | None) -> tuple[list[Any], int]:
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         report = ImportReport()
         return list(import_file(path, ImportOptions(), report)), len(report.broken)
-    with open_store(path) as db:
-        return list(db.read_episodes(**({"workload": workload} if workload else {}))), 0
+    return captured(path, workload), 0
 
 
 def _judged(

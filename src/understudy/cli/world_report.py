@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import JsonOption, open_store
+from understudy.cli.data import JsonOption, captured
 from understudy.cli.world_language import KeyOption, ModelOption, RunOption, UrlOption, language
 
 
@@ -63,8 +63,7 @@ def _measure(world: Path, store: Path, workload: str | None, model: Any) -> Any:
     from understudy.world.model import World
 
     learned = World.load(world)
-    with open_store(store) as db:
-        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    found = captured(store, workload)
     known = set(learned.episode_ids)
     new = [e for e in found if e.id not in known]
     if not new and model is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, JsonOption, StoreOption, open_store
+from understudy.cli.data import DEFAULT_STORE, JsonOption, StoreOption, captured
 
 
 def users(
@@ -50,8 +50,7 @@ def users(
     if (world is None) == (fit is None):
         raise ValueError("give either a world, or --fit with the share of scenarios to mine")
     learned = World.load(world) if world is not None else None
-    with open_store(store) as db:
-        found = list(db.read_episodes(**({"workload": workload} if workload else {})))
+    found = captured(store, workload)
     if learned is None:
         known, heldout = parted(found, 1 - (fit or 0.0), "users:")
         book = mine_users(known)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from understudy.core import strict_json
+from understudy.core.turns import TurnRenderer
 from understudy.core.types import Message, Tool, ToolCall, call_parts, is_function, text_of
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
@@ -238,34 +239,23 @@ def _has_type(value: Any, kind: Any) -> bool:
     return kind not in accepted or isinstance(value, accepted[kind])
 
 
-class ChatMLRenderer:
-    """Token ids of this format through a tokenizer's `encode` and `decode`.
-
-    `encode(text) -> ids` must map the special tokens to their ids and add none of its own;
-    `decode(ids) -> text` must keep every token. Turns after a sampled one are appended to the
-    ids that were fed and sampled, never re-tokenised.
-    """
+class ChatMLRenderer(TurnRenderer):
+    """Token ids of this format."""
 
     name = "chatml"
+    ends = (IM_END,)
+    opening = GENERATION_PROMPT
+    between = "\n"
+    call_marks = ("<tool_call>", IM_END)
 
-    def __init__(
-        self, encode: Callable[[str], list[int]], decode: Callable[[Sequence[int]], str]
-    ) -> None:
-        self.encode, self.decode = encode, decode
-        (stop,) = encode(IM_END)
-        self.stop_ids: tuple[int, ...] = (stop,)
+    def text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
+        return render_text(messages, tools)
 
-    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
-        return self.encode(render_text(messages, tools, add_generation_prompt=True))
+    def following(self, messages: Sequence[Message]) -> str:
+        return render_following(messages)
 
-    def next_prompt_ids(
-        self, fed_ids: Sequence[int], new: Sequence[Message], finish_reason: str | None
-    ) -> list[int]:
-        """`fed_ids` (prompt and sample of the turn before) continued by the `new` messages."""
-        ended = bool(fed_ids) and fed_ids[-1] in self.stop_ids
-        glue = ("" if ended else IM_END) + "\n" + render_following(new) + GENERATION_PROMPT
-        return [*fed_ids, *self.encode(glue)]
+    def assistant_text(self, message: Message) -> str:
+        return assistant_text(message)
 
-    def parse(self, output_ids: Sequence[int]) -> Message:
-        ids = output_ids[:-1] if output_ids and output_ids[-1] in self.stop_ids else output_ids
-        return parse_assistant(self.decode(ids))
+    def read(self, text: str) -> Message:
+        return parse_assistant(text)

@@ -17,6 +17,7 @@ from understudy.core.openai_wire import (
     token_columns,
     usage_from,
 )
+from understudy.core.origin import ORIGIN
 from understudy.core.types import Completion, FinishReason, Message
 
 DONE = b"data: [DONE]\n\n"
@@ -83,6 +84,7 @@ class ChunkAssembler:
         self._usage: Any = None
         self._model: str | None = None
         self._prompt_ids: list[int] | None = None
+        self._origin: str | None = None
         self._output_ids: list[int] = []
         self._logprobs: list[float] = []
         self.finish_reason: FinishReason | None = None
@@ -117,6 +119,7 @@ class ChunkAssembler:
             self._model = chunk["model"]
         self._usage = chunk.get("usage") or self._usage
         self._prompt_ids = chunk.get("prompt_token_ids") or self._prompt_ids
+        self._origin = chunk[ORIGIN] if isinstance(chunk.get(ORIGIN), str) else self._origin
         for choice in chunk.get("choices") or ():
             index = choice.get("index", 0)
             self._delta(index, choice.get("delta") or {})
@@ -175,6 +178,7 @@ class ChunkAssembler:
             output_ids=output,
             logprobs=logprobs,
             others=tuple(self._message(i) for i in sorted(self._messages) if i),
+            origin=self._origin,
         )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
 from understudy.core import strict_json
+from understudy.core.origin import ORIGIN
 from understudy.core.types import (
     Completion,
     FinishReason,
@@ -221,13 +222,10 @@ def _number(
 def request_body(request: Request, *, stream: bool = False) -> dict[str, Any]:
     """The body that asks an OpenAI-compatible endpoint for this request."""
     body: dict[str, Any] = {"model": str(request.model), "messages": list(request.messages)}
-    if request.tools:
-        body["tools"] = list(request.tools)
-    if request.tool_choice is not None:
-        body["tool_choice"] = request.tool_choice
+    body |= {"tools": list(request.tools)} if request.tools else {}
+    body |= {} if request.tool_choice is None else {"tool_choice": request.tool_choice}
     body.update(sampling_fields(request.sampling))
-    if stream:
-        body["stream"] = True
+    body |= {"stream": True} if stream else {}
     return body
 
 
@@ -259,6 +257,7 @@ class Answer:
     output_ids: tuple[int, ...] | None = None
     logprobs: tuple[float, ...] | None = None
     others: tuple[Message, ...] = ()  # further choices, where n > 1
+    origin: str | None = None  # of the ids: see core.origin
 
 
 def parse_answer(data: bytes | str) -> Any:
@@ -283,16 +282,17 @@ def parse_response(body: Any) -> Answer:
     first = choices[0]
     ids = body.get("prompt_token_ids") or first.get("prompt_token_ids")
     output, logprobs = token_columns(first.get("token_ids"), logprobs_of(first))
-    model = body.get("model")
+    model, origin = (v if isinstance(v, str) else None for v in map(body.get, ("model", ORIGIN)))
     return Answer(
         message=messages[0],
         finish_reason=finish_reason(first.get("finish_reason")),
         usage=usage_from(body.get("usage")),
-        model=model if isinstance(model, str) else None,
+        model=model,
         prompt_ids=tuple(ids) if output is not None and _are_ids(ids) else None,
         output_ids=output,
         logprobs=logprobs,
         others=tuple(messages[1:]),
+        origin=origin,
     )
 
 

@@ -97,18 +97,27 @@ class Judge(Protocol):
 class Renderer(Protocol):
     """Messages to token ids and back, for one model's chat format.
 
-    `close_turn_ids` is the template's glue between a sampled turn and the next prompt: what
-    follows the sampled stop token, with the stop token itself first when the sample was cut.
+    A prompt ends with the generation prompt, `opening_ids`. `next_prompt_ids` continues what was
+    fed and sampled by the format's glue and `following_ids(new)`, and re-tokenises none of it; a
+    format that writes history anew gives its own prompt. `assistant_ids` are what the model should
+    have sampled, stop token included. `call_marks`: what begins something in sampled text that is
+    no content. Raises core.turns.FormatError for what the format cannot say.
     """
 
     name: str
     stop_ids: tuple[int, ...]
+    opening_ids: tuple[int, ...]
+    call_marks: tuple[str, ...]
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]: ...
 
     def next_prompt_ids(
         self, fed_ids: Sequence[int], new: Sequence[Message], finish_reason: str | None
     ) -> list[int]: ...
+
+    def following_ids(self, new: Sequence[Message]) -> list[int]: ...
+
+    def assistant_ids(self, message: Message) -> list[int]: ...
 
     def parse(self, output_ids: Sequence[int]) -> Message: ...
 

@@ -6,16 +6,19 @@ begins, and is counted. Whatever the number of rows, each sampled token is in ex
 entry, so an episode's weight does not depend on how often its history broke.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, NamedTuple, Protocol
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
-from understudy.core.chatml import assistant_text
+from understudy.core.origin import Origin
 from understudy.core.protocols import Renderer
+from understudy.core.turns import FormatError
 from understudy.core.types import Completion, Episode, Message, Tool
 
-Stream = Literal["rl", "ce", "kl"]
+Stream = Literal["rl", "ce", "kl", "value"]
 TooLong = Literal["refuse", "cut"]
+_Slice = tuple[int, int]
 
 
 class Entry(NamedTuple):
@@ -24,7 +27,10 @@ class Entry(NamedTuple):
     `position` indexes the token whose hidden state predicts `target`: the target is normally the
     row's id at position + 1. `weight` multiplies the loss term (`rl`: the advantage, signed).
     `anchor` is a recorded natural-log probability of the target: the sampler's for `rl` (the
-    denominator of the importance ratio), the teacher's for `kl`, None for `ce`.
+    denominator of the importance ratio), the teacher's for `kl`, None for `ce`. A `value` entry
+    predicts a number and no token: `anchor` is the return that is to be expected at `position`,
+    `before` what the value head said there when the return was estimated (where the loss is
+    clipped), and `target` is not looked at.
     """
 
     position: int
@@ -33,6 +39,7 @@ class Entry(NamedTuple):
     weight: float
     anchor: float | None = None
     sample_id: str = ""
+    before: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +139,41 @@ def policy_rows(
     advantage: float,
     *,
     purpose: str = "agent",
+    echo: float = 0.0,
     max_tokens: int | None = None,
     too_long: TooLong = "refuse",
+    origin: Origin | None = None,
 ) -> tuple[list[Row], RowStats]:
-    """One `rl` entry for each token that the episode's agent sampled, weighted by `advantage`.
+    """One `rl` entry for each token that the episode's agent sampled, weighted by `advantage`; with
+    `echo`, also the entries of `echo_entries`, each of that weight.
 
     The weight is per token and the trainer divides by the whole batch's count, so an episode
     weighs the same in one row or in ten. For a mean per rollout instead, scale the advantage by
     the batch's mean of sampled tokens over this episode's. Completions of another purpose (the
     simulated user's, a judge's) are not the policy's and are left aside. Raises ValueError where
-    a completion has no logprobs.
+    a completion has no logprobs, and OriginError where `origin`, the trained model's, is not that
+    of the ids.
     """
     mine = [c for c in episode.completions if c.request.purpose == purpose]
+    if origin is not None:
+        origin.check_completions(mine)
     sampled, stats = rows_of(mine)
-    rows = [_policy_row(row, advantage, episode.id) for row in sampled]
+    rows = [_policy_row(row, advantage, episode.id, echo) for row in sampled]
     rows, limits = limit_rows(rows, max_tokens, too_long)
     kept = RowStats(trained=sum(len(r.entries) for r in rows), untrainable=int(not rows))
     return rows, replace(stats, rows=0, tokens=0) + limits + kept
+
+
+def echo_entries(row: SampledRow, weight: float, sample_id: str = "") -> list[Entry]:
+    """A `ce` entry for each token that the environment added between two samples of the row: what
+    tools and users said, and the chat format around it. ECHO (arXiv 2605.24517): the actor learns
+    to foretell its environment in the same forward pass. Neither the first prompt nor a sampled
+    token has one."""
+    return [
+        Entry(t - 1, row.ids[t], "ce", weight, None, sample_id)
+        for before, after in pairwise(row.spans)
+        for t in range(before.end, after.start)
+    ]
 
 
 def limit_rows(
@@ -195,7 +220,7 @@ def _span(completion: Completion, start: int) -> Span:
     return Span(start, start + len(output), logprobs, completion.id)
 
 
-def _policy_row(row: SampledRow, advantage: float, sample_id: str) -> Row:
+def _policy_row(row: SampledRow, advantage: float, sample_id: str, echo: float) -> Row:
     entries: list[Entry] = []
     for span in row.spans:
         if not span.logprobs:
@@ -205,20 +230,15 @@ def _policy_row(row: SampledRow, advantage: float, sample_id: str) -> Row:
             )
         for t, logprob in zip(range(span.start, span.end), span.logprobs, strict=True):
             entries.append(Entry(t - 1, row.ids[t], "rl", advantage, logprob, sample_id))
+    if echo:
+        entries += echo_entries(row, echo, sample_id)
     return Row(row.ids, tuple(entries))
-
-
-class TeachingRenderer(Renderer, Protocol):
-    """A renderer that can also write what the model should have said."""
-
-    @property
-    def encode(self) -> Callable[[str], list[int]]: ...
 
 
 def supervised_rows(
     messages: Sequence[Message],
     tools: Sequence[Tool],
-    renderer: TeachingRenderer,
+    renderer: Renderer,
     *,
     train_roles: Collection[str] = ("assistant",),
     stream: Stream = "ce",
@@ -227,66 +247,91 @@ def supervised_rows(
     max_tokens: int | None = None,
     too_long: TooLong = "refuse",
 ) -> tuple[list[Row], RowStats]:
-    """The conversation as one row, rendered turn by turn as it would be at inference.
+    """The conversation rendered turn by turn as it would be at inference: one row, and where the
+    format writes history anew (Qwen3 forgets what it thought) another, counted as broken.
 
-    Trained are the tokens of the messages in `train_roles`: of an assistant message its text and
-    calls with the stop token, not the generation prompt before them nor the glue after, and
-    nothing where its `weight` is 0; of any other message the tokens that it adds to the prompt.
-    What follows the last trained token is left off. No row, but a count, where nothing is to be
-    trained.
+    Trained are the tokens of the messages in `train_roles`, each in one row: of an assistant
+    message its text and calls with the stop token, not the generation prompt before them nor the
+    glue after, and nothing where its `weight` is 0; of any other message the tokens that it adds
+    to the prompt. What follows the last trained token of a row is left off. No row, but a count,
+    where nothing is to be trained. Raises FormatError for what the format cannot say.
     """
-    ids: list[int] = []
-    trained: list[tuple[int, int]] = []
+    begun: list[tuple[list[int], list[_Slice]]] = [([], [])]
     given: list[Message] = []
     for message in messages:
+        given.append(message)
         if message["role"] != "assistant":
-            given.append(message)
             continue
-        ids = _take_given(ids, given, tools, renderer, train_roles, trained)
+        ids, trained = _continued(begun, given[:-1], tools, renderer, train_roles)
         given = []
-        output = [*renderer.encode(assistant_text(message)), renderer.stop_ids[0]]
+        output = renderer.assistant_ids(message)
         if "assistant" in train_roles and message.get("weight") != 0:
             trained.append((len(ids), len(ids) + len(output)))
         ids.extend(output)
-    if given and any(m["role"] in train_roles for m in given):
-        ids = _take_given(ids, given, tools, renderer, train_roles, trained)
-    targets = [t for start, end in trained for t in range(start, end) if t > 0]
-    if not targets:
+    if any(m["role"] in train_roles for m in given):
+        _continued(begun, given, tools, renderer, train_roles)
+    made: list[Row] = []
+    for ids, trained in begun:
+        targets = [t for start, end in trained for t in range(start, end) if t > 0]
+        if targets:
+            entries = tuple(Entry(t - 1, ids[t], stream, weight, None, sample_id) for t in targets)
+            made.append(Row(tuple(ids[: targets[-1] + 1]), entries))
+    if not made:
         return [], RowStats(untrainable=1)
-    entries = tuple(Entry(t - 1, ids[t], stream, weight, None, sample_id) for t in targets)
-    rows, stats = limit_rows([Row(tuple(ids[: targets[-1] + 1]), entries)], max_tokens, too_long)
-    return rows, stats + RowStats(trained=sum(len(r.entries) for r in rows))
+    rows, stats = limit_rows(made, max_tokens, too_long)
+    trained_tokens = sum(len(r.entries) for r in rows)
+    return rows, stats + RowStats(trained=trained_tokens, broken=len(begun) - 1)
 
 
-def _take_given(
-    ids: list[int],
-    given: list[Message],
+def _continued(
+    begun: list[tuple[list[int], list[_Slice]]],
+    given: Sequence[Message],
     tools: Sequence[Tool],
     renderer: Renderer,
     train_roles: Collection[str],
-    trained: list[tuple[int, int]],
-) -> list[int]:
-    """`ids` continued to the next generation prompt; spans of trained messages are noted."""
+) -> tuple[list[int], list[_Slice]]:
+    """The row of the next turn, the last of `begun` or a new one at its end: ids up to the
+    generation prompt, and spans of what is trained."""
+    before = begun[-1][0]
+    if before:
+        prompt = renderer.next_prompt_ids(before, given, "stop")
+    else:
+        prompt = renderer.prompt_ids(given, tools)
+    if not _begins_with(prompt, before):
+        begun.append(([], []))
+    ids, trained = begun[-1]
+    ids.extend(prompt[len(ids) :])
+    if any(m["role"] in train_roles for m in given):
+        trained += _given_spans(len(prompt), bool(before), given, tools, renderer, train_roles)
+    return ids, trained
 
-    def prompt(new: list[Message]) -> list[int]:
-        if ids:
-            return renderer.next_prompt_ids(ids, new, "stop")
-        return renderer.prompt_ids(new, tools)
 
-    whole = prompt(given)
-    if not any(m["role"] in train_roles for m in given):
-        return whole
-    before = prompt([])
-    opening = len(renderer.prompt_ids([], ()))  # the generation prompt, which no message owns
-    before = before[: len(before) - opening]
-    for i, message in enumerate(given):
-        after = prompt(given[: i + 1])
-        after = after[: len(after) - opening]
-        start = _common(before, after)
-        if message["role"] in train_roles:
-            trained.append((start, len(after)))
-        before = after
-    return whole
+def _given_spans(
+    length: int,
+    follows: bool,
+    given: Sequence[Message],
+    tools: Sequence[Tool],
+    renderer: Renderer,
+    train_roles: Collection[str],
+) -> list[_Slice]:
+    """Spans of the trained messages in a prompt of `length` ids that ends with the `given`."""
+    opening = len(renderer.opening_ids)
+
+    def so_far(n: int) -> list[int]:
+        if follows:
+            return renderer.following_ids(given[:n])
+        try:
+            return renderer.prompt_ids(given[:n], tools)[:-opening]
+        except FormatError:  # the format begins with more than this
+            return []
+
+    texts = [so_far(n) for n in range(len(given) + 1)]
+    shift = length - opening - len(texts[-1])
+    return [
+        (shift + _common(a, b), shift + len(b))
+        for message, a, b in zip(given, texts, texts[1:], strict=False)
+        if message["role"] in train_roles
+    ]
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -16,7 +16,7 @@ from understudy.core.rows import Row
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-STREAMS = ("rl", "ce", "kl")
+STREAMS = ("rl", "ce", "kl", "value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ class TokenTree:
     stream_E: Ints  # index into STREAMS
     weight_E: Floats
     anchor_E: Floats  # NaN where the entry has none
+    before_E: Floats  # likewise
     row_E: Ints  # entries are ordered by row, then as in the row
     row_tokens: int  # ids in the rows, shared ones counted once per row
 
@@ -127,6 +128,7 @@ def _assemble(rows: Sequence[Row], order: list[int], shared: Ints) -> TokenTree:
         stream_E=np.array([code[e.stream] for e in entries], dtype=np.int64),
         weight_E=np.array([e.weight for e in entries], dtype=np.float64),
         anchor_E=np.array([np.nan if e.anchor is None else e.anchor for e in entries]),
+        before_E=np.array([np.nan if e.before is None else e.before for e in entries]),
         row_E=np.repeat(np.arange(len(rows)), [len(row.entries) for row in rows]),
         row_tokens=sum(len(row.ids) for row in rows),
     )

@@ -28,6 +28,7 @@ class Message(TypedDict, total=False):
     tool_call_id: str
     name: str
     refusal: str | None
+    reasoning_content: str | None  # what a model thought before it spoke, where its format says
     weight: int  # 0: an assistant's message that is not learned (OpenAI's fine-tuning format)
 
 

@@ -124,6 +124,12 @@ class Cache:
                 best = Match(int(common[i]), slot=self.slots[held[i]])
         return best
 
+    def order(self, slot: Slot | None) -> tuple[int, int]:
+        """What a prefill is sorted by: slots that lean on one entry lie side by side."""
+        if slot is None or slot.entry is None:
+            return 0, 0
+        return slot.entry.used, int(self.plens[slot.index])
+
     # -- taking ----------------------------------------------------------------------------
 
     def take(self, keep: Slot | None = None) -> Slot | None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from understudy.core.ids import uuid7
+from understudy.core.origin import ORIGIN, Origin
 from understudy.core.protocols import Engine, Renderer
 from understudy.core.types import (
     Completion,
@@ -46,7 +47,7 @@ class LocalChat:
     new messages rendered behind them; never a re-tokenisation of sampled text. Conversations are
     known by a hash over episode, model, tools and messages (tool call ids included), the latest
     `max_ids` ids of them. A request with assistant messages that are not known is rendered from
-    text and counted in `fallbacks`.
+    text and counted in `fallbacks`. `origin` is recorded with every completion that has ids.
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class LocalChat:
         timeout: float | None = None,
         max_ids: int = 16_000_000,
         on_completion: Callable[[Completion], None] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.engine, self.renderer, self.base = engine, renderer, base
+        self.extra = {} if origin is None else {ORIGIN: str(origin)}
         self.timeout, self.max_ids, self.on_completion = timeout, max_ids, on_completion
         self.fallbacks = 0
         self.continued = 0
@@ -116,6 +119,7 @@ class LocalChat:
             prompt_ids=tuple(prompt),
             output_ids=sample.ids,
             logprobs=sample.logprobs,
+            extra=self.extra,
         )
         self._record(done)
         return done

@@ -10,6 +10,7 @@ import aiohttp
 
 from understudy.core.ids import uuid7
 from understudy.core.openai_wire import clean_message, message_problem
+from understudy.core.origin import ORIGIN
 from understudy.core.types import Completion, FinishReason, Message, Request, Usage
 from understudy.engine.errors import ChatError, chat_error, one_line
 
@@ -157,4 +158,5 @@ def _read(started: Completion, answer: Any) -> Completion:
         prompt_ids=tuple(prompt) if exact else None,
         output_ids=tuple(output) if exact else None,
         logprobs=logprobs if exact else None,
+        extra={ORIGIN: answer[ORIGIN]} if exact and ORIGIN in answer else {},
     )

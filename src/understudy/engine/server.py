@@ -21,6 +21,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from understudy.core.ids import uuid7
+from understudy.core.origin import ORIGIN, Origin
 from understudy.core.protocols import Renderer
 from understudy.core.types import Completion, ModelRef, Sample
 from understudy.engine.chat import ChatError, LocalChat
@@ -44,9 +45,16 @@ MAX_BODY = 64 << 20
 class Server:
     """The routes over one engine. `decode` gives the text of ids, every token kept."""
 
-    def __init__(self, engine: TorchEngine, renderer: Renderer, decode: Any, encode: Any) -> None:
+    def __init__(
+        self,
+        engine: TorchEngine,
+        renderer: Renderer,
+        decode: Any,
+        encode: Any,
+        origin: Origin | None = None,
+    ) -> None:
         self.engine, self.decode, self.encode = engine, decode, encode
-        self.chat = LocalChat(engine, renderer, engine.base)
+        self.chat = LocalChat(engine, renderer, engine.base, origin=origin)
         self.renderer = renderer
         self.created = int(time.time())
 
@@ -152,6 +160,9 @@ class Server:
     ) -> None:
         """What is left of the text, the tool calls whole, the reason, ids and usage."""
         assert done.message is not None
+        thought = done.message.get("reasoning_content")
+        if thought:
+            await send({"reasoning_content": thought})
         rest = text.rest(done.message)
         if rest:
             await send({"content": rest})
@@ -161,6 +172,7 @@ class Server:
         exact: dict[str, Any] = {}
         if body.get("return_token_ids"):
             exact["prompt_token_ids"] = list(done.prompt_ids or ())
+            exact["origin"] = done.extra.get(ORIGIN)
         if body.get("logprobs"):
             exact["completion"] = done
             exact["decode"] = self.decode
@@ -289,7 +301,7 @@ async def serve(options: argparse.Namespace) -> None:
     """Load, serve, print the URL, run until interrupted."""
     from understudy.models.loading import load_base
 
-    loaded = load_base(options.base)
+    loaded = load_base(options.base, renderer=options.renderer)
     engine = TorchEngine(
         loaded.model,
         options.name or loaded.name,
@@ -297,11 +309,13 @@ async def serve(options: argparse.Namespace) -> None:
         decode_text=loaded.renderer.decode,
         threads=options.threads if options.threads == "auto" else int(options.threads),
         max_slots=options.max_slots,
+        origin=loaded.origin,
     )
     for text in options.adapter:
         name, _, path = text.partition("=")
         await engine.load(ModelRef(engine.base, name), path)
-    server = Server(engine, loaded.renderer, loaded.renderer.decode, loaded.renderer.encode)
+    renderer = loaded.renderer
+    server = Server(engine, renderer, renderer.decode, renderer.encode, loaded.origin)
     runner = await start_server(server, options.host, options.port)
     sys.stdout.write(json.dumps({"url": server_url(runner), "model": engine.base}) + "\n")
     sys.stdout.flush()
@@ -321,6 +335,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--base", default="tiny", help="'tiny' or a Hugging Face folder")
     parser.add_argument("--name", help="the base's name on the wire (default: the folder's)")
+    parser.add_argument("--renderer", help="a chat format in the place of the tokenizer's own")
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME=DIRECTORY")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")

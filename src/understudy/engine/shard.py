@@ -6,6 +6,7 @@ Finished sequences leave at once. Bookkeeping is a few array operations a step; 
 single sequence only when it starts and when it ends.
 """
 
+import asyncio
 import queue
 import threading
 import time
@@ -21,6 +22,7 @@ from understudy.engine.adapters import LoraBatch, Model, Stacks, merge
 from understudy.engine.cache import Cache, Match, common_prefix
 from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch
 from understudy.engine.jobs import Counters, EngineError, Job, Rows, deliver
+from understudy.engine.lockstep import settle
 from understudy.engine.sampling import draw, uniforms
 from understudy.engine.weights import Weights
 
@@ -39,6 +41,7 @@ class ShardConfig:
     merge_bytes: int
     threads: int
     ambient_threads: int
+    lockstep: bool = False  # see engine.lockstep
 
 
 class Shard:
@@ -57,6 +60,7 @@ class Shard:
         self._stacks = Stacks()
         self._merged: dict[int, tuple[Model, Weights]] = {}  # keeps the model, so the id is its own
         self._watched = 0  # running jobs that need a look at every token
+        self._heard: asyncio.AbstractEventLoop | None = None  # in lockstep: to be waited for
         self._closed = False  # seen by the loop
         self._shut = False  # said by `close`; nothing is taken after it
         vocab = config.base.head.shape[0]
@@ -108,6 +112,11 @@ class Shard:
                 torch.set_num_threads(self.config.ambient_threads)
                 self._receive(self.inbox.get())
                 torch.set_num_threads(self.config.threads)
+                if self.config.lockstep and self.waiting:
+                    self._heard = self.waiting[-1].loop
+            if self._heard is not None:
+                settle(self._heard, lambda: self._shut)
+                self._heard = None
             while not self.inbox.empty():
                 self._receive(self.inbox.get())
             started = time.perf_counter()
@@ -141,7 +150,7 @@ class Shard:
             started = time.perf_counter()
             self._prefill(wave)
             self.counters.prefill_s += time.perf_counter() - started
-            if len(self.running) > len(wave) or not self.inbox.empty():
+            if len(self.running) > len(wave) or not self.inbox.empty() or self._heard:
                 return
 
     def _wave(self) -> list[Job]:
@@ -212,7 +221,7 @@ class Shard:
 
     def _prefill(self, wave: list[Job]) -> None:
         for weights, mixed, jobs in self._parts(wave):
-            jobs.sort(key=lambda j: (id(j.slot.entry), self.cache.plens[j.slot.index]))  # type: ignore[union-attr]
+            jobs.sort(key=lambda j: self.cache.order(j.slot))
             slots = [j.slot for j in jobs if j.slot is not None]
             runs = [j.ids[j.cached :] for j in jobs]
             batch = PrefillBatch(self.decoder, slots, runs)
@@ -311,6 +320,8 @@ class Shard:
         if self._watched or any(j.cancelled for j in self.running.values()):
             done += self._look(slots)
         deliver(done)
+        if done and self.config.lockstep:
+            self._heard = done[-1][0].loop
 
     def _look(self, slots: np.ndarray) -> list[tuple[Job, Sample | EngineError]]:
         """Streams, stop strings and cancellations of the rows that still run."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from understudy.core.cores import threads_for_load
+from understudy.core.origin import Origin
 from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, lora_sites
 from understudy.engine.cache import Cache
@@ -25,7 +26,7 @@ from understudy.engine.kernel import build_kernel
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
 from understudy.engine.weights import fuse, rope_tables, shape_of
-from understudy.models.adapters import load_adapter
+from understudy.models.adapters import check_origin, load_adapter
 from understudy.models.lora import LoraConfig
 
 __all__ = ["EngineError", "TorchEngine", "UnknownModelError"]
@@ -43,6 +44,9 @@ class TorchEngine:
     decode_text is needed for stop strings alone. threads: shards on a CPU, one thread each;
     "auto" takes the cores that are not busy. max_slots bounds live and cached conversations.
     keep_versions: loading a version of an adapter forgets all but this many of the newest.
+    lockstep: with one thread and callers that wait for nothing else, the same requests meet in the
+    same batches every time (engine.lockstep), at the price of waiting for the callers.
+    origin: that of the model; adapter directories of another are refused.
     """
 
     def __init__(
@@ -58,9 +62,11 @@ class TorchEngine:
         keep_versions: int = 2,
         merge_bytes: int = 256 << 20,
         kernel: Literal["auto", "off"] = "auto",
+        lockstep: bool = False,
+        origin: Origin | None = None,
     ) -> None:
         config = model.config
-        self.base, self.keep_versions = base, keep_versions
+        self.base, self.keep_versions, self.origin = base, keep_versions, origin
         self.shape = shape_of(config)
         self._tied = bool(config.tie_word_embeddings)
         self._weights = fuse(model.state_dict(), self.shape, self._tied)
@@ -85,6 +91,7 @@ class TorchEngine:
             merge_bytes=merge_bytes,
             threads=1,
             ambient_threads=torch.get_num_threads(),
+            lockstep=lockstep,
         )
         self.shards: list[Shard] = []
         for i in range(count):
@@ -228,8 +235,10 @@ class TorchEngine:
 
     async def load(self, model: ModelRef, path: str) -> None:
         """Load an adapter directory. Raises FileNotFoundError or ValueError (corrupt, not LoRA,
-        for another base)."""
+        for another base or chat template)."""
         file = await asyncio.to_thread(load_adapter, path)
+        if self.origin is not None:
+            check_origin(file, self.origin, path)
         ref = self.load_weights(model, file.tensors, file.config)
         loaded = self.resolve(ref)
         loaded.path, loaded.metadata = str(path), file.metadata

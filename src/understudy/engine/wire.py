@@ -6,6 +6,7 @@ from typing import Any
 
 from understudy.core.ids import uuid7
 from understudy.core.openai_wire import message_problem, tools_problem
+from understudy.core.origin import ORIGIN
 from understudy.core.protocols import Renderer
 from understudy.core.types import (
     Completion,
@@ -208,6 +209,7 @@ def chat_response(done: Sequence[Completion], body: Body, decode: Decode) -> Bod
     }
     if body.get("return_token_ids"):
         response["prompt_token_ids"] = list(first.prompt_ids or ())
+        response |= {ORIGIN: first.extra[ORIGIN]} if ORIGIN in first.extra else {}
     return response
 
 
@@ -220,6 +222,7 @@ def chat_chunk(
     finish_reason: str | None = None,
     token_ids: list[int] | None = None,
     prompt_token_ids: list[int] | None = None,
+    origin: str | None = None,
     completion: Completion | None = None,
     decode: Decode | None = None,
     usage: Body | None = None,
@@ -242,6 +245,8 @@ def chat_chunk(
     chunk["choices"] = [choice]
     if prompt_token_ids is not None:
         chunk["prompt_token_ids"] = prompt_token_ids
+    if origin is not None:
+        chunk[ORIGIN] = origin
     return chunk
 
 
@@ -312,7 +317,7 @@ class TextStream:
 
     def _doubtful(self, text: str) -> int:
         held = len(text) - len(text.rstrip("\n"))
-        for marker in ("<tool_call>", "<|im_end|>", *self.stop):
+        for marker in (*self.renderer.call_marks, *self.stop):
             found = text.find(marker)
             if found >= 0:
                 held = max(held, len(text) - found)

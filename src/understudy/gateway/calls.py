@@ -8,6 +8,7 @@ from typing import Any
 
 from understudy.core.openai_stream import ChunkAssembler
 from understudy.core.openai_wire import Answer, estimate_usage
+from understudy.core.origin import ORIGIN
 from understudy.core.types import Completion, ModelRef, Status
 from understudy.gateway.identity import Threads, _Chain
 from understudy.gateway.routing import Route
@@ -77,6 +78,8 @@ def finalised(call: Call, status: Status, answer: Answer | None, error: str | No
     extra = dict(started.extra)
     if answer.others:
         extra["choices"] = list(answer.others)
+    if answer.origin is not None and answer.output_ids:
+        extra[ORIGIN] = answer.origin
     if call.chain is not None and answer.message is not None and status == "ok":
         extra["thread"] = call.chain.thread.full
     served = started.served

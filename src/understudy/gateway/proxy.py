@@ -18,6 +18,7 @@ from understudy.core.openai_wire import (
     parse_chat_request,
     parse_response,
 )
+from understudy.core.origin import ORIGIN
 from understudy.core.types import Completion, Status
 from understudy.gateway.calls import Call, Recorder
 from understudy.gateway.config import GatewayConfig, Upstream
@@ -25,7 +26,7 @@ from understudy.gateway.identity import HEADER, Asked, Threads, asked_of
 from understudy.gateway.routing import Router, apply_policy, upstream_headers
 from understudy.store import SQLiteStore
 
-_ID_FIELDS = ("prompt_token_ids", "token_ids")
+_ID_FIELDS = ("prompt_token_ids", "token_ids", ORIGIN)
 _DISCONNECTED = (ConnectionResetError, aiohttp.ClientConnectionResetError)
 
 

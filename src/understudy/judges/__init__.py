@@ -1,1 +1,1 @@
-"""Judges turn groups of episodes into feedback: checks, RULER."""
+"""Judges turn groups of episodes into feedback: checks, RULER, reward models."""

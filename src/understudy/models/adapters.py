@@ -1,7 +1,8 @@
 """Adapter directories in PEFT's format: `adapter_model.safetensors`, `adapter_config.json`.
 
 PEFT and vLLM load them as they are. `understudy.json` beside them carries what those have no
-field for: the version, and the hash of the prompt and tool schemas that were trained with.
+field for: the version, the hash of the prompt and tool schemas that were trained with, and the
+origin of what it was trained on (core.origin).
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from understudy.core.origin import ORIGIN, Origin, OriginError
 from understudy.core.types import Tool, canonical_json
 from understudy.models.lora import PEFT_PREFIX, LoraConfig
 
@@ -46,18 +48,22 @@ def save_adapter(
     config: LoraConfig,
     base: str,
     metadata: Mapping[str, Any] | None = None,
+    beside: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Path:
-    """Write an adapter directory. It appears whole or not at all; an old one is replaced."""
+    """Write an adapter directory. It appears whole or not at all; an old one is replaced. `beside`
+    are further safetensors files in it, by name, which PEFT and vLLM do not look at."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         save_file(contiguous, temporary / WEIGHTS, metadata={"format": "pt"})
+        for name, own in (beside or {}).items():
+            save_file(dict(own), temporary / name)
         (temporary / CONFIG).write_text(json.dumps(_peft_config(config, base), indent=2) + "\n")
         (temporary / METADATA).write_text(json.dumps(dict(metadata or {}), indent=2) + "\n")
         os.chmod(temporary, 0o755)
-        _replace_directory(temporary, target)
+        replace_directory(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
@@ -93,6 +99,15 @@ def load_adapter(path: str | Path) -> AdapterFile:
     return AdapterFile(tensors, config, str(raw.get("base_model_name_or_path") or ""), metadata)
 
 
+def check_origin(file: AdapterFile, origin: Origin, path: str | Path) -> None:
+    """Raises OriginError where an adapter was trained on another base, chat template or tokenizer.
+    Of one that was trained elsewhere the base's name is all that is known."""
+    recorded = file.metadata.get(ORIGIN)
+    origin.check(recorded, f"the adapter in {path}")
+    if recorded is None and file.base and Path(file.base).name != origin.base:
+        raise OriginError(f"the adapter in {path} is of the base {file.base}, not {origin.base}")
+
+
 def _leaf(name: str) -> str:
     return name.rsplit(".", 1)[-1]
 
@@ -119,7 +134,7 @@ def _peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
     }
 
 
-def _replace_directory(new: Path, target: Path) -> None:
+def replace_directory(new: Path, target: Path) -> None:
     """Rename `new` to `target`; an old target is moved aside first, then removed."""
     if not target.exists():
         os.replace(new, target)

@@ -1,6 +1,5 @@
 """A base model with its tokenizer and chat format, from the package or a Hugging Face folder."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,19 +7,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from understudy.core.chatml import ChatMLRenderer
+from understudy.core.origin import ORIGIN, Origin
+from understudy.core.turns import TurnRenderer
+from understudy.models.adapters import AdapterFile, check_origin
+from understudy.models.rendering import origin_of, renderer_of
 
 TINY = Path(__file__).parent / "tiny"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedBase:
-    """`model` is a Hugging Face causal LM in eval mode; `renderer` works on its tokenizer."""
+    """`model` is a Hugging Face causal LM in eval mode; `renderer` works on its tokenizer, and
+    `origin` is recorded with what comes of them."""
 
     model: nn.Module
     tokenizer: Any
-    renderer: ChatMLRenderer
+    renderer: TurnRenderer
     name: str
+    origin: Origin
+    source: str = "tiny"  # what `load_base` takes to load it again
 
 
 def folder_of(name_or_path: str) -> Path:
@@ -32,11 +37,14 @@ def load_base(
     name_or_path: str = "tiny",
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    renderer: str | None = None,
 ) -> LoadedBase:
     """Load a causal LM. "tiny" is the model shipped with the package; anything else a folder in
-    Hugging Face format. `name` is the folder's name.
+    Hugging Face format. `name` is the folder's name. `renderer` names a chat format in the place
+    of the one that the tokenizer's chat template is.
 
-    Raises FileNotFoundError when there is no such folder: nothing is downloaded.
+    Raises FileNotFoundError when there is no such folder: nothing is downloaded; ValueError where
+    no renderer speaks its chat template, or the tokenizer has more tokens than the model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -44,39 +52,40 @@ def load_base(
     if not (folder / "config.json").is_file():
         hint = "run scripts/pretrain_tiny.py" if name_or_path == "tiny" else "download it first"
         raise FileNotFoundError(f"there is no model in {folder}: {hint}")
+    tokenizer, spoken = load_renderer(name_or_path, renderer)
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    tokenizer, renderer = load_renderer(name_or_path)
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model "
+            f"{model.config.vocab_size}: they do not belong together"
+        )
     name = "tiny" if name_or_path == "tiny" else folder.resolve().name
-    return LoadedBase(model.to(device).eval(), tokenizer, renderer, name)
+    origin = origin_of(name, spoken, tokenizer)
+    return LoadedBase(model.to(device).eval(), tokenizer, spoken, name, origin, name_or_path)
 
 
-def load_renderer(name_or_path: str = "tiny") -> tuple[Any, ChatMLRenderer]:
-    """The tokenizer and the renderer alone."""
+def base_of(adapter: AdapterFile) -> LoadedBase:
+    """The base that an adapter was trained on, in the chat format that it was trained with.
+
+    Raises what `load_base` does, and OriginError where the base is another by now.
+    """
+    recorded = adapter.metadata.get(ORIGIN)
+    renderer = Origin.read(recorded).renderer if recorded else None
+    base = load_base(adapter.base or "tiny", renderer=renderer)
+    check_origin(adapter, base.origin, "the folder")
+    return base
+
+
+def load_renderer(
+    name_or_path: str = "tiny", renderer: str | None = None
+) -> tuple[Any, TurnRenderer]:
+    """The tokenizer and the renderer alone: the one named, else the one that speaks its chat
+    template. Raises ValueError, naming the folder, where there is none (models.rendering)."""
     from transformers import AutoTokenizer
 
     folder = folder_of(name_or_path)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return tokenizer, chatml_renderer(tokenizer)
-
-
-def chatml_renderer(tokenizer: Any) -> ChatMLRenderer:
-    """A renderer over a fast tokenizer: special tokens in text become their ids, none are added,
-    and decoding keeps every token.
-
-    Raises ValueError when <|im_end|> is not one token of it.
-    """
-
-    backend = tokenizer.backend_tokenizer
-    same: dict[int, int] = {}  # one object for each id: rows of thousands of episodes are kept
-
-    def encode(text: str) -> list[int]:
-        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-        return [same.setdefault(i, i) for i in ids]
-
-    def decode(ids: Sequence[int]) -> str:
-        text: str = backend.decode(list(ids), skip_special_tokens=False)
-        return text
-
-    if len(encode("<|im_end|>")) != 1:
-        raise ValueError("the tokenizer has no <|im_end|> token: not a ChatML model")
-    return ChatMLRenderer(encode, decode)
+    try:
+        return tokenizer, renderer_of(tokenizer, renderer)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error

@@ -1,17 +1,20 @@
 """How often a policy succeeds: in a learned world, or in any other environment."""
 
-from collections.abc import Sequence
-from pathlib import Path
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from understudy.core.protocols import Chat, Environment
-from understudy.core.types import Episode, ModelRef, Policy, Sampling, Scenario
+from understudy.core.types import Episode, ModelRef, Policy, Scenario
 from understudy.judges.check import Check
-from understudy.models.adapters import load_adapter
-from understudy.models.loading import load_base
-from understudy.recipes.learner import make_engine
+from understudy.recipes.agents import Agent, agent_of
 from understudy.recipes.rehearsal import MakeUser, Played, gather, play_group
 from understudy.runs.statistics import Interval, wilson
 from understudy.world.model import World
+
+if TYPE_CHECKING:
+    from understudy.recipes.learner import Learner
 
 
 async def play_scenarios(
@@ -25,12 +28,17 @@ async def play_scenarios(
     check: Check | None = None,
     max_turns: int = 16,
     workload: str = "default",
+    at_once: int | None = None,
+    each: Callable[[Played], None] = lambda played: None,
 ) -> list[Played]:
-    """One episode of each scenario, all at once. The seed of an environment's life and of the
-    user is the scenario's place in the list, the same for every policy: results are paired."""
-    return await gather(
-        [
-            play_group(
+    """One episode of each scenario, all at once or `at_once` at a time; `each` is called after
+    each. The seed of an environment's life and of the user is the scenario's place in the list,
+    the same for every policy: results are paired."""
+    gate = asyncio.Semaphore(at_once) if at_once else nullcontext()
+
+    async def one(number: int, scenario: Scenario) -> Played:
+        async with gate:
+            played = await play_group(
                 chat,
                 policy,
                 environment,
@@ -43,9 +51,10 @@ async def play_scenarios(
                 workload=workload,
                 purpose="evaluation",
             )
-            for number, scenario in enumerate(scenarios)
-        ]
-    )
+        each(played)
+        return played
+
+    return await gather([one(n, scenario) for n, scenario in enumerate(scenarios)])
 
 
 def success(played: Sequence[Played]) -> Interval:
@@ -58,28 +67,59 @@ def episodes_of(played: Sequence[Played]) -> list[Episode]:
 
 
 async def evaluate_in_world(
-    adapter: Path,
+    agent: Agent,
     world: World,
     check: Check,
     scenarios: int,
-    temperature: float,
     seed: int,
-    threads: int | None = None,
-) -> Interval:
-    """Success of an adapter on scenarios of the world's held-out split.
+    *,
+    environment: Environment | None = None,
+    users: MakeUser | None = None,
+    workload: str = "default",
+    at_once: int | None = None,
+    each: Callable[[Played], None] = lambda played: None,
+) -> list[Played]:
+    """An agent's episodes on scenarios of the world's held-out split, judged.
 
     Policies are not trained on those; the world itself has learned from all episodes, theirs too.
+    `environment` may stand for the world (one whose gaps a model fills), and `users` for its users.
     """
-    file = load_adapter(adapter)
-    base = load_base(file.base or "tiny")
-    engine, chat = make_engine(base, threads)
-    model = ModelRef(base.name, "evaluated", 1)
-    try:
-        await engine.load(model, str(adapter))
-        policy = Policy("evaluated", model, sampling=Sampling(temperature=temperature))
-        drawn = world.scenarios(scenarios, seed, "heldout")
-        return success(
-            await play_scenarios(chat, policy, world, world.user, drawn, seed=seed, check=check)
-        )
-    finally:
-        await engine.aclose()
+    drawn = world.scenarios(scenarios, seed, "heldout")
+    return await play_scenarios(
+        agent.chat,
+        agent.policy,
+        environment or world,
+        users or world.user,
+        drawn,
+        seed=seed,
+        check=check,
+        workload=workload,
+        at_once=at_once,
+        each=each,
+    )
+
+
+def evaluation(
+    world: World, check: Check, scenarios: int, seed: int, threads: int | None = None
+) -> "Callable[[Learner], Interval]":
+    """How often what a recipe trains succeeds now, greedy, on held-out scenarios of a world: for
+    recipes that train without one. Not inside of a running event loop.
+
+    Raises ValueError where the world has no such scenario.
+    """
+    from understudy.recipes.learner import make_engine
+
+    if not world.scenarios(1, seed, "heldout"):
+        raise ValueError("the world has no held-out scenario to evaluate on: evaluate_every=0")
+
+    async def evaluate(learner: "Learner") -> Interval:
+        engine, chat = make_engine(learner.base, threads)
+        model = ModelRef(learner.base.name, "evaluated", 1)
+        try:
+            engine.load_weights(model, learner.tensors(), learner.lora)
+            agent = agent_of("evaluated", chat, model, 0.0)
+            return success(await evaluate_in_world(agent, world, check, scenarios, seed))
+        finally:
+            await engine.aclose()
+
+    return lambda learner: asyncio.run(evaluate(learner))

@@ -4,74 +4,90 @@ Group relative policy optimisation (arXiv 2402.03300) with what the field has se
 mean-centred advantages without the standard deviation (Dr. GRPO, arXiv 2503.20783), token-level
 aggregation over the whole batch (DAPO, arXiv 2503.14476), no KL term and no reference model, the
 sampler's recorded logprobs as the only anchor, groups with equal rewards left out before any
-forward pass. One step: draw scenarios, play `group_size` episodes of each, judge, one optimiser
-step, hand the adapter to the engine.
+forward pass. `preset` chooses another published set of options (recipes.objective). One step: draw
+scenarios, play `group_size` episodes of each, judge, one optimiser step, hand the adapter to the
+engine. With `max_staleness`, episodes of the next steps are played while one is trained
+(recipes.ahead).
 """
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
 from understudy.core.protocols import Environment
 from understudy.core.rows import Row, RowStats, policy_rows
-from understudy.core.types import ModelRef, Policy, Sampling, Scenario
+from understudy.core.types import Episode
 from understudy.judges.check import Check
-from understudy.recipes.curriculum import Curriculum
-from understudy.recipes.doubt import Doubt
-from understudy.recipes.guarding import GuardConfig, Guarding
-from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of, training
-from understudy.recipes.rehearsal import Played, gather, play_group
+from understudy.recipes.actor import Actor
+from understudy.recipes.ahead import Ahead
+from understudy.recipes.batches import described, take_step
+from understudy.recipes.checkpoints import Checkpoints, Score, recent_mean
+from understudy.recipes.learner import Lora, Tune, make_engine, make_learner, prompt_of, training
+from understudy.recipes.objective import Objective, Preset, with_preset
+from understudy.recipes.rehearsal import Played
 from understudy.recipes.resuming import from_checkpoint
+from understudy.recipes.rewards import why_nothing
+from understudy.recipes.rollouts import RolloutConfig, Rollouts
 from understudy.recipes.trust import Trust, warn
 from understudy.recipes.world_language import Language
-from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train import checkpoint
-from understudy.train.advantages import group_advantages
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
-from understudy.train.trainer import StepMetrics, Trainer
+from understudy.train.trainer import StepMetrics
 from understudy.world.model import World
 
 
-class GrpoConfig(Config):
+class GrpoConfig(RolloutConfig):
     base: str = "tiny"
+    renderer: str | None = None  # a chat format in the place of the base's own
     start: str | None = None  # an adapter folder to go on from; usually a distilled one
+    tune: Tune = "lora"
     lora: Lora = Lora()
     steps: PositiveInt = 40
-    scenarios_per_step: PositiveInt = 16
-    group_size: int = Field(default=8, ge=2)
+    exact: bool = False  # bit for bit the same run each time: on one core, in lockstep
     lr: PositiveFloat = 7e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     warmup_steps: int = Field(default=2, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     min_lr_share: float = Field(default=0.3, ge=0, le=1)
+    preset: Preset | None = None  # a named set of the options below; see recipes.objective
+    objective: Objective = Objective()
     loss: LossConfig = LossConfig()
     precision: Literal["fp32", "bf16"] = "bf16"
+    gradient_checkpointing: bool = False  # less memory, more time
     max_tokens_per_microbatch: PositiveInt = 4096
-    temperature: PositiveFloat = 1.0  # recorded logprobs are those of the sampled distribution
-    max_tokens: PositiveInt = 128  # a turn
-    max_turns: PositiveInt = 16
-    pool: PositiveInt = 2000  # scenarios recombined from the traffic
-    again: float = Field(default=0.25, ge=0, lt=1)  # see recipes.curriculum
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     trust: Trust = Trust()  # what the world's fidelity must show, or training warns
-    doubt: Doubt = Doubt()  # what becomes of steps that the world doubts
-    guards: GuardConfig | None = None  # against holes in the world; see recipes.guarding
     language: str | None = None  # a run whose model fills the world's gaps; see `train world`
     checkpoint_every: PositiveInt = 10
-    seed: int = 0
+    keep_checkpoints: PositiveInt = 2  # the newest; the best stays too
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.exact and self.max_staleness:
+            raise ValueError("exact runs are synchronous: leave max_staleness at 0")
+        if self.max_staleness and self.loss.rl == "reinforce":
+            raise ValueError("loss.rl=reinforce is for on-policy data: leave max_staleness at 0")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_preset(cls, values: Any) -> Any:
+        return with_preset(values)
 
 
 @dataclass(frozen=True, slots=True)
 class GrpoResult:
-    adapter: Path
+    adapter: Path  # with tune=full a model's folder
     steps: int
     reward: float  # of the last step
     success: float
@@ -91,111 +107,108 @@ async def grpo(
     With guards, their alarms end it early: `stopped` says why, and the adapter is as it was then.
 
     Without `threads`, the cores of each step's training are those that others left free during its
-    rollouts.
+    rollouts. Raises ValueError where the world has nothing to rehearse, RuntimeError after three
+    steps without any reward, NonFiniteError after three whose loss or gradient is not finite.
     """
     warn(run, world, config.trust)
+    rollouts = Rollouts(world, check, config, workload)
+    guards, total, overlap = rollouts.guards, config.steps, config.max_staleness > 0
+    threads = 1 if config.exact else threads
+    cores = threads or usable_cores()
+    start = Path(config.start) if config.start else None
     learner = make_learner(
-        config.base, config.lora, config.seed, Path(config.start) if config.start else None
+        config.base, config.lora, config.seed, start, config.tune, config.renderer
     )
-    scenarios = world.scenarios(config.pool, config.seed)
-    curriculum = Curriculum(len(scenarios), config.again, config.seed)
-    guards = Guarding(config.guards, world, check, config.seed) if config.guards else None
-    with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
-        begin = _resume(run, trainer, curriculum, guards)
-        engine, chat = make_engine(learner.base, threads)
-        filling = Language.load(Path(config.language)) if config.language else None
+    async with AsyncExitStack() as stack:
+        trained = training(learner, _trainer_config(config), cores, beside=overlap)
+        trainer = stack.enter_context(trained)
+        state = from_checkpoint(run, trainer)
+        rollouts.restore(state)
+        begin = steps = int(state["step"])
+        versions = 1 if config.exact else 2 + config.max_staleness
+        engine, chat = make_engine(learner.base, threads, versions, lockstep=config.exact)
+        stack.push_async_callback(engine.aclose)
+        owner = None
+        if config.language:
+            filling = Language.load(Path(config.language)).beside(world, engine, chat)
+            owner = await stack.enter_async_context(filling)
+        environment: Environment = owner or world
+        actor = Actor(learner, engine, config.sampling)
+        rollouts.on(chat, actor, environment)
+        actor.deliver(begin)
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        ahead = await stack.enter_async_context(
+            Ahead(rollouts.plan, range(begin, total), config.max_staleness,
+                  config.scenarios_per_step)
+        )  # fmt: skip
+        progress = stack.enter_context(Progress("rehearse", total=total, unit="steps", quiet=quiet))
+        progress.advance(begin)
+        if len(rollouts.scenarios) < config.scenarios_per_step:
+            few = f"the traffic gives {len(rollouts.scenarios)} scenarios: each step plays all"
+            progress.note(few)
+        kept = Checkpoints(run, config.keep_checkpoints)
+        known = run.metrics().rows[-1:] if begin else ()
+        reward, success = next(((r["reward"], r["success"]) for r in known), (0.0, 0.0))
 
-        async def play(
-            rehearsed_in: Environment, step: int, drawn: Sequence[tuple[int, Scenario]]
-        ) -> list[Played]:
-            model = ModelRef(learner.base.name, "rehearsed", step)
-            engine.load_weights(model, learner.tensors(), learner.lora)
-            sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
-            policy = Policy("rehearsed", model, sampling=sampling)
-            groups = [
-                play_group(
-                    chat,
-                    policy,
-                    rehearsed_in,
-                    world.user,
-                    scenario,
-                    config.group_size,
-                    seed=config.seed * 1_000_003 + step * 4099 + n,
-                    check=check,
-                    max_turns=config.max_turns,
-                    workload=workload,
-                    doubt=config.doubt,
-                )
-                for n, scenario in drawn
-            ]
-            return await gather(groups)
+        def train(rows: Sequence[Row], step: int, free: int) -> StepMetrics:
+            trainer.use_cores(free)
+            return take_step(run, trainer, rows, step)
 
-        done = run.metrics().rows[-1:] if begin else []
-        reward, success = next(((r["reward"], r["success"]) for r in done), (0.0, 0.0))
-        steps = begin
-        try:
-            async with AsyncExitStack() as stack:
-                owner = None
-                if filling is not None:
-                    beside = filling.beside(world, engine, chat)
-                    owner = await stack.enter_async_context(beside)
-                rehearsed_in: Environment = owner or world
-                progress = stack.enter_context(
-                    Progress("rehearse", total=config.steps, unit="steps", quiet=quiet)
-                )
-                progress.advance(begin)
-                if len(scenarios) < config.scenarios_per_step:
-                    few = f"the traffic gives {len(scenarios)} scenarios: each step plays all"
-                    progress.note(few)
-                for step in range(begin, config.steps):
-                    begun, load = time.perf_counter(), LoadWatch()
-                    numbers = curriculum.draw(config.scenarios_per_step, step)
-                    drawn = [(n, scenarios[n]) for n in numbers]
-                    canaries = guards.canaries(step, [s for _, s in drawn]) if guards else []
-                    impossible = [(len(scenarios) + i, c.scenario) for i, c in enumerate(canaries)]
-                    played = await play(rehearsed_in, step, [*drawn, *impossible])
-                    if guards is not None:
-                        tried = list(zip(canaries, played[len(drawn) :], strict=True))
-                        played = guards.watch(step, played[: len(drawn)], tried)
-                    rollout_seconds = time.perf_counter() - begun
-                    for n, group in zip(numbers, played, strict=True):
-                        curriculum.saw(n, group.rate)
-                    trainer.use_cores(threads or threads_for_load(busy=load.busy()))
-                    rows, counted = training_rows(played)
-                    metrics = trainer.step(rows)
-                    reward, success = _means(played)
-                    more = {"guards": guards.figures} if guards else {}
-                    more |= {"language": dict(owner.counted)} if owner else {}
-                    shown: dict[str, Any] = {"alarm": f"{guards.level:.0%}"} if guards else {}
-                    _log(run, step, played, metrics, counted, rollout_seconds, more)
-                    progress.advance(
-                        reward=round(reward, 3),
-                        success=f"{success:.0%}",
-                        entropy=metrics.entropy,
-                        flat=counted["flat groups"],
-                        **shown,
-                    )
-                    steps = step + 1
-                    if metrics.skipped:
-                        progress.note(f"step {step}: no update, {metrics.skipped}")
-                    if (step + 1) % config.checkpoint_every == 0:
-                        state = {"step": step + 1, "curriculum": curriculum.state()}
-                        state |= {"guards": guards.state()} if guards else {}
-                        checkpoint.save(run.checkpoints / "last", trainer, state)
-                    if guards is not None and guards.stopped:
-                        progress.note(f"stopped: {guards.stopped}")
-                        break
-        finally:
-            await engine.aclose()
-    first = scenarios[0]
-    metadata = {"recipe": "grpo", "prompt": prompt_of(first.messages, first.tools)}
-    adapter = learner.save(run.path / "adapter", metadata | {"success": success})
-    stopped = guards.stopped if guards else None
-    return GrpoResult(adapter, steps, reward, success, stopped)
+        for step in range(begin, total):
+            begun, load = time.perf_counter(), LoadWatch()
+            ahead.at(step)
+            played, counted = rollouts.looked_over(step, await ahead.batch(step))
+            waited = time.perf_counter() - begun
+            rows, more = training_rows(played, config.objective, config.echo)
+            if overlap:
+                running = asyncio.get_running_loop().run_in_executor
+                metrics = await running(pool, train, rows, step, cores)
+            else:
+                metrics = train(rows, step, threads or threads_for_load(busy=load.busy()))
+            actor.deliver(step + 1)
+            seconds, steps = time.perf_counter() - begun, step + 1
+            values = metrics.as_dict() | described(played, step)
+            del values["step"]  # the trainer's count of updates; skipped steps are logged too
+            reward, success = values["reward"], values["success"]
+            values |= {"rollout_seconds": waited, "step_seconds": seconds}  # `seconds`: training
+            values |= {"counted": dict(counted + more)}
+            values |= {"guards": guards.figures} if guards else {}
+            values |= {"language": dict(owner.counted)} if owner else {}
+            if rollouts.evaluated_after(steps, total):
+                values["evaluation"] = (await rollouts.evaluate()).as_dict()
+            run.log(step, **values)
+            stopped = guards.stopped if guards else None
+            evaluated = values.get("evaluation")
+            if steps % config.checkpoint_every == 0 or steps == total or stopped or evaluated:
+                best = kept.save(steps, trainer, rollouts.state(), _score(run, config, evaluated))
+                if best:
+                    learner.save(run.path / "best", _metadata(rollouts, success))
+            progress.advance(
+                reward=round(reward, 3),
+                success=f"{success:.0%}",
+                tokens_per_second=round(values["sampled_tokens"] / seconds),
+                entropy=metrics.entropy,
+                flat=more["flat groups"],
+                alarm=f"{guards.level:.0%}" if guards else None,
+            )
+            if metrics.skipped:
+                why = metrics.skipped if rows else f"nothing to learn: {why_nothing(played)}"
+                progress.note(f"step {step}: no update, {why}")
+            if stopped:
+                progress.note(f"stopped: {stopped}")
+                break
+    adapter = learner.save(run.path / learner.kind, _metadata(rollouts, success))
+    return GrpoResult(adapter, steps, reward, success, guards.stopped if guards else None)
 
 
-def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
-    """Rows of every group whose rewards differ, and what was left out, counted."""
+def training_rows(
+    played: list[Played], objective: Objective | None = None, echo: float = 0.0
+) -> tuple[list[Row], Counter[str]]:
+    """Rows of every group whose rewards differ, and what was left out, counted. With `echo` (see
+    core.rows) those of the other groups too, for what tools and users said in them."""
+    objective = objective or Objective()
+    chosen: list[tuple[Episode, float]] = []
+    heard: list[tuple[Episode, float]] = []  # flat groups' episodes
     rows: list[Row] = []
     counted: Counter[str] = Counter()
     stats = RowStats()
@@ -205,54 +218,35 @@ def training_rows(played: list[Played]) -> tuple[list[Row], Counter[str]]:
         episodes = item.group.episodes
         weights = item.weights or (1.0,) * len(episodes)
         trainable = [any(c.output_ids for c in e.completions) for e in episodes]
-        advantages = group_advantages(item.group.rewards or (), trainable)
+        advantages = objective.of_group(item.group.rewards or (), trainable)
         if advantages.flat:
             counted["flat groups"] += 1
+            heard += [(episode, 0.0) for episode in episodes] if echo else []
             continue
-        counted["down-weighted"] += sum(w < 1.0 for w in weights)
+        counted["down-weighted"] += sum(0.0 < w < 1.0 for w in weights)
         for episode, advantage, weight in zip(episodes, advantages.values, weights, strict=True):
             if advantage is None:
                 counted["episodes without a sampled token"] += 1
                 continue
-            more, seen = policy_rows(episode, advantage * weight)
-            rows.extend(more)
-            stats += seen
+            chosen.append((episode, advantage * weight))
+    for episode, advantage in (*objective.of_batch(chosen), *heard):
+        more, seen = policy_rows(episode, advantage, echo=echo)
+        rows.extend(more)
+        stats += seen
     counted["rows"], counted["broken rows"] = stats.rows, stats.broken
-    return rows, counted
+    return objective.of_rows(rows, sum(len(p.group.episodes) for p in played)), counted
 
 
-def _means(played: list[Played]) -> tuple[float, float]:
-    rewards = [r for item in played for r in item.group.rewards or ()]
-    n = max(1, len(rewards))
-    return sum(rewards) / n, sum(r >= 1.0 for r in rewards) / n
+def _metadata(rollouts: Rollouts, success: float) -> dict[str, Any]:
+    first = rollouts.scenarios[0]
+    return {"recipe": "grpo", "prompt": prompt_of(first.messages, first.tools), "success": success}
 
 
-def _log(
-    run: Run,
-    step: int,
-    played: list[Played],
-    metrics: StepMetrics,
-    counted: Counter[str],
-    rollout_seconds: float,
-    more: dict[str, Any],
-) -> None:
-    reward, success = _means(played)
-    episodes = [e for item in played for e in item.group.episodes]
-    turns = [len(e.completions) for e in episodes]
-    ended = Counter(e.ended or "?" for e in episodes)
-    sampled = sum(len(c.output_ids or ()) for e in episodes for c in e.completions)
-    values: dict[str, Any] = metrics.as_dict() | {
-        "reward": reward,
-        "success": success,
-        "turns": sum(turns) / max(1, len(turns)),
-        "sampled_tokens": sampled,
-        "rollout_seconds": rollout_seconds,  # `seconds` is the training alone
-        "ended": dict(ended),
-        "counted": dict(counted),
-        **more,
-    }
-    values.pop("step")  # the trainer's count of updates; skipped steps are logged too
-    run.log(step, **values)
+def _score(run: Run, config: GrpoConfig, evaluated: dict[str, Any] | None) -> Score | None:
+    """How good the policy is now: as evaluated, or by what it earns where nothing is evaluated."""
+    if evaluated is not None:
+        return Score(float(evaluated["mean"]), "success on held-out scenarios")
+    return None if config.evaluate_every else recent_mean(run, "reward")
 
 
 def _trainer_config(config: GrpoConfig) -> TrainerConfig:
@@ -263,16 +257,8 @@ def _trainer_config(config: GrpoConfig) -> TrainerConfig:
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
         precision=config.precision,
+        gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.temperature,
         loss=config.loss,
     )
-
-
-def _resume(run: Run, trainer: Trainer, curriculum: Curriculum, guards: Guarding | None) -> int:
-    state = from_checkpoint(run, trainer)
-    if "curriculum" in state:
-        curriculum.restore(state["curriculum"])
-    if guards is not None and "guards" in state:
-        guards.restore(state["guards"])
-    return int(state["step"])

@@ -1,28 +1,37 @@
-"""What every training recipe begins and ends with: a base with an adapter to train, and the
-adapter written where engines can load it."""
+"""What every training recipe begins and ends with: a base with an adapter to train, or to be
+trained as a whole, and the result written where engines can load it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from understudy.core.origin import ORIGIN
 from understudy.core.types import Message, Tool, text_of
 from understudy.engine.chat import LocalChat
 from understudy.engine.kernel import build_kernel
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.weights import shape_of
-from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
+from understudy.models.adapters import check_origin, load_adapter, prompt_hash, save_adapter
+from understudy.models.full import save_model
 from understudy.models.loading import LoadedBase, folder_of, load_base
-from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora, set_adapter_tensors
+from understudy.models.lora import (
+    LoraConfig,
+    adapter_tensors,
+    full_parameters,
+    inject_lora,
+    set_adapter_tensors,
+)
 from understudy.runs.config import Config
 from understudy.runs.machine import give_back_memory
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.parallel import processes_for
 from understudy.train.trainer import Trainer
+from understudy.train.value_head import FILE, ValueHead
 
 
 class Lora(Config):
@@ -33,48 +42,104 @@ class Lora(Config):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
+Tune = Literal["lora", "full"]  # an adapter, or every parameter; full takes a tenth of the rate
+
+
 @dataclass(frozen=True, slots=True)
 class Learner:
-    """A base whose adapter is trained."""
+    """A base whose adapter is trained, or (`lora` None) all of it."""
 
     base: LoadedBase
-    lora: LoraConfig
+    lora: LoraConfig | None
+
+    @property
+    def kind(self) -> str:
+        """What the result is, and its folder's name in a run."""
+        return "adapter" if self.lora is not None else "model"
 
     def tensors(self) -> dict[str, Any]:
-        """The adapter as it is now, under PEFT's names; copies, safe to hand to an engine."""
+        """What is trained as it is now, for `TorchEngine.load_weights`, which copies it: the
+        adapter under PEFT's names (copies), or the model's own state dict (no copies)."""
+        if self.lora is None:
+            return dict(self.base.model.state_dict())
         return {k: v.clone() for k, v in adapter_tensors(self.base.model).items()}
 
-    def save(self, path: Path, metadata: Mapping[str, Any]) -> Path:
-        return save_adapter(path, self.tensors(), self.lora, self.base.name, metadata)
+    def save(
+        self, path: Path, metadata: Mapping[str, Any], value_head: ValueHead | None = None
+    ) -> Path:
+        """The adapter's folder, or a Hugging Face folder that is a base again; with a value head
+        beside it."""
+        said = {ORIGIN: str(self.base.origin), **metadata}
+        beside = {} if value_head is None else {FILE: value_head.tensors()}
+        if self.lora is None:
+            return save_model(path, self.base.model, self.base.tokenizer, said, beside)
+        return save_adapter(path, self.tensors(), self.lora, self.base.source, said, beside)
 
 
-def make_learner(base: str, lora: Lora, seed: int, start: Path | None = None) -> Learner:
-    """The base with a fresh adapter, or with the adapter in the folder `start` to go on from.
+def make_learner(
+    base: str,
+    lora: Lora,
+    seed: int,
+    start: Path | None = None,
+    tune: Tune = "lora",
+    renderer: str | None = None,
+) -> Learner:
+    """The base with a fresh adapter, or with the adapter in the folder `start` to go on from; or
+    all of the base, thawed. `renderer` names a chat format in the place of the one that the base's
+    chat template is.
 
-    Raises FileNotFoundError or ValueError where `start` holds no adapter that fits the base.
+    Raises FileNotFoundError or ValueError where `start` holds no adapter that fits the base, its
+    tokenizer and its chat template, or where full fine-tuning is given one.
     """
-    loaded = load_base(base)
+    if tune == "full" and start is not None:
+        raise ValueError("full fine-tuning starts from a base: name its folder as base=FOLDER")
+    loaded = load_base(base, renderer=renderer)
+    if tune == "full":
+        full_parameters(loaded.model)
+        return Learner(loaded, None)
     config = LoraConfig(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
     if start is not None:
         file = load_adapter(start)
+        check_origin(file, loaded.origin, start)
         config = LoraConfig(rank=file.config.rank, alpha=file.config.alpha, seed=seed)
         inject_lora(loaded.model, config)
-        set_adapter_tensors(loaded.model, file.tensors)
+        try:
+            set_adapter_tensors(loaded.model, file.tensors)
+        except ValueError as error:
+            raise ValueError(f"{start} does not fit the base {loaded.name}: {error}") from None
     else:
         inject_lora(loaded.model, config)
     return Learner(loaded, config)
 
 
+def make_value_head(learner: Learner, start: Path | None = None) -> ValueHead:
+    """A value head for the learner's base: that beside the adapter in `start`, else a fresh one."""
+    head = ValueHead.of(learner.base.model)
+    if start is not None and (start / FILE).exists():
+        head.load(start)
+    return head
+
+
 @contextmanager
-def training(learner: Learner, config: TrainerConfig, cores: int) -> Iterator[Trainer]:
-    """A trainer of the learner's adapter on up to `cores` cores: for a small model on the CPU as
-    many processes of one thread each, else threads. To be entered before an engine is made."""
+def training(
+    learner: Learner,
+    config: TrainerConfig,
+    cores: int,
+    value_head: ValueHead | None = None,
+    beside: bool = False,
+) -> Iterator[Trainer]:
+    """A trainer of what the learner trains, and of a value head where there is one, on up to
+    `cores` cores: for a small model on the CPU as many processes of one thread each, else threads.
+    To be entered before an engine is made. `beside`: it will step while this process does something
+    else, so others compute its batches.
+    """
     before = torch.get_num_threads()
     workers = processes_for(learner.base.model, cores)
     if workers > 1:
         give_back_memory()
     try:
-        with Trainer(learner.base.model, config, workers) as trainer:
+        apart = beside and workers > 1
+        with Trainer(learner.base.model, config, workers, value_head, apart) as trainer:
             trainer.use_cores(cores)
             yield trainer
     finally:
@@ -89,16 +154,22 @@ def prepare_kernel(base: str) -> None:
     build_kernel(shape.head_dim, shape.kv_heads, shape.group)
 
 
-def make_engine(base: LoadedBase, threads: int | None = None) -> tuple[TorchEngine, LocalChat]:
-    """The embedded engine over a base, and the chat that speaks the base's format to it."""
+def make_engine(
+    base: LoadedBase, threads: int | None = None, keep_versions: int = 2, lockstep: bool = False
+) -> tuple[TorchEngine, LocalChat]:
+    """The embedded engine over a base, and the chat that speaks the base's format to it. For
+    `keep_versions` and `lockstep` see TorchEngine."""
     engine = TorchEngine(
         base.model,
         base.name,
         base.renderer.stop_ids,
         decode_text=base.renderer.decode,
         threads=threads or "auto",
+        keep_versions=keep_versions,
+        lockstep=lockstep,
+        origin=base.origin,
     )
-    return engine, LocalChat(engine, base.renderer, base.name)
+    return engine, LocalChat(engine, base.renderer, base.name, origin=base.origin)
 
 
 def prompt_of(messages: Sequence[Message], tools: Sequence[Tool]) -> str:

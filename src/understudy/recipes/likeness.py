@@ -9,16 +9,14 @@ draws, as many as the conversations that it learned from, with the world's users
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from understudy.core.protocols import Chat
-from understudy.core.types import Episode, ModelRef, Policy, Sampling
+from understudy.core.types import Episode, ModelRef, Policy
 from understudy.envs.rollout import rollout
+from understudy.recipes.agents import Agent
 from understudy.recipes.user_width import goal_of, measure_users, mined_speakers
 from understudy.runs.progress import Progress
 from understudy.world import width
@@ -55,15 +53,6 @@ STAND_IN = "a stand-in by retrieval, mined from the fit half"
 EXACT, TWICE = "next result exact", "exact, calls of both halves"
 _AT_ONCE = 16  # episodes that are played at a time
 _EVERY = 3  # calls between the starts of free-running rollouts
-
-
-@dataclass(frozen=True, slots=True)
-class Agent:
-    """Who plays, instead of the stand-in."""
-
-    name: str
-    chat: Chat
-    policy: Policy
 
 
 @dataclass(slots=True)
@@ -262,25 +251,3 @@ def _survival(rollouts: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]
             if known:
                 found.setdefault(who, {})[k] = fmean(known)
     return found
-
-
-def agent_of(name: str, chat: Chat, model: ModelRef, temperature: float) -> Agent:
-    """An agent over a chat, with the prompt that the recorded agents had."""
-    return Agent(name, chat, Policy(name, model, sampling=Sampling(temperature=temperature)))
-
-
-@asynccontextmanager
-async def adapter_agent(adapter: Path, temperature: float) -> AsyncIterator[Agent]:
-    """The agent that an adapter of a base is, over an engine of its own."""
-    from understudy.models.adapters import load_adapter
-    from understudy.models.loading import load_base
-    from understudy.recipes.learner import make_engine
-
-    base = load_base(load_adapter(adapter).base or "tiny")
-    engine, chat = make_engine(base)
-    model = ModelRef(base.name, "compared", 1)
-    try:
-        await engine.load(model, str(adapter))
-        yield agent_of(f"the adapter in {adapter}", chat, model, temperature)
-    finally:
-        await engine.aclose()

@@ -5,22 +5,39 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rich.console import Console
+
 from understudy.core.types import Episode
+from understudy.recipes.checkpoints import EPISODES, checkpoints_of
 from understudy.runs.directory import Run
 from understudy.train import checkpoint
 from understudy.train.trainer import Trainer
 
-EPISODES = "episodes.json"
 Choose = Callable[[Sequence[Episode]], tuple[list[Episode], Counter[str]]]
 
 
 def from_checkpoint(run: Run, trainer: Trainer) -> dict[str, Any]:
-    """Loads the run's last checkpoint, where it has one; the state that was saved with it.
+    """Loads the run's newest checkpoint, where it has one; the state that was saved with it.
 
-    Its `step` is the step to go on from. Metrics from there on are set aside.
+    Its `step` is the step to go on from. Metrics from there on are set aside. One that is damaged
+    is passed over with a line on standard error. Raises CheckpointError where all are damaged, or
+    the newest is of another model.
     """
-    folder = run.checkpoints / "last"
-    state = checkpoint.load(folder, trainer) if checkpoint.exists(folder) else {"step": 0}
+    state: dict[str, Any] = {"step": 0}
+    damaged: list[str] = []
+    for folder in checkpoints_of(run.path):
+        try:
+            state = checkpoint.load(folder, trainer)
+            break
+        except checkpoint.DamagedError as error:
+            damaged.append(str(error))
+            Console(stderr=True, soft_wrap=True).print(f"{error}", markup=False, highlight=False)
+    else:
+        if damaged:
+            raise checkpoint.CheckpointError(
+                f"no checkpoint of {run.path} is whole ({damaged[0]}); begin a new run, or one "
+                "from a checkpoint of another run with --from"
+            )
     run.rewind(state["step"] - 1)
     return state
 

@@ -54,6 +54,7 @@ REHEARSED, READINGS = "rehearsed.jsonl", "readings.jsonl"
 
 class RftConfig(Config):
     base: str = "tiny"
+    renderer: str | None = None  # a chat format in the place of the base's own
     lora: Lora = Lora()
     reader_epochs: PositiveInt = 3
     scenarios: PositiveInt = 3000
@@ -174,7 +175,7 @@ async def _play(
     quiet: bool,
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """`sample` with the reader's adapter."""
-    base = load_base(config.base)
+    base = load_base(config.base, renderer=config.renderer)
     engine, chat = make_engine(base, threads)
     model = ModelRef(base.name, "reader")
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
@@ -343,6 +344,7 @@ def _said_with(
 def _sft_config(config: RftConfig, epochs: int, batch_episodes: int) -> SftConfig:
     return SftConfig(
         base=config.base,
+        renderer=config.renderer,
         lora=config.lora,
         split="all",  # chosen before
         keep="all",

@@ -12,31 +12,37 @@ linear decay; a tiny model takes far more than a large one.
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from understudy.core.forest import Conversation, final_conversations
 from understudy.core.rows import Row, supervised_rows
+from understudy.core.turns import FormatError
 from understudy.core.types import Episode, JudgeFailed, Split, is_function, select_reward, split_of
 from understudy.judges.check import Check
-from understudy.recipes.learner import Learner, Lora, make_learner, prompt_of, training
+from understudy.recipes.batches import take_step
+from understudy.recipes.checkpoints import Checkpoints, Score
+from understudy.recipes.learner import Learner, Lora, Tune, make_learner, prompt_of, training
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train import checkpoint
+from understudy.runs.statistics import Interval
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 
 
 class SftConfig(Config):
     base: str = "tiny"
+    renderer: str | None = None  # a chat format in the place of the base's own
     start: str | None = None  # an adapter folder to go on from
+    tune: Tune = "lora"
     lora: Lora = Lora()
     split: Split | Literal["all"] = "train"  # `heldout` is what `eval` plays
     keep: Literal["all", "check", "feedback"] = "all"
@@ -48,15 +54,22 @@ class SftConfig(Config):
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     warmup_steps: int = Field(default=10, ge=0)
     precision: Literal["fp32", "bf16"] = "bf16"
+    gradient_checkpointing: bool = False  # less memory, more time
     max_tokens: PositiveInt = 2048
     max_tokens_per_microbatch: PositiveInt = 4096
+    evaluate_every: NonNegativeInt = 0  # steps, where `sft` is told how; 0: never
+    evaluate_scenarios: PositiveInt = 100  # at most, of the held-out split; greedy
     checkpoint_every: PositiveInt = 50
+    keep_checkpoints: PositiveInt = 2  # the newest; the best stays too
     seed: int = 0
+
+
+Evaluate = Callable[[Learner], Interval]
 
 
 @dataclass(frozen=True, slots=True)
 class SftResult:
-    adapter: Path
+    adapter: Path  # with tune=full a model's folder
     kept: int
     rows: int
     left_out: dict[str, int]  # reason -> episodes
@@ -70,18 +83,22 @@ def sft(
     config: SftConfig,
     check: Check | None = None,
     quiet: bool = False,
+    evaluate: Evaluate | None = None,
 ) -> SftResult:
     """Train an adapter on the episodes that are kept; resumes from the run's checkpoint.
 
-    A resumed run goes on with the episodes that it began with, whatever else is given. Raises
-    ValueError where some of those are gone, or nothing is left to train on.
+    A resumed run goes on with the episodes that it began with, whatever else is given. `evaluate`
+    says how good the learner is now (recipes.evaluate). Raises ValueError where some of the
+    episodes are gone, or nothing is left to train on, NonFiniteError after three steps whose loss
+    or gradient is not finite.
     """
     given = [e for e in episodes if config.split in ("all", split_of(e.scenario_id or e.id))]
     apart = len(episodes) - len(given)
     episodes, kept, left_out = begun_with(run, given, lambda es: select(es, config, check))
     left_out += Counter({f"not of the split {config.split}": apart})
+    start = Path(config.start) if config.start else None
     learner = make_learner(
-        config.base, config.lora, config.seed, Path(config.start) if config.start else None
+        config.base, config.lora, config.seed, start, config.tune, config.renderer
     )
     rows, rows_left_out = episode_rows(kept, learner, config.max_tokens)
     if not rows:
@@ -90,7 +107,8 @@ def sft(
     order = _order(len(rows), config)
     cores = torch.get_num_threads()
     with training(learner, trainer_config(config, len(order)), cores) as trainer:
-        _train(run, trainer, [[rows[i] for i in step] for step in order], config, quiet)
+        steps = [[rows[i] for i in step] for step in order]
+        _train(run, trainer, steps, config, quiet, partial(evaluate, learner) if evaluate else None)
     first = kept[0]
     metadata = {
         "recipe": "sft",
@@ -99,26 +117,43 @@ def sft(
         "left_out": dict(left_out),
         "rows_left_out": dict(rows_left_out),
     }
-    adapter = learner.save(run.path / "adapter", metadata)
+    adapter = learner.save(run.path / learner.kind, metadata)
     run.write_artefact("sft.json", metadata | {"rows": len(rows), "steps": len(order)})
     return SftResult(adapter, len(kept), len(rows), dict(left_out), dict(rows_left_out), len(order))
 
 
 def _train(
-    run: Run, trainer: Trainer, steps: Sequence[Sequence[Row]], config: SftConfig, quiet: bool
+    run: Run,
+    trainer: Trainer,
+    steps: Sequence[Sequence[Row]],
+    config: SftConfig,
+    quiet: bool,
+    evaluate: Callable[[], Interval] | None,
 ) -> None:
     """The steps from the run's last checkpoint on."""
     begin = int(from_checkpoint(run, trainer)["step"])
-    with Progress("distil", total=len(steps), unit="steps", quiet=quiet) as progress:
+    kept = Checkpoints(run, config.keep_checkpoints)
+    every, total = config.evaluate_every if evaluate else 0, len(steps)
+    with Progress("distil", total=total, unit="steps", quiet=quiet) as progress:
         progress.advance(begin)
-        for number in range(begin, len(steps)):
-            metrics = trainer.step(steps[number])
-            run.log(number, **{k: v for k, v in metrics.as_dict().items() if k != "step"})
+        for number in range(begin, total):
+            metrics, done = take_step(run, trainer, steps[number], number), number + 1
+            values = {k: v for k, v in metrics.as_dict().items() if k != "step"}
+            score = None
+            if evaluate is not None and every and (done % every == 0 or done == total):
+                found = evaluate()
+                values["evaluation"] = found.as_dict()
+                score = Score(found.mean, "success on held-out scenarios")
+            run.log(number, **values)
             progress.advance(
-                loss=metrics.loss.get("ce"), tokens_per_second=round(metrics.tokens_per_s)
+                loss=metrics.loss.get("ce"),
+                tokens_per_second=round(metrics.tokens_per_s),
+                evaluated=f"{score.value:.0%}" if score else None,
             )
-            if (number + 1) % config.checkpoint_every == 0:
-                checkpoint.save(run.checkpoints / "last", trainer, {"step": number + 1})
+            if metrics.skipped:
+                progress.note(f"step {number}: no update, {metrics.skipped}")
+            if done % config.checkpoint_every == 0 or done == total or score:
+                kept.save(done, trainer, {}, score)
 
 
 def select(
@@ -154,7 +189,8 @@ def select(
 def episode_rows(
     episodes: Sequence[Episode], learner: Learner, max_tokens: int
 ) -> tuple[list[Row], Counter[str]]:
-    """One row per conversation, `ce` on what the assistant said; and what was left out, why.
+    """One row per conversation (more where the format writes history anew), `ce` on what the
+    assistant said; and what was left out, why.
 
     A sample's id is its episode's with the conversation's number in it.
     """
@@ -168,13 +204,17 @@ def episode_rows(
             if _calls_custom(said):
                 left_out["calls of custom tools, which the chat format cannot say"] += 1
                 continue
-            more, counted = supervised_rows(
-                said.messages,
-                said.tools,
-                learner.base.renderer,
-                sample_id=f"{episode.id}/{n}",
-                max_tokens=max_tokens,
-            )
+            try:
+                more, counted = supervised_rows(
+                    said.messages,
+                    said.tools,
+                    learner.base.renderer,
+                    sample_id=f"{episode.id}/{n}",
+                    max_tokens=max_tokens,
+                )
+            except FormatError as error:
+                left_out[str(error)] += 1
+                continue
             rows.extend(more)
             left_out["longer than max_tokens"] += counted.refused_rows
             left_out["nothing to train on"] += counted.untrainable
@@ -194,6 +234,7 @@ def trainer_config(config: SftConfig, steps: int) -> TrainerConfig:
         warmup_steps=min(config.warmup_steps, steps // 4),
         total_steps=steps,
         precision=config.precision,
+        gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )
 

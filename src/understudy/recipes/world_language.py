@@ -12,16 +12,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from understudy.core.protocols import Chat
 from understudy.core.types import Completion, Episode, ModelRef, Request, Split, split_of
 from understudy.engine.chat import ChatError, LocalChat, RemoteChat
-from understudy.engine.torch_engine import TorchEngine
-from understudy.models.loading import folder_of, load_base
-from understudy.recipes.learner import make_engine
 from understudy.recipes.rehearsal import gather
-from understudy.recipes.sft import SftConfig, SftResult, sft
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -32,17 +28,13 @@ from understudy.world.lessons import Lesson, lessons, tried
 from understudy.world.model import World
 from understudy.world.trial import Case, Trial
 
+if TYPE_CHECKING:
+    from understudy.engine.torch_engine import TorchEngine
+
 FILE = "language.json"
-_APART = 0.25  # of the scenarios: not taught, to try the model on
+APART = 0.25  # of the scenarios: not taught, to try the model on
 _MOST = 400  # calls that it is tried on
 _AT_ONCE = 16
-
-
-class LanguageConfig(SftConfig):
-    """More steps than distillation takes: a small base learns the answer's form first."""
-
-    epochs: int = 8
-    batch_episodes: int = 8
 
 
 class Remote(Config):
@@ -105,6 +97,9 @@ class Language:
             ) as remote:
                 yield Structured(remote), ModelRef(self.remote.model)
             return
+        from understudy.models.loading import load_base
+        from understudy.recipes.learner import make_engine
+
         loaded = load_base(self.base)
         engine, chat = make_engine(loaded, threads)
         try:
@@ -112,7 +107,7 @@ class Language:
         finally:
             await engine.aclose()
 
-    async def loaded(self, engine: TorchEngine, base: str) -> ModelRef:
+    async def loaded(self, engine: "TorchEngine", base: str) -> ModelRef:
         """The adapter, loaded into an engine of its base."""
         model = ModelRef(base, "world", 1)
         await engine.load(model, str(self.adapter))
@@ -126,7 +121,7 @@ class Language:
 
     @asynccontextmanager
     async def beside(
-        self, world: World, engine: TorchEngine, chat: LocalChat
+        self, world: World, engine: "TorchEngine", chat: LocalChat
     ) -> AsyncIterator[LanguageWorld]:
         """The same in an engine that is there already, where the base is its own: the actor's and
         the world's adapters in one batch."""
@@ -140,6 +135,8 @@ class Language:
 
 def _name(base: str) -> str:
     """What a loaded base is called."""
+    from understudy.models.loading import folder_of
+
     return base if base == "tiny" else folder_of(base).resolve().name
 
 
@@ -195,28 +192,6 @@ def open_calls(episodes: Sequence[Episode]) -> list[Taught]:
     return found
 
 
-def train_language(
-    run: Run, episodes: Sequence[Episode], config: SftConfig, quiet: bool = False
-) -> tuple[SftResult, Trial]:
-    """Distil the true values of gaps into an adapter, and try it on the scenarios kept apart.
-
-    Episodes of the held-out split are left out, unless `split` is "all". Raises ValueError where
-    nothing is open.
-    """
-    given = of_split(episodes, config.split)
-    found = open_calls(given)
-    taught = [
-        one for t in found for le in t.lessons if not _apart(le) for one in le.conversations()
-    ]
-    whole = config.model_copy(update={"split": "all", "keep": "all"})
-    result = sft(run, taught, whole, None, quiet)
-    language = Language(None, result.adapter, config.base)
-    trial = asyncio.run(_trial(language, found, quiet))
-    seen = frozenset(e.id for e in given)
-    Language(trial, result.adapter, config.base, episodes=seen).save(run)
-    return result, trial
-
-
 def try_remote(
     episodes: Sequence[Episode],
     remote: Remote,
@@ -226,7 +201,7 @@ def try_remote(
     """A remote model, tried on the same calls; nothing is taught. Raises ValueError where nothing
     is open, ChatError (in an ExceptionGroup) where the endpoint does not answer."""
     given = of_split(episodes, split)
-    trial = asyncio.run(_trial(Language(None, remote=remote), open_calls(given), quiet))
+    trial = asyncio.run(tried_on(Language(None, remote=remote), open_calls(given), quiet))
     return Language(trial, remote=remote, episodes=frozenset(e.id for e in given))
 
 
@@ -235,13 +210,14 @@ def of_split(episodes: Sequence[Episode], split: Split | Literal["all"]) -> list
     return [e for e in episodes if split in ("all", split_of(e.scenario_id or e.id))]
 
 
-def _apart(lesson: Lesson) -> bool:
-    return split_of(lesson.origin, _APART) == "heldout"
+def apart(lesson: Lesson) -> bool:
+    """Whether a lesson's scenario is one of those that are not taught."""
+    return split_of(lesson.origin, APART) == "heldout"
 
 
-async def _trial(language: Language, found: Sequence[Taught], quiet: bool) -> Trial:
+async def tried_on(language: Language, found: Sequence[Taught], quiet: bool) -> Trial:
     """The model beside the drafts, on the lessons kept apart; on up to _MOST of them, evenly."""
-    aside = [(t.world, le) for t in found for le in t.lessons if _apart(le)]
+    aside = [(t.world, le) for t in found for le in t.lessons if apart(le)]
     step = max(1, -(-len(aside) // _MOST))
     aside = aside[::step]
     cases: list[Case] = []

@@ -3,7 +3,8 @@
 RUN/
   run.json         resolved configuration, seed, state, versions of what made it
   metrics.jsonl    one line a step
-  checkpoints/     what resuming needs
+  checkpoints/     what resuming needs: step-000010 and so on; best.json names the best
+  adapter/, best/  what was trained, as it was last and as it was best; model/: all of a model
   artefacts/       what the run is for: adapters, worlds, reports, tables
   lock             held by the one process that writes
 """
@@ -14,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self, get_args
@@ -22,7 +23,8 @@ from typing import IO, Any, Literal, Self, get_args
 from pydantic import BaseModel
 
 from understudy.runs.machine import versions
-from understudy.runs.metrics import Metrics, MetricsLog, read_metrics
+from understudy.runs.metrics import Metrics, MetricsLog, numbers, read_metrics
+from understudy.runs.trackers import Tracker, tracker
 
 State = Literal["running", "done", "failed", "interrupted"]
 FORMAT = 1
@@ -62,6 +64,7 @@ class Run:
         self._record = record
         self._lock = lock
         self._log: MetricsLog | None = None
+        self._trackers: list[Tracker] = []
 
     @classmethod
     def create(
@@ -151,6 +154,15 @@ class Run:
         if self._log is None:
             self._log = MetricsLog(self.path / "metrics.jsonl")
         self._log.append(step, values)
+        for other in self._trackers:
+            other.log(step, numbers(values))
+
+    def track(self, names: Sequence[str]) -> None:
+        """What is logged from now on goes to these programs too (runs.trackers).
+
+        Raises TrackerError.
+        """
+        self._trackers += [tracker(name, self.path, self.config) for name in names]
 
     def rewind(self, step: int) -> int:
         """Sets metrics after `step` aside, for resuming from its checkpoint; how many they were."""
@@ -183,6 +195,8 @@ class Run:
 
     def close(self) -> None:
         """Lets go of the run without changing its state; a running one reads as interrupted."""
+        while self._trackers:
+            self._trackers.pop().close()
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -218,7 +232,10 @@ class Run:
         elif isinstance(error, KeyboardInterrupt | asyncio.CancelledError | SystemExit):
             self.finish("interrupted", type(error).__name__)
         else:
-            self.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+            try:
+                self.finish("failed", f"{type(error).__name__}: {error}".splitlines()[0])
+            except OSError:  # a full disk: what went wrong first is what is told
+                self.close()
 
 
 def _lock(path: Path) -> IO[str]:

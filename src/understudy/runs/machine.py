@@ -176,12 +176,12 @@ def _proc_rss_mb(pid: int) -> float:
     try:
         pages = int((_PROC / str(pid) / "statm").read_text().split()[1])
     except (OSError, IndexError):
-        return _own_peak_mb() if pid == os.getpid() else 0.0
+        return own_peak_mb() if pid == os.getpid() else 0.0
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _own_peak_mb() -> float:
-    """This process's peak where there is neither psutil nor /proc."""
+def own_peak_mb() -> float:
+    """The most memory that this process ever held, in MiB."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -54,6 +54,18 @@ def read_metrics(path: Path) -> Metrics:
     return Metrics(tuple(rows), torn=bool(last))
 
 
+def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers among logged values; those of an inner object as `name/inner`."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        plain = _plain(value)
+        if isinstance(plain, Mapping):
+            found |= numbers(plain, f"{prefix}{name}/")
+        elif isinstance(plain, int | float) and not isinstance(plain, bool):
+            found[prefix + name] = float(plain)
+    return found
+
+
 class MetricsLog:
     """Appends rows to a metrics file. One writer at a time: the run's lock sees to that."""
 

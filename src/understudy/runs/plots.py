@@ -144,7 +144,7 @@ class LineChart:
         marks = ticks(low, high, 5)
         low, high = min(low, marks[0]), max(high, marks[-1])
         left = 14 + 7.8 * max(len(self.form(m)) for m in marks)
-        right = 14 + 7.4 * max((len(s.name) for s in self.series), default=0)
+        right = 20 + 8.2 * max((len(s.name) for s in self.series), default=0)
         right = min(right, width * 0.3)
         top, bottom = 26.0, height - 40.0
         x_low, x_high = min(xs), max(xs)

@@ -23,9 +23,11 @@ def group_advantages(
     trainable: Sequence[bool] | None = None,
     divide_by_std: bool = False,
     eps: float = 1e-6,
+    leave_one_out: bool = False,
 ) -> Advantages:
     """Reward minus the group's mean (Dr. GRPO, arXiv 2503.20783), over its standard deviation
-    where asked for (GRPO, arXiv 2402.03300).
+    where asked for (GRPO, arXiv 2402.03300), or minus the mean of the *others* (RLOO, arXiv
+    2402.14740: unbiased, and n / (n - 1) times the first).
 
     Episodes without a trainable token (`trainable` false) neither get an advantage nor count in
     the mean. Raises ValueError for a reward that is not finite, naming its place.
@@ -43,8 +45,32 @@ def group_advantages(
     std = math.sqrt(math.fsum((r - mean) ** 2 for r in counted) / len(counted))
     flat = max(counted) == min(counted)
     scale = 1 / (std + eps) if divide_by_std else 1.0
+    if leave_one_out and not flat:
+        scale *= len(counted) / (len(counted) - 1)
     values = tuple(
         None if not ok else 0.0 if flat else (r - mean) * scale
         for r, ok in zip(rewards, able, strict=True)
     )
     return Advantages(values, mean, std, flat)
+
+
+def normalised(
+    values: Sequence[float], tokens: Sequence[int] | None = None, eps: float = 1e-6
+) -> list[float]:
+    """Advantages of a whole batch with mean 0 and standard deviation 1 (REINFORCE++, arXiv
+    2501.03262), over tokens where `tokens` says how many each holds.
+
+    Equal advantages all become 0. Raises ValueError where the lengths differ or a value is not
+    finite.
+    """
+    weights = [1] * len(values) if tokens is None else list(tokens)
+    if len(weights) != len(values):
+        raise ValueError(f"{len(values)} advantages and {len(weights)} counts of tokens")
+    if not all(map(math.isfinite, values)):
+        raise ValueError("an advantage is not finite")
+    total = sum(weights)
+    if not total or max(values) == min(values):
+        return [0.0] * len(values)
+    mean = math.fsum(v * w for v, w in zip(values, weights, strict=True)) / total
+    square = math.fsum((v - mean) ** 2 * w for v, w in zip(values, weights, strict=True)) / total
+    return [(v - mean) / (math.sqrt(square) + eps) for v in values]

@@ -17,7 +17,7 @@ Dimensions: N nodes, H query heads, G key/value heads, D head width.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -218,9 +218,20 @@ def by_slices(value: Tensor) -> bool:
 def tree_attention(model: Any) -> Iterator[None]:
     """The model attends by plan while this is open."""
     ALL_ATTENTION_FUNCTIONS.register(NAME, tree_attention_forward)
+    with _attending(model, NAME):
+        yield
+
+
+def attention_in_use(model: Any) -> AbstractContextManager[None]:
+    """Opened later, the model attends as it does now."""
+    return _attending(model, model.config._attn_implementation)
+
+
+@contextmanager
+def _attending(model: Any, name: str) -> Iterator[None]:
     config = model.config
     before = config._attn_implementation
-    config._attn_implementation = NAME
+    config._attn_implementation = name
     try:
         yield
     finally:

@@ -27,22 +27,32 @@ FILES = ("parameters", "optimiser", "random")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be used; the message says why."""
+    """A checkpoint that cannot be used or written; the message says why."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint that is not what was written."""
 
 
 def save(path: str | Path, trainer: Trainer, extra: dict[str, Any] | None = None) -> Path:
     """Writes the checkpoint at `path`, replacing one that is there only once the new one is whole.
 
-    `extra` is JSON of the caller's (curriculum, position in the data). Raises OSError where the
-    disk does not take it; what was there before is then untouched.
+    `extra` is JSON of the caller's (curriculum, position in the data). Raises CheckpointError
+    where the disk does not take it; what was there before is then untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     new, old = path.with_name(f".{path.name}.new"), _before(path)
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
         _write(new, trainer, extra or {})
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint {path} could not be written ({_reason(error)}); those before it are "
+            "as they were: make room and resume"
+        ) from error
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
@@ -59,6 +69,11 @@ def exists(path: str | Path) -> bool:
     """Whether there is a checkpoint to load at `path`."""
     path = Path(path)
     return path.is_dir() or _before(path).is_dir()
+
+
+def extra_of(path: str | Path) -> dict[str, Any]:
+    """The caller's `extra` alone. Raises CheckpointError as `load` does."""
+    return dict(_state(_existing(Path(path)))["extra"])
 
 
 def load(path: str | Path, trainer: Trainer) -> dict[str, Any]:
@@ -108,6 +123,10 @@ def _write(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
     _sync(folder)
 
 
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
+
+
 def _before(path: Path) -> Path:
     """Where the checkpoint at `path` is while a new one takes its place."""
     return path.with_name(f".{path.name}.old")
@@ -125,11 +144,11 @@ def _state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads((path / "state.json").read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: state.json: {error}") from error
+        raise DamagedError(f"{path} is damaged: state.json: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not of format {FORMAT}; use the version that wrote it")
     if state.pop("digest", None) != _digest(state):
-        raise CheckpointError(f"{path} is damaged: state.json is not the file that was written")
+        raise DamagedError(f"{path} is damaged: state.json is not the file that was written")
     return state
 
 
@@ -143,9 +162,9 @@ def _tensors(path: Path, name: str, state: dict[str, Any]) -> dict[str, Tensor]:
         whole = hashlib.sha256(file.read_bytes()).hexdigest() == state["digests"][name]
         tensors = load_file(file) if whole else None
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged: {file.name}: {error}") from error
+        raise DamagedError(f"{path} is damaged: {file.name}: {error}") from error
     if tensors is None:
-        raise CheckpointError(f"{path} is damaged: {file.name} is not the file that was written")
+        raise DamagedError(f"{path} is damaged: {file.name} is not the file that was written")
     return tensors
 
 

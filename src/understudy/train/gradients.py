@@ -17,6 +17,7 @@ from understudy.core.token_tree import STREAMS
 from understudy.train.losses import StreamLoss, ce_loss, kl_estimate, kl_loss, rl_loss
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.tree_batch import Forward, MicroBatch, forward, micro_batches
+from understudy.train.value_head import ValueHead, value_loss
 
 
 @dataclass(slots=True)
@@ -25,12 +26,17 @@ class Sums:
 
     loss: dict[str, float] = field(default_factory=dict)
     entropy: float = 0.0
-    entries: int = 0
+    entries: int = 0  # that predict a token
     rl: int = 0
     ratio: float = 0.0
     ratio_max: float = 0.0
     kl: float = 0.0
     clipped: float = 0.0
+    values: int = 0
+    value_error: float = 0.0  # squared
+    returned: float = 0.0
+    returned_squared: float = 0.0
+    masked: Counter[str] = field(default_factory=Counter)
     tokens_computed: int = 0
     microbatches: int = 0
 
@@ -46,6 +52,19 @@ class Sums:
         self.ratio_max = max(self.ratio_max, float(part.ratio_E.max()))
         self.kl += float(kl_estimate(part.gap_E).sum())
         self.clipped += float(part.clipped_E.sum())
+        self.masked.update(part.masked)
+
+    def add_values(self, values_E: Tensor, return_E: Tensor) -> None:
+        self.values += len(values_E)
+        self.value_error += float((values_E.detach() - return_E).square().sum())
+        self.returned += float(return_E.sum())
+        self.returned_squared += float(return_E.square().sum())
+
+    @property
+    def explained(self) -> float | None:
+        """The share of the returns' variance that the values explain; None where all are alike."""
+        spread = self.returned_squared - self.returned**2 / max(1, self.values)
+        return 1 - self.value_error / spread if spread > 1e-9 * self.returned_squared else None
 
     def __iadd__(self, other: "Sums") -> "Sums":
         for stream, loss in other.loss.items():
@@ -57,13 +76,22 @@ class Sums:
         self.ratio += other.ratio
         self.kl += other.kl
         self.clipped += other.clipped
+        self.values += other.values
+        self.value_error += other.value_error
+        self.returned += other.returned
+        self.returned_squared += other.returned_squared
+        self.masked.update(other.masked)
         self.tokens_computed += other.tokens_computed
         self.microbatches += other.microbatches
         return self
 
 
 def add_gradients(
-    model: nn.Module, rows: Sequence[Row], counts: Counter[str], config: TrainerConfig
+    model: nn.Module,
+    rows: Sequence[Row],
+    counts: Counter[str],
+    config: TrainerConfig,
+    value_head: ValueHead | None = None,
 ) -> Sums:
     """Adds the rows' part of the gradient to the parameters' `grad`.
 
@@ -71,25 +99,44 @@ def add_gradients(
     """
     sums = Sums()
     for batch in micro_batches(rows, config.max_tokens_per_microbatch, config.layout):
-        loss = _loss(model, batch, counts, config, sums)
+        loss = _loss(model, batch, counts, config, value_head, sums)
         loss.backward()  # type: ignore[no-untyped-call]
         sums.tokens_computed += batch.tokens_computed
         sums.microbatches += 1
     return sums
 
 
-def precise_forward(model: nn.Module, batch: MicroBatch, config: TrainerConfig) -> Forward:
+def head_alone(counts: Counter[str]) -> bool:
+    """Whether a batch trains the value head and not the model: all its entries are values."""
+    return counts.keys() == {"value"}
+
+
+def precise_forward(
+    model: nn.Module,
+    batch: MicroBatch,
+    config: TrainerConfig,
+    value_head: ValueHead | None = None,
+    share: float = 0.0,
+) -> Forward:
     """The batch through the model in the configured precision."""
     device = next(model.parameters()).device.type
     with torch.autocast(device, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        return forward(model, batch, config.temperature)
+        return forward(
+            model, batch, config.temperature, value_head, share, config.gradient_checkpointing
+        )
 
 
 def _loss(
-    model: nn.Module, batch: MicroBatch, counts: Counter[str], config: TrainerConfig, sums: Sums
+    model: nn.Module,
+    batch: MicroBatch,
+    counts: Counter[str],
+    config: TrainerConfig,
+    value_head: ValueHead | None,
+    sums: Sums,
 ) -> Tensor:
     """The micro-batch's part of the batch's loss."""
-    out = precise_forward(model, batch, config)
+    share = 0.0 if head_alone(counts) else config.value.share
+    out = precise_forward(model, batch, config, value_head, share)
     device, dtype = out.logprobs_E.device, out.logprobs_E.dtype
     tree = batch.tree
     total = out.logprobs_E.new_zeros(())
@@ -100,22 +147,34 @@ def _loss(
         at = torch.from_numpy(mine).to(device)
         weight = torch.from_numpy(tree.weight_E[mine]).to(device, dtype)
         anchor = torch.from_numpy(tree.anchor_E[mine]).to(device, dtype)
-        part = _stream(stream, out.logprobs_E.index_select(0, at), weight, anchor, config)
+        if stream == "value":
+            values = out.value_E.index_select(0, at)
+            before = torch.from_numpy(tree.before_E[mine]).to(device, dtype)
+            part = value_loss(values, weight, anchor, before, config.value.clip)
+            sums.add_values(values, anchor)
+        else:
+            row = torch.from_numpy(tree.row_E[mine]).to(device)
+            part = _stream(stream, out.logprobs_E.index_select(0, at), weight, anchor, row, config)
+            sums.entries += len(mine)
         if stream == "rl":
             sums.add_rl(part)
         loss = part.total / counts[stream]
         sums.add_loss(stream, float(loss.detach()))
         total = total + loss
     sums.entropy += float(out.entropy_E.sum())
-    sums.entries += len(tree.node_E)
     return total
 
 
 def _stream(
-    stream: str, logprobs: Tensor, weight: Tensor, anchor: Tensor, config: TrainerConfig
+    stream: str,
+    logprobs: Tensor,
+    weight: Tensor,
+    anchor: Tensor,
+    row: Tensor,
+    config: TrainerConfig,
 ) -> StreamLoss:
     if stream == "ce":
         return ce_loss(logprobs, weight)
     if stream == "kl":
         return kl_loss(logprobs, weight, anchor)
-    return rl_loss(logprobs, weight, anchor, config.loss)
+    return rl_loss(logprobs, weight, anchor, row, config.loss)

@@ -9,6 +9,7 @@ from torch import nn
 
 from understudy.train.losses import LossConfig
 from understudy.train.tree_batch import Layout
+from understudy.train.value_head import ValueConfig
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -28,10 +29,12 @@ class TrainerConfig(BaseModel):
     weight_decay: float = Field(default=0.0, ge=0.0)
     grad_clip: PositiveFloat | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; parameters and head stay
+    gradient_checkpointing: bool = False  # hidden states within layers are computed again
     max_tokens_per_microbatch: PositiveInt = 4096
     layout: Layout = "tree"
     temperature: PositiveFloat = 1.0  # of the sampled distribution that anchors belong to
     loss: LossConfig = LossConfig()
+    value: ValueConfig = ValueConfig()
     max_skipped: PositiveInt = 3  # consecutive steps with a non-finite loss or gradient
 
     def lr_at(self, step: int) -> float:
@@ -56,9 +59,16 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def make_optimiser(parameters: list[nn.Parameter], config: TrainerConfig) -> torch.optim.AdamW:
+def make_optimiser(
+    parameters: list[nn.Parameter], config: TrainerConfig, head: list[nn.Parameter] | None = None
+) -> torch.optim.AdamW:
+    """AdamW over the model's parameters and, at a rate of its own, a value head's. A group's
+    learning rate is `lr_at` times its `scale`."""
+    groups: list[dict[str, object]] = [{"params": parameters, "scale": 1.0}]
+    if head:
+        groups.append({"params": head, "scale": config.value.lr_scale})
     return torch.optim.AdamW(
-        parameters,
+        groups,
         lr=config.lr,
         betas=config.betas,
         eps=config.eps,

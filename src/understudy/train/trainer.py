@@ -9,19 +9,20 @@ nothing and cost nothing.
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.core.rows import Row, trim
-from understudy.train.gradients import Sums, add_gradients, precise_forward
+from understudy.train.gradients import Sums, add_gradients, head_alone, precise_forward
 from understudy.train.optimiser import TrainerConfig, make_optimiser, trainable
 from understudy.train.parallel import Helpers
-from understudy.train.tree_batch import micro_batches, split_rows
+from understudy.train.tree_batch import Forward, micro_batches, split_rows
+from understudy.train.value_head import ValueHead
 
 
 class NonFiniteError(RuntimeError):
@@ -30,13 +31,13 @@ class NonFiniteError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """One step. Ratios, KL and clipping are over `rl` entries, entropy over all; None: no such
-    entries."""
+    """One step. Ratios, KL and clipping are over `rl` entries, entropy over all that predict a
+    token; None: no such entries."""
 
     step: int
     loss: dict[str, float]
     count: dict[str, int]  # entries of non-zero weight
-    grad_norm: float  # before clipping
+    grad_norm: float  # before clipping; the value head's is clipped by itself
     lr: float
     tokens_computed: int
     tokens_in_rows: int  # of rows with something to train, after their last trained position
@@ -48,6 +49,8 @@ class StepMetrics:
     ratio_max: float | None = None
     kl: float | None = None  # KL(sampler || policy), k3
     clipped_share: float | None = None
+    value_explained: float | None = None  # share of the returns' variance, before the step
+    masked: dict[str, int] | None = None  # entries that each mask of the loss left out
     skipped: str | None = None  # why no step was taken
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,33 +63,48 @@ class Trainer:
     `steps` counts optimiser steps taken. The model is put in eval mode: dropout would make the
     trained distribution another one than the sampled.
 
+    A value head is trained beside the model by the `value` entries of rows, and alone by a batch
+    that has no others (train.value_head).
+
     With `workers` above 1 that many processes share each step's rows (train.parallel), forked
-    here: before threads are started. `with Trainer(...)`, or `close`, ends them.
+    here: before threads are started. `with Trainer(...)`, or `close`, ends them. `apart`: all
+    rows go to the other processes, one more than else, and this one's Python stays free for its
+    other threads, which may run while `step` waits.
     """
 
     def __init__(
-        self, model: nn.Module, config: TrainerConfig | None = None, workers: int = 1
+        self,
+        model: nn.Module,
+        config: TrainerConfig | None = None,
+        workers: int = 1,
+        value_head: ValueHead | None = None,
+        apart: bool = False,
     ) -> None:
         self.model = model
         self.config = config or TrainerConfig()
-        self.parameters = trainable(model)
-        self.optimiser = make_optimiser(list(self.parameters.values()), self.config)
+        self.value_head = value_head
+        own = trainable(model)
+        head = {} if value_head is None else dict(value_head.named_parameters(prefix="value_head"))
+        self.parameters = own | head
+        self._groups = [g for g in (list(own.values()), list(head.values())) if g]
+        self.optimiser = make_optimiser(self._groups[0], self.config, list(head.values()))
         self.steps = 0
         self.skipped_in_a_row = 0
         model.eval()
         self.workers = workers
         self._helpers: Helpers | None = None
-        if workers > 1:
-            work = partial(add_gradients, model, config=self.config)
-            self._helpers = Helpers(list(self.parameters.values()), work, workers - 1)
+        self._own = 0 if apart else 1  # shares of a batch that this process computes
+        if workers > self._own:
+            work = partial(add_gradients, model, config=self.config, value_head=value_head)
+            self._helpers = Helpers(list(self.parameters.values()), work, workers - self._own)
 
     def step(self, rows: Sequence[Row]) -> StepMetrics:
         """One optimiser step on all rows.
 
         Rows without entries of non-zero weight are left aside. With nothing to train, or with a
         loss or gradient that is not finite, no step is taken and `skipped` says why. Raises
-        ValueError for `rl` and `kl` entries without an anchor, NonFiniteError after
-        `max_skipped` non-finite steps in a row.
+        ValueError for entries of other streams than `ce` without an anchor and for `value` entries
+        without a value head, NonFiniteError after `max_skipped` non-finite steps in a row.
         """
         begun = time.perf_counter()
         kept = [row for row in map(trim, rows) if row.entries]
@@ -94,6 +112,7 @@ class Trainer:
         lr = self.config.lr_at(self.steps)
         self.optimiser.zero_grad(set_to_none=True)
         sums = self._gradient(kept, counts)
+        self._forget_zeros(counts)
         skipped, norm = self._update(lr, sums, trained=bool(kept))
         seconds = time.perf_counter() - begun
         in_rows = sum(len(row.ids) for row in kept)
@@ -113,6 +132,8 @@ class Trainer:
             ratio_max=sums.ratio_max if sums.rl else None,
             kl=sums.kl / sums.rl if sums.rl else None,
             clipped_share=sums.clipped / sums.rl if sums.rl else None,
+            value_explained=sums.explained,
+            masked=dict(sums.masked) if sums.masked else None,
             skipped=skipped,
         )
         if self.skipped_in_a_row >= self.config.max_skipped:
@@ -125,13 +146,27 @@ class Trainer:
     @torch.no_grad()
     def logprobs(self, rows: Sequence[Row]) -> list[list[float]]:
         """Teacher-forced natural-log probabilities of each row's entries, in their order, under
-        the distribution at the configured temperature. Weights are ignored."""
+        the distribution at the configured temperature. Weights are ignored; `value` entries are
+        not of the kind."""
+        return self._of_entries(rows, lambda out: out.logprobs_E)
+
+    @torch.no_grad()
+    def values(self, rows: Sequence[Row]) -> list[list[float]]:
+        """What the value head says at the position of each row's entries, whatever their stream, in
+        their order: of the state before the entry's target."""
+        valued = [Row(r.ids, tuple(e._replace(stream="value") for e in r.entries)) for r in rows]
+        return self._of_entries(valued, lambda out: out.value_E)
+
+    def _of_entries(
+        self, rows: Sequence[Row], told: Callable[[Forward], Tensor]
+    ) -> list[list[float]]:
+        """A number for each entry, from the forward pass."""
         found: list[list[float]] = [[] for _ in rows]
         kept = [Row(row.ids[: max((e.position for e in row.entries), default=-1) + 1], row.entries)
                 for row in rows]  # fmt: skip
         limit = self.config.max_tokens_per_microbatch
         for batch in micro_batches(kept, limit, self.config.layout):
-            out = precise_forward(self.model, batch, self.config).logprobs_E.tolist()
+            out = told(precise_forward(self.model, batch, self.config, self.value_head)).tolist()
             for row, value in zip(batch.tree.row_E.tolist(), out, strict=True):
                 found[batch.rows[row]].append(value)
         return found
@@ -139,20 +174,31 @@ class Trainer:
     def _gradient(self, rows: list[Row], counts: Counter[str]) -> Sums:
         """The whole batch's gradient, each process's part of it at the same time."""
         if self._helpers is None:
-            return add_gradients(self.model, rows, counts, self.config)
-        own, *others = split_rows(rows, self.workers)
+            return add_gradients(self.model, rows, counts, self.config, self.value_head)
+        shares = split_rows(rows, self.workers)
+        own, others = shares[: self._own], shares[self._own :]
         self._helpers.start(others, counts)
+        sums = Sums()
         try:
-            sums = add_gradients(self.model, own, counts, self.config)
+            for share in own:
+                sums += add_gradients(self.model, share, counts, self.config, self.value_head)
         finally:  # a failure of this process's part leaves no reply behind
             theirs = self._helpers.finish()
         sums += theirs
         return sums
 
+    def _forget_zeros(self, counts: Counter[str]) -> None:
+        """Helpers send zeros for what a batch does not train; AdamW would still count a step."""
+        if self._helpers is None or self.value_head is None:
+            return
+        model, head = self._groups
+        for parameter in model if head_alone(counts) else () if counts["value"] else head:
+            parameter.grad = None
+
     def use_cores(self, cores: int) -> None:
         """From the next step on: so many of the processes, of one thread each, or so many threads
         where there is but this one."""
-        self.workers = 1 if self._helpers is None else min(cores, 1 + self._helpers.count)
+        self.workers = 1 if self._helpers is None else min(cores, self._own + self._helpers.count)
         torch.set_num_threads(cores if self._helpers is None else 1)
 
     def close(self) -> None:
@@ -160,6 +206,7 @@ class Trainer:
         if self._helpers is not None:
             self._helpers.close()
             self._helpers = None
+            self.workers = 1
 
     def __enter__(self) -> Self:
         return self
@@ -171,15 +218,15 @@ class Trainer:
         """Clips and steps; why not, and the gradient's norm."""
         if not trained:
             return "nothing to train: every entry has weight zero", 0.0
-        parameters = list(self.parameters.values())
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip or math.inf))
+        limit = self.config.grad_clip or math.inf
+        norm = math.hypot(*(float(nn.utils.clip_grad_norm_(g, limit)) for g in self._groups))
         if not math.isfinite(norm) or not all(map(math.isfinite, sums.loss.values())):
             self.skipped_in_a_row += 1
             self.optimiser.zero_grad(set_to_none=True)
             return "the loss or its gradient is not finite", norm
         self.skipped_in_a_row = 0
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.steps += 1
@@ -193,8 +240,10 @@ def _counts(rows: Sequence[Row]) -> Counter[str]:
         for entry in row.entries:
             counts[entry.stream] += 1
             if entry.anchor is None and entry.stream != "ce":
+                whose = f"{entry.stream} entry of {entry.sample_id or 'a row'}"
+                if entry.stream == "value":
+                    raise ValueError(f"a {whose} has no return to learn")
                 raise ValueError(
-                    f"an {entry.stream} entry of {entry.sample_id or 'a row'} has no anchor "
-                    "logprob; the engine must record logprobs"
+                    f"an {whose} has no anchor logprob; the engine must record logprobs"
                 )
     return counts

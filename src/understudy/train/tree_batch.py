@@ -9,6 +9,7 @@ micro-batches where neighbours share least, so the caller's order does not matte
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -18,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from understudy.core.rows import Row
-from understudy.core.token_tree import TokenTree, build, build_apart, sorted_rows
+from understudy.core.token_tree import STREAMS, TokenTree, build, build_apart, sorted_rows
 from understudy.train.attention import plan_of, tree_attention
-from understudy.train.head import HeadOutput, head_logprobs
+from understudy.train.checkpointing import checkpointed
+from understudy.train.head import head_logprobs
+from understudy.train.value_head import ValueHead
 
 Layout = Literal["tree", "packed", "padded"]
 # A micro-batch costs about as much as this many tokens beside its tokens: where cutting at a
@@ -48,10 +51,12 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Logprobs of the tree's entries in their order, entropies of each entry's distribution."""
+    """Logprobs of the tree's entries in their order, entropies of each entry's distribution; both
+    0 for `value` entries, whose values `value_E` has (0 for all others)."""
 
     logprobs_E: Tensor
     entropy_E: Tensor
+    value_E: Tensor
 
 
 def micro_batches(rows: Sequence[Row], max_tokens: int, layout: Layout) -> list[MicroBatch]:
@@ -113,28 +118,59 @@ def _cuts(lengths: list[int], shared: list[int], max_tokens: int, padded: bool) 
     return cuts[::-1]
 
 
-def forward(model: Any, batch: MicroBatch, temperature: float = 1.0) -> Forward:
-    """The batch through decoder and head. Gradients flow into the logprobs only.
+def forward(
+    model: Any,
+    batch: MicroBatch,
+    temperature: float = 1.0,
+    value_head: ValueHead | None = None,
+    share: float = 1.0,
+    checkpointing: bool = False,
+) -> Forward:
+    """The batch through decoder and heads. Gradients flow into the logprobs and the values, and
+    `share` of the values' gradient into the decoder. With `checkpointing` the backward pass
+    computes each layer again from its input.
 
-    Raises ValueError for a model whose logits are changed after the head (soft-capping, scaling).
+    Raises ValueError for a model whose logits are changed after the head (soft-capping, scaling),
+    for `value` entries without a value head, or where layers cannot be computed again.
     """
     _check(model)
     tree = batch.tree
     device = next(model.parameters()).device
-    hidden_ND = _hidden(model, batch, device)
+    is_value = tree.stream_E == STREAMS.index("value")
     order = np.argsort(tree.node_E, kind="stable")
-    nodes, owner = np.unique(tree.node_E[order], return_inverse=True)
-    used = torch.from_numpy(nodes).to(device)
-    owner_E = torch.from_numpy(owner.reshape(-1)).to(device)
-    head: HeadOutput = head_logprobs(
-        hidden_ND.index_select(0, used),
-        model.get_output_embeddings(),
-        owner_E,
-        torch.from_numpy(tree.target_E[order]).to(device),
-        temperature,
-    )
-    back = torch.from_numpy(np.argsort(order, kind="stable")).to(device)
-    return Forward(head.logprobs_E[back], head.entropy_U[owner_E][back])
+    said, valued = order[~is_value[order]], order[is_value[order]]
+    if len(valued) and value_head is None:
+        raise ValueError("there are value entries and no value head: Trainer(..., value_head=...)")
+    learns = torch.is_grad_enabled() and (len(said) > 0 or share != 0.0)
+    saving = checkpointed(model.get_decoder()) if checkpointing and learns else nullcontext()
+    with torch.set_grad_enabled(learns), saving:
+        hidden_ND = _hidden(model, batch, device)
+    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+    nothing = torch.zeros(len(order), dtype=wide, device=device)
+    logprobs_E = entropy_E = value_E = nothing
+    if len(said):
+        used, owner_E = _owners(tree.node_E[said], device)
+        head = head_logprobs(
+            hidden_ND.index_select(0, used),
+            model.get_output_embeddings(),
+            owner_E,
+            torch.from_numpy(tree.target_E[said]).to(device),
+            temperature,
+        )
+        places = torch.from_numpy(said).to(device)
+        logprobs_E = nothing.index_copy(0, places, head.logprobs_E)
+        entropy_E = nothing.index_copy(0, places, head.entropy_U[owner_E])
+    if len(valued) and value_head is not None:
+        used, owner_V = _owners(tree.node_E[valued], device)
+        values_U = value_head(hidden_ND.index_select(0, used), share)
+        value_E = nothing.index_copy(0, torch.from_numpy(valued).to(device), values_U[owner_V])
+    return Forward(logprobs_E, entropy_E, value_E)
+
+
+def _owners(nodes_E: Any, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The nodes that entries look at, each once and ascending, and which of them is whose."""
+    nodes, owner = np.unique(nodes_E, return_inverse=True)
+    return torch.from_numpy(nodes).to(device), torch.from_numpy(owner.reshape(-1)).to(device)
 
 
 def _hidden(model: Any, batch: MicroBatch, device: torch.device) -> Tensor:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
+from understudy.runs.machine import own_peak_mb
 from understudy.world.crossfit import calibrated
-from understudy.world.fidelity import told
+from understudy.world.fidelity import fidelity, told
 from understudy.world.freerun import free_runs
 from understudy.world.language import LanguageWorld
 from understudy.world.learn import WorldConfig
@@ -57,7 +58,8 @@ def bench(
 ) -> dict[str, Any]:
     """Write one prediction a test call (episode, step, content, is_error, doubt, provenance);
     returns seconds of learning (its doubt's calibration among them, see world.crossfit),
-    milliseconds a prediction, and the figures of free-running rollouts (world.freerun).
+    milliseconds a prediction, MiB of memory at the most, the calibration errors of the error flag
+    and of doubt (world.fidelity), and the figures of free-running rollouts (world.freerun).
 
     With `rename`, a seed, the world sees random words for all tools, arguments and fields; what is
     written has their names back. `language` opens, from the world and the train split, a model for
@@ -86,9 +88,17 @@ def bench(
         "calls": len(rows),
         "learn_seconds": learned - began,
         "call_ms": 1000 * seconds / max(1, len(rows)),
+        "peak_mb": own_peak_mb(),
+        "calibration": _calibration(world, test),
         "rollouts": free_runs(world, train, test),
         **({"language": counted} if language is not None else {}),
     }
+
+
+def _calibration(world: World, test: Sequence[Episode]) -> dict[str, Any]:
+    """Expected calibration errors with their intervals."""
+    overall = fidelity(world, test, train).overall
+    return {name: overall[name] for name in ("flag_ece", "doubt_ece") if name in overall}
 
 
 async def _predictions(

@@ -12,19 +12,24 @@ is told from identifiers, arguments and words alone:
   arguments belong together, whose owner neither showed.
 - `words`: a failure that the train split never worded so, of this tool.
 
+In hindsight, an unknowable call gets the answer of the train split (or the world's) that is nearest
+to the truth: more than any world that answers from the train split could give, for none sees the
+truth before it chooses.
+
 A success of a call that went well before, in either, is knowable whatever it names; so is a failure
 that the episode showed of the same call.
 """
 
 import json
 import random
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from understudy.core.types import Episode
+from understudy.core.types import Episode, ToolResult
 from understudy.world.bench import episode_of, replay_rows
+from understudy.world.compare import Leaves, leaf_counts, leaf_f1
 from understudy.world.context import Context
 from understudy.world.fidelity import told
 from understudy.world.learn import learn
@@ -33,21 +38,24 @@ from understudy.world.owners import relations
 from understudy.world.state import Key
 from understudy.world.tools import ToolModel, conditions
 from understudy.world.transitions import Step, steps, transitions
+from understudy.world.values import parse
 
 
-def bound(folder: str | Path, out: str | Path) -> dict[str, Any]:
+def bound(folder: str | Path, out: str | Path, hindsight: bool = False) -> dict[str, Any]:
     """Write predictions as `bench` does, each one the truth unless the call is unknowable: then it
-    is what the world says. Returns how many calls there are, and by tool and reason those that are
-    unknowable, successes and failures apart."""
+    is what the world says, or in hindsight the best that it could have said. Returns how many
+    calls there are, and by tool and reason those that are unknowable, successes and failures
+    apart."""
     rows = replay_rows(folder)
     train = [episode_of(r) for r in rows if r["split"] == "train"]
     test = [episode_of(r) for r in rows if r["split"] != "train"]
     world = learn(train)
+    nearest = _Nearest(world, train) if hindsight else None
     found: dict[str, Counter[str]] = {"successes": Counter(), "failures": Counter()}
     calls = 0
     with open(out, "w") as file:
         for n, episode in enumerate(test):
-            for row, s, reason in _bounded(world, episode, n):
+            for row, s, reason in _bounded(world, episode, n, nearest):
                 calls += 1
                 if reason is not None:
                     found["failures" if s.failed else "successes"][f"{s.name} {reason}"] += 1
@@ -55,8 +63,27 @@ def bound(folder: str | Path, out: str | Path) -> dict[str, Any]:
     return {"calls": calls, "unknowable": {k: dict(v.most_common()) for k, v in found.items()}}
 
 
+class _Nearest:
+    """Every answer of the train split, by tool."""
+
+    def __init__(self, world: World, train: Sequence[Episode]) -> None:
+        self.answers: dict[str, dict[ToolResult, Leaves]] = defaultdict(dict)
+        for n, episode in enumerate(train):
+            for s in steps(transitions(episode), n, world.failures):
+                self.answers[s.name].setdefault(
+                    ToolResult(s.content, s.flag), leaf_counts(parse(s.content))
+                )
+
+    def to(self, s: Step, said: ToolResult) -> ToolResult:
+        """The answer, the world's own among them, that has most leaves of the true one."""
+        real = leaf_counts(parse(s.content))
+        known = {ToolResult(said.content, said.is_error): leaf_counts(parse(said.content))}
+        known |= self.answers.get(s.name, {})
+        return max(known, key=lambda answer: leaf_f1(known[answer], real))
+
+
 def _bounded(
-    world: World, episode: Episode, n: int
+    world: World, episode: Episode, n: int, nearest: _Nearest | None
 ) -> Iterator[tuple[dict[str, Any], Step, str | None]]:
     """(prediction row, call, why it is unknowable or None) of an episode's calls."""
     session = world.session(n)
@@ -64,6 +91,8 @@ def _bounded(
         p, c = world.predict(session.state, s.name, s.args, random.Random(s.index), greedy=True)
         reason = unknowable(world, c, s)
         said = told(world, s.name, p)
+        if nearest is not None and reason is not None:
+            said = nearest.to(s, said)
         content, flag = (s.content, s.flag) if reason is None else (said.content, said.is_error)
         row = {"episode": episode.id, "step": s.index, "content": content, "is_error": flag}
         yield row, s, reason

@@ -44,7 +44,7 @@ class Truth:
                 parts[1][path, canonical_json(value)] += 1
             else:
                 free.append((path, value))
-        return cls(s, _leaves(s.value), *parts, free, reveals)
+        return cls(s, leaf_counts(s.value), *parts, free, reveals)
 
     @property
     def label(self) -> str:
@@ -63,7 +63,7 @@ class Truth:
     def scores(self, text: str, flag: bool) -> Scores:
         """The columns for a result that was predicted in this one's place."""
         s, guess = self.step, self.step.read(text)
-        got = _leaves(guess)
+        got = leaf_counts(guess)
         free = {p for p, _ in self.free}
         known = Counter({k: n for k, n in self.leaves.items() if k[0] not in free})
         kept = Counter({k: n for k, n in got.items() if k[0] not in free})
@@ -76,8 +76,8 @@ class Truth:
             "exact": exact,
             "exact_but_free": float(kept == known and got.total() == self.leaves.total())
             if good else same,
-            "leaf_f1": _f1(got, self.leaves),
-            "known_f1": _f1(kept, known) if good else same,
+            "leaf_f1": leaf_f1(got, self.leaves),
+            "known_f1": leaf_f1(kept, known) if good else same,
             "determined_f1": _part_f1(got, self.determined, self.leaves) if good else None,
             "recalled_f1": _part_f1(got, self.recalled, self.leaves) if good else None,
             "free_type": (typed & guessed).total() / len(self.free) if self.free else None,
@@ -87,11 +87,13 @@ class Truth:
         }  # fmt: skip
 
 
-def _leaves(value: Any) -> Leaves:
+def leaf_counts(value: Any) -> Leaves:
+    """How often a JSON value holds each (path, value) at its leaves, places in lists aside."""
     return Counter((p, canonical_json(v)) for p, v in columns(value))
 
 
-def _f1(got: Counter[Any], real: Counter[Any]) -> float:
+def leaf_f1(got: Counter[Any], real: Counter[Any]) -> float:
+    """F1 of counted leaves; 1 where there are none."""
     total = got.total() + real.total()
     return 2 * (got & real).total() / total if total else 1.0
 
@@ -103,7 +105,7 @@ def _part_f1(got: Leaves, part: Leaves, whole: Leaves) -> float | None:
         return None
     paths = {p for p, _ in part}
     there = Counter({k: n for k, n in got.items() if k[0] in paths})
-    return _f1(there - ((there & whole) - part), part)
+    return leaf_f1(there - ((there & whole) - part), part)
 
 
 def _list_f1(real: Any, guess: Any) -> float | None:

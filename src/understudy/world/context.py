@@ -23,6 +23,21 @@ Source = tuple[Any, ...]
 Found = tuple[Any, ProvenanceKind, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """What stands in the way of a call (world.overlaps): things of a kind whose fields `begin` and
+    `end` overlap what the call asks for, whose other fields are `equal` to its values, `without`
+    those that have some value."""
+
+    domain: str
+    begin: str
+    end: str
+    start: Source
+    until: Source
+    equal: tuple[tuple[str, Source], ...] = ()
+    without: tuple[tuple[str, Any], ...] = ()
+
+
 @dataclass(slots=True)
 class ToolFacts:
     """What every part of the world needs to know of a tool's arguments."""
@@ -39,6 +54,7 @@ class ToolFacts:
     tools: list[str] = field(default_factory=list)  # the other tools of the traffic
     owners: list[tuple[str, str, str, str]] = field(default_factory=list)  # see world.owners
     frames: list[str] = field(default_factory=list)  # see world.frames
+    overlaps: list[Overlap] = field(default_factory=list)  # see world.overlaps
 
     def missing(self, args: dict[str, Any]) -> list[str]:
         return [p for p in self.required if p not in args]
@@ -61,6 +77,8 @@ class Context:
     key: str = ""
     out: dict[str, Any] = field(default_factory=dict)  # the result as far as it is made
     listings: Sequence[Any] = ()  # what was mined of the tools that list (world.query)
+    clashes: list[list[Any] | None] = field(default_factory=list)
+    """For each of the tool's overlaps the things in the way; None: the call says too little."""
 
     def __post_init__(self) -> None:
         self.ids = self.state.ids.of_args(self.tool.name, self.args)
@@ -159,6 +177,11 @@ def _amiss(source: Source, c: Context) -> Found | None:
     return (names[source[1]], "inferred", source[0]) if source[1] < len(names) else None
 
 
+def _clash(source: Source, c: Context) -> Found | None:
+    met = c.clashes[source[1]] if source[1] < len(c.clashes) else None
+    return (met[0], "inferred", "what is in the way") if met else None
+
+
 def kind_at(past: Past, path: str) -> ProvenanceKind:
     """Where a leaf of an earlier result came from; what was really seen was observed."""
     if not past.marks:
@@ -245,8 +268,8 @@ _KINDS: dict[str, Callable[[Source, Context], Found | None]] = {
     "const": _const, "arg": _arg, "own": _own, "ref": _ref, "ref2": _ref_of_ref, "out": _out,
     "count": _aggregate, "sum": _aggregate, "total": _aggregate, "last": _last, "repeat": _repeat,
     "recall": _recall, "short": _short, "word": _word, "next": _next, "later": _reckon,
-    "day": _reckon, "long": _long, "tool": _tool, "missing": _amiss, "extra": _amiss,
-    "op": _operate,
+    "day": _reckon, "long": _long, "clash": _clash, "tool": _tool, "missing": _amiss,
+    "extra": _amiss, "op": _operate,
 }  # fmt: skip
 
 
@@ -277,7 +300,7 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
         if isinstance(past.value, dict):
             for path, value in leaves(past.value):
                 yield ("last", tool, path), value
-    for domain in c.state.memory.versions:
+    for domain in (*c.state.memory.versions, *c.state.numbering):
         number = c.state.next_number(domain)
         if number is not None:
             yield ("next", domain), number

@@ -12,7 +12,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.world.effects import Value, call_number, call_values
+from understudy.world.amounts import CENT, Value, amount, call_values, moved_by
+from understudy.world.context import tuplify
 from understudy.world.listings import list_in
 from understudy.world.query import Query
 from understudy.world.state import State
@@ -22,7 +23,6 @@ from understudy.world.values import is_number, leaves, unescape
 Part = tuple[str, str]  # ("is", name), or ("arg", the argument that names it)
 _LEAST = 2  # calls that show a draw
 _SURE = 0.8
-_CENT = 0.006  # what a sum may be off by
 
 
 @dataclass(slots=True)
@@ -138,13 +138,12 @@ def _draws(listing: str, seen: Sequence[_Seen], deep: int) -> list[Draw]:
         pairs = [(s.values, _at(s.after, parts, s.args) - b) for s in seen
                  if (b := _at(s.before, parts, s.args)) is not None
                  and _at(s.after, parts, s.args) is not None]  # fmt: skip
-        rule = call_number(pairs) if times >= max(_LEAST, _SURE * n) else None
-        if rule is not None:
-            sign = 1 if rule.kind == "+" else -1
-            moves = [(values.get(rule.value), sign * by) for values, by in pairs]
-            right = sum(is_number(a) and abs(a - by) < _CENT for a, by in moves if a is not None)
-            counts = len(pairs), right
-            found.append(Draw(listing, *place, list(parts), rule.kind, rule.value, *counts))
+        by = moved_by(pairs) if times >= max(_LEAST, _SURE * n) else None
+        if by is not None:
+            sign = 1 if by[0] == "+" else -1
+            moves = [(amount(by[1], values), sign * moved) for values, moved in pairs]
+            right = sum(a is not None and abs(a - moved) < CENT for a, moved in moves)
+            found.append(Draw(listing, *place, list(parts), *by, len(pairs), right))
     return found
 
 
@@ -167,12 +166,12 @@ def note(draws: Sequence[Draw], args: dict[str, Any], result: Any, state: State)
     """Write what a successful call drew into the state, which has seen the call."""
     values = call_values(args, result) if draws else {}
     for draw in draws:
-        amount = values.get(draw.amount)
+        taken = amount(draw.amount, values)
         within = args.get(draw.group) if draw.group else [args]
-        if not is_number(amount) or amount is None or not isinstance(within, list):
+        if taken is None or not isinstance(within, list):
             continue
         path = tuple(args.get(n) if kind == "arg" else n for kind, n in draw.path)
-        signed = amount if draw.sign == "+" else -amount
+        signed = taken if draw.sign == "+" else -taken
         for inside in within:
             if isinstance(inside, dict) and isinstance(inside.get(draw.key), (str, int)):
                 varying = repr(inside.get(draw.vary) if draw.vary else None)
@@ -201,4 +200,4 @@ def after(
 def read(data: Mapping[str, Any]) -> Draw:
     """A draw from its JSON."""
     path = [(kind, name) for kind, name in data["path"]]
-    return Draw(**{**data, "path": path, "amount": tuple(data["amount"])})
+    return Draw(**{**data, "path": path, "amount": tuplify(data["amount"])})

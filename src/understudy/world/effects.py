@@ -8,70 +8,39 @@ made of is looked for in the call's arguments and result.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from understudy.world import settings
-from understudy.world.context import Context, hop
+from understudy.world import logs, settings
+from understudy.world.amounts import Value, call_values, moved_by, part_values
+from understudy.world.context import Context
 from understudy.world.ids import Ids
+from understudy.world.rules import Effect, Role, Rule, addressed, makes, shifted
 from understudy.world.settings import Held
 from understudy.world.state import Key, State, Thing
 from understudy.world.transitions import Step
-from understudy.world.values import columns, is_number, leaves
+from understudy.world.values import is_number
 
-Role = tuple[str, str]
-"""(argument, field or ""): its thing, or the thing that the field names. ("", kind of thing): what
-the call makes."""
-Value = tuple[str, ...]
-"""Where in a call: ("arg" | "res", path), ("sum" | "count", side, path), or, of the last record of
-a list that names a part, ("part-arg" | "part-res", list, field)."""
 Touched = dict[tuple[int, Key], dict[str, int]]
 _LEAST = 2  # changes that show a rule
+Record = dict[str, Any]
 _NEW = object()  # what a field of a thing was before a call made it
 _SURE = 0.8
 
 
-@dataclass(slots=True)
-class Rule:
-    """How one field changes. `kind`: "set", whatever it was before; "+" or "-" a number; "join" a
-    text, after `by`; "append", "insert" (the list is in order) or "remove" an item of a list;
-    "parts": records by key, each under the rules of its kind."""
-
-    kind: str
-    value: Value = ()
-    by: str = ""  # what stands between joined texts; parts: the field that tells their kinds apart
-    gone: list[Any] = field(default_factory=list)  # kinds that vanish when they are named
-    inner: list[tuple[Any, str, "Rule"]] = field(default_factory=list)
-    """Parts: (kind, field, the rule of its number)."""
-
-
-@dataclass(slots=True)
-class Effect:
-    """What a successful call does to a thing that it names."""
-
-    role: Role
-    rules: dict[str, Rule]  # field of the thing -> its rule
+_Named = tuple[int, Step, Role, Held]  # a call by its number, and how it names a thing
 
 
 @dataclass(slots=True)
 class Sample:
     """A thing before and after a call: fields that both sights have."""
 
+    role: Role
     args: dict[str, Any]
     result: Any
     before: dict[str, Any]
     after: dict[str, Any]
     held: Held  # what was known of the things that the call names
-
-
-def addressed(c: Context) -> Iterator[tuple[Role, Key]]:
-    """The things that a call names, and those that their records refer to."""
-    for p, domain, item in c.ids:
-        yield (p, ""), (domain, item)
-        for name, value in c.state.fields((domain, item)).items():
-            if isinstance(value, str) and (far := hop(c, p, name)) not in (None, (domain, item)):
-                assert far is not None
-                yield (p, name), far
 
 
 def mine(
@@ -85,31 +54,27 @@ def mine(
     samples: dict[str, dict[Role, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for episode in episodes:
         state = start(episode[0]) if episode else None
-        waiting: dict[Key, list[tuple[Step, Role, Held]]] = defaultdict(list)
+        waiting: dict[Key, list[_Named]] = defaultdict(list)
+        seen: dict[Key, int] = defaultdict(lambda: -1)  # the last call that showed a thing
         for s in episode:
             assert state is not None
-            c = context(s, state)
+            c, n = context(s, state), len(state.calls)
             if not s.failed and s.name in readers:
                 for key, record in _shown(s, ids):
-                    calls, thing = waiting.pop(key, []), state.things.get(key)
-                    if len({id(call) for call, _, _ in calls}) == 1 and thing is not None:
-                        fields = {n: v[0] for n, v in thing.fields.items() if n in record}
-                        for call, role, then in calls:
-                            known = fields if role[0] else {}
-                            unseen = [n for n in record if n not in fields and not known]
-                            before = known | dict.fromkeys(unseen, _NEW)
-                            after = {n: record[n] for n in before}
-                            sample = Sample(call.args, call.value, before, after, then)
-                            samples[call.name][role].append(sample)
+                    thing = state.things.get(key)
+                    if thing is not None:
+                        for call, sample in _changes(thing, record, waiting[key], seen[key]):
+                            samples[call.name][sample.role].append(sample)
+                    seen[key] = n
             new = [k for k, _ in settings.made(ids, s.name, s.args, s.value)]
             new = [] if s.failed else [k for k in new if k not in state.things]
             held = settings.held(c)
             state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
             if not s.failed and s.name not in readers:
                 for role, key in addressed(c):
-                    waiting[key].append((s, role, held))
+                    waiting[key].append((n, s, role, held))
                 for key in new:
-                    waiting[key].append((s, ("", key[0]), held))
+                    waiting[key].append((n, s, ("", key[0]), held))
     effects: dict[str, list[Effect]] = {}
     for tool, roles in samples.items():
         found = [
@@ -118,6 +83,32 @@ def mine(
         if found:
             effects[tool] = found
     return effects
+
+
+def _changes(
+    thing: Thing, record: Record, named: Sequence[_Named], seen: int
+) -> Iterator[tuple[Step, Sample]]:
+    """What one call each did to a thing that is shown again: of the calls that named it, the only
+    one since its field was last told. Fields that were not are seen as what they are `after` a call
+    that made the thing, or that came before all that is known of it. `seen`: the last sight."""
+    told = {n: v[0] for n, v in thing.fields.items() if n in record}
+    alone: dict[tuple[int, Role], Sample] = {}
+    calls: dict[int, Step] = {}
+    for name, after in record.items():
+        known = name in told
+        since = int(thing.fields[name][2].removeprefix("call ")) if known else seen
+        later = [call for call in named if call[0] > since]
+        if len({n for n, _, _, _ in later}) != 1:
+            continue
+        for n, call, role, held in later:
+            if not known and told and role[0]:
+                continue
+            calls[n] = call
+            blank = Sample(role, call.args, call.value, {}, {}, held)
+            sample = alone.setdefault((n, role), blank)
+            sample.before[name] = told[name] if known and role[0] else _NEW
+            sample.after[name] = after
+    yield from ((calls[n], sample) for (n, _), sample in alone.items())
 
 
 def touched(
@@ -137,7 +128,7 @@ def touched(
             state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
             if s.failed or s.name not in effects:
                 continue
-            roles = dict(addressed(c)) | _made(c, s.value)
+            roles = dict(addressed(c)) | makes(c, s.value)
             for effect in effects[s.name]:
                 for name in effect.rules if effect.role in roles else ():
                     own = found.setdefault((s.episode, roles[effect.role]), {})
@@ -191,7 +182,7 @@ def _moving(told: Sequence[Pair]) -> Rule | None:
     if sum(a != b for _, a, b in told) < _LEAST:
         return None
     if all(is_number(a) and is_number(b) for _, a, b in told):
-        return call_number([(call_values(s.args, s.result), b - a) for s, a, b in told])
+        return _number([(call_values(s.args, s.result), b - a) for s, a, b in told])
     if all(isinstance(a, list) and isinstance(b, list) for _, a, b in told):
         return _list([(call_values(s.args, s.result), a, b) for s, a, b in told])
     if all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in told):
@@ -214,57 +205,9 @@ def _joining(told: Sequence[Pair]) -> Rule | None:
     return Rule("join", joined[0], joined[1]) if joined else None
 
 
-def call_values(args: dict[str, Any], result: Any) -> dict[Value, Any]:
-    """What a call and its result say: scalars, lengths of lists, sums of their numbers."""
-    found: dict[Value, Any] = {}
-    for side, whole in (("arg", args), ("res", result)):
-        sums: dict[str, list[Any]] = defaultdict(list)
-        for path, value in columns(whole):
-            if "/#" in path:
-                sums[path].append(value)
-            else:
-                found[side, path] = value
-        for path, values in sums.items():
-            found["count", side, path] = len(values)
-            if all(is_number(v) for v in values):
-                found["sum", side, path] = round(sum(values), 2)
-    return found
-
-
-def _named(part: Any, args: dict[str, Any], result: Any) -> dict[Value, Any] | None:
-    """The numbers beside a part's key in the last record of each list that names it, None where
-    the call's arguments do not name it."""
-    if not any(v == part for _, v in leaves(args)):
-        return None
-    found: dict[Value, Any] = {}
-    for side, whole in (("arg", args), ("res", result)):
-        for name, items in whole.items() if isinstance(whole, dict) else ():
-            for item in items if isinstance(items, list) else ():
-                if isinstance(item, dict) and part in item.values():
-                    found |= {(f"part-{side}", name, n): v for n, v in item.items() if is_number(v)}
-    return found
-
-
-def call_number(pairs: Sequence[tuple[dict[Value, Any], float]]) -> Rule | None:
-    """The number that a difference is, with its sign."""
-    hits: Counter[tuple[str, Value]] = Counter()
-    had: Counter[Value] = Counter()
-    for values, delta in pairs:
-        for source, value in values.items():
-            if is_number(value):
-                had[source] += 1
-                for sign, signed in (("+", value), ("-", -value)):
-                    hits[sign, source] += abs(signed - delta) < 0.006
-    moved = sum(abs(delta) > 0.006 for _, delta in pairs)
-    good = [
-        (n / had[k[1]], n, k)
-        for k, n in hits.items()
-        if n >= _LEAST and n >= _SURE * had[k[1]] and n >= _SURE * moved
-    ]
-    if not good:
-        return None
-    _, _, (sign, source) = max(good, key=lambda g: (g[0], g[1], -len(g[2][1]), str(g[2])))
-    return Rule(sign, source)
+def _number(pairs: Sequence[tuple[dict[Value, Any], float]]) -> Rule | None:
+    found = moved_by(pairs)
+    return None if found is None else Rule(*found)
 
 
 def _list(pairs: Sequence[tuple[dict[Value, Any], list[Any], list[Any]]]) -> Rule | None:
@@ -292,7 +235,7 @@ def _parts(pairs: Sequence[tuple[Sample, dict[str, Any], dict[str, Any]]]) -> Ru
         (part, after.get(key), values)
         for s, before, after in pairs
         for key, part in before.items()
-        if isinstance(part, dict) and (values := _named(key, s.args, s.result)) is not None
+        if isinstance(part, dict) and (values := part_values(key, s.args, s.result)) is not None
     ]
     if not rows:
         return None
@@ -305,7 +248,7 @@ def _parts(pairs: Sequence[tuple[Sample, dict[str, Any], dict[str, Any]]]) -> Ru
         left = [(p, a, v) for p, a, v in rows if p.get(rule.by) == kind and isinstance(a, dict)]
         for name in dict.fromkeys(n for part, _, _ in left for n in part if is_number(part[n])):
             own = [(v, a[name] - p[name]) for p, a, v in left if is_number(a.get(name))]
-            inner = call_number(own) if any(abs(d) > 0.006 for _, d in own) else None
+            inner = _number(own) if any(abs(d) > 0.006 for _, d in own) else None
             if inner is not None:
                 rule.inner.append((kind, name, inner))
     return rule if rule.gone or rule.inner else None
@@ -326,7 +269,7 @@ def apply(effects: Sequence[Effect], c: Context, result: Any) -> None:
     if not effects:
         return
     state, n, held = c.state, len(c.state.calls) - 1, settings.held(c)
-    roles = dict(addressed(c)) | _made(c, result)
+    roles = dict(addressed(c)) | makes(c, result)
     for effect in effects:
         key = roles.get(effect.role)
         if key is None:
@@ -335,19 +278,18 @@ def apply(effects: Sequence[Effect], c: Context, result: Any) -> None:
         for name, rule in effect.rules.items():
             thing = state.things.get(key)
             told = thing is not None and name in thing.fields and thing.fields[name][2]
-            if (name not in known and rule.kind != "set") or told == f"call {n}":
+            begun = rule.kind == "set" or (rule.kind == "log" and rule.value == logs.EMPTY)
+            if (name not in known and not begun) or told == f"call {n}":
                 continue  # unknown, or the call's own result told it
-            after = _changed(known.get(name, _NEW), rule, c.args, result, held)
+            if rule.kind == "log":
+                made = logs.Made(c.args, result, held, state.fields(key))
+                after = logs.grown(known.get(name, []), rule, made)
+            else:
+                after = _changed(known.get(name, _NEW), rule, c.args, result, held)
             if after is not None and after[0] != known.get(name, _NEW):
                 thing = state.things.setdefault(key, Thing(first=n))
                 thing.fields[name] = (after[0], "inferred", f"call {n}")
                 state.changed = n
-
-
-def _made(c: Context, result: Any) -> dict[Role, Key]:
-    """What a call makes, by the kind of thing."""
-    made = settings.made(c.state.ids, c.tool.name, c.args, result)
-    return {("", key[0]): key for key, _ in made}
 
 
 def _changed(
@@ -365,19 +307,19 @@ def _changed(
             return None
         after: dict[str, Any] = {}
         for key, part in before.items():
-            values = _named(key, args, result) if isinstance(part, dict) else None
+            values = part_values(key, args, result) if isinstance(part, dict) else None
             if values is None:
                 after[key] = part
             elif part.get(rule.by) not in rule.gone:
                 after[key] = dict(part)
                 for kind, name, inner in rule.inner:
-                    number = _moved(part.get(name), inner, values)
+                    number = shifted(part.get(name), inner, values)
                     if kind == part.get(rule.by) and number is not None:
                         after[key][name] = number
         return (after,)
     values = call_values(args, result)
     if rule.kind in "+-":
-        moved = _moved(before, rule, values)
+        moved = shifted(before, rule, values)
         return None if moved is None else (moved,)
     item = values.get(rule.value)
     if item is None or not isinstance(before, list):
@@ -386,11 +328,3 @@ def _changed(
         inserted = settings.inserted(before, item)
         return None if inserted is None else (inserted,)
     return ([*before, item] if rule.kind == "append" else [x for x in before if x != item],)
-
-
-def _moved(before: Any, rule: Rule, values: dict[Value, Any]) -> float | None:
-    by = values.get(rule.value)
-    if not is_number(before) or not is_number(by) or by is None:
-        return None
-    after = before + by if rule.kind == "+" else before - by
-    return after if isinstance(after, int) else round(after, 2)

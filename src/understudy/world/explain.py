@@ -2,9 +2,11 @@
 which of them to believe."""
 
 import json
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
 from typing import Any
 
 from understudy.world import joins
@@ -20,8 +22,8 @@ Ranked = tuple[Source, float, int]  # a source, its precision, how often it was 
 # which of sources that are as often right is taken: the simplest
 _COST = {
     "arg": 0.9, "own": 1, "ref": 2, "word": 2.1, "join": 2.2, "mirror": 2.5, "sum": 2.5,
-    "append": 2.6, "count": 2.7, "total": 2.8, "repeat": 3, "const": 3.5, "recall": 4, "last": 5,
-    "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3,
+    "append": 2.6, "count": 2.7, "total": 2.8, "out": 2.9, "repeat": 3, "const": 3.5,
+    "recall": 4, "last": 5, "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3,
 }  # fmt: skip
 # (right, wrong) calls that each kind of source is credited with before the first is seen
 _TRUST = {
@@ -39,10 +41,11 @@ class Seen:
     values: dict[str, Any]  # leaf path -> value
     right: dict[str, set[Source]]  # leaf path -> sources that had this very value
     had: set[Source]
-    numbers: dict[Source, float]
+    numbers: dict[Source, float]  # the simplest first
     moments: dict[Source, str]
     whole: Any
-    joined: dict[tuple[str, str], list[joins.Element]] = field(default_factory=dict)
+    joined: dict[tuple[str, str], list[joins.Element]]
+    places: dict[str, int]  # leaf path -> its place in the result
 
 
 def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
@@ -85,8 +88,13 @@ def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
     for path, item in values.items():
         if isinstance(item, list) and PLUS not in path:
             numbers.update(aggregates(("out", path), item))
+        elif is_number(item) and PLUS not in path:
+            numbers["out", path] = item
     numbers.update(totals(numbers))
-    return Seen(row, values, right, had, numbers, moments, value, joins.see_joins(c, plain))
+    numbers = dict(sorted(numbers.items(), key=lambda n: (_cost(n[0]), str(n[0]))))
+    places = {path: n for n, path in enumerate(values)}
+    joined = joins.see_joins(c, plain)
+    return Seen(row, values, right, had, numbers, moments, value, joined, places)
 
 
 def text(value: Any) -> str:
@@ -185,40 +193,99 @@ def moments(path: str, seen: Sequence[Seen]) -> list[Ranked]:
     return reckoned(rows)
 
 
+_NUMBERS = 40  # known numbers that are taken by twos
+_SAMPLE = 120  # results that they are tried on
+_TRIED = 24  # of these, on which factors are looked for
+_CENT = 0.006
+Numbers = list[tuple[Source, float]]
+
+
 def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
-    """Products, sums, differences of two known numbers, and fixed multiples of differences."""
+    """Products, sums, differences of two known numbers, parts of the result before this one among
+    them, and fixed multiples of one and of differences."""
+    rows: list[tuple[float, Numbers]] = []
+    for s in seen[:: max(1, len(seen) // _SAMPLE)]:
+        if is_number(s.values[path]):
+            rows.append((s.values[path], _usable(path, s)))
     hits: Counter[Source] = Counter()
-    had: Counter[tuple[Source, Source]] = Counter()
-    scaled: Counter[Source] = Counter()
-    spans: dict[tuple[Source, Source], set[float]] = defaultdict(set)
-    sample = seen[:: max(1, len(seen) // 120)]
-    for s in sample:
-        target = s.values[path]
-        if not is_number(target):
-            continue
-        own = path.partition(PLUS)[0]
-        usable = [n for n in s.numbers.items() if not _made_of(n[0], ("out", own))]
-        known = sorted(usable, key=lambda n: (_cost(n[0]), str(n[0])))[:40]
-        for i, (a, x) in enumerate(known):
-            for b, y in known[i:]:
-                had[a, b] += 1
-                for op, left, right in (("*", a, b), ("+", a, b), ("-", a, b), ("-", b, a)):
-                    if op == "-" and a == b:
-                        continue
-                    u, v = (x, y) if left is a else (y, x)
-                    if abs(apply(op, u, v) - target) < 0.006:
-                        hits["op", op, left, right] += 1
-                    if op == "-" and u > v and target and is_number(target / (u - v)):
-                        factor = round(target / (u - v), 4)
-                        factor = int(factor) if factor == int(factor) else factor
-                        if factor != 1:
-                            scaled["op", "*", ("const", factor), ("op", op, left, right)] += 1
-                            spans[left, right].add(u - v)
-    ranked = []
-    for source, n in [*hits.items(), *scaled.items()]:
-        a, b = source[2:] if source in hits else source[3][2:]
-        times = had.get((a, b)) or had[b, a]
-        varied = source in hits or len(spans[a, b]) > 1
-        if n >= 4 and n >= 0.8 * times and varied:
-            ranked.append((source, n / times, n))
-    return ranked
+    beside: dict[Source, list[tuple[float, float]]] = defaultdict(list)
+    for target, known in rows:
+        hits.update(_made(target, known))
+        for a, x in known:
+            beside[a].append((x, target))
+    ranked = [multiple for a, own in beside.items() for multiple in _multiples(a, own)]
+    held = [dict(known) for _, known in rows]
+    for source, n in hits.items():
+        if n >= 4:
+            times = sum(source[2] in own and source[3] in own for own in held)
+            if n >= 0.8 * times:
+                ranked.append((source, n / times, n))
+    return ranked + list(_scaled([(t, own) for (t, _), own in zip(rows, held, strict=True)]))
+
+
+def _usable(path: str, s: Seen) -> Numbers:
+    """The simplest numbers that a value may be made of: none that is made of the value itself, or
+    of a part of the result that comes after it."""
+    own, place = ("out", path.partition(PLUS)[0]), s.places[path]
+    usable = (
+        (a, x) for a, x in s.numbers.items()
+        if (a[0] != "out" or s.places[a[1]] < place) and not _made_of(a, own)
+    )  # fmt: skip
+    return list(islice(usable, _NUMBERS))
+
+
+def _made(target: float, known: Numbers) -> Iterator[Source]:
+    """The operations on two numbers that make a third. The second is looked up by its value: the
+    work grows with the numbers, not with their pairs."""
+    ordered = sorted((y, n) for n, (_, y) in enumerate(known))
+    values = [y for y, _ in ordered]
+    for i, (a, x) in enumerate(known):
+        needed = [("+", target - x), ("-", x - target)]
+        if x and is_number(target / x):
+            needed.append(("*", target / x))
+        elif not x and abs(target) < _CENT:
+            yield from (("op", "*", a, b) for b, _ in known[i:])
+        for op, y in needed:
+            wide = 2 * _CENT / (abs(x) if op == "*" else 1) + 1e-9 * abs(y)
+            for _, n in ordered[bisect_left(values, y - wide) : bisect_right(values, y + wide)]:
+                b, other = known[n]
+                if (op == "-" and n == i) or (op != "-" and n < i):
+                    continue
+                if abs(apply(op, x, other) - target) < _CENT:
+                    yield "op", op, a, b
+
+
+def _scaled(rows: Sequence[tuple[float, dict[Source, float]]]) -> Iterator[Ranked]:
+    """Fixed multiples of a difference of two numbers. What shows on a few results is counted on
+    all of them."""
+    few: Counter[tuple[Source, Source, float]] = Counter()
+    for target, known in rows[:: max(1, len(rows) // _TRIED)]:
+        for (a, x), (b, y) in combinations(islice(known.items(), _NUMBERS // 2), 2):
+            factor = _factor(target, abs(x - y)) if x != y else None
+            if factor is not None:
+                few[(a, b, factor) if x > y else (b, a, factor)] += 1
+    for a, b, factor in (found for found, n in few.items() if n > 1):
+        both = [(target, own[a] - own[b]) for target, own in rows if a in own and b in own]
+        right = [by for target, by in both if by > 0 and _factor(target, by) == factor]
+        if len(right) >= max(4, 0.8 * len(both)) and len(set(right)) > 1:
+            source = ("op", "*", ("const", factor), ("op", "-", a, b))
+            yield source, len(right) / len(both), len(right)
+
+
+def _factor(target: float, by: float) -> float | None:
+    """What a number is a multiple by, other than 1."""
+    if not target or not is_number(target / by):
+        return None
+    factor = round(target / by, 4)
+    return None if factor == 1 else int(factor) if factor == int(factor) else factor
+
+
+def _multiples(source: Source, beside: Sequence[tuple[float, float]]) -> Iterator[Ranked]:
+    """Fixed multiples of a number, to cents, from (number, value): the largest numbers tell best
+    what the factor is."""
+    few = min(len({x for x, _ in beside}), len({value for _, value in beside})) < 3
+    top = [] if few else sorted(beside, key=lambda p: -abs(p[0]))[:3]
+    for factor in sorted({round(value / x, 4) for x, value in top if x}):
+        n = sum(abs(apply("*", factor, x) - value) < 0.006 for x, value in beside)
+        if factor not in (0, 1) and n >= 4 and n >= 0.9 * len(beside):
+            yield ("op", "*", ("const", factor), source), n / len(beside), n

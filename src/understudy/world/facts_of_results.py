@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from understudy.world.amounts import Value
 from understudy.world.context import resolve
 from understudy.world.draws import Draw
-from understudy.world.effects import Effect, Rule
 from understudy.world.explain import same_value
 from understudy.world.facts import (
     Case,
@@ -22,6 +22,7 @@ from understudy.world.facts import (
 )
 from understudy.world.listings import list_in
 from understudy.world.query import Query, equal_values
+from understudy.world.rules import Effect, Rule
 from understudy.world.shapes import Leaf
 from understudy.world.values import at, escape, is_number
 
@@ -276,14 +277,23 @@ def _draw(case: Case, draw: Draw) -> Iterator[Fact]:
 def _rule(rule: Rule) -> str:
     if rule.kind == "set" and rule.value[0] == "const":
         return f"Puts {rule.value[1]} into"
-    head, *_, path = rule.value or ("", "")
-    pointer = path.startswith("/") and not head.startswith("part-")
-    value = path_text(path if pointer else f"/{escape(path)}")
-    counted = {"sum": f"the sum of {value}", "count": f"the number of {value}"}
-    what = counted.get(head, value)
     if rule.kind == "parts":
         return "Changes what the arguments name in"
+    if rule.kind == "log":
+        return "Adds a record to"
     verbs = {"+": "Adds {} to", "-": "Takes {} from", "append": "Puts {} at the end of"}
     verbs |= {"set": "Puts {} into", "insert": "Puts {}, in order, into"}
     verbs["join"] = verbs["append"]
-    return verbs.get(rule.kind, "Takes {} out of").format(what)
+    return verbs.get(rule.kind, "Takes {} out of").format(_value(rule.value or ("", "")))
+
+
+def _value(source: Value) -> str:
+    """Where in a call a value is, in words."""
+    head, *_, path = source
+    if head in ("and", "less"):
+        one, other = map(_value, source[1:])
+        return f"{one} and {other}" if head == "and" else f"{one} less {other}"
+    pointer = path.startswith("/") and not head.startswith("part-")
+    value = path_text(path if pointer else f"/{escape(path)}")
+    counted = {"sum": f"the sum of {value}", "count": f"the number of {value}"}
+    return counted.get(head, value)

@@ -43,6 +43,11 @@ def _repeated(f: Feature, c: Context) -> Any:
     return None if n is None else c.state.calls[n].outcome
 
 
+def _clash(f: Feature, c: Context) -> Any:
+    met = c.clashes[f[1]] if f[1] < len(c.clashes) else None
+    return None if met is None else bool(met)
+
+
 _OF_CALLS: dict[str, Callable[[Feature, Context], Any]] = {
     "has": lambda f, c: f[1] in c.args,
     "kind": lambda f, c: kind_of(c.args[f[1]]) if f[1] in c.args else None,
@@ -51,6 +56,7 @@ _OF_CALLS: dict[str, Callable[[Feature, Context], Any]] = {
     "fmt": _formed,
     "hits": lambda f, c: c.hits,
     "unseen": lambda f, c: c.unseen,
+    "clash": _clash,
     "miss": lambda f, c: bool(c.tool.missing(c.args)),
     "extra": lambda f, c: bool(c.tool.extra(c.args)),
     "done": lambda f, c: f[1] in c.state.last,

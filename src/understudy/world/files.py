@@ -6,11 +6,10 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import draws, evidence
+from understudy.world import draws, evidence, rules
 from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
-from understudy.world.context import ToolFacts
-from understudy.world.effects import Effect, Rule
+from understudy.world.context import Overlap, ToolFacts, tuplify
 from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
 from understudy.world.model import World
@@ -26,7 +25,7 @@ from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.wording import Part, Votes
 
-FORMAT = 13
+FORMAT = 14
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -98,6 +97,7 @@ def to_json(world: World) -> dict[str, Any]:
             "exchanges": [_fields(e) for e in world.book.exchanges],
             "kinds": world.book.kinds,
             "votes": [[*key, n] for key, n in world.book.votes.counts.items()],
+            "heard": [[*key, n] for key, n in world.book.votes.words.items()],
             "implied": world.book.implied,
             "totals": [[key, n] for key, n in world.book.votes.totals.items()],
         },
@@ -113,10 +113,11 @@ def _tool(m: ToolModel) -> dict[str, Any]:
     apart = "facts", "shapes", "texts", "query", "listings", "hard", "effects", "draws", "after"
     plain = _fields(m, *apart, "evidence")
     plain["facts"] = _fields(m.facts)
+    plain["facts"]["overlaps"] = [list(_fields(o).values()) for o in m.facts.overlaps]
     plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
     plain["texts"] = {k: t.to_json() for k, t in m.texts.items()}
     plain["hard"] = {k: _fields(h) for k, h in m.hard.items()}
-    plain["effects"] = [[e.role, {n: _rule(r) for n, r in e.rules.items()}] for e in m.effects]
+    plain["effects"] = rules.to_json(m.effects)
     plain["draws"] = [_fields(d) for d in m.draws]
     plain["after"] = {k: _fields(a) for k, a in m.after.items()}
     plain["evidence"] = _fields(m.evidence)
@@ -125,16 +126,6 @@ def _tool(m: ToolModel) -> dict[str, Any]:
         plain["query"] = _fields(m.query, "rows", "_keyed", "_index")
         plain["query"]["rows"] = [_fields(r) for r in m.query.rows]
     return plain
-
-
-def _rule(r: Rule) -> list[Any]:
-    inner = [[kind, name, _rule(i)] for kind, name, i in r.inner]
-    return [r.kind, r.value, r.by, r.gone, inner]
-
-
-def _read_rule(data: list[Any]) -> Rule:
-    kind, value, by, gone, inner = data
-    return Rule(kind, tuple(value), by, gone, [(k, n, _read_rule(r)) for k, n, r in inner])
 
 
 def from_json(data: dict[str, Any]) -> World:
@@ -180,7 +171,7 @@ def from_json(data: dict[str, Any]) -> World:
             _read_population(book["population"]),
             exchanges,
             book["kinds"],
-            _votes(book["votes"], book["totals"]),
+            _votes(book["votes"], book["totals"], book["heard"]),
             {w: [(path, value) for path, value in own] for w, own in book["implied"].items()},
         ),
         Failures(**data["failures"], envelope=Envelope(**data["envelope"])),
@@ -208,10 +199,11 @@ def _read_population(data: dict[str, Any]) -> Population:
     return Population(**{**data, "profiles": profiles, "slips": slips})
 
 
-def _votes(counts: list[Any], totals: list[Any]) -> Votes:
+def _votes(counts: list[Any], totals: list[Any], heard: list[Any]) -> Votes:
     votes = Votes()
     votes.counts.update({(name, (side, words)): n for name, (side, words), n in counts})
     votes.totals.update({(side, words): n for (side, words), n in totals})
+    votes.words.update({(word, held, (side, words)): n for word, held, (side, words), n in heard})
     return votes
 
 
@@ -226,6 +218,7 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
         query["derived"] = {k: tuple(v) for k, v in query["derived"].items()}
         query = Query(**query, rows=rows)
     facts = ToolFacts(**data["facts"])
+    facts.overlaps = [Overlap(*tuplify(o)) for o in data["facts"]["overlaps"]]
     facts.owners = [(p, name, part, path) for p, name, part, path in facts.owners]
     return ToolModel(
         **{
@@ -235,10 +228,7 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
             "shapes": {k: Shape.from_json(s) for k, s in data["shapes"].items()},
             "texts": {k: Template.from_json(t) for k, t in data["texts"].items()},
             "hard": {k: Hard(**h) for k, h in data["hard"].items()},
-            "effects": [
-                Effect((p, f), {n: _read_rule(r) for n, r in rules.items()})
-                for (p, f), rules in data["effects"]
-            ],
+            "effects": rules.from_json(data["effects"]),
             "draws": [draws.read(d) for d in data["draws"]],
             "after": {k: After(**a) for k, a in data["after"].items()},
             "recall": {k: [(e, v) for e, v in held] for k, held in data["recall"].items()},

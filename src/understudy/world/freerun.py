@@ -8,7 +8,8 @@ both with the error flag, and `flag` on the error flag alone.
 
 A field of a thing has changed where its value after the rollout is not the first one that the
 session held of it: what is seen for the first time is no change, and neither is a new thing, whose
-id nobody could foresee. Only things that some result shows as a whole count: records that are parts
+id nobody could foresee; where a field names it, the order in which it was made stands for it. Only
+things that some result shows as a whole count: records that are parts
 of results alone (a price as of one day) differ by what was asked. What really changed is read off
 a session that observed the real results, the effects that the world knows among it.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 from understudy.core.types import Episode, canonical_json
 from understudy.runs.statistics import clustered_mean
+from understudy.world import settings
 from understudy.world.floor import Floor, Said
 from understudy.world.ids import Ids
 from understudy.world.model import World, WorldSession
@@ -95,8 +97,8 @@ def _rollouts(
             known = _knowable(ahead, seen, train.values)
             truth = world.session(seed, history.state)
             changed = _follow(truth, ahead, [(x.content, x.flag) for x in ahead], train.whole)
-            own, first = world.session(seed, history.state), _Firsts(train.whole)
-            first.note(own.state)
+            own = world.session(seed, history.state)
+            first = _Firsts(train.whole, own.state)
             said: list[Said] = []
             for t in made[i : i + LENGTH]:
                 result = own.step(t.name, t.arguments, greedy=True)
@@ -135,8 +137,7 @@ def _follow(
     session: WorldSession, calls: Sequence[Step], said: Sequence[Said], whole: set[str]
 ) -> set[Change]:
     """What changes in a session that observes these results."""
-    first = _Firsts(whole)
-    first.note(session.state)
+    first = _Firsts(whole, session.state)
     for s, (content, flag) in zip(calls, said, strict=True):
         session.observe(s.name, s.args, content, flag)
         first.note(session.state)
@@ -146,9 +147,10 @@ def _follow(
 class _Firsts:
     """The first value that a session held of each field of its things of these domains."""
 
-    def __init__(self, whole: set[str]) -> None:
-        self.whole = whole
+    def __init__(self, whole: set[str], begun: State) -> None:
+        self.whole, self.calls = whole, len(begun.calls)
         self.values: dict[tuple[Key, str], Any] = {}
+        self.note(begun)
 
     def _fields(self, state: State) -> Iterator[tuple[Key, str, Any]]:
         for key, thing in state.things.items():
@@ -160,13 +162,33 @@ class _Firsts:
         for key, name, value in self._fields(state):
             self.values.setdefault((key, name), value)
 
+    def _made(self, state: State) -> dict[Any, str]:
+        """What calls since then made, by its id: a name that tells the order alone."""
+        found: dict[Any, str] = {}
+        for past in state.calls[self.calls :]:
+            made = settings.made(state.ids, past.name, past.args, past.value) if past.ok else ()
+            for key, _ in made:
+                if state.remembered(key) is None:
+                    found.setdefault(key[1], f"made {len(found)}")
+        return found
+
     def changes(self, state: State) -> set[Change]:
-        now = {(k, n): (v, self.values[k, n]) for k, n, v in self._fields(state)}
+        made = self._made(state)
+        now = {(k, n): v for k, n, v in self._fields(state) if k[1] not in made}
         return {
-            (*at, canonical_json(value))
-            for at, (value, first) in now.items()
-            if canonical_json(value) != canonical_json(first)
+            (*at, canonical_json(_named(value, made)))
+            for at, value in now.items()
+            if canonical_json(value) != canonical_json(self.values[at])
         }
+
+
+def _named(value: Any, names: dict[Any, str]) -> Any:
+    """A value with names in the places of ids."""
+    if isinstance(value, dict):
+        return {k: _named(v, names) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_named(v, names) for v in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _score(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.world import joint, numbering
+from understudy.world import counters, joint, numbering
 from understudy.world.numbering import Column
 from understudy.world.transitions import Step
 from understudy.world.values import columns, escape, is_date, records
@@ -30,6 +30,8 @@ class Ids:
     refs: dict[str, dict[str, str]] = field(default_factory=dict)
     joint: dict[str, str] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)  # tools that read texts of no few forms
+    counters: dict[str, dict[str, tuple[str, int]]] = field(default_factory=dict)
+    """Tool -> column of numbers that count up -> (counter, what the next number is more)."""
 
     def of_args(self, tool: str, args: dict[str, Any]) -> list[tuple[str, str, Any]]:
         """(argument, domain, value) of a call's identifiers, joint ones among them."""
@@ -99,6 +101,7 @@ def mine(all_steps: Sequence[Step]) -> Ids:
     for tool, own in named.items():
         ids.args.setdefault(tool, {}).update(own)
     ids.written = [t for t in joint.free(all_steps) if t in ids.joint]
+    ids.counters = counters.mine(good)
     for tool in (t for t, label in ids.joint.items() if joint.AND in label):
         ids.keys.get(tool, {}).pop("", None)
     return ids

@@ -7,12 +7,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
-from understudy.world import draws, effects, evidence, frames, listings
+from understudy.world import draws, effects, evidence, frames, listings, logs, overlaps
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
 from understudy.world.context import Context, ToolFacts
-from understudy.world.decisions import count_conditions
+from understudy.world.decisions import count_conditions, outcome_tree
 from understudy.world.explain import Seen, see
 from understudy.world.features import feature, feature_names, field_kinds
 from understudy.world.formats import formats
@@ -22,18 +22,17 @@ from understudy.world.model import World
 from understudy.world.owners import Relation, broken, lasting, relations
 from understudy.world.query import Query
 from understudy.world.remembering import remember
+from understudy.world.rules import Effect
 from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
 from understudy.world.state import Memory, State, two
 from understudy.world.templates import Template, abstract, once
 from understudy.world.tools import (
-    Hard,
     ToolModel,
     conditions,
     context_of,
 )
 from understudy.world.transitions import Failures, Step, steps, transitions
-from understudy.world.tree import Node, decide, grow
 from understudy.world.values import columns, is_number, kind_of
 
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
@@ -101,23 +100,6 @@ def _told(found: Sequence[Transition]) -> str:
     """What users said in an episode, as one text."""
     longest = max((t.history for t in found), key=len, default=())
     return "\n".join(text_of(m.get("content")) for m in longest if m["role"] == "user")
-
-
-def _tree(rows: list[Row], hard: dict[str, Hard]) -> Node:
-    """A tree of outcomes in which a lasting failure that chance brought counts once, however
-    often the call was repeated; one that the situation brings counts every time."""
-    fresh = [r for r in rows if r[0][("rep",)] not in hard or r[0][("rep",)] != r[1]]
-    if len(fresh) in (0, len(rows)):
-        return grow([r[0] for r in rows], [r[1] for r in rows])
-    first = grow([r[0] for r in fresh], [r[1] for r in fresh])
-    chance: dict[str, list[bool]] = defaultdict(list)
-    for row, label, _ in fresh:
-        counts = decide(first, row.get)
-        lasting = sum(n for k, n in counts.items() if k in hard or k.startswith("ok"))
-        chance[label].append(counts[label] < 0.9 * lasting)
-    stays = {label for label, seen in chance.items() if sum(seen) > 0.5 * len(seen)}
-    kept = [r for r in rows if r[0][("rep",)] != r[1] or r[1] not in stays]
-    return grow([r[0] for r in kept], [r[1] for r in kept])
 
 
 def _text(s: Step) -> str:
@@ -199,7 +181,7 @@ class _Learner:
         )
         self.flags: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         self.trail: list[list[tuple[Step, str]]] = []
-        self.effects: dict[str, list[effects.Effect]] = {}
+        self.effects: dict[str, list[Effect]] = {}
         self.draws: dict[str, list[draws.Draw]] = {}
         self.touched: effects.Touched = {}
         self.evidence: evidence.Evidences = {}
@@ -227,7 +209,7 @@ class _Learner:
             s for s in self.by_tool[tool]
             if isinstance(s.value, str) and not s.failed and self._usable(s)
         ]  # fmt: skip
-        forms = Counter(abstract(_text(s), self._bare(s))[0] for s in texts)
+        forms = Counter(self._form(s) for s in texts)
         return once(forms, self.config.max_forms)
 
     def _find_frames(self) -> None:
@@ -242,8 +224,11 @@ class _Learner:
         for tool, own in self.by_tool.items():
             texts = [s for s in own if s.failed or isinstance(s.value, str)]
             facts = self.facts[tool]
-            forms = [abstract(_text(s), self._bare(s))[0] for s in texts]
+            forms = [self._form(s) for s in texts]
             facts.frames = frames.mine(forms, common)
+
+    def _form(self, s: Step) -> str:
+        return abstract(_text(s), self._bare(s))[0]
 
     def _bare(self, s: Step) -> Context:
         return Context(State(self.ids, self.memory, s.episode), self.facts[s.name], s.args)
@@ -261,9 +246,19 @@ class _Learner:
     def find_effects(self, by_episode: Sequence[list[Step]]) -> None:
         """What calls do to things that their results do not show."""
         usable = [[s for s in episode if self._usable(s)] for episode in by_episode]
+        walk = self.start, self._context, self._follow_effects
         self.effects = effects.mine(usable, self.ids, self.start, self._context)
+        added = logs.mine(usable, self.ids, *walk)
+        for tool, own in added.items():
+            self.effects.setdefault(tool, []).extend(own)
+        for tool, found in overlaps.mine(usable, self.memory, *walk, self._form).items():
+            self.facts[tool].overlaps = found
+            self.features[tool] += [("clash", n) for n in range(len(found))]
         self.draws = draws.mine(usable, self.queries)
         self.touched = effects.touched(usable, self.start, self._context, self.effects)
+
+    def _follow_effects(self, s: Step, c: Context) -> None:
+        effects.apply(self.effects.get(s.name, ()), c, s.value)
 
     def follow(self, episode: list[Step], told: str) -> None:
         """One episode: every call in the state that preceded it."""
@@ -290,7 +285,7 @@ class _Learner:
             evidence.note(self.evidence, c, label, s.value, told)
             state.observe(s.name, s.args, label, s.value)
             if not s.failed:
-                effects.apply(self.effects.get(s.name, ()), c, s.value)
+                self._follow_effects(s, c)
                 draws.note(self.draws.get(s.name, ()), c.args, s.value, state)
             trail.append((s, label))
         self.trail.append(trail)
@@ -351,7 +346,7 @@ class _Learner:
                 evidence=self.evidence.get(tool, evidence.Evidence()),
             )
             right = [r for r in rows if model.wrong(r[2], pooled) is None]
-            model.tree = _tree(right or rows, hard)
+            model.tree = outcome_tree([(r[0], r[1]) for r in right or rows], hard)
             for label, texts in self.texts[tool].items():
                 model.texts[label] = Template.learn(
                     label.removeprefix("err:").removeprefix("ok:text:"), texts

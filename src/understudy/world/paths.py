@@ -117,11 +117,11 @@ def paths(
     ValueError where no episode has a call with a result."""
     found = [transitions(e) for e in episodes]
     failures = Failures.learn([t for ts in found for t in ts])
-    outcomes = _Outcomes()
+    taken = [steps(made, n, failures) for n, made in enumerate(found)]
+    outcomes = _Outcomes([s for own in taken for s in own])
     miner = _Miner(least)
-    for n, (episode, made) in enumerate(zip(episodes, found, strict=True)):
-        walked = [(s, (s.name, outcomes.of(s))) for s in steps(made, n, failures)]
-        miner.follow(walked, judged(episode))
+    for episode, own in zip(episodes, taken, strict=True):
+        miner.follow([(s, (s.name, outcomes.of(s))) for s in own], judged(episode))
         if progress is not None:
             progress.advance()
     if not miner.tally.episodes:
@@ -130,15 +130,21 @@ def paths(
 
 
 class _Outcomes:
-    """Outcome classes of results, by their wording alone."""
+    """Outcome classes of results, by their wording alone. A tool lists records where it ever did:
+    one whose records all have an empty list (of tags, say) does not."""
 
-    def __init__(self) -> None:
+    def __init__(self, seen: Sequence[Step]) -> None:
         self.forms: dict[str, set[str]] = defaultdict(set)
         self.state = State(Ids(), Memory())
+        self.listing = {
+            s.name
+            for s in seen
+            if not s.failed and (listed := list_in(s.value)) is not None and listed[1]
+        }
 
     def of(self, s: Step) -> str:
         if not s.failed:
-            listed = list_in(s.value)
+            listed = list_in(s.value) if s.name in self.listing else None
             return "ok, nothing listed" if listed is not None and not listed[1] else "ok"
         form, _ = abstract(s.content, Context(self.state, ToolFacts(s.name), s.args))
         form = form.replace("{{", "{").replace("}}", "}").replace("{}", "...")

@@ -8,7 +8,7 @@ that play users otherwise make up what they are asked for.
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from understudy.core.protocols import Chat, User
@@ -56,7 +56,7 @@ class PlayedUser:
         if self.left or turns >= self.patience:
             self.left = True
             return None
-        messages = self._prompt(seen)
+        messages = user_view(self.goal, self._unsaid(seen), self.profile, seen)
         for attempt in range(_TRIES):
             key = (turns, attempt)
             sampling = Sampling(seed=int(chance(self.seed, *key) * 2**31), max_tokens=300)
@@ -78,25 +78,6 @@ class PlayedUser:
         self.left = True
         return None
 
-    def _prompt(self, seen: Sequence[Message]) -> list[Message]:
-        unsaid = sorted(self._unsaid(seen))
-        rules = [
-            "You play a user who writes to an agent. Write only the user's next message.",
-            f"All that you know: {json.dumps(self.goal, ensure_ascii=False)}",
-            f"Not said yet: {json.dumps(unsaid)}. Tell it when you are asked, a little at a time.",
-            *manner(self.profile),
-            f"When you have what you want, or give up, end your message with {END}.",
-        ]
-        messages: list[Message] = [{"role": "system", "content": "\n".join(rules)}]
-        for m in seen:
-            text = text_of(m.get("content"))
-            if m["role"] in ("user", "assistant") and text:
-                role = "assistant" if m["role"] == "user" else "user"
-                messages.append({"role": role, "content": text})  # type: ignore[typeddict-item]
-        if messages[-1]["role"] != "user":
-            messages.append({"role": "user", "content": "(The agent waits for your message.)"})
-        return messages
-
     def _problem(self, text: str, seen: Sequence[Message]) -> str | None:
         """What is wrong with a draft, in words for the model."""
         if not text.strip():
@@ -108,6 +89,30 @@ class PlayedUser:
         if made_up:
             return f"made up: you do not know {', '.join(made_up)}"
         return None
+
+
+def user_view(
+    goal: Mapping[str, Any], unsaid: Collection[str], profile: Profile, seen: Sequence[Message]
+) -> list[Message]:
+    """What a user's model reads: the goal, what of it is not said yet, the manner, and the
+    conversation from the user's side."""
+    rules = [
+        "You play a user who writes to an agent. Write only the user's next message.",
+        f"All that you know: {json.dumps(goal, ensure_ascii=False)}",
+        f"Not said yet: {json.dumps(sorted(unsaid))}. Tell it when you are asked, a little at a "
+        "time.",
+        *manner(profile),
+        f"When you have what you want, or give up, end your message with {END}.",
+    ]
+    messages: list[Message] = [{"role": "system", "content": "\n".join(rules)}]
+    for m in seen:
+        text = text_of(m.get("content"))
+        if m["role"] in ("user", "assistant") and text:
+            role = "assistant" if m["role"] == "user" else "user"
+            messages.append({"role": role, "content": text})  # type: ignore[typeddict-item]
+    if messages[-1]["role"] != "user":
+        messages.append({"role": "user", "content": "(The agent waits for your message.)"})
+    return messages
 
 
 def manner(profile: Profile) -> list[str]:

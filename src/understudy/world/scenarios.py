@@ -85,9 +85,10 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
     _name_known(told)
     speakable = _speakable(told)
     votes = Votes()
-    for _, ticket, said in told:
-        for text in said:
-            votes.learn(text, {p: v for p, v in ticket.items() if kind(p) in speakable})
+    for take in (votes.hear, votes.learn):
+        for _, ticket, said in told:
+            for text in said:
+                take(text, {p: v for p, v in ticket.items() if kind(p) in speakable})
     groups = _groups([t for _, t, _ in told], speakable)
     book = Book(groups=groups, kinds=sorted(speakable), votes=votes)
     talks: list[tuple[Episode, dict[str, Any]]] = []

@@ -47,7 +47,8 @@ class Leaf:
     repeated: bool = False  # whether the traffic shows what an equal call answers later
 
 
-_WIDE = 200  # keys of an object, and leaves of a form, that are taken one by one
+_WIDE = 200  # keys of an object that are taken one by one
+_RECKONED = 64  # leaves of a form of which each may be made of others
 
 
 @dataclass(slots=True)
@@ -67,7 +68,7 @@ class Shape:
             for path in s.values:
                 order[path] = order.get(path, 0) + 1
         steady = _steady(seen)
-        few = len(order) <= _WIDE
+        few = len(order) <= _RECKONED
         shape.joined = _mine_joins(seen)
         for path, n in order.items():
             if listing is not None and (path + "/").startswith(f"/{escape(listing)}/"):
@@ -275,11 +276,12 @@ def _mine_leaf(
     leaf.sources, left = _mine_sources(path, seen, precision, reckon)
     leaf.choice = choice(path, seen)
     kinds = len({text(s.values[path]) for s in seen})
-    unsure = not leaf.sources or leaf.sources[0][1] < 0.97 or left > 0.05 * len(seen)
+    unsure = not leaf.sources or leaf.sources[0][1] < 0.97 or len(left) > 0.05 * len(seen)
     if unsure and kinds <= 12 and len(seen) >= 3 * kinds:
         labels = [json.dumps(s.values[path]) for s in seen]
         leaf.tree = grow([s.row for s in seen], labels)
-    leaf.fresh = _mine_fresh(path, seen, kinds)
+    counts_up = any(source[0] == "next" for source, _ in leaf.sources)
+    leaf.fresh = _mine_fresh(path, left if counts_up else seen, kinds)
     if leaf.fresh is not None:
         leaf.sources = [s for s in leaf.sources if s[1] > 0.97]
     return leaf
@@ -287,9 +289,9 @@ def _mine_leaf(
 
 def _mine_sources(
     path: str, seen: Sequence[Seen], precision: float, reckon: bool
-) -> tuple[list[tuple[Source, float]], int]:
-    """Sources of a leaf with their precision, the next for what those before do not have; and for
-    how many results none of them has a value."""
+) -> tuple[list[tuple[Source, float]], list[Seen]]:
+    """Sources of a leaf with their precision, the next for what those before do not have; and the
+    results for which none of them has a value."""
     found: list[tuple[Source, float]] = []
     rows = list(seen)
     numeric = reckon and all(is_number(s.values[path]) for s in seen[:50])
@@ -302,11 +304,11 @@ def _mine_sources(
             ranked += moments(path, rows)
         ranked = [r for r in ranked if r[1] >= max(0.5, precision - 0.35)]
         if not ranked:
-            return found + _others(path, seen, found), len(rows)
+            return found + _others(path, seen, found), rows
         source, precise, _ = min(ranked, key=rank)
         found.append((source, precise))
         rows = [s for s in rows if not available(source, s)]
-    return found, len(rows)
+    return found, rows
 
 
 def _others(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from understudy.core.types import ProvenanceKind
 from understudy.world import joint
+from understudy.world.counters import numbers
 from understudy.world.ids import Ids
 from understudy.world.values import call_key, chance, columns, escape
 
@@ -185,6 +186,7 @@ class State:
     """What calls took from numbers of listed records: (listing, key, varying value) -> (call, path,
     by how much); see world.draws."""
     largest: dict[str, int] = field(default_factory=dict)  # domain -> number of a record shown
+    numbering: dict[str, int] = field(default_factory=dict)  # counter -> its next number
     changed: int = -1  # the last call after which listings differ
 
     def copy(self) -> "State":
@@ -197,7 +199,8 @@ class State:
             },
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
             dict(self.picked), set(self.shown), set(self.unlisted),
-            {k: list(v) for k, v in self.drawn.items()}, dict(self.largest), self.changed,
+            {k: list(v) for k, v in self.drawn.items()}, dict(self.largest), dict(self.numbering),
+            self.changed,
         )  # fmt: skip
 
     def remembered(self, key: Key) -> tuple[int, dict[str, Any]] | None:
@@ -252,7 +255,10 @@ class State:
         return None
 
     def next_number(self, domain: str) -> int | None:
-        """One more than the largest number that a thing of a kind has; None where none has any."""
+        """The next number of a counter, or one more than the largest that a thing of a kind has;
+        None where none has any."""
+        if domain in self.numbering:
+            return self.numbering[domain]
         own, remembered = self.largest.get(domain), self.memory.largest(domain)
         known = [v for v in (own, remembered) if v is not None]
         return max(known) + 1 if known else None
@@ -297,6 +303,10 @@ class State:
                 names = frozenset(v for _, v in columns(value) if idlike(v))
                 self.shown |= names
             self.last[name] = n
+            for path, (counter, step) in self.ids.counters.get(name, {}).items():
+                number = dict(numbers(value)).get(path)
+                if number is not None:
+                    self.numbering[counter] = number + step
         for k in {*named, *own}:
             thing = self.things.setdefault(k, Thing(first=n))
             if ok:

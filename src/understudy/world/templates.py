@@ -52,7 +52,9 @@ def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]
 
 def _known(said: str, c: Context) -> list[Source]:
     """The fields of the call's things, and the lengths of its texts, that a slot may show."""
-    found: list[Source] = []
+    found: list[Source] = [
+        ("clash", n) for n, met in enumerate(c.clashes) if met and text_form(met[0]) == said
+    ]
     for p, domain, item in c.ids:
         for name, value in c.state.fields((domain, item)).items():
             if isinstance(value, (str, int, float)) and text_form(value) == said:

@@ -6,15 +6,17 @@ from typing import Any
 
 from understudy.world.context import Context, ToolFacts, kind_at
 from understudy.world.draws import Draw, after, note
-from understudy.world.effects import Effect, apply
+from understudy.world.effects import apply
 from understudy.world.evidence import Evidence
 from understudy.world.failing import TRANSIENT
 from understudy.world.features import feature
 from understudy.world.formats import has_format
 from understudy.world.listings import list_in
+from understudy.world.overlaps import obstacles
 from understudy.world.owners import broken, relations
 from understudy.world.query import Query, session_rows
 from understudy.world.refusals import takes_new, unheard
+from understudy.world.rules import Effect
 from understudy.world.shapes import Shape, weighted
 from understudy.world.state import Mark
 from understudy.world.templates import Template
@@ -279,6 +281,7 @@ def context_of(
     if query is not None:
         c.hits = query.matched(args, state.without)
         c.unseen = not c.hits and query.unseen(args, state.without)
+    c.clashes = [obstacles(o, c) for o in facts.overlaps]
     held = recall.get(c.key)
     if held:
         c.recall = next((v for e, v in reversed(held) if e not in state.without), None)

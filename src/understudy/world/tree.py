@@ -11,8 +11,9 @@ from understudy.world.values import is_number
 
 # Of splits that explain a sample nearly as well, the one that is likelier to hold elsewhere.
 _TRUST = (
-    "miss", "extra", "unseen", "hits", "known", "near", "field", "has", "kind", "fmt", "val", "cmp",
-    "in", "with", "rep", "prev", "ownfail", "idfail", "by", "num", "done", "since", "n",
+    "miss", "extra", "unseen", "hits", "clash", "known", "near", "field", "has", "kind", "fmt",
+    "val", "cmp", "in", "with", "rep", "prev", "ownfail", "idfail", "by",
+    "num", "done", "since", "n",
 )  # fmt: skip
 Node = dict[str, Any]  # {"counts"} and, unless a leaf, {"feature", "value", "yes", "no"}
 

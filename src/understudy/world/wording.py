@@ -18,6 +18,7 @@ _DATES = {
     "date:%-d %B": "%d %B", "date:%d/%m/%Y": "%d/%m/%Y", "date:%m/%d/%Y": "%m/%d/%Y",
     "date:%d.%m.%Y": "%d.%m.%Y", "date:%b %-d": "%b %d", "date:%-d %b": "%d %b",
 }  # fmt: skip
+_NUMBER_WORD = re.compile(rf"(?<!\w)(?:{'|'.join(NUMBERS)})(?!\w)", re.IGNORECASE)
 Part = str | tuple[str, str]  # literal text, or (path, format)
 Occurrence = tuple[int, int, list[tuple[str, str]]]  # start, end, [(path, format)]
 
@@ -107,14 +108,36 @@ def around(text: str, start: int, end: int) -> list[tuple[str, str]]:
 
 
 class Votes:
-    """Which field stands in which surroundings, counted where there is no doubt."""
+    """Which field stands in which surroundings, counted where there is no doubt, and in which a
+    word for a number names one."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, tuple[str, str]]] = Counter()
         self.totals: Counter[tuple[str, str]] = Counter()
+        self.words: Counter[tuple[str, bool, tuple[str, str]]] = Counter()
+        """(word, whether a field has its number, surroundings)."""
+
+    def hear(self, text: str, fields: Mapping[str, Any]) -> None:
+        """Count a text's words for numbers: to be heard of all texts before any is learned."""
+        numbers = [v for v in fields.values() if is_number(v)]
+        for m in _NUMBER_WORD.finditer(text):
+            word = m[0].lower()
+            held = NUMBERS.index(word) + 1 in numbers
+            self.words.update((word, held, place) for place in around(text, *m.span()))
+
+    def names(self, text: str, found: Occurrence) -> bool:
+        """Whether what was found is said there. A word for a number ("the best one") is none where
+        it stands in as many texts of others, whose number is another."""
+        start, end, said = found
+        word = text[start:end].lower()
+        if word not in NUMBERS or any(how not in ("word", "Word") for _, how in said):
+            return True
+        places = around(text, start, end)
+        held = [(self.words[word, True, p], self.words[word, False, p]) for p in places]
+        return not any(map(any, held)) or sum((a - b) / (a + b + 1) for a, b in held) > 0
 
     def learn(self, text: str, fields: Mapping[str, Any]) -> None:
-        for start, end, said in occurrences(text, fields):
+        for start, end, said in (o for o in occurrences(text, fields) if self.names(text, o)):
             kinds = {kind(p) for p, _ in said}
             weight = 4 if len(kinds) == 1 else 1
             for name in kinds:
@@ -138,7 +161,7 @@ def kind(path: str) -> str:
 def split_text(text: str, fields: Mapping[str, Any], votes: Votes) -> list[Part]:
     """A text as literals and slots. Of several fields of one value, the one whose usual
     surroundings these are takes the place; each takes one before any takes two."""
-    found = occurrences(text, fields)
+    found = [o for o in occurrences(text, fields) if votes.names(text, o)]
     used: Counter[str] = Counter()
     chosen: dict[int, tuple[str, str]] = {}
     order = sorted(

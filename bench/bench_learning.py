@@ -1,0 +1,206 @@
+"""Learning from logs: what recipes make of a deployed agent's own episodes and their thumbs.
+
+For each seed: an incumbent's traffic is distilled into the agent that is deployed (`before`). It
+serves new customers of the traffic's kind at T = 1 in the real service; ids and logprobs are
+recorded, and some customers leave a thumb, now and then a mistaken one. Each recipe learns from
+these episodes alone, so all have the same sampled tokens: no environment, no check. `filtered_sft`
+is distillation of what has a thumb up, of several numbers of epochs the one that proves best, which
+is more than it could know. Success is that of customers whom nobody has met, greedily and at T = 1,
+over all seeds; `..._over_filtered_sft` is the paired difference with its 95% interval.
+
+A recipe is a function in `RECIPES`. Hours on two cores: what is measured stays under
+build/bench/learning and is not measured again.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.bench_transfer import _run, _service, _traffic
+from bench.figures import Figure, figure, interval
+from bench.logged import play_logged, sampled_tokens
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "build" / "bench" / "learning"
+HOURS = True  # by name only
+FILTERED_EPOCHS = (1, 3, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a recipe is given: the agent that was deployed, its episodes, a folder for its runs."""
+
+    folder: Path
+    seed: int
+    start: Path
+    episodes: Sequence[Any]
+    more: Sequence[str]  # settings, for small sizes
+
+
+def run(
+    seeds: Sequence[int] = (0, 1, 2),
+    level: int = 50,
+    traffic: int = 1000,
+    logged: int = 3000,
+    proof: int = 1000,
+    recipes: Sequence[str] = (),
+    more: Sequence[str] = (),
+    out: Path = OUT,
+) -> dict[str, Figure]:
+    names = tuple(recipes) or tuple(RECIPES)
+    told = [_measured(out / f"{level}-{s}", s, level, traffic, logged, proof, names, more)
+            for s in seeds]  # fmt: skip
+    found = {
+        "logged_success": figure([t["logs"]["success"] for t in told], "success"),
+        "logged_thumbs": figure([t["logs"]["thumbs"] for t in told], "episodes with a thumb"),
+        "logged_tokens": figure([t["logs"]["tokens"] for t in told], "sampled tokens"),
+    }
+    for name in ("before", *names):
+        for decoding in ("greedy", "t1"):
+            shares = [_mean(t[name][decoding]) for t in told]
+            found[f"{name}_{decoding}"] = figure(shares, "success")
+        if "filtered_sft" in names and name != "filtered_sft":
+            both = [[w for t in told for w in t[n]["t1"]] for n in ("filtered_sft", name)]
+            found[f"{name}_over_filtered_sft_t1"] = _over(*both)
+    return found
+
+
+def _mean(successes: Sequence[bool]) -> float:
+    return sum(successes) / len(successes)
+
+
+def _over(before: Sequence[bool], after: Sequence[bool]) -> Figure:
+    from understudy.runs.statistics import paired_difference
+
+    by = paired_difference([float(w) for w in before], [float(w) for w in after])
+    return interval(100 * by.mean, "points", 100 * by.low, 100 * by.high)
+
+
+def _measured(
+    folder: Path, seed: int, level: int, traffic: int, logged: int, proof: int,
+    names: Sequence[str], more: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
+    """Successes of each policy by decoding, and what the logs are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    start = asyncio.run(_deployed(folder, level, seed, traffic))
+    episodes = asyncio.run(_logs(folder, start, logged, seed))
+    told: dict[str, Any] = {"logs": _described(episodes)}
+    for name in ("before", *names):
+        file = folder / f"{name}.json"
+        if not file.exists():
+            setting = Setting(folder, seed, start, episodes, more)
+            adapters = [start] if name == "before" else RECIPES[name](setting)
+            found = asyncio.run(_proved(folder, adapters, proof, seed))
+            file.write_text(json.dumps(max(found, key=lambda f: _mean(f["t1"]))))
+        told[name] = json.loads(file.read_text())
+    return told
+
+
+async def _deployed(folder: Path, level: int, seed: int, traffic: int) -> Path:
+    """The agent distilled from all of an incumbent's traffic."""
+    from understudy.demo.size import FULL
+    from understudy.recipes.sft import SftConfig, sft
+    from understudy.runs.config import load_config
+
+    adapter = folder / "deployed" / "adapter"
+    if not adapter.exists():
+        episodes = await _traffic(folder, level, seed, traffic)
+        config = load_config(SftConfig, None, [*FULL.sft, f"seed={seed}", "epochs=2"])
+        with _run(folder / "deployed", config, seed) as begun:
+            sft(begun, episodes, config, None, quiet=True)
+    return adapter
+
+
+async def _logs(folder: Path, start: Path, n: int, seed: int) -> list[Any]:
+    """The deployed agent's episodes, in a store."""
+    from understudy.store import SQLiteStore
+
+    file, new = folder / "logs.db", Path(tempfile.mkdtemp(dir=folder)) / "logs.db"
+    if not file.exists():
+        async with _service(folder) as (_, service):
+            episodes = await play_logged(service, start, n, 2_000_000 + seed)
+        with SQLiteStore.open(new) as db:
+            db.write(episodes)
+        new.rename(file)
+    with SQLiteStore.open(file) as db:
+        return list(db.read_episodes())
+
+
+def _described(episodes: Sequence[Any]) -> dict[str, float]:
+    from understudy.core.types import select_reward
+
+    outcomes = [select_reward(e.feedback, "outcome") or 0.0 for e in episodes]
+    thumbs = [select_reward(e.feedback, "thumb") for e in episodes]
+    return {
+        "success": sum(outcomes) / len(outcomes),
+        "thumbs": sum(t is not None for t in thumbs),
+        "tokens": sampled_tokens(episodes),
+    }
+
+
+async def _proved(
+    folder: Path, adapters: Sequence[Path], proof: int, seed: int
+) -> list[dict[str, Any]]:
+    from understudy.demo.prove import prove
+
+    async with _service(folder) as (url, _):
+        found = await prove(url, {str(n): a for n, a in enumerate(adapters)}, proof, seed, None)
+    return [
+        {decoding: found[str(n)][decoding]["successes"] for decoding in ("greedy", "t1")}
+        for n in range(len(adapters))
+    ]
+
+
+def _filtered_sft(given: Setting) -> list[Path]:
+    """Distillation of what has a thumb up, from the agent that was deployed."""
+    from understudy.recipes.sft import SftConfig, sft
+    from understudy.runs.config import load_config
+
+    adapters = []
+    for epochs in FILTERED_EPOCHS:
+        own = ["keep=feedback", "batch_episodes=8", "lr=1e-3", "split=all", f"epochs={epochs}",
+               f"seed={given.seed}", f"start={given.start}"]  # fmt: skip
+        config = load_config(SftConfig, None, own)
+        with _run(given.folder / f"filtered-{epochs}", config, given.seed) as begun:
+            adapters.append(begun.path / "adapter")
+            if not adapters[-1].exists():
+                sft(begun, given.episodes, config, None, quiet=True)
+    return adapters
+
+
+def _ppo(given: Setting) -> list[Path]:
+    from understudy.recipes.ppo import PpoConfig, ppo
+    from understudy.runs.config import load_config
+
+    own = ["log.split=all", f"seed={given.seed}", f"start={given.start}", *given.more]
+    config = load_config(PpoConfig, None, own)
+    with _run(given.folder / "ppo", config, given.seed) as begun:
+        adapter = Path(begun.path / "adapter")
+        if not adapter.exists():
+            ppo(begun, given.episodes, config, None, quiet=True)
+    return [adapter]
+
+
+def _stream(given: Setting) -> list[Path]:
+    from understudy.recipes.arrivals import Given
+    from understudy.recipes.stream import StreamConfig, stream
+    from understudy.runs.config import load_config
+
+    own = ["log.split=all", f"seed={given.seed}", f"start={given.start}", *given.more]
+    config = load_config(StreamConfig, None, own)
+    with _run(given.folder / "stream", config, given.seed) as begun:
+        adapter = Path(begun.path / "adapter")
+        if not adapter.exists():
+            stream(begun, Given(given.episodes), config, None, quiet=True)
+    return [adapter]
+
+
+RECIPES: dict[str, Callable[[Setting], list[Path]]] = {
+    "filtered_sft": _filtered_sft,
+    "ppo": _ppo,
+    "stream": _stream,
+}

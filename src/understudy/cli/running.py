@@ -1,0 +1,83 @@
+"""What commands that train begin with: threads, and a run that is new or goes on."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+GIVEN = "given.json"  # among a run's artefacts: the files that it was begun with
+
+
+def fit_threads(threads: int) -> int:
+    """Sets torch's threads, fitted to the load where none are named; how many."""
+    import torch
+
+    from understudy.core.cores import threads_for_load
+
+    count = threads or threads_for_load()
+    torch.set_num_threads(count)
+    return count
+
+
+@contextlib.contextmanager
+def opened_run(
+    path: Path,
+    config: Any,
+    given: Mapping[str, Path | None] | None = None,
+    fork: str | None = None,
+    track: Sequence[str] = (),
+) -> Iterator[Any]:
+    """The run at `path`: new, begun from another's checkpoint, or resumed where it was interrupted.
+
+    `given`: files and folders by the option that names them. Raises RunError where the run was
+    begun with another configuration or other contents of these, or is done.
+    """
+    from understudy.runs import trackers
+    from understudy.runs.directory import Run, RunError
+
+    trackers.check(track)
+    prints = {option: fingerprint(file) for option, file in (given or {}).items()}
+    if (path / "run.json").exists():
+        opened = Run.open(path, read_only=True)
+        if opened.config != config.model_dump(mode="json"):
+            raise RunError(f"{path} was begun with another configuration; choose another path")
+        if opened.state == "done":
+            raise RunError(f"{path} is done; choose another path, or delete it to train again")
+        begun = opened.artefacts / GIVEN
+        before = json.loads(begun.read_text()) if begun.exists() else {}
+        for option, print_ in prints.items():
+            if before.get(option, print_) != print_:
+                raise RunError(f"{path} was begun with another {option}; choose another path")
+        if fork is not None:
+            from understudy.recipes.checkpoints import ORIGIN
+
+            if not (opened.artefacts / ORIGIN).exists():
+                raise RunError(
+                    f"{path} did not begin from {fork}; choose another path, or delete it"
+                )
+        run = Run.open(path)
+        print(f"resuming {path}")
+    elif fork is not None:
+        from understudy.recipes.checkpoints import fork_run
+
+        run = fork_run(path, config, config.seed, fork)
+    else:
+        run = Run.create(path, config, config.seed)
+    with run:
+        run.write_artefact(GIVEN, prints)
+        run.track(track)
+        yield run
+
+
+def fingerprint(path: Path | None) -> str | None:
+    """The SHA-256 of a file, or of a folder's files and their names. None where none is named."""
+    if path is None:
+        return None
+    found = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            found.update(str(file.relative_to(path)).encode() + b"\0")
+            found.update(hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()

@@ -1,0 +1,80 @@
+"""What actor and critic learn from a batch of episodes: values, advantages, mini-batches."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from understudy.core.rows import Row
+from understudy.recipes.logged import Logged
+from understudy.runs.config import Config
+from understudy.train.gae import gae, normalised, on_last_tokens
+from understudy.train.trainer import Trainer
+
+
+class Estimation(Config):
+    """Discount and lambdas: 1 for what the critic learns and less for what the actor does, which
+    keeps long episodes' ends in sight of their beginnings (VC-PPO, arXiv 2503.01491)."""
+
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    lam: float = Field(default=1.0, ge=0, le=1)  # of the actor's advantages
+    lam_value: float = Field(default=1.0, ge=0, le=1)  # of the critic's returns
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Of one episode, a number for each sampled token in the order of sampling."""
+
+    values: list[float]
+    advantages: list[float]  # normalised over the batch
+    returns: list[float]
+
+
+def estimate(
+    episodes: Sequence[Logged], values: Sequence[Sequence[float]], how: Estimation
+) -> list[Estimate]:
+    """Advantages and returns of a batch of episodes; `values` in the order of sampling."""
+    rewards = [on_last_tokens(e.lengths, e.rewards) for e in episodes]
+    pairs = list(zip(rewards, values, strict=True))
+    advantages = normalised([gae(r, v, how.gamma, how.lam) for r, v in pairs])
+    ahead = [gae(r, v, how.gamma, how.lam_value) for r, v in pairs]
+    return [
+        Estimate(list(v), a.tolist(), (h + v).tolist())
+        for v, a, h in zip(values, advantages, ahead, strict=True)
+    ]
+
+
+def values_of(trainer: Trainer, episodes: Sequence[Logged]) -> list[list[float]]:
+    """The value head's numbers for each episode's tokens, in the order of sampling."""
+    rows = [row for episode in episodes for row in episode.rows]
+    found = iter(trainer.values(rows))
+    return [e.in_turns([next(found) for _ in e.rows]) for e in episodes]
+
+
+def critic_rows(episode: Logged, how: Estimation) -> list[Row]:
+    """What the value head learns before there are values: discounted returns, and nothing else."""
+    rewards = on_last_tokens(episode.lengths, episode.rewards)
+    returns = gae(rewards, [0.0] * len(rewards), how.gamma, 1.0)
+    return episode.weighted([0.0] * len(rewards), returns.tolist())
+
+
+def actor_rows(episode: Logged, estimated: Estimate) -> list[Row]:
+    """What the policy and the value head learn from an episode."""
+    return episode.weighted(estimated.advantages, estimated.returns, estimated.values)
+
+
+def mini_batches(n: int, size: PositiveInt, seed: str) -> list[list[int]]:
+    """The numbers 0..n-1 in a random order, `size` at a time; a last batch under half as large goes
+    with the one before."""
+    order = random.Random(seed).sample(range(n), n)
+    batches = [order[i : i + size] for i in range(0, n, size)]
+    if len(batches) > 1 and len(batches[-1]) * 2 < size:
+        last = batches.pop()
+        batches[-1] += last
+    return batches
+
+
+def beyond(kl: float | None, bound: PositiveFloat | None) -> bool:
+    """Whether a step was too far from the policy that sampled for its epoch to go on."""
+    return bound is not None and kl is not None and kl > bound

@@ -1,0 +1,299 @@
+"""On-policy distillation: the student acts, and a teacher says of each token how likely it would
+have been.
+
+The student is pulled towards the teacher where the student itself goes, by the reverse KL
+divergence per token (MiniLLM, arXiv 2306.08543; GKD, 2306.13649): dense where a reward is one
+number an episode, and no reward is needed. core.teaching says which stream that is, and why.
+
+It acts in a learned world, anew at each step, or its own logged episodes are taken as they are:
+then the importance ratio against the recorded logprobs makes up for its having changed. The
+teacher is another adapter of the base, a larger base with the same tokenizer, or either of them
+under another system prompt, which the student then needs no more. With `top_k` the teacher's
+likeliest tokens in each place are taught (forward KL) instead of what the student drew.
+
+Defaults: four episodes of a scenario, as in "On-Policy Distillation" (Thinking Machines Lab, 2025);
+the learning rate is that of `grpo`.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from understudy.core.cores import usable_cores
+from understudy.core.protocols import Chat
+from understudy.core.rows import Row, RowStats, SampledRow, echo_entries, rows_of
+from understudy.core.teaching import forward_row, reverse_row
+from understudy.core.types import (
+    Completion,
+    Episode,
+    ModelRef,
+    Policy,
+    Sampling,
+    Scenario,
+    Split,
+    split_of,
+)
+from understudy.envs.rollout import rollout
+from understudy.recipes.learner import Learner, Lora, make_engine, make_learner, prompt_of, training
+from understudy.recipes.rehearsal import gather
+from understudy.recipes.resuming import begun_with, from_checkpoint
+from understudy.recipes.teacher import Teacher, Told, teacher_beside, under_prompt
+from understudy.runs.config import Config
+from understudy.runs.directory import Run
+from understudy.runs.progress import Progress
+from understudy.train import checkpoint
+from understudy.train.losses import LossConfig
+from understudy.train.optimiser import TrainerConfig
+from understudy.train.trainer import Trainer
+from understudy.world.model import World
+
+
+class OpdConfig(Config):
+    base: str = "tiny"
+    start: str | None = None  # the student's adapter folder to go on from
+    teacher: str | None = None  # an adapter folder of the teacher's base; None: that base alone
+    teacher_base: str | None = None  # a folder of a model with the same tokenizer
+    teacher_prompt: str | None = None  # the system prompt that the teacher reads
+    top_k: NonNegativeInt = 0  # > 0: forward KL over so many of the teacher's likeliest tokens
+    lora: Lora = Lora()
+    split: Split | Literal["all"] = "train"  # of logged episodes
+    steps: PositiveInt = 40
+    scenarios_per_step: PositiveInt = 16
+    group_size: PositiveInt = 4  # of logged episodes: that many times `scenarios_per_step` a step
+    pool: PositiveInt = 2000  # scenarios recombined from the traffic
+    lr: PositiveFloat = 7e-4
+    warmup_steps: int = Field(default=2, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    min_lr_share: float = Field(default=0.3, ge=0, le=1)
+    loss: LossConfig = LossConfig()
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
+    precision: Literal["fp32", "bf16"] = "bf16"
+    max_tokens_per_microbatch: PositiveInt = 4096
+    max_tokens: PositiveInt = 128  # a turn
+    max_turns: PositiveInt = 16
+    checkpoint_every: PositiveInt = 10
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _taught_by_another(self) -> Self:
+        if self.teacher is self.teacher_base is self.teacher_prompt is None:
+            raise ValueError("name a teacher, a teacher_base or a teacher_prompt")
+        if self.top_k and self.echo:
+            raise ValueError("top_k and echo would share one stream's count; choose one of them")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class OpdResult:
+    adapter: Path
+    steps: int
+    gap: float  # of the last step: log student - log teacher, the mean over sampled tokens
+    left_out: dict[str, int]  # reason -> logged episodes
+
+
+async def opd(
+    run: Run,
+    config: OpdConfig,
+    world: World | None = None,
+    episodes: Sequence[Episode] = (),
+    workload: str = "default",
+    threads: int | None = None,
+    quiet: bool = False,
+) -> OpdResult:
+    """Train an adapter towards a teacher, in `world` or on logged `episodes`; resumes from the last
+    checkpoint.
+
+    Raises ValueError without either, where no logged episode has the ids and logprobs of an engine
+    of ours, and for a teacher of another tokenizer.
+    """
+    logged, left_out = list[Episode](), Counter[str]()
+    if world is None:
+        logged, left_out = _logged(run, episodes, config)
+    start = Path(config.start) if config.start else None
+    learner = make_learner(config.base, config.lora, config.seed, start)
+    learner.base.origin.check_completions(c for e in logged for c in e.completions)
+    scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
+    with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
+        begin = int(from_checkpoint(run, trainer)["step"])
+        engine, chat = make_engine(learner.base, threads)
+        done = run.metrics().rows[-1:] if begin else []
+        gap = next((r["gap"] for r in done), 0.0)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(engine.aclose)
+            teacher = await stack.enter_async_context(
+                teacher_beside(learner.base, engine, config.teacher_base, config.teacher,
+                               config.top_k, threads)
+            )  # fmt: skip
+            progress = stack.enter_context(
+                Progress("distil on-policy", total=config.steps, unit="steps", quiet=quiet)
+            )
+            progress.advance(begin)
+            for step in range(begin, config.steps):
+                rng = random.Random(f"opd:{config.seed}:{step}")
+                if world is not None:
+                    drawn = rng.sample(scenarios, min(config.scenarios_per_step, len(scenarios)))
+                    model = ModelRef(learner.base.name, "student", step)
+                    engine.load_weights(model, learner.tensors(), learner.lora)
+                    played = await _play(chat, model, world, drawn, step, config, workload)
+                else:
+                    size = config.scenarios_per_step * config.group_size
+                    played = rng.sample(logged, min(size, len(logged)))
+                fresh = world is not None
+                rows, gap, stats = await taught(played, learner, trainer, teacher, config, fresh)
+                metrics = trainer.step(rows)
+                values = {k: v for k, v in metrics.as_dict().items() if k != "step"}
+                counted = {"rows": stats.rows, "broken rows": stats.broken,
+                           "turns without ids": stats.without_ids}  # fmt: skip
+                run.log(step, **values, gap=gap, counted=counted)
+                progress.advance(gap=round(gap, 4), entropy=metrics.entropy)
+                if metrics.skipped:
+                    progress.note(f"step {step}: no update, {metrics.skipped}")
+                if (step + 1) % config.checkpoint_every == 0:
+                    checkpoint.save(run.checkpoints / "last", trainer, {"step": step + 1})
+    first = scenarios[0] if scenarios else logged[0]
+    metadata = {"recipe": "opd", "prompt": prompt_of(first.messages, first.tools)}
+    adapter = learner.save(run.path / "adapter", metadata | {"gap": gap})
+    return OpdResult(adapter, config.steps, gap, dict(left_out))
+
+
+async def taught(
+    episodes: Sequence[Episode],
+    learner: Learner,
+    trainer: Trainer,
+    teacher: Teacher,
+    config: OpdConfig,
+    fresh: bool,
+) -> tuple[list[Row], float, RowStats]:
+    """The episodes' rows as the teacher weighs them, the mean gap of their sampled tokens, and what
+    became of the turns. Where they are not `fresh`, the policy of now is asked too."""
+    found: list[tuple[SampledRow, str]] = []
+    prompts: list[list[int] | None] = []
+    stats = RowStats()
+    for episode in episodes:
+        mine = {c.id: c for c in episode.completions if c.request.purpose == "agent"}
+        rows, seen = rows_of(mine.values())
+        stats += seen
+        found += [(row, episode.id) for row in rows]
+        prompts += [_prompt(mine, row, learner, config.teacher_prompt) for row in rows]
+    told: list[Told] = await gather(
+        [teacher.told(row, prompt) for (row, _), prompt in zip(found, prompts, strict=True)]
+    )
+    now: Sequence[Sequence[float] | None] = [None] * len(found)
+    if not fresh:
+        now = trainer.logprobs([reverse_row(row, t.logprobs, sample_id=name)
+                                for (row, name), t in zip(found, told, strict=True)])  # fmt: skip
+    weighed = [_weighed(row, name, t, own, config)
+               for (row, name), t, own in zip(found, told, now, strict=True)]  # fmt: skip
+    apart = [
+        p - q
+        for (row, _), t, own in zip(found, told, now, strict=True)
+        for p, q in zip(own or _recorded(row), t.logprobs, strict=True)
+    ]
+    return weighed, sum(apart) / max(1, len(apart)), stats
+
+
+def _weighed(
+    row: SampledRow, name: str, told: Told, now: Sequence[float] | None, config: OpdConfig
+) -> Row:
+    """The row with the entries of its sampled tokens, or of the teacher's likeliest."""
+    if config.top_k:
+        return forward_row(row, told.top, sample_id=name)
+    reverse = reverse_row(row, told.logprobs, now, sample_id=name)
+    if not config.echo:
+        return reverse
+    return Row(row.ids, (*reverse.entries, *echo_entries(row, config.echo, name)))
+
+
+def _prompt(
+    completions: Mapping[str, Completion], row: SampledRow, learner: Learner, prompt: str | None
+) -> list[int] | None:
+    """What the teacher reads before the row's first sampled token; None: what the student read."""
+    if prompt is None:
+        return None
+    request = completions[row.spans[0].completion_id].request
+    return learner.base.renderer.prompt_ids(under_prompt(request.messages, prompt), request.tools)
+
+
+def _recorded(row: SampledRow) -> list[float]:
+    return [value for span in row.spans for value in span.logprobs]
+
+
+async def _play(
+    chat: Chat,
+    model: ModelRef,
+    world: World,
+    drawn: Sequence[Scenario],
+    step: int,
+    config: OpdConfig,
+    workload: str,
+) -> list[Episode]:
+    """`group_size` episodes of each scenario; nobody judges them."""
+    policy = Policy("student", model, sampling=Sampling(max_tokens=config.max_tokens))
+
+    async def one(scenario: Scenario, life: int, number: int) -> Episode:
+        session = await world.start(scenario, life)
+        try:
+            return await rollout(
+                chat,
+                policy,
+                session,
+                scenario,
+                world.user(scenario, life),
+                max_turns=config.max_turns,
+                seed=life * 1009 + number,
+                workload=workload,
+            )
+        finally:
+            await session.aclose()
+
+    lives = [config.seed * 1_000_003 + step * 4099 + n for n in range(len(drawn))]
+    return await gather(
+        [one(scenario, life, number) for scenario, life in zip(drawn, lives, strict=True)
+         for number in range(config.group_size)]
+    )  # fmt: skip
+
+
+def _logged(
+    run: Run, episodes: Sequence[Episode], config: OpdConfig
+) -> tuple[list[Episode], Counter[str]]:
+    """The episodes that an engine of ours recorded, and why others are left out."""
+    given = [e for e in episodes if config.split in ("all", split_of(e.scenario_id or e.id))]
+
+    def choose(found: Sequence[Episode]) -> tuple[list[Episode], Counter[str]]:
+        kept = [e for e in found if any(c.output_ids and c.logprobs for c in e.completions)]
+        return kept, Counter({"without recorded ids and logprobs": len(found) - len(kept)})
+
+    _, kept, left_out = begun_with(run, given, choose)
+    left_out += Counter({f"not of the split {config.split}": len(episodes) - len(given)})
+    if not kept:
+        raise ValueError(
+            "no episode has recorded ids and logprobs: name a world to play in, or capture what "
+            f"an engine here answers ({dict(+left_out) or 'none were given'})"
+        )
+    return kept, +left_out
+
+
+def _trainer_config(config: OpdConfig) -> TrainerConfig:
+    return TrainerConfig(
+        lr=config.lr,
+        schedule=config.schedule,
+        warmup_steps=config.warmup_steps,
+        total_steps=config.steps,
+        min_lr_share=config.min_lr_share,
+        precision=config.precision,
+        max_tokens_per_microbatch=config.max_tokens_per_microbatch,
+        loss=config.loss,
+    )

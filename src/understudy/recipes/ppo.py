@@ -1,0 +1,199 @@
+"""PPO on logged episodes: single interactions with what people said of them, no groups, no replay.
+
+Proximal policy optimisation (arXiv 1707.06347) where the old policy is whoever sampled the logs: a
+value head learns what return a state lets one expect, advantages are generalised advantage
+estimates over sampled tokens, normalised over the batch, and several epochs of mini-batches raise
+the clipped surrogate against the logged logprobs. Its bounds are wider than where new episodes are
+sampled after each update: here they are all the way that there is to go (tight ones mask most of
+what stale data can teach, arXiv 2510.01161). An epoch ends early where the policy has left the
+sampler's by more than a KL bound, and training with it where one ends at its first step.
+Value-head warm-up before the first policy step as in VC-PPO (arXiv 2503.01491). In a world see
+recipes.ppo_world.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from understudy.core.types import Episode
+from understudy.judges.check import Check
+from understudy.recipes.actor_critic import (
+    Estimate,
+    Estimation,
+    actor_rows,
+    beyond,
+    critic_rows,
+    estimate,
+    mini_batches,
+    values_of,
+)
+from understudy.recipes.doubt import Doubt
+from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
+from understudy.recipes.logged import LogConfig, Logged, in_split, logged, none_left
+from understudy.recipes.resuming import begun_with, from_checkpoint
+from understudy.recipes.trust import Trust
+from understudy.runs.config import Config
+from understudy.runs.directory import Run
+from understudy.runs.progress import Progress
+from understudy.train import checkpoint
+from understudy.train.losses import LossConfig
+from understudy.train.optimiser import TrainerConfig
+from understudy.train.trainer import Trainer
+from understudy.train.value_head import ValueConfig
+
+VALUES = "values.json"
+
+
+class PlayConfig(Config):
+    """Playing in a world, a step's episodes at a time."""
+
+    steps: PositiveInt = 40
+    epochs: PositiveInt = 2  # over a step's episodes
+    episodes_per_step: PositiveInt = 64
+    max_tokens: PositiveInt = 128  # a turn
+    max_turns: PositiveInt = 16
+    pool: PositiveInt = 2000  # scenarios recombined from the traffic
+    trust: Trust = Trust()  # what the world's fidelity must show, or training warns
+    doubt: Doubt = Doubt()  # what becomes of steps that the world doubts
+
+
+class PpoConfig(Config):
+    base: str = "tiny"
+    start: str | None = None  # the adapter that sampled the logs
+    lora: Lora = Lora()
+    log: LogConfig = LogConfig()
+    play: PlayConfig = PlayConfig()
+    estimation: Estimation = Estimation()
+    value: ValueConfig = ValueConfig(share=0.1)
+    value_warmup_epochs: int = Field(default=4, ge=0)
+    epochs: PositiveInt = 8
+    batch_episodes: PositiveInt = 64  # of a mini-batch
+    kl_bound: PositiveFloat | None = 0.03  # a step's mean over its tokens, KL(sampler || policy)
+    lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
+    beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
+    loss: LossConfig = LossConfig(rl="clip", clip_low=0.6, clip_high=2.0)
+    precision: Literal["fp32", "bf16"] = "bf16"
+    max_tokens_per_microbatch: PositiveInt = 4096
+    checkpoint_every: PositiveInt = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PpoResult:
+    adapter: Path
+    episodes: int
+    left_out: dict[str, int]  # reason -> episodes
+    steps: int  # taken, the warm-up's too
+    epochs_cut: int  # that ended early, or that were not begun
+
+
+def ppo(
+    run: Run,
+    episodes: Sequence[Episode],
+    config: PpoConfig,
+    check: Check | None = None,
+    quiet: bool = False,
+) -> PpoResult:
+    """Train an adapter on what was logged; resumes from the last checkpoint with the episodes that
+    it began with. Raises ValueError where none can be learned from."""
+    given, apart = in_split(episodes, config.log)
+
+    def choose(given: Sequence[Episode]) -> tuple[list[Episode], Counter[str]]:
+        found, why = logged(given, config.log, check)
+        usable = {e.id for e in found}
+        return [e for e in given if e.id in usable], why
+
+    _, kept, left_out = begun_with(run, given, choose)
+    left_out += Counter({f"not of the split {config.log.split}": apart})
+    if not kept:
+        raise none_left(left_out)
+    learned, _ = logged(kept, config.log, check)
+    start = Path(config.start) if config.start else None
+    learner = make_learner(config.base, config.lora, config.seed, start)
+    learner.base.origin.check_completions(c for e in kept for c in e.completions)
+    head = make_value_head(learner, start)
+    plan = _plan(len(learned), config)
+    cores = torch.get_num_threads()
+    with (
+        training(learner, trainer_config(config), cores, head) as trainer,
+        Progress("learn", total=len(plan), unit="steps", quiet=quiet) as progress,
+    ):
+        state = from_checkpoint(run, trainer)
+        begin, cut = int(state["step"]), set(state.get("cut", ()))
+        estimates: list[Estimate] | None = None
+        progress.advance(begin)
+        for number in range(begin, len(plan)):
+            epoch, place, batch = plan[number]
+            progress.advance()
+            if epoch in cut:
+                continue
+            if epoch < 0:
+                rows = [r for n in batch for r in critic_rows(learned[n], config.estimation)]
+            else:
+                estimates = estimates or _estimates(run, trainer, learned, config, epoch + place)
+                rows = [r for n in batch for r in actor_rows(learned[n], estimates[n])]
+            metrics = trainer.step(rows)
+            run.log(
+                number, epoch=epoch, **{k: v for k, v in metrics.as_dict().items() if k != "step"}
+            )
+            progress.update(
+                kl=metrics.kl, clipped=metrics.clipped_share, value=metrics.value_explained
+            )
+            if beyond(metrics.kl, config.kl_bound):
+                cut |= {epoch} if place else set(range(epoch, config.epochs))
+                progress.note(f"epoch {epoch} ends at KL {metrics.kl:.3f}, its step {place + 1}")
+            if (number + 1) % config.checkpoint_every == 0:
+                checkpoint.save(
+                    run.checkpoints / "last", trainer, {"step": number + 1, "cut": sorted(cut)}
+                )
+        steps = trainer.steps
+    first = kept[0]
+    metadata = {
+        "recipe": "ppo",
+        "prompt": prompt_of(first.messages, first.tools),
+        "episodes": len(kept),
+        "left_out": dict(+left_out),
+    }
+    adapter = learner.save(run.path / "adapter", metadata, head)
+    run.write_artefact("ppo.json", metadata | {"steps": steps, "epochs_cut": sorted(cut)})
+    return PpoResult(adapter, len(kept), dict(+left_out), steps, len(cut))
+
+
+def _plan(n: int, config: PpoConfig) -> list[tuple[int, int, list[int]]]:
+    """Epoch, place in it and the episodes' numbers of each step; epochs before 0 are warm-up."""
+    return [
+        (epoch, place, batch)
+        for epoch in range(-config.value_warmup_epochs, config.epochs)
+        for place, batch in enumerate(
+            mini_batches(n, config.batch_episodes, f"{config.seed}/{epoch}")
+        )
+    ]
+
+
+def _estimates(
+    run: Run, trainer: Trainer, learned: Sequence[Logged], config: PpoConfig, taken: int
+) -> list[Estimate]:
+    """Advantages by the values as they were before the first policy step, which are written down:
+    a resumed run has them from there."""
+    if taken == 0:
+        run.write_artefact(VALUES, values_of(trainer, learned))
+    values = json.loads((run.artefacts / VALUES).read_text())
+    return estimate(learned, values, config.estimation)
+
+
+def trainer_config(config: PpoConfig) -> TrainerConfig:
+    return TrainerConfig(
+        lr=config.lr,
+        betas=(0.9, config.beta2),
+        precision=config.precision,
+        max_tokens_per_microbatch=config.max_tokens_per_microbatch,
+        temperature=config.log.temperature,
+        loss=config.loss,
+        value=config.value,
+    )

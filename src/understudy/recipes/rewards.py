@@ -1,0 +1,86 @@
+"""What becomes of rewards and episodes that a step cannot use as they are. Nothing is changed
+without being counted."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from understudy.core.types import Episode
+from understudy.recipes.rehearsal import Played
+
+Bound = tuple[float, float]
+SILENT = 3  # steps in a row without any reward, after which a run stops
+
+
+def vetted(
+    played: Sequence[Played], bound: Bound, mask_truncated: bool = False
+) -> tuple[list[Played], Counter[str]]:
+    """The groups as a step can use them, and what was done to them.
+
+    A reward that is no finite number leaves its episode out of the group; one outside of `bound`
+    counts as the nearer end. With `mask_truncated`, episodes that were cut off weigh nothing; their
+    rewards still count in the group's mean (DAPO's overlong filtering, arXiv 2503.14476).
+    """
+    found: list[Played] = []
+    counted: Counter[str] = Counter()
+    for item in played:
+        rewards = item.group.rewards or ()
+        able = [n for n, reward in enumerate(rewards) if math.isfinite(reward)]
+        counted["rewards that are not finite"] += len(rewards) - len(able)
+        inside = [min(max(rewards[n], bound[0]), bound[1]) for n in able]
+        clipped = sum(rewards[n] != r for n, r in zip(able, inside, strict=True))
+        counted[f"rewards clipped to {bound[0]:g}..{bound[1]:g}"] += clipped
+        episodes = [item.group.episodes[n] for n in able]
+        weights = [item.weights[n] if item.weights else 1.0 for n in able]
+        cut = [truncated(e) for e in episodes]
+        counted["truncated episodes"] += sum(cut)
+        if mask_truncated:
+            weights = [0.0 if c else w for c, w in zip(cut, weights, strict=True)]
+        group = replace(item.group, episodes=tuple(episodes), rewards=tuple(inside))
+        plain = item.weights is None and all(w == 1.0 for w in weights)
+        found.append(replace(item, group=group, weights=None if plain else tuple(weights)))
+    return found, +counted
+
+
+def truncated(episode: Episode) -> bool:
+    """Whether it was cut off: at the most turns, or in the middle of one."""
+    cut = any(c.finish_reason == "length" for c in episode.completions)
+    return cut or episode.ended == "max_turns"
+
+
+def means(played: Sequence[Played]) -> tuple[float, float]:
+    """The mean reward, and the share of episodes with full reward."""
+    rewards = [r for item in played for r in item.group.rewards or ()]
+    n = max(1, len(rewards))
+    return sum(rewards) / n, sum(r >= 1.0 for r in rewards) / n
+
+
+def why_nothing(played: Sequence[Played]) -> str:
+    """Why groups hold nothing to learn, in words."""
+    failed: Counter[str] = sum((item.failed + item.withheld for item in played), Counter())
+    alike = Counter(r[0] for item in played if (r := item.group.rewards) and len(set(r)) == 1)
+    said = [f"{n} with {value:g}" for value, n in alike.most_common(3)]
+    parts = []
+    if alike:
+        parts.append(f"all rewards are equal in {alike.total()} groups ({', '.join(said)})")
+    if failed:
+        reason, count = failed.most_common(1)[0]
+        parts.append(f"{failed.total()} episodes have none ({count} times: {reason})")
+    return "; ".join(parts) or "no episode has a trained token"
+
+
+class Silence:
+    """Counts steps in a row in which no episode had a reward."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def heard(self, played: Sequence[Played]) -> None:
+        """One step's groups. Raises RuntimeError after `SILENT` such steps in a row."""
+        self.steps = 0 if any(item.group.rewards for item in played) else self.steps + 1
+        if self.steps >= SILENT:
+            raise RuntimeError(
+                f"no episode of {self.steps} steps in a row had a reward: {why_nothing(played)}; "
+                "mend the check or the world, then resume"
+            )

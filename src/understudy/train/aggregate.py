@@ -1,0 +1,89 @@
+"""Aggregation as re-weighting: how the terms of a batch become one loss.
+
+The trainer divides a stream's sum by its entries of non-zero weight, N. Weights are multiplied
+here so that what comes out is another mean. Only entries of non-zero weight are looked at: those of
+weight zero change nothing, whatever the aggregation. All rows of a step go in together.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from understudy.core.rows import Entry, Row, Stream
+
+Aggregation = Literal["token", "sequence", "rollout", "constant"]
+# The number of a row in the batch and an entry in it -> the key of what the entry belongs to.
+Owner = Callable[[int, Entry], int | str]
+
+
+def aggregate(
+    rows: Sequence[Row], how: Aggregation, *, stream: Stream = "rl", tokens: int | None = None
+) -> list[Row]:
+    """The rows, weighted so that the trainer's mean over tokens is the aggregation's.
+
+    `token`     the mean over all tokens (DAPO, arXiv 2503.14476): as they are
+    `sequence`  the mean over rows of each row's mean (GRPO, arXiv 2402.03300; GSPO)
+    `rollout`   the mean over episodes, by the entries' sample id, of each episode's mean: as
+                `sequence`, and an episode weighs the same in one row or in ten
+    `constant`  the sum over `tokens`, a number that does not depend on what was sampled: batch
+                size times the longest answer, say (Dr. GRPO, arXiv 2503.20783)
+
+    Raises ValueError for `constant` without `tokens`, and for `rollout` on entries without an id.
+    """
+    if how == "token":
+        return list(rows)
+    if how == "constant":
+        if tokens is None or tokens < 1:
+            raise ValueError("aggregation `constant` needs the number of tokens to divide by")
+        return _scaled(rows, stream, _count(rows, stream) / tokens)
+    owner: Owner = _row if how == "sequence" else _sample
+    lengths = Counter(owner(r, e) for r, e in _trained(rows, stream))
+    total = lengths.total()
+
+    def entry_of(r: int, entry: Entry) -> Entry:
+        factor = total / (len(lengths) * lengths[owner(r, entry)])
+        return entry._replace(weight=entry.weight * factor)
+
+    return _changed(rows, stream, entry_of)
+
+
+def undivided(rows: Sequence[Row], stream: Stream = "ce") -> list[Row]:
+    """The rows, weighted so that the trainer's loss is the plain sum of their terms: its division
+    by the count, multiplied back."""
+    return _scaled(rows, stream, _count(rows, stream))
+
+
+def _scaled(rows: Sequence[Row], stream: Stream, factor: float) -> list[Row]:
+    return _changed(rows, stream, lambda _, e: e._replace(weight=e.weight * factor))
+
+
+def _changed(
+    rows: Sequence[Row], stream: Stream, entry_of: Callable[[int, Entry], Entry]
+) -> list[Row]:
+    return [
+        Row(row.ids, tuple(entry_of(r, e) if _counts(e, stream) else e for e in row.entries))
+        for r, row in enumerate(rows)
+    ]
+
+
+def _count(rows: Sequence[Row], stream: Stream) -> int:
+    return len(_trained(rows, stream))
+
+
+def _trained(rows: Sequence[Row], stream: Stream) -> list[tuple[int, Entry]]:
+    """The stream's entries that the trainer counts, each with its row's number."""
+    return [(r, e) for r, row in enumerate(rows) for e in row.entries if _counts(e, stream)]
+
+
+def _counts(entry: Entry, stream: Stream) -> bool:
+    return entry.stream == stream and entry.weight != 0.0
+
+
+def _row(r: int, entry: Entry) -> int:
+    return r
+
+
+def _sample(r: int, entry: Entry) -> str:
+    if not entry.sample_id:
+        raise ValueError(f"row {r} has entries without a sample id; aggregate by `sequence`")
+    return entry.sample_id

@@ -1,0 +1,142 @@
+"""Logged episodes as rows: sampled order, a turn's own reward, what counts as logged."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from understudy.core.types import Completion, Episode, Feedback, ModelRef, Request
+from understudy.judges.check import Check
+from understudy.recipes.actor_critic import Estimation, critic_rows, estimate, mini_batches
+from understudy.recipes.arrivals import Pool
+from understudy.recipes.logged import LogConfig, Logged, logged_episode
+from understudy.recipes.stream import Tracker
+
+ANY = LogConfig(split="all")
+
+
+def completion(n: int, prompt: tuple[int, ...], output: tuple[int, ...]) -> Completion:
+    return Completion(
+        f"c{n}",
+        Request(({"role": "user", "content": "?"},), ModelRef("tiny", "a", 3)),
+        "ok",
+        {"role": "assistant", "content": "!"},
+        prompt_ids=prompt,
+        output_ids=output,
+        logprobs=tuple(-0.1 * (10 * n + t) for t in range(len(output))),
+    )
+
+
+def said(value: Any, completion: str | None = None, at: float = 0.0) -> Feedback:
+    return Feedback(
+        f"{completion}{at}", "e", "thumb", value, "user", completion_id=completion, created_at=at
+    )  # type: ignore[arg-type]
+
+
+def two_agents(*feedback: Feedback) -> Logged:
+    """A row of turns 0 and 2, and between them one of another agent."""
+    episode = Episode(
+        "e",
+        (
+            completion(0, (1, 2), (3, 4)),
+            completion(1, (7, 7), (8,)),
+            completion(2, (1, 2, 3, 4, 5), (6, 9, 9)),
+        ),
+        feedback=feedback or (said(True),),
+    )
+    found = logged_episode(episode, ANY)
+    assert isinstance(found, Logged)
+    return found
+
+
+def test_tokens_are_in_the_order_in_which_they_were_sampled() -> None:
+    found = two_agents()
+    assert [row.ids for row in found.rows] == [(1, 2, 3, 4, 5, 6, 9, 9), (7, 7, 8)]
+    assert found.lengths == [2, 1, 3]
+    assert found.logprobs == pytest.approx([0, -0.1, -1.0, -2.0, -2.1, -2.2])
+    assert found.start.ids == (1, 2)
+    assert (found.start.entries[0].position, found.start.entries[0].target) == (1, 3)
+    assert (found.version, found.scenario, found.reward) == (3, "e", 1.0)
+    first, second = found.weighted([1, 2, 3, 4, 5, 6], [10, 20, 30, 40, 50, 60], [0] * 6)
+    policy = [e for e in first.entries if e.stream == "rl"]
+    assert [(e.position, e.target, e.weight) for e in policy] == [
+        (1, 3, 1), (2, 4, 2), (4, 6, 4), (5, 9, 5), (6, 9, 6),
+    ]  # fmt: skip
+    values = [e for e in first.entries if e.stream == "value"]
+    assert [(e.position, e.anchor, e.before) for e in values] == [
+        (1, 10, 0), (2, 20, 0), (4, 40, 0), (5, 50, 0), (6, 60, 0),
+    ]  # fmt: skip
+    assert [(e.stream, e.weight, e.anchor) for e in second.entries] == [
+        ("rl", 3, -1.0), ("value", 1.0, 30),
+    ]  # fmt: skip
+
+
+def test_what_was_said_of_a_completion_rewards_its_turn() -> None:
+    assert two_agents(said(True)).rewards == (0, 0, 1)
+    assert two_agents(said(False), said(0.5, "c1"), said(0.25, "c0")).rewards == (0.25, 0.5, 0)
+    assert two_agents(said(2.0, "c1", 1.0), said(3.0, "c1", 2.0)).rewards == (0, 3, 0)
+    found = two_agents(said(1.0, "c1"), said(2.0))
+    returns = [e.anchor for row in critic_rows(found, Estimation()) for e in row.entries
+               if e.stream == "value"]  # fmt: skip
+    assert returns == [3, 3, 2, 2, 2, 3]
+    (known,) = estimate([found], [[0.0] * 6], Estimation(gamma=0.5))
+    assert known.returns == pytest.approx([0.25 + 2 / 32, 0.5 + 2 / 16, 1 + 2 / 8, 0.5, 1, 2])
+
+
+def test_an_episode_says_why_it_cannot_be_learned_from() -> None:
+    good = completion(0, (1, 2), (3,))
+
+    def why(*completions: Completion, feedback: Any = True, **config: Any) -> Any:
+        episode = Episode("e", completions, feedback=(said(feedback),))
+        return logged_episode(episode, ANY.model_copy(update=config))
+
+    assert why() == "without a completion of its agent"
+    assert why(good, feedback=float("nan")) == "a reward that is not finite"
+    assert why(good, reward="stars") == "no feedback named stars"
+    assert why(good, max_tokens=2) == "longer than max_tokens"
+    check = Check(lambda messages, ticket: 0.5, "half")
+    judged = logged_episode(Episode("e", (good,)), ANY, check)
+    assert isinstance(judged, Logged)
+    assert judged.reward == 0.5
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.text(max_size=3))
+def test_mini_batches_hold_all_once_and_none_is_tiny(n: int, size: int, seed: str) -> None:
+    batches = mini_batches(n, size, seed)
+    assert sorted(i for b in batches for i in b) == list(range(n))
+    assert all(len(b) * 2 >= size for b in batches) or len(batches) == 1
+    assert max(map(len, batches)) < 1.5 * size
+
+
+class Item:
+    def __init__(self, name: str) -> None:
+        self.id = name
+
+
+def test_a_pool_uses_each_item_as_often_and_the_least_used_first() -> None:
+    pool = Pool(passes=2, seed=1)
+    pool.add([Item(str(i)) for i in range(5)])
+    first = [i.id for i in pool.draw(3, 0)]
+    second = [i.id for i in pool.draw(3, 1)]
+    assert len({*first, *second[:2]}) == 5
+    pool.add([Item("new")])
+    assert "new" in [i.id for i in pool.draw(1, 2)]
+    rest = [i.id for step in range(3, 9) for i in pool.draw(2, step)]
+    drawn = [*first, *second, "new", *rest]
+    assert all(drawn.count(name) == 2 for name in {*drawn})
+    pool.add([Item("0")])
+    assert pool.draw(9, 99) == []
+
+
+def test_a_recurring_scenarios_baseline_leans_on_its_other_episodes() -> None:
+    one, tracker = two_agents(), Tracker(prior=2.0)
+    assert tracker.blend(one, 0.25) == 0.25
+    tracker.saw(one)
+    assert tracker.blend(one, 0.25) == 0.25  # its own reward is no baseline for it
+    other = Logged("other", one.scenario, None, one.rows, one.turns, (0.0, 0.0, 0.0))
+    assert tracker.blend(other, 0.25) == pytest.approx((2 * 0.25 + 1) / 3)
+    tracker.saw(other)
+    tracker.saw(other)
+    assert tracker.blend(one, 0.25) == pytest.approx(0.5 / 3)
+    assert Tracker(0.0).blend(other, 0.25) == 0.25
