@@ -12,7 +12,7 @@ from understudy.world.context import Context, Source, apply, branches, sources
 from understudy.world.edits import PLUS, aggregates, edits, explains, totals
 from understudy.world.features import Feature
 from understudy.world.moments import is_moment, reckoned
-from understudy.world.tree import Node, grow
+from understudy.world.tree import Node, decide, grow
 from understudy.world.values import is_number, same
 
 Ranked = tuple[Source, float, int]  # a source, its precision, how often it was right
@@ -105,7 +105,8 @@ _CHOSEN = {"own", "ref", "arg", "append", "mirror", "repeat"}
 
 
 def choice(path: str, seen: Sequence[Seen]) -> Node | None:
-    """Which source a value comes from, where several do and the situation tells."""
+    """Which source a value comes from, where several do and the situation tells; null where it
+    comes from none of them."""
     hits = Counter(x for s in seen for x in s.right[path] if x[0] in _CHOSEN)
     kept: list[Source] = []
     left = [s for s in seen if s.right[path]]
@@ -119,6 +120,9 @@ def choice(path: str, seen: Sequence[Seen]) -> Node | None:
     rows = [(s, next((x for x in kept if x in s.right[path]), None)) for s in seen]
     labelled = [(s.row, json.dumps(x)) for s, x in rows if x is not None]
     tree = grow([r for r, _ in labelled], [x for _, x in labelled])
+    for row in (s.row for s, x in rows if x is None):
+        counts = decide(tree, row.get)
+        counts["null"] = counts.get("null", 0) + 1
     return tree if "feature" in tree else None
 
 

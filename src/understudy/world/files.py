@@ -25,7 +25,7 @@ from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.wording import Part, Votes
 
-FORMAT = 13
+FORMAT = 14
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -80,6 +80,7 @@ def to_json(world: World) -> dict[str, Any]:
             [d, [[key, held] for key, held in things.items()]]
             for d, things in world.memory.versions.items()
         ],
+        "kept": [world.memory.limit, world.memory.dropped],
         "mentions": world.memory.mentions,
         "words": world.memory.words,
         "models": [_tool(m) for m in world.models.values()],
@@ -157,7 +158,7 @@ def from_json(data: dict[str, Any]) -> World:
         m.listings = listings
     return World(
         Ids(**data["ids"]),
-        Memory(versions, mentions=data["mentions"], words=data["words"]),
+        Memory(versions, *data["kept"], mentions=data["mentions"], words=data["words"]),
         {m.facts.name: m for m in models},
         data["declared"],
         data["pooled"],

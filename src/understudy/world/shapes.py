@@ -121,8 +121,8 @@ class Shape:
         if leaf.choice is not None:
             counts = decide(leaf.choice, lambda f: feature(f, c))
             label = max(counts, key=counts.__getitem__) if greedy else weighted(counts, rng)
-            share = counts[label] / sum(counts.values())
-            chosen = [(tuplify(json.loads(label)), share), *chosen]
+            source, share = tuplify(json.loads(label)), counts[label] / sum(counts.values())
+            chosen = [(source, share), *chosen] if source is not None else chosen
         for source, precise in chosen:
             if precise < 0.9 and leaf.tree is not None and leaf.choice is None:
                 break

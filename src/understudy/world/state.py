@@ -76,10 +76,12 @@ def idlike(value: Any) -> bool:
 
 @dataclass(slots=True)
 class Memory:
-    """Versions of every thing in the traffic: fields as an episode first showed them."""
+    """Versions of every thing in the traffic: fields as an episode first showed them. Of each field
+    the last `limit` versions are kept; `dropped` counts the values of others, by domain."""
 
     versions: dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]] = field(default_factory=dict)
     limit: int = 8
+    dropped: dict[str, int] = field(default_factory=dict)
     mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
     words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
@@ -134,14 +136,27 @@ class Memory:
         return self._largest[domain]
 
     def add(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
+        """Take what an episode first showed of a thing."""
         held = self.versions.setdefault(key[0], {}).setdefault(key[1], [])
         if held and held[-1][0] == episode:
-            for name, item in fields.items():
-                held[-1][1].setdefault(name, item)
-            return
-        held.append((episode, dict(fields)))
+            new = [n for n in fields if n not in held[-1][1]]
+            held[-1][1].update((n, fields[n]) for n in new)
+        else:
+            new = list(fields)
+            held.append((episode, dict(fields)))
         if len(held) > self.limit:
-            del held[0]
+            self._drop(key, new)
+
+    def _drop(self, key: Key, names: Iterable[str]) -> None:
+        """Forget the oldest values of fields that more than `limit` versions of a thing have, and
+        versions of which nothing is left."""
+        held = self.versions[key[0]][key[1]]
+        for name in names:
+            having = [fields for _, fields in held if name in fields]
+            for fields in having[: -self.limit]:
+                del fields[name]
+                self.dropped[key[0]] = self.dropped.get(key[0], 0) + 1
+        held[:] = [h for n, h in enumerate(held) if h[1] or n >= len(held) - self.limit]
 
     def pick(
         self, key: Key, seed: int, without: frozenset[int]
