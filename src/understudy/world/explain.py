@@ -21,11 +21,12 @@ Ranked = tuple[Source, float, int]  # a source, its precision, how often it was 
 _COST = {
     "arg": 0.9, "own": 1, "ref": 2, "word": 2.1, "join": 2.2, "mirror": 2.5, "sum": 2.5,
     "append": 2.6, "count": 2.7, "total": 2.8, "repeat": 3, "const": 3.5, "recall": 4, "last": 5,
-    "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3,
+    "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3, "still": 2.9,
 }  # fmt: skip
 # (right, wrong) calls that each kind of source is credited with before the first is seen
 _TRUST = {
     "own": (4.0, 0.05), "arg": (4.0, 0.05), "ref": (2.0, 0.1), "repeat": (1.0, 0.1),
+    "still": (2.0, 0.1),
     "word": (1.0, 0.2), "recall": (1.0, 0.2), "const": (0.5, 0.2), "op": (0.5, 0.3),
     "ref2": (0.5, 0.5), "last": (0.2, 1.0),
 }  # fmt: skip
@@ -68,7 +69,7 @@ def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
     numbers: dict[Source, float] = {}
     moments = {("out", p): v for p, v in values.items() if is_moment(v) and PLUS not in p}
     for source, item in sources(c):
-        if source[0] in ("repeat", "recall"):
+        if source[0] in ("repeat", "still", "recall"):
             had.add(source)
             if source[1] in values and same_value(values[source[1]], item):
                 right[source[1]].add(source)
@@ -101,6 +102,7 @@ def same_value(a: Any, b: Any) -> bool:
     return bool(a == b) if isinstance(a, (dict, list)) else same(a, b)
 
 
+_SAME = ("repeat", "still", "recall", "arg", "ref")  # believed from the first time on
 _CHOSEN = {"own", "ref", "arg", "append", "mirror", "repeat"}
 
 
@@ -152,7 +154,7 @@ def direct(path: str, seen: Sequence[Seen]) -> list[Ranked]:
     ranked = []
     for source, n in hits.items():
         had = sum(source in s.had for s in seen)
-        if n >= 2 or (source[0] in ("repeat", "recall", "arg", "ref") and n == had):
+        if n >= 2 or (source[0] in _SAME and n == had):
             ranked.append((source, n / had if had > 2 else n / (had + 1), n))
     texts = Counter(text(s.values[path]) for s in seen)
     top, times = texts.most_common(1)[0]
