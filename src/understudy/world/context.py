@@ -7,6 +7,7 @@ from typing import Any
 
 from understudy.core.types import ProvenanceKind
 from understudy.world.moments import UNITS, is_moment, later
+from understudy.world.ranges import Range
 from understudy.world.state import Key, Past, State
 from understudy.world.values import (
     SIZES,
@@ -32,6 +33,7 @@ class ToolFacts:
     required: list[str] = field(default_factory=list)
     categorical: dict[str, list[Any]] = field(default_factory=dict)  # few-valued arguments
     numeric: list[str] = field(default_factory=list)
+    ranges: dict[str, Range] = field(default_factory=dict)  # of numbers that are no ids
     patterns: dict[str, list[str]] = field(default_factory=dict)  # formats of good arguments
     kinds: dict[str, list[str]] = field(default_factory=dict)  # JSON types of good arguments
     words: dict[str, dict[str, list[int]]] = field(default_factory=dict)

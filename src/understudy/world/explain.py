@@ -192,12 +192,14 @@ def moments(path: str, seen: Sequence[Seen]) -> list[Ranked]:
 
 
 def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
-    """Products, sums, differences of two known numbers, and fixed multiples of differences."""
+    """Products, sums, differences of two known numbers, and fixed multiples of differences and of
+    single numbers."""
     hits: Counter[Source] = Counter()
     had: Counter[tuple[Source, Source]] = Counter()
     scaled: Counter[Source] = Counter()
     spans: dict[tuple[Source, Source], set[float]] = defaultdict(set)
     sample = seen[:: max(1, len(seen) // 120)]
+    rows: list[tuple[float, dict[Source, float]]] = []
     for s in sample:
         target = s.values[path]
         if not is_number(target):
@@ -205,6 +207,7 @@ def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
         own = path.partition(PLUS)[0]
         usable = [n for n in s.numbers.items() if not _made_of(n[0], ("out", own))]
         known = sorted(usable, key=lambda n: (_cost(n[0]), str(n[0])))[:40]
+        rows.append((target, dict(known)))
         for i, (a, x) in enumerate(known):
             for b, y in known[i:]:
                 had[a, b] += 1
@@ -214,10 +217,8 @@ def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
                     u, v = (x, y) if left is a else (y, x)
                     if abs(apply(op, u, v) - target) < 0.006:
                         hits["op", op, left, right] += 1
-                    if op == "-" and u > v and target and is_number(target / (u - v)):
-                        factor = round(target / (u - v), 4)
-                        factor = int(factor) if factor == int(factor) else factor
-                        if factor != 1:
+                    if op == "-" and u > v:
+                        for factor in _factors(target, u - v):
                             scaled["op", "*", ("const", factor), ("op", op, left, right)] += 1
                             spans[left, right].add(u - v)
     ranked = []
@@ -227,4 +228,36 @@ def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
         varied = source in hits or len(spans[a, b]) > 1
         if n >= 4 and n >= 0.8 * times and varied:
             ranked.append((source, n / times, n))
+    return ranked + _multiples(rows)
+
+
+def _multiples(rows: Sequence[tuple[float, dict[Source, float]]]) -> list[Ranked]:
+    """Fixed multiples of a single number, from targets and what was known beside them. A product
+    rounded to cents does not tell its factor exactly: what most rows say is tried on all."""
+    votes: dict[Source, Counter[float]] = defaultdict(Counter)
+    for target, known in rows:
+        for a, x in known.items():
+            votes[a].update(_factors(target, x))
+    ranked: list[Ranked] = []
+    for a, counted in votes.items():
+        pairs = [(target, known[a]) for target, known in rows if a in known]
+        for factor, n in counted.most_common(3):
+            if n < 0.3 * len(pairs):
+                continue
+            right = [x for target, x in pairs if abs(apply("*", factor, x) - target) < 0.006]
+            if len(right) >= 4 and len(right) >= 0.8 * len(pairs) and len(set(right)) > 1:
+                source = ("op", "*", ("const", factor), a)
+                ranked.append((source, len(right) / len(pairs), len(right)))
     return ranked
+
+
+def _factors(target: float, number: float) -> set[float]:
+    """The factors but 1, of two and of four digits, that make a number the target to cents."""
+    if not target or not number or not is_number(target / number):
+        return set()
+    rounded = {round(target / number, digits) for digits in (2, 4)}
+    return {
+        int(f) if f == int(f) else f
+        for f in rounded
+        if f not in (0, 1) and abs(apply("*", f, number) - target) < 0.006
+    }

@@ -181,7 +181,11 @@ def from_json(data: dict[str, Any]) -> World:
 
 
 def _doubts(data: dict[str, Any] | None) -> Doubts | None:
-    return None if data is None else Doubts(tuples(data["given"]), tuples(data["whole"]))
+    return (
+        None
+        if data is None
+        else Doubts(tuples(data["given"]), tuples(data["whole"]), tuple(data["outside"]))
+    )
 
 
 def _parts(parts: list[Any]) -> list[Part]:

@@ -21,6 +21,7 @@ from understudy.world.ids import Ids
 from understudy.world.model import World
 from understudy.world.owners import Relation, broken, lasting, relations
 from understudy.world.query import Query
+from understudy.world.ranges import range_of
 from understudy.world.remembering import remember
 from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
@@ -201,6 +202,9 @@ class _Learner:
                 facts.categorical[p] = list({repr(v): v for v in scalars}.values())
             if scalars and sum(map(is_number, scalars)) > 0.8 * len(scalars):
                 facts.numeric.append(p)
+            numbers = [v for v in scalars if is_number(v)]
+            if numbers and p not in self.ids.args.get(tool, {}):
+                facts.ranges[p] = range_of(numbers)
             kinds = Counter(kind_of(s.args[p]) for s in good if p in s.args)
             facts.kinds[p] = [k for k, n in kinds.items() if n > 0.02 * sum(kinds.values())]
             told = Counter(s.args[p] for s in good if isinstance(s.args.get(p), str))

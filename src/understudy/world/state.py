@@ -35,6 +35,7 @@ class Past:
     ids: tuple[Key, ...]
     marks: dict[str, Mark] = field(default_factory=dict)  # path -> where it comes from
     names: frozenset[Any] = frozenset()  # id-like texts of the result
+    outside: float = 0.0  # how far beyond all experience it is (world.ranges)
 
     @property
     def ok(self) -> bool:

@@ -65,6 +65,7 @@ class Prediction:
     failure: float  # probability of failure in this situation
     chances: dict[str, float]
     wrong: float = 0.0  # `doubt` with chance: that the outcome is another counts as wrong
+    outside: float = 0.0  # how far beyond all experience the call is, or one that it rests on
 
 
 @dataclass(slots=True)
