@@ -158,7 +158,13 @@ def from_json(data: dict[str, Any]) -> World:
         m.listings = listings
     return World(
         Ids(**data["ids"]),
-        Memory(versions, *data["kept"], mentions=data["mentions"], words=data["words"]),
+        Memory(
+            versions,
+            data["kept"][0],
+            data["kept"][1],
+            mentions=data["mentions"],
+            words=data["words"],
+        ),
         {m.facts.name: m for m in models},
         data["declared"],
         data["pooled"],

@@ -13,6 +13,7 @@ from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
 from understudy.world.context import Context, ToolFacts
 from understudy.world.decisions import count_conditions
+from understudy.world.delays import mine_delays
 from understudy.world.explain import Seen, see
 from understudy.world.features import feature, feature_names, field_kinds
 from understudy.world.formats import formats
@@ -177,6 +178,7 @@ class _Learner:
         )
         self.flags: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         self.trail: list[list[tuple[Step, str]]] = []
+        self.delays: dict[str, list[tuple[str, float | None]]] = defaultdict(list)
         self.effects: dict[str, list[effects.Effect]] = {}
         self.draws: dict[str, list[draws.Draw]] = {}
         self.touched: effects.Touched = {}
@@ -290,6 +292,7 @@ class _Learner:
                 effects.apply(self.effects.get(s.name, ()), c, s.value)
                 draws.note(self.draws.get(s.name, ()), c.args, s.value, state)
             trail.append((s, label))
+            self.delays[s.name].append((label, s.latency_s))
         self.trail.append(trail)
 
     def _follow_unknown(self, s: Step, state: State) -> None:
@@ -364,7 +367,7 @@ class _Learner:
             own = self.by_tool[tool]
             jsons = [s.content for s in own if isinstance(s.value, (dict, list)) and s.value]
             model.compact = sum('": ' not in t and ', "' not in t for t in jsons) > len(jsons) / 2
-            model.latencies = sorted(s.latency_s for s in own if s.latency_s is not None)[::7][:100]
+            model.latencies = mine_delays(self.delays[tool])
             found[tool] = model
         return found
 

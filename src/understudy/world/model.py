@@ -23,6 +23,7 @@ from understudy.core.types import (
 from understudy.world.aside import LARGEST
 from understudy.world.calibration import Doubts, doubt_beyond
 from understudy.world.context import Context, ToolFacts
+from understudy.world.delays import delay
 from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
 from understudy.world.notes import Notes
@@ -339,7 +340,7 @@ class WorldSession:
         self.state.observe(name, args, p.outcome, p.value, p.marks or {"": Mark("invented", "")})
         self.state.calls[-1].outside = p.outside
         model.follow_up(c, p.outcome, p.value)
-        latency = foretold.rng.choice(model.latencies) if model.latencies else None
+        latency = delay(model.latencies, p.outcome, foretold.rng)
         return ToolResult(
             content(p, model, self.world.failures.envelope),
             p.flag,
