@@ -80,7 +80,7 @@ def to_json(world: World) -> dict[str, Any]:
             [d, [[key, held] for key, held in things.items()]]
             for d, things in world.memory.versions.items()
         ],
-        "kept": [world.memory.limit, world.memory.dropped],
+        "kept": [world.memory.limit, world.memory.dropped, world.memory.receipts],
         "mentions": world.memory.mentions,
         "words": world.memory.words,
         "models": [_tool(m) for m in world.models.values()],
@@ -133,6 +133,7 @@ def from_json(data: dict[str, Any]) -> World:
         d: {key: [(e, fields) for e, fields in held] for key, held in things}
         for d, things in data["memory"]
     }
+    limit, dropped, receipts = data["kept"]
     book = data["book"]
     openings = [Opening(**{**o, "parts": _parts(o["parts"])}) for o in book["openings"]]
     situations = [
@@ -158,13 +159,7 @@ def from_json(data: dict[str, Any]) -> World:
         m.listings = listings
     return World(
         Ids(**data["ids"]),
-        Memory(
-            versions,
-            data["kept"][0],
-            data["kept"][1],
-            mentions=data["mentions"],
-            words=data["words"],
-        ),
+        Memory(versions, limit, dropped, receipts, data["mentions"], data["words"]),
         {m.facts.name: m for m in models},
         data["declared"],
         data["pooled"],

@@ -158,7 +158,7 @@ class _Learner:
             t: listings.mine(self.by_tool[t], ids) for t in self.real
         }
         self.listings = [q for q in self.queries.values() if q is not None]
-        fields = field_kinds(all_steps, ids)
+        fields = field_kinds(all_steps, ids, memory.of_thing)
         self.features = {
             t: feature_names(
                 self.facts[t],

@@ -6,6 +6,7 @@ from typing import Any
 
 from understudy.world import joint
 from understudy.world.ids import Ids
+from understudy.world.receipts import mine_receipts
 from understudy.world.state import Key, Memory
 from understudy.world.transitions import Step
 from understudy.world.values import leaves, texts_in
@@ -26,7 +27,7 @@ def remember(
     """
     all_steps = list(all_steps)
     changing = _changing(all_steps, ids)
-    memory = Memory(limit=limit)
+    memory = Memory(limit=limit, receipts=mine_receipts(all_steps, ids))
     mentioned: dict[int, set[Any]] = defaultdict(set)
     made: dict[int, set[Key]] = defaultdict(set)
     lost: dict[tuple[int, Key], set[str]] = defaultdict(set)  # fields that a call has changed
@@ -53,14 +54,18 @@ def remember(
             if key not in made[s.episode]:
                 lost[s.episode, key] |= changing[s.name]
                 late = _late(touched, s, key)
-                memory.add(key, s.episode, _kept(record, lost[s.episode, key] | late))
+                own = record
+                if record is s.value and key in named:
+                    own = memory.of_thing(s.name, record)
+                memory.add(key, s.episode, _kept(own, lost[s.episode, key] | late))
         if read is not None and joint.AND in ids.joint[s.name]:
             memory.add(read, s.episode, _kept(ids.record(s.name, s.value), _late(touched, s, read)))
             continue
         if found or not isinstance(s.value, dict) or len(named) != 1:
             continue
         if named[0] not in made[s.episode]:
-            memory.add(named[0], s.episode, _kept(s.value, changing[s.name]))
+            own = memory.of_thing(s.name, s.value)
+            memory.add(named[0], s.episode, _kept(own, changing[s.name]))
     return memory
 
 

@@ -83,6 +83,7 @@ class Memory:
     versions: dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]] = field(default_factory=dict)
     limit: int = 8
     dropped: dict[str, int] = field(default_factory=dict)
+    receipts: dict[str, list[str]] = field(default_factory=dict)  # see world.receipts
     mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
     words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
@@ -100,6 +101,11 @@ class Memory:
         return self._having[domain, name].get(value, []) if isinstance(value, (str, int)) else []
 
     _largest: dict[str, int | None] = field(default_factory=dict, repr=False)
+
+    def of_thing(self, tool: str, result: dict[str, Any]) -> dict[str, Any]:
+        """What a result says of the thing that its call names."""
+        kept = self.receipts.get(tool)
+        return result if kept is None else {n: result[n] for n in kept if n in result}
 
     def mention(self, value: Any, origin: int) -> None:
         """A text that a result of the traffic held."""
@@ -337,6 +343,8 @@ class State:
             found = True
             if record is value:
                 own.append((domain, item))
+            if record is value and (domain, item) in named:
+                record = self.memory.of_thing(name, record)
             self._merge((domain, item), record, n, marks, name, record is value)
         if isinstance(value, dict) and "" not in self.ids.keys.get(name, {}):
             same = [k for k in named if any(v == k[1] for v in value.values())]
@@ -344,8 +352,9 @@ class State:
                 not found and not same and len(named) == 1
             ):
                 same = named
+            told = self.memory.of_thing(name, value)
             for key in same:
-                self._merge(key, value, n, marks, name, True)
+                self._merge(key, told, n, marks, name, True)
         return own
 
     def _merge(
