@@ -13,7 +13,7 @@ from understudy.world.edits import PLUS, aggregates, edits, explains, totals
 from understudy.world.features import Feature
 from understudy.world.moments import is_moment, reckoned
 from understudy.world.tree import Node, decide, grow
-from understudy.world.values import is_number, same
+from understudy.world.values import chance, is_number, same
 
 Ranked = tuple[Source, float, int]  # a source, its precision, how often it was right
 
@@ -44,10 +44,11 @@ class Seen:
     moments: dict[Source, str]
     whole: Any
     joined: dict[tuple[str, str], list[joins.Element]] = field(default_factory=dict)
+    fold: int = 0  # 0 or 1: which half of the scenarios it is of
 
 
-def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
-    """Compare a result with every source in its context."""
+def see(c: Context, value: Any, row: dict[Feature, Any], origin: int = 0) -> Seen:
+    """Compare a result with every source in its context. `origin` is its scenario's number."""
     plain = dict(branches(value))
     values = dict(plain)
     edited: list[tuple[Source, str]] = []
@@ -87,7 +88,9 @@ def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
         if isinstance(item, list) and PLUS not in path:
             numbers.update(aggregates(("out", path), item))
     numbers.update(totals(numbers))
-    return Seen(row, values, right, had, numbers, moments, value, joins.see_joins(c, plain))
+    fold = int(2 * chance("fold", origin))
+    joined = joins.see_joins(c, plain)
+    return Seen(row, values, right, had, numbers, moments, value, joined, fold)
 
 
 def text(value: Any) -> str:
@@ -146,16 +149,37 @@ def _cost(source: Source) -> float:
     return _COST.get(source[0], 9) + 0.1 * parts
 
 
+_SEEN = 3  # calls of a half of the scenarios that say how precise a source is there
+_GOOD = 0.9  # the precision from which on a half of the scenarios suggests a source
+
+
+def held_out(right: tuple[int, int], had: tuple[int, int]) -> float:
+    """The precision of a source on scenarios apart from those that suggest it.
+
+    `right` and `had` count the calls of either half of the scenarios. Where one half alone
+    suggests the source, the other one says how precise it is; else both do.
+    """
+    n, times = sum(right), sum(had)
+    if min(had) >= _SEEN:
+        one, other = (r / h for r, h in zip(right, had, strict=True))
+        if (one >= _GOOD) != (other >= _GOOD):
+            return min(one, other)
+    return n / times if times > 2 else n / (times + 1)
+
+
 def direct(path: str, seen: Sequence[Seen]) -> list[Ranked]:
     """(source, precision, hits) of every single source that was ever right."""
-    hits: Counter[Source] = Counter()
+    hits: tuple[Counter[Source], Counter[Source]] = Counter(), Counter()
+    folds: tuple[list[Seen], list[Seen]] = [], []
     for s in seen:
-        hits.update(s.right[path])
+        hits[s.fold].update(s.right[path])
+        folds[s.fold].append(s)
     ranked = []
-    for source, n in hits.items():
-        had = sum(source in s.had for s in seen)
-        if n >= 2 or (source[0] in _SAME and n == had):
-            ranked.append((source, n / had if had > 2 else n / (had + 1), n))
+    for source in dict.fromkeys([*hits[0], *hits[1]]):
+        right = hits[0][source], hits[1][source]
+        had = sum(source in s.had for s in folds[0]), sum(source in s.had for s in folds[1])
+        if sum(right) >= 2 or (source[0] in _SAME and right == had):
+            ranked.append((source, held_out(right, had), sum(right)))
     texts = Counter(text(s.values[path]) for s in seen)
     top, times = texts.most_common(1)[0]
     if times >= 0.97 * len(seen) and len(seen) > 2:
@@ -221,24 +245,46 @@ def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
                         for factor in _factors(target, u - v):
                             scaled["op", "*", ("const", factor), ("op", op, left, right)] += 1
                             spans[left, right].add(u - v)
-    ranked = []
+    found: dict[Source, int] = {}
     for source, n in [*hits.items(), *scaled.items()]:
         a, b = source[2:] if source in hits else source[3][2:]
         times = had.get((a, b)) or had[b, a]
         varied = source in hits or len(spans[a, b]) > 1
         if n >= 4 and n >= 0.8 * times and varied:
-            ranked.append((source, n / times, n))
-    return ranked + _multiples(rows)
+            found[source] = n
+    found |= _multiples(rows)
+    return [(source, _tried(source, path, sample), n) for source, n in found.items()]
 
 
-def _multiples(rows: Sequence[tuple[float, dict[Source, float]]]) -> list[Ranked]:
-    """Fixed multiples of a single number, from targets and what was known beside them. A product
-    rounded to cents does not tell its factor exactly: what most rows say is tried on all."""
+def _tried(source: Source, path: str, seen: Sequence[Seen]) -> float:
+    """The precision of a reckoned source, see `held_out`."""
+    right, had = [0, 0], [0, 0]
+    for s in seen:
+        number, target = _reckon(source, s.numbers), s.values[path]
+        if number is not None and is_number(target):
+            had[s.fold] += 1
+            right[s.fold] += abs(number - target) < 0.006
+    return held_out((right[0], right[1]), (had[0], had[1]))
+
+
+def _reckon(source: Source, numbers: dict[Source, float]) -> float | None:
+    if source[0] == "const":
+        return float(source[1])
+    if source[0] != "op":
+        return numbers.get(source)
+    a, b = _reckon(source[2], numbers), _reckon(source[3], numbers)
+    return None if a is None or b is None else apply(source[1], a, b)
+
+
+def _multiples(rows: Sequence[tuple[float, dict[Source, float]]]) -> dict[Source, int]:
+    """Fixed multiples of a single number, each with how often it is right, from targets and what
+    was known beside them. A product rounded to cents does not tell its factor exactly: what most
+    rows say is tried on all."""
     votes: dict[Source, Counter[float]] = defaultdict(Counter)
     for target, known in rows:
         for a, x in known.items():
             votes[a].update(_factors(target, x))
-    ranked: list[Ranked] = []
+    found: dict[Source, int] = {}
     for a, counted in votes.items():
         pairs = [(target, known[a]) for target, known in rows if a in known]
         for factor, n in counted.most_common(3):
@@ -246,9 +292,8 @@ def _multiples(rows: Sequence[tuple[float, dict[Source, float]]]) -> list[Ranked
                 continue
             right = [x for target, x in pairs if abs(apply("*", factor, x) - target) < 0.006]
             if len(right) >= 4 and len(right) >= 0.8 * len(pairs) and len(set(right)) > 1:
-                source = ("op", "*", ("const", factor), a)
-                ranked.append((source, len(right) / len(pairs), len(right)))
-    return ranked
+                found["op", "*", ("const", factor), a] = len(right)
+    return found
 
 
 def _factors(target: float, number: float) -> set[float]:

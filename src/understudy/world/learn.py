@@ -325,7 +325,7 @@ class _Learner:
             label = f"ok:{kind_of(s.value)}"
         seen = self.seen[s.name][label]
         if len(seen) < self.config.max_rows:
-            seen.append(see(c, s.value, row))
+            seen.append(see(c, s.value, row, s.origin))
         return label
 
     def models(self, pooled: dict[str, dict[str, int]]) -> dict[str, ToolModel]:
