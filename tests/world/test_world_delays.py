@@ -81,3 +81,29 @@ def test_an_outcome_without_latencies_of_its_own_takes_as_long_as_its_like() -> 
     assert [delay(known, label, rng) for label in ("ok:a", "ok:z", "err:c")] == [1.0, 1.0, 9.0]
     assert delay({}, "ok:a", rng) is None
     assert delay(mine_delays([("ok:a", 1.0)]), "err:c", rng) == 1.0
+
+
+def captured(seed: int, ids: tuple[str, str] = ("c1", "c2")) -> Episode:
+    """Two calls as a gateway captures them: it sees when the model is asked, and no tool."""
+    rng = random.Random(seed)
+    played = recorded(f"e{seed}", [("weigh", {"kilos": n}) for n in (3, 4)], lambda _, a: dict(a))
+    (whole,) = played.completions
+    said, completions, now = list(whole.request.messages), [], 1000.0
+    for n, call_id in enumerate([*ids, None]):
+        reply: Any = {"role": "assistant", "content": "done"}
+        if call_id is not None:
+            (call,) = said[1 + 2 * n]["tool_calls"]
+            reply = {**said[1 + 2 * n], "tool_calls": [{**call, "id": call_id}]}
+            said[1 + 2 * n], said[2 + 2 * n] = reply, {**said[2 + 2 * n], "tool_call_id": call_id}
+        request = replace(whole.request, messages=tuple(said[: 1 + 2 * n]))
+        one = replace(whole, id=f"{seed}.{n}", request=request, message=reply)
+        completions.append(replace(one, started_at=now, finished_at=now + 0.5))
+        now += 0.5 + SLOW * rng.lognormvariate(0, 0.8)
+    return replace(played, completions=tuple(completions), results={})
+
+
+def test_captured_traffic_shows_how_long_its_calls_took() -> None:
+    seconds = taken(learn([captured(seed) for seed in range(100)]), 4)
+    assert len(seconds) == 400
+    assert abs(math.log(sorted(seconds)[200] / SLOW)) < 0.25
+    assert not taken(learn([captured(seed, ("c1", "c1")) for seed in range(9)]), 4)

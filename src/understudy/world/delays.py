@@ -1,8 +1,11 @@
-"""How long a tool takes: quantiles of its real latencies, by outcome."""
+"""How long a tool takes: quantiles of its real latencies, by outcome. They are recorded with a
+result, or read from when the model was asked before and after it."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+
+from understudy.core.types import Episode
 
 Delays = dict[str, list[float]]  # outcome class, "ok", "err" or "" (all) -> seconds, in order
 _RANKS = 100
@@ -19,6 +22,25 @@ def mine_delays(seen: Iterable[tuple[str, float | None]]) -> Delays:
                 found[kind].append(seconds)
     own = {k: v for k, v in found.items() if k in ("ok", "err", "") or len(v) >= _LEAST}
     return {kind: quantiles(seconds) for kind, seconds in own.items()}
+
+
+def waits(episode: Episode) -> dict[str, float]:
+    """By call id the seconds from the end of a reply that makes one call to the start of the
+    request that brings its result: what the tool took, and the agent around it. Ids that recur
+    are left out, and replies of which it is not known when they ended."""
+    ended: dict[str, float] = {}
+    found: dict[str, float] = {}
+    made: Counter[str] = Counter()
+    for c in episode.completions:
+        for message in c.request.messages if ended else ():
+            began = ended.pop(message.get("tool_call_id") or "", None)
+            if began is not None and c.started_at >= began:
+                found[message["tool_call_id"]] = c.started_at - began
+        calls = (c.message.get("tool_calls") or []) if c.message else []
+        made.update(call["id"] for call in calls)
+        if len(calls) == 1 and c.finished_at is not None:
+            ended[calls[0]["id"]] = c.finished_at
+    return {call: seconds for call, seconds in found.items() if made[call] == 1}
 
 
 def quantiles(seconds: Sequence[float]) -> list[float]:
