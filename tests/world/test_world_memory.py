@@ -62,6 +62,23 @@ def test_what_memory_dropped_is_counted_after_a_load_too(learned: World, tmp_pat
     assert (again.limit, again.dropped) == (learned.memory.limit, learned.memory.dropped)
 
 
+def test_a_read_is_not_blamed_for_what_a_call_before_it_changed() -> None:
+    def tapped(seed: int) -> Episode:
+        vat = dict(VATS[1 + seed % 40])
+
+        def answer(name: str, args: Any) -> Any:
+            vat["litres"] -= name == "tap"
+            return {"tapped": True} if name == "tap" else dict(vat)
+
+        show, tap = ("show", {"vat_id": vat["vat_id"]}), ("tap", {"vat_id": vat["vat_id"]})
+        return recorded(f"e{seed}", [show, tap, show], answer)
+
+    world = learn([tapped(seed) for seed in range(80)])
+    for n in range(1, 41):
+        told = world.session(n).step("show", json.dumps({"vat_id": n}), greedy=True)
+        assert json.loads(told.content) == VATS[n]
+
+
 def test_what_equals_a_listed_field_at_times_is_not_taken_for_it_without_doubt() -> None:
     world = learn([brewery(seed, read=90) for seed in range(110)])
     wrong = []

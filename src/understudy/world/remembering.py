@@ -82,20 +82,26 @@ def _kept(record: dict[str, Any], changed: set[str]) -> dict[str, Any]:
 def _changing(all_steps: Sequence[Step], ids: Ids) -> dict[str, set[str]]:
     """The fields that each tool changes before it shows a record, so that they do not say how the
     thing was: they often differ from what the episode showed before, or do so at all and always
-    are as an argument says."""
+    are as an argument says. Where a call in between named the thing and did not show it, the
+    difference may be that call's, and counts for nothing."""
     known: dict[Key, dict[str, Any]] = {}
+    unclear: set[Key] = set()
     differs: dict[str, Counter[str]] = defaultdict(Counter)
     times: dict[str, Counter[str]] = defaultdict(Counter)
     given: dict[str, Counter[str]] = defaultdict(Counter)
     episode = -1
     for s in all_steps:
         if s.episode != episode:
-            episode, known = s.episode, {}
-        if s.failed or not isinstance(s.value, (dict, list)):
+            episode, known, unclear = s.episode, {}, set()
+        if s.failed:
             continue
-        for domain, item, record in ids.of_result(s.name, s.value):
+        shown = list(ids.of_result(s.name, s.value))
+        unclear |= {(d, v) for _, d, v in ids.alone(s.name, s.args)} - {k[:2] for k in shown}
+        for domain, item, record in shown:
             before = known.setdefault((domain, item), {})
-            for name in before.keys() & record.keys():
+            clear = (domain, item) not in unclear
+            unclear.discard((domain, item))
+            for name in before.keys() & record.keys() if clear else ():
                 times[s.name][name] += 1
                 differs[s.name][name] += before[name] != record[name]
                 given[s.name][name] += record[name] in s.args.values()
