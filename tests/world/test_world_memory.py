@@ -48,6 +48,8 @@ def test_a_listing_in_every_episode_does_not_push_out_what_a_detail_read_showed(
     for n, vat in VATS.items():
         told = learned.session(n).step("show", json.dumps({"vat_id": n}), greedy=True)
         assert json.loads(told.content) == vat
+        (source,) = [p.source for p in told.provenance if p.path == "/haze"]
+        assert 1 + int(source.removeprefix("episode e")) % 120 == n  # one that showed it
     manifest = export(learned, tmp_path / "out", ["jsonl"])
     written = [json.loads(line) for line in (tmp_path / "out" / "vat.jsonl").open()]
     assert sorted(written, key=lambda v: v["vat_id"]) == list(VATS.values())

@@ -75,6 +75,14 @@ def idlike(value: Any) -> bool:
     return isinstance(value, str) and 2 < len(value) < 48 and any(map(str.isdigit, value))
 
 
+class Remembered(NamedTuple):
+    """An episode's version of a thing, completed by fields that `others` showed."""
+
+    episode: int
+    fields: dict[str, Any]
+    others: dict[str, int]  # field -> its episode
+
+
 @dataclass(slots=True)
 class Memory:
     """Versions of every thing in the traffic: fields as an episode first showed them. Of each field
@@ -165,23 +173,19 @@ class Memory:
                 self.dropped[key[0]] = self.dropped.get(key[0], 0) + 1
         held[:] = [h for n, h in enumerate(held) if h[1] or n >= len(held) - self.limit]
 
-    def pick(
-        self, key: Key, seed: int, without: frozenset[int]
-    ) -> tuple[int, dict[str, Any]] | None:
+    def pick(self, key: Key, seed: int, without: frozenset[int]) -> Remembered | None:
         """One episode's version of a thing, completed by the others' fields; fixed by the seed."""
-        held = self.versions.get(key[0], {}).get(key[1])
+        held = self.versions.get(key[0], {}).get(key[1], [])
+        held = [h for h in held if h[0] not in without] if without else held
         if not held:
             return None
-        if without:
-            held = [h for h in held if h[0] not in without]
-            if not held:
-                return None
         chosen = held[int(chance(seed, key) * len(held))] if len(held) > 1 else held[0]
-        fields = chosen[1]
-        for _, other in reversed(held):
-            if other is not fields and len(other.keys() - fields.keys()):
+        fields, others = chosen[1], {}
+        for episode, other in reversed(held):
+            if new := other.keys() - fields.keys():
                 fields = {**other, **fields}
-        return chosen[0], fields
+                others.update(dict.fromkeys(new, episode))
+        return Remembered(chosen[0], fields, others)
 
 
 @dataclass(slots=True)
@@ -198,7 +202,7 @@ class State:
     same: dict[str, int] = field(default_factory=dict)  # call key -> its last call
     facts: dict[str, str] = field(default_factory=dict)  # tool+scope -> class that stays
     immune: dict[str, bool] = field(default_factory=dict)  # tool+scope that went well
-    picked: dict[Key, tuple[int, dict[str, Any]] | None] = field(default_factory=dict)
+    picked: dict[Key, Remembered | None] = field(default_factory=dict)
     shown: set[Any] = field(default_factory=set)  # id-like texts in the session's results
     unlisted: set[Key] = field(default_factory=set)  # things that listings no longer show
     drawn: dict[tuple[str, Any, str], list[tuple[int, tuple[Any, ...], float]]] = field(
@@ -222,7 +226,7 @@ class State:
             {k: list(v) for k, v in self.drawn.items()}, dict(self.largest), self.changed,
         )  # fmt: skip
 
-    def remembered(self, key: Key) -> tuple[int, dict[str, Any]] | None:
+    def remembered(self, key: Key) -> Remembered | None:
         if key not in self.picked:
             self.picked[key] = self.memory.pick(key, self.seed, self.without)
         return self.picked[key]
@@ -254,8 +258,9 @@ class State:
         if thing is not None and name in thing.fields:
             return thing.fields[name]
         held = self.remembered(key)
-        if held is not None and name in held[1]:
-            return held[1][name], "remembered", f"episode {held[0]}"
+        if held is not None and name in held.fields:
+            episode = held.others.get(name, held.episode)
+            return held.fields[name], "remembered", f"episode {episode}"
         return None
 
     def fields(self, key: Key) -> dict[str, Any]:
