@@ -1,7 +1,7 @@
 """Features of the situation that a call meets: what may explain how it goes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from understudy.world.context import Context, ToolFacts
@@ -127,8 +127,11 @@ def feature_names(
     return names
 
 
-def field_kinds(all_steps: Sequence[Step], ids: Ids) -> dict[str, dict[str, str]]:
-    """Scalar fields of each domain's records: few-valued texts, and numbers."""
+def field_kinds(
+    all_steps: Sequence[Step], ids: Ids, of_thing: Callable[[str, dict[str, Any]], dict[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """Scalar fields of each domain's records: few-valued texts, and numbers. `of_thing`: what a
+    tool's result says of the thing that its call names."""
     values: dict[str, dict[str, Counter[Any]]] = defaultdict(lambda: defaultdict(Counter))
     for s in all_steps:
         if s.failed:
@@ -136,7 +139,8 @@ def field_kinds(all_steps: Sequence[Step], ids: Ids) -> dict[str, dict[str, str]
         named = list(ids.shown(s.name, s.args, s.value))
         if not named and isinstance(s.value, dict):
             held = ids.alone(s.name, s.args)
-            named = [(held[0][1], held[0][2], s.value)] if len(held) == 1 else []
+            told = of_thing(s.name, s.value)
+            named = [(held[0][1], held[0][2], told)] if len(held) == 1 else []
         for domain, _, record in named:
             for name, item in record.items():
                 if not isinstance(item, (dict, list)):

@@ -23,8 +23,9 @@ from understudy.core.types import Episode, canonical_json
 from understudy.runs.statistics import clustered_mean
 from understudy.world import settings
 from understudy.world.ids import Ids
+from understudy.world.memory import Key
 from understudy.world.model import World, WorldSession
-from understudy.world.state import Key, State
+from understudy.world.state import State
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.values import call_key, columns
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from understudy.world.context import ToolFacts
 from understudy.world.ids import Ids
-from understudy.world.state import Memory
+from understudy.world.memory import Memory
 from understudy.world.tools import TRANSIENT, Hard
 from understudy.world.transitions import Step
 from understudy.world.values import call_key
