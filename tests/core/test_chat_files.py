@@ -39,6 +39,11 @@ def row(**fields: Any) -> str:
     return json.dumps({"messages": MESSAGES, **fields})
 
 
+def told(**result: Any) -> str:
+    """A row in which the result of the call says this of itself."""
+    return json.dumps({"messages": [*MESSAGES[:3], {**MESSAGES[3], **result}, *MESSAGES[4:]]})
+
+
 def read(*lines: str, **options: Any) -> tuple[list[Any], ImportReport]:
     report = ImportReport()
     return list(import_lines(lines, ImportOptions(**options), report)), report
@@ -72,6 +77,11 @@ def test_a_repeated_tool_call_id_says_nothing_of_results() -> None:
     assert episode.results == {}
 
 
+def test_a_result_may_leave_open_whether_it_failed_and_how_long_it_took() -> None:
+    (episode,), _ = read(told(is_error=None, latency_s=None))
+    assert episode.results == {"c1": ToolResult("42")}
+
+
 def test_other_outcome_columns() -> None:
     (episode,), _ = read(row(solved=True), feedback={"solved": "outcome", "stars": "stars"})
     assert [(f.name, f.value) for f in episode.feedback] == [("outcome", True)]
@@ -90,6 +100,12 @@ BROKEN = [
     (row(reward=10**400), "not a boolean or a number"),
     (row(scenario="\ud800"), "not a name"),
     (row(model=["m"]), "not a name"),
+    (told(latency_s="0.7"), "message 3 has the latency_s '0.7', no seconds"),
+    (told(latency_s=-1), "message 3 has the latency_s '-1', no seconds"),
+    (told(latency_s=True), "no seconds"),
+    (told(latency_s=10**400), "no seconds"),
+    (told(is_error="false"), "message 3 has the is_error 'false', not a boolean"),
+    (told(is_error=0), "not a boolean"),
     (row()[:-1] + ', "reward": NaN}', "NaN is not JSON"),
     (row()[:-1] + ', "x": ' + "[" * 5000, "nested too deeply"),
 ]

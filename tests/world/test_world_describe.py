@@ -13,6 +13,7 @@ from recorded import Call, recorded
 from understudy.cli import main
 from understudy.core.openai_wire import tools_problem
 from understudy.core.types import Completion, Episode, ModelRef, Request
+from understudy.runs.statistics import wilson
 from understudy.world.describe import describe, described_tools
 from understudy.world.evidence import Evidence
 from understudy.world.facts import Bar, Fact
@@ -177,6 +178,8 @@ def test_the_shares_of_failures_are_those_of_the_traffic(
     assert fact.text.startswith(text)
     assert fact.calls == sold
     assert '"sku": "<sku>"' in fact.text
+    known = wilson(sold, len(calls))
+    assert fact.text.endswith(f"(95% interval {100 * known.low:.0f} to {100 * known.high:.0f}%).")
 
 
 def test_a_failure_without_a_sign_is_said_to_have_none(world: World) -> None:

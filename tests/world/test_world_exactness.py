@@ -21,9 +21,10 @@ from understudy.world.formats import formats, has_format
 from understudy.world.hard import Trail, mine_hard
 from understudy.world.ids import Ids
 from understudy.world.learn import learn
+from understudy.world.memory import Memory
 from understudy.world.model import World
 from understudy.world.query import Query, Row
-from understudy.world.state import Memory, State, Thing
+from understudy.world.state import State, Thing
 from understudy.world.transitions import steps, transitions
 from understudy.world.values import parse
 

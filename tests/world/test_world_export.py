@@ -22,9 +22,9 @@ from understudy.world.entities import type_names
 from understudy.world.export import export
 from understudy.world.ids import Ids
 from understudy.world.learn import learn
+from understudy.world.memory import Memory
 from understudy.world.model import World
 from understudy.world.scrub import Scrub
-from understudy.world.state import Memory
 
 Held = dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]]
 

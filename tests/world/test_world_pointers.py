@@ -14,8 +14,9 @@ from understudy.world.context import Context, ToolFacts, branches, resolve, sour
 from understudy.world.describe import describe
 from understudy.world.ids import Ids
 from understudy.world.learn import learn
+from understudy.world.memory import Memory
 from understudy.world.model import World
-from understudy.world.state import Mark, Memory, State
+from understudy.world.state import Mark, State
 from understudy.world.values import at, leaves
 
 KEYS = st.text("/~01a#+\u0661", max_size=4) | st.text(max_size=3)

@@ -1,11 +1,16 @@
 """A listing's index finds what looking at every record finds."""
 
+import cProfile
+import pstats
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from understudy.world.ids import Ids
+from understudy.world.memory import Memory
 from understudy.world.query import Query, Row
+from understudy.world.state import State
 
 VALUES: st.SearchStrategy[Any] = st.sampled_from(
     ["a", " A", "b", 1, 1.0, True, False, 0, 2, None, float("nan"), ["a"], {"a": 1}]
@@ -38,3 +43,18 @@ def test_capitals_and_blanks_select_alike() -> None:
     assert [r.key for r in query.matches({"kind": "RED "})] == [0, 1]
     assert [r.key for r in query.matches({"kind": 1.0})] == [3]
     assert [r.key for r in query.matches({"kind": True})] == [4]
+
+
+def test_making_records_up_takes_no_longer_with_more_remembered_ones() -> None:
+    def work(rows: int) -> tuple[int, int]:
+        """How many functions run, and how many records are made up."""
+        query = Query("rows", "k", equal=[("kind", "kind")], filled=1.0, paired=1.0, typical=3)
+        query.rows = [Row(f"K{n:05}", {"k": f"K{n:05}", "kind": n % 9}) for n in range(rows)]
+        query.answer({"kind": 1}, State(Ids(), Memory()))  # the index is made once
+        with cProfile.Profile() as profile:
+            made = query.answer({"kind": 99}, State(Ids(), Memory()))
+        return int(pstats.Stats(profile).total_calls), len(made)  # type: ignore[attr-defined]
+
+    few, many = work(500), work(20_000)
+    assert few[1] == many[1] == 3
+    assert many[0] < 1.5 * few[0]

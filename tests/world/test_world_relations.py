@@ -5,11 +5,15 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
+from understudy.world.explain import held_out
 from understudy.world.learn import learn
 from understudy.world.model import World
+from understudy.world.values import chance
 
 GOODS = ["lamp", "desk", "rack", "fan", "mat", "stool"]
 SIZES = ["small", "large"]
@@ -183,3 +187,34 @@ def test_the_rules_survive_being_saved(world: World, tmp_path: Any) -> None:
     args = {"order": code, "lines": [{"good": "fan"}], "size": "small", "card": card}
     real = shop.call("change", args)
     assert json.loads(session.step("change", json.dumps(args)).content) == real
+
+
+def weighing(seed: int) -> Episode:
+    """The net weight is the gross one in one half of the scenarios, by how the world parts them,
+    and in most of the other one."""
+    rng = random.Random(seed)
+    bare = chance("fold", seed) < 0.5 or seed % 6 > 0
+
+    def answer(tool: str, args: Any) -> Any:
+        return {"net": args["gross"] - (0 if bare else rng.randint(1, 9)), "scale": 3}
+
+    return recorded(f"e{seed}", [("weigh", {"gross": rng.randint(100, 999)})], answer)
+
+
+def test_a_relation_is_as_precise_as_on_scenarios_that_did_not_suggest_it() -> None:
+    world = learn([weighing(seed) for seed in range(200)])
+    told = world.session(0).step("weigh", '{"gross": 500}', greedy=True)
+    assert [p.kind for p in told.provenance if p.path == "/net"] == ["invented"]
+
+
+@given(*[st.tuples(st.integers(0, 30), st.integers(0, 30))] * 2)
+def test_precision_is_the_overall_one_or_the_worse_half(
+    one: tuple[int, int], other: tuple[int, int]
+) -> None:
+    had = one[0] + one[1], other[0] + other[1]
+    found = held_out((one[0], other[0]), had)
+    n, times = one[0] + other[0], sum(had)
+    assert found == held_out((other[0], one[0]), had[::-1])
+    assert 0 <= found <= (n / times if times else 0)
+    if min(had) > 2 and n > 0 and min(one[0] / had[0], other[0] / had[1]) < 0.9 <= n / times:
+        assert found == min(one[0] / had[0], other[0] / had[1])

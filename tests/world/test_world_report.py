@@ -291,7 +291,7 @@ def test_latencies_that_are_twice_as_long_are_a_factor_of_two_away(world: World)
     ]
     learned = learn(episodes)
     assert not latencies(world, episodes)  # a tool that it does not know
-    learned.models["ping"].latencies = [0.4, 0.4]
+    learned.models["ping"].latencies = {"": [0.4, 0.4]}
     found = latencies(learned, episodes)
     assert found["ping"]["log_distance"] == pytest.approx(math.log(2))
     assert found["ping"]["world_median"] == 2 * found["ping"]["real_median"]

@@ -56,7 +56,10 @@ def slow(world: World) -> World:
 
 
 def with_latencies(world: World, seconds: list[float]) -> World:
-    models = {name: replace(model, latencies=seconds) for name, model in world.models.items()}
+    models = {
+        name: replace(model, latencies={"": seconds} if seconds else {})
+        for name, model in world.models.items()
+    }
     return replace(world, models=models)
 
 

@@ -36,6 +36,8 @@ from understudy.core.types import (
     canonical_json,
 )
 
+_LONGEST_S = 1e9  # that a call may have taken
+
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
@@ -233,13 +235,19 @@ def _split_results(
     """Messages without the fields that no chat message has, and what those said of results.
 
     A result is known beyond its message only where the row flags errors or times the call; and
-    only under an id that the conversation uses once.
+    only under an id that the conversation uses once. Raises ValueError where they say it wrongly.
     """
     uses = Counter(m["tool_call_id"] for m in messages if m["role"] == "tool")
     said: list[Message] = []
     results: dict[str, ToolResult] = {}
-    for message in messages:
+    for i, message in enumerate(messages):
         extra = {"is_error", "latency_s"} & message.keys() if message["role"] == "tool" else set()
+        if extra:
+            flag, seconds = message.get("is_error"), message.get("latency_s")
+            if not isinstance(flag, (bool, type(None))):
+                raise ValueError(f"message {i} has the is_error {str(flag)[:40]!r}, not a boolean")
+            if seconds is not None and not _is_duration(seconds):
+                raise ValueError(f"message {i} has the latency_s {str(seconds)[:40]!r}, no seconds")
         if extra and uses[message["tool_call_id"]] == 1:
             content = message.get("content")
             results[message["tool_call_id"]] = ToolResult(
@@ -249,6 +257,11 @@ def _split_results(
             )
         said.append(cast(Message, {k: v for k, v in message.items() if k not in extra}))
     return said, results
+
+
+def _is_duration(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 <= value < _LONGEST_S
 
 
 class _Ids:

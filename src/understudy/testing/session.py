@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.types import ToolResult
+from understudy.world.memory import Key
 from understudy.world.model import World, WorldSession
-from understudy.world.state import Key, State
+from understudy.world.state import State
 from understudy.world.values import leaves, parse, same
 
 

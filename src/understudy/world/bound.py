@@ -33,9 +33,9 @@ from understudy.world.compare import Leaves, leaf_counts, leaf_f1
 from understudy.world.context import Context
 from understudy.world.fidelity import told
 from understudy.world.learn import learn
+from understudy.world.memory import Key
 from understudy.world.model import World
 from understudy.world.owners import relations
-from understudy.world.state import Key
 from understudy.world.tools import ToolModel, conditions
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.values import parse

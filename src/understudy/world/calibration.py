@@ -3,7 +3,9 @@ wrong where it doubts so much.
 
 The episodes are parted in two halves by scenario, each half is predicted by a world that learned
 from the other, and two small trees over (tool, outcome class, doubt, chance) hold how often such
-results were wrong. Only doubt is corrected; what the world answers is not.
+results were wrong. Results of calls with numbers beyond all experience (world.ranges) are doubted
+as much as such ones were wrong at least, by half where there were none. Only doubt is corrected;
+what the world answers is not.
 """
 
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ class Evidence:
     row: Row
     wrong: bool  # on leaves that could be known
     same_class: bool  # whether the outcome class was right
+    outside: float = 0.0  # how far beyond all experience the call was
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Doubts:
 
     given: Node
     whole: Node
+    outside: tuple[float, float] = (0.0, 0.0)  # of calls beyond all experience: wrong ones, all
 
     @classmethod
     def fit(cls, evidence: Sequence[Evidence]) -> "Doubts | None":
@@ -43,13 +47,23 @@ class Doubts:
         given = [e for e in evidence if e.same_class]
         if len(given) < LEAST:
             return None
+        wrong = sum(e.outside for e in given if e.wrong)
         return cls(_tree([_without_chance(e.row) for e in given], given),
-                   _tree([e.row for e in evidence], evidence))  # fmt: skip
+                   _tree([e.row for e in evidence], evidence),
+                   (wrong, sum(e.outside for e in given)))  # fmt: skip
 
     def correct(self, name: str, p: Prediction) -> None:
         """Replace a prediction's doubts by how often such results were wrong."""
         row = row_of(name, p)
         p.doubt, p.wrong = _rate(self.given, _without_chance(row)), _rate(self.whole, row)
+        doubt_beyond(p, *self.outside)
+
+
+def doubt_beyond(p: Prediction, wrong: float = 0.0, times: float = 0.0) -> None:
+    """Raise a prediction's doubts by how far the call is beyond all experience, and how often such
+    calls' results were wrong."""
+    least = p.outside * (wrong + 1) / (times + 2)
+    p.doubt, p.wrong = max(p.doubt, least), max(p.wrong, least)
 
 
 def row_of(name: str, p: Prediction) -> Row:

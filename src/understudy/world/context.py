@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.core.types import ProvenanceKind
+from understudy.world.memory import Key
 from understudy.world.moments import UNITS, is_moment, later
-from understudy.world.state import Key, Past, State
+from understudy.world.ranges import Range
+from understudy.world.state import Past, State
 from understudy.world.values import (
     SIZES,
     at,
@@ -47,6 +49,7 @@ class ToolFacts:
     required: list[str] = field(default_factory=list)
     categorical: dict[str, list[Any]] = field(default_factory=dict)  # few-valued arguments
     numeric: list[str] = field(default_factory=list)
+    ranges: dict[str, Range] = field(default_factory=dict)  # of numbers that are no ids
     patterns: dict[str, list[str]] = field(default_factory=dict)  # formats of good arguments
     kinds: dict[str, list[str]] = field(default_factory=dict)  # JSON types of good arguments
     words: dict[str, dict[str, list[int]]] = field(default_factory=dict)
@@ -79,6 +82,7 @@ class Context:
     listings: Sequence[Any] = ()  # what was mined of the tools that list (world.query)
     clashes: list[list[Any] | None] = field(default_factory=list)
     """For each of the tool's overlaps the things in the way; None: the call says too little."""
+    _still: tuple[int | None] | None = None  # see `still`
 
     def __post_init__(self) -> None:
         self.ids = self.state.ids.of_args(self.tool.name, self.args)
@@ -88,6 +92,27 @@ class Context:
         for p, domain, value in self.ids:
             if p == argument:
                 return domain, value
+        return None
+
+    def still(self) -> int | None:
+        """The session's last equal call that went well, if no other tool's call has named its
+        things since; where it names none, its arguments' values."""
+        if self._still is None:
+            self._still = (self._unnamed_since() if self.key in self.state.same else None,)
+        return self._still[0]
+
+    def _unnamed_since(self) -> int | None:
+        own, values = {(d, v) for _, d, v in self.ids}, {v for _, v in leaves(self.args)}
+        for n in range(len(self.state.calls) - 1, -1, -1):
+            past = self.state.calls[n]
+            if past.ok and past.key == self.key:
+                return n
+            if not past.ok or past.name == self.tool.name:
+                continue
+            if own and own.isdisjoint(past.ids):
+                continue
+            if own or not values or any(v in values for _, v in leaves(past.args)):
+                return None
         return None
 
 
@@ -133,7 +158,7 @@ def _last(source: Source, c: Context) -> Found | None:
 
 
 def _repeat(source: Source, c: Context) -> Found | None:
-    n = c.state.same.get(c.key)
+    n = c.state.same.get(c.key) if source[0] == "repeat" else c.still()
     return None if n is None or not c.state.calls[n].ok else _of_call(n, source[1], c)
 
 
@@ -267,6 +292,7 @@ def apply(op: str, a: float, b: float) -> float:
 _KINDS: dict[str, Callable[[Source, Context], Found | None]] = {
     "const": _const, "arg": _arg, "own": _own, "ref": _ref, "ref2": _ref_of_ref, "out": _out,
     "count": _aggregate, "sum": _aggregate, "total": _aggregate, "last": _last, "repeat": _repeat,
+    "still": _repeat,
     "recall": _recall, "short": _short, "word": _word, "next": _next, "later": _reckon,
     "day": _reckon, "long": _long, "clash": _clash, "tool": _tool, "missing": _amiss,
     "extra": _amiss, "op": _operate,
@@ -308,6 +334,10 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
     if n_same is not None and c.state.calls[n_same].ok:
         for path, value in branches(c.state.calls[n_same].value):
             yield ("repeat", path), value
+    n_still = c.still()
+    if n_still is not None:
+        for path, value in branches(c.state.calls[n_still].value):
+            yield ("still", path), value
     if c.recall is not None:
         for path, value in branches(c.recall):
             yield ("recall", path), value

@@ -49,5 +49,5 @@ def evidence(world: World, episodes: Sequence[Episode]) -> list[Evidence]:
             fails = failed(world.failures, name, m.text, p.flag)
             same = label_of(m.truth.step.read(m.text), fails) == m.truth.label
             wrong = m.truth.scores(m.text, p.flag)["known_f1"] != 1.0
-            found.append(Evidence(row_of(name, p), wrong, same))
+            found.append(Evidence(row_of(name, p), wrong, same, p.outside))
     return found

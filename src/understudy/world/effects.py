@@ -15,9 +15,10 @@ from understudy.world import logs, settings
 from understudy.world.amounts import Value, call_values, moved_by, part_values
 from understudy.world.context import Context
 from understudy.world.ids import Ids
+from understudy.world.memory import Key
 from understudy.world.rules import Effect, Role, Rule, addressed, makes, shifted
 from understudy.world.settings import Held
-from understudy.world.state import Key, State, Thing
+from understudy.world.state import State, Thing
 from understudy.world.transitions import Step
 from understudy.world.values import is_number
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.context import Context
-from understudy.world.state import Past, idlike
+from understudy.world.memory import idlike
+from understudy.world.state import Past
 from understudy.world.values import columns
 
 TOLD, NOWHERE = "user", ""  # origins that are no result; a tool's are "TOOL PATH"

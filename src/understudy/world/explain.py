@@ -5,7 +5,7 @@ import json
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, islice
 from typing import Any
 
@@ -14,8 +14,8 @@ from understudy.world.context import Context, Source, apply, branches, sources
 from understudy.world.edits import PLUS, aggregates, edits, explains, totals
 from understudy.world.features import Feature
 from understudy.world.moments import is_moment, reckoned
-from understudy.world.tree import Node, grow
-from understudy.world.values import is_number, same
+from understudy.world.tree import Node, decide, grow
+from understudy.world.values import chance, is_number, same
 
 Ranked = tuple[Source, float, int]  # a source, its precision, how often it was right
 
@@ -23,11 +23,12 @@ Ranked = tuple[Source, float, int]  # a source, its precision, how often it was 
 _COST = {
     "arg": 0.9, "own": 1, "ref": 2, "word": 2.1, "join": 2.2, "mirror": 2.5, "sum": 2.5,
     "append": 2.6, "count": 2.7, "total": 2.8, "out": 2.9, "repeat": 3, "const": 3.5,
-    "recall": 4, "last": 5, "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3,
+    "recall": 4, "last": 5, "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3, "still": 2.9,
 }  # fmt: skip
 # (right, wrong) calls that each kind of source is credited with before the first is seen
 _TRUST = {
     "own": (4.0, 0.05), "arg": (4.0, 0.05), "ref": (2.0, 0.1), "repeat": (1.0, 0.1),
+    "still": (2.0, 0.1),
     "word": (1.0, 0.2), "recall": (1.0, 0.2), "const": (0.5, 0.2), "op": (0.5, 0.3),
     "ref2": (0.5, 0.5), "last": (0.2, 1.0),
 }  # fmt: skip
@@ -44,12 +45,13 @@ class Seen:
     numbers: dict[Source, float]  # the simplest first
     moments: dict[Source, str]
     whole: Any
-    joined: dict[tuple[str, str], list[joins.Element]]
-    places: dict[str, int]  # leaf path -> its place in the result
+    joined: dict[tuple[str, str], list[joins.Element]] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)  # leaf path -> its place in the result
+    fold: int = 0  # 0 or 1: which half of the scenarios it is of
 
 
-def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
-    """Compare a result with every source in its context."""
+def see(c: Context, value: Any, row: dict[Feature, Any], origin: int = 0) -> Seen:
+    """Compare a result with every source in its context. `origin` is its scenario's number."""
     plain = dict(branches(value))
     values = dict(plain)
     edited: list[tuple[Source, str]] = []
@@ -71,7 +73,7 @@ def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
     numbers: dict[Source, float] = {}
     moments = {("out", p): v for p, v in values.items() if is_moment(v) and PLUS not in p}
     for source, item in sources(c):
-        if source[0] in ("repeat", "recall"):
+        if source[0] in ("repeat", "still", "recall"):
             had.add(source)
             if source[1] in values and same_value(values[source[1]], item):
                 right[source[1]].add(source)
@@ -93,8 +95,9 @@ def see(c: Context, value: Any, row: dict[Feature, Any]) -> Seen:
     numbers.update(totals(numbers))
     numbers = dict(sorted(numbers.items(), key=lambda n: (_cost(n[0]), str(n[0]))))
     places = {path: n for n, path in enumerate(values)}
+    fold = int(2 * chance("fold", origin))
     joined = joins.see_joins(c, plain)
-    return Seen(row, values, right, had, numbers, moments, value, joined, places)
+    return Seen(row, values, right, had, numbers, moments, value, joined, places, fold)
 
 
 def text(value: Any) -> str:
@@ -109,11 +112,13 @@ def same_value(a: Any, b: Any) -> bool:
     return bool(a == b) if isinstance(a, (dict, list)) else same(a, b)
 
 
+_SAME = ("repeat", "still", "recall", "arg", "ref")  # believed from the first time on
 _CHOSEN = {"own", "ref", "arg", "append", "mirror", "repeat"}
 
 
 def choice(path: str, seen: Sequence[Seen]) -> Node | None:
-    """Which source a value comes from, where several do and the situation tells."""
+    """Which source a value comes from, where several do and the situation tells; null where it
+    comes from none of them."""
     hits = Counter(x for s in seen for x in s.right[path] if x[0] in _CHOSEN)
     kept: list[Source] = []
     left = [s for s in seen if s.right[path]]
@@ -127,6 +132,9 @@ def choice(path: str, seen: Sequence[Seen]) -> Node | None:
     rows = [(s, next((x for x in kept if x in s.right[path]), None)) for s in seen]
     labelled = [(s.row, json.dumps(x)) for s, x in rows if x is not None]
     tree = grow([r for r, _ in labelled], [x for _, x in labelled])
+    for row in (s.row for s, x in rows if x is None):
+        counts = decide(tree, row.get)
+        counts["null"] = counts.get("null", 0) + 1
     return tree if "feature" in tree else None
 
 
@@ -148,16 +156,37 @@ def _cost(source: Source) -> float:
     return _COST.get(source[0], 9) + 0.1 * parts
 
 
+_SEEN = 3  # calls of a half of the scenarios that say how precise a source is there
+_GOOD = 0.9  # the precision from which on a half of the scenarios suggests a source
+
+
+def held_out(right: tuple[int, int], had: tuple[int, int]) -> float:
+    """The precision of a source on scenarios apart from those that suggest it.
+
+    `right` and `had` count the calls of either half of the scenarios. Where one half alone
+    suggests the source, the other one says how precise it is; else both do.
+    """
+    n, times = sum(right), sum(had)
+    if min(had) >= _SEEN:
+        one, other = (r / h for r, h in zip(right, had, strict=True))
+        if (one >= _GOOD) != (other >= _GOOD):
+            return min(one, other)
+    return n / times if times > 2 else n / (times + 1)
+
+
 def direct(path: str, seen: Sequence[Seen]) -> list[Ranked]:
     """(source, precision, hits) of every single source that was ever right."""
-    hits: Counter[Source] = Counter()
+    hits: tuple[Counter[Source], Counter[Source]] = Counter(), Counter()
+    folds: tuple[list[Seen], list[Seen]] = [], []
     for s in seen:
-        hits.update(s.right[path])
+        hits[s.fold].update(s.right[path])
+        folds[s.fold].append(s)
     ranked = []
-    for source, n in hits.items():
-        had = sum(source in s.had for s in seen)
-        if n >= 2 or (source[0] in ("repeat", "recall", "arg", "ref") and n == had):
-            ranked.append((source, n / had if had > 2 else n / (had + 1), n))
+    for source in dict.fromkeys([*hits[0], *hits[1]]):
+        right = hits[0][source], hits[1][source]
+        had = sum(source in s.had for s in folds[0]), sum(source in s.had for s in folds[1])
+        if sum(right) >= 2 or (source[0] in _SAME and right == had):
+            ranked.append((source, held_out(right, had), sum(right)))
     texts = Counter(text(s.values[path]) for s in seen)
     top, times = texts.most_common(1)[0]
     if times >= 0.97 * len(seen) and len(seen) > 2:
@@ -204,7 +233,8 @@ def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
     """Products, sums, differences of two known numbers, parts of the result before this one among
     them, and fixed multiples of one and of differences."""
     rows: list[tuple[float, Numbers]] = []
-    for s in seen[:: max(1, len(seen) // _SAMPLE)]:
+    sample = seen[:: max(1, len(seen) // _SAMPLE)]
+    for s in sample:
         if is_number(s.values[path]):
             rows.append((s.values[path], _usable(path, s)))
     hits: Counter[Source] = Counter()
@@ -220,7 +250,28 @@ def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
             times = sum(source[2] in own and source[3] in own for own in held)
             if n >= 0.8 * times:
                 ranked.append((source, n / times, n))
-    return ranked + list(_scaled([(t, own) for (t, _), own in zip(rows, held, strict=True)]))
+    ranked += _scaled([(t, own) for (t, _), own in zip(rows, held, strict=True)])
+    return [(source, _tried(source, path, sample), n) for source, _, n in ranked]
+
+
+def _tried(source: Source, path: str, seen: Sequence[Seen]) -> float:
+    """The precision of a reckoned source, see `held_out`."""
+    right, had = [0, 0], [0, 0]
+    for s in seen:
+        number, target = _reckon(source, s.numbers), s.values[path]
+        if number is not None and is_number(target):
+            had[s.fold] += 1
+            right[s.fold] += abs(number - target) < _CENT
+    return held_out((right[0], right[1]), (had[0], had[1]))
+
+
+def _reckon(source: Source, numbers: dict[Source, float]) -> float | None:
+    if source[0] == "const":
+        return float(source[1])
+    if source[0] != "op":
+        return numbers.get(source)
+    a, b = _reckon(source[2], numbers), _reckon(source[3], numbers)
+    return None if a is None or b is None else apply(source[1], a, b)
 
 
 def _usable(path: str, s: Seen) -> Numbers:
@@ -282,10 +333,11 @@ def _factor(target: float, by: float) -> float | None:
 
 def _multiples(source: Source, beside: Sequence[tuple[float, float]]) -> Iterator[Ranked]:
     """Fixed multiples of a number, to cents, from (number, value): the largest numbers tell best
-    what the factor is."""
+    what the factor is, which has two or four digits."""
     few = min(len({x for x, _ in beside}), len({value for _, value in beside})) < 3
     top = [] if few else sorted(beside, key=lambda p: -abs(p[0]))[:3]
-    for factor in sorted({round(value / x, 4) for x, value in top if x}):
+    found = {round(value / x, digits) for x, value in top if x for digits in (2, 4)}
+    for factor in sorted(int(f) if f == int(f) else f for f in found):
         n = sum(abs(apply("*", factor, x) - value) < 0.006 for x, value in beside)
         if factor not in (0, 1) and n >= 4 and n >= 0.9 * len(beside):
             yield ("op", "*", ("const", factor), source), n / len(beside), n

@@ -100,13 +100,8 @@ def left_out(world: World, types: list[Type], changed: int, lost: int) -> list[d
     for t in types:
         reason = "other episodes showed other values; not taken"
         note(f"other versions of {t.name}", sum(t.differing.values()), reason)
-    full = sum(
-        len(held) >= world.memory.limit
-        for things in world.memory.versions.values()
-        for held in things.values()
-    )
-    reason = f"a world keeps {world.memory.limit} versions of a thing; so many things have as many"
-    note("things that may have older versions", full, reason)
+        reason = f"of each field of a thing a world keeps the last {world.memory.limit}"
+        note(f"older values of {t.name}", world.memory.dropped.get(t.domain, 0), reason)
     note("things written otherwise", changed, "values that are not finite or not Unicode, as text")
     note("things", lost, "written, their id is the same as another's")
     return found

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from understudy.runs.statistics import wilson
 from understudy.world.facts import Case, Fact, quoted, value_text
 from understudy.world.features import Feature
 from understudy.world.templates import Template
@@ -23,11 +24,13 @@ def facts_of_failures(case: Case) -> Iterator[Fact]:
         template = case.model.texts.get(label)
         if not label.startswith("err") or n < case.bar.least or template is None:
             continue
-        text = f"Fails in {_share(n, total)} of calls with {wording(template)}."
+        share = f"{_share(n, total)} of calls with {wording(template)}"
+        text = f"Fails in {share} ({_interval(n, total)})."
         yield Fact(case.tool, "fails", label, text, n, n)
         if label in passing:
             again, alike = case.model.evidence.repeats[label]
-            text = f"Passes: repeated, {_share(again - alike, again)} of such calls went otherwise."
+            share = f"{_share(again - alike, again)} of such calls went otherwise"
+            text = f"Passes: repeated, {share} ({_interval(again - alike, again)})."
             yield Fact(case.tool, "fails", label, text, again, again)
             continue
         yield from _when(case, label, passing)
@@ -64,6 +67,12 @@ def _named(source: tuple[Any, ...]) -> str | None:
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f}%" if part > 0.005 * whole else "under 1%"
+
+
+def _interval(part: int, whole: int) -> str:
+    """Wilson's 95% interval of a rate, as if calls were independent."""
+    found = wilson(part, whole)
+    return f"95% interval {100 * found.low:.0f} to {100 * found.high:.0f}%"
 
 
 def _aftermath(case: Case, label: str) -> Iterator[Fact]:
@@ -105,7 +114,7 @@ def _when(case: Case, label: str, passing: set[str]) -> Iterator[Fact]:
     if about and rate >= _WHEN:
         yield Fact(case.tool, "fails", label, f"When {about}.", n, hits)
     elif about:
-        text = f"Only when {about}; then in {_share(hits, n)} of calls."
+        text = f"Only when {about}; then in {_share(hits, n)} of calls ({_interval(hits, n)})."
         yield Fact(case.tool, "fails", label, text, n, n)
     else:
         text = "No sign of it was found beforehand."

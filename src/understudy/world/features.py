@@ -7,7 +7,7 @@ from typing import Any
 from understudy.world.context import Context, ToolFacts
 from understudy.world.formats import has_format
 from understudy.world.ids import Ids
-from understudy.world.state import Key
+from understudy.world.memory import Key
 from understudy.world.transitions import Step
 from understudy.world.values import columns, is_number, kind_of, same
 
@@ -166,8 +166,11 @@ def feature_names(
     return names
 
 
-def field_kinds(all_steps: Sequence[Step], ids: Ids) -> dict[str, dict[str, str]]:
-    """Scalar fields of each domain's records: few-valued texts, and numbers."""
+def field_kinds(
+    all_steps: Sequence[Step], ids: Ids, of_thing: Callable[[str, dict[str, Any]], dict[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """Scalar fields of each domain's records: few-valued texts, and numbers. `of_thing`: what a
+    tool's result says of the thing that its call names."""
     values: dict[str, dict[str, Counter[Any]]] = defaultdict(lambda: defaultdict(Counter))
     for s in all_steps:
         if s.failed:
@@ -175,7 +178,8 @@ def field_kinds(all_steps: Sequence[Step], ids: Ids) -> dict[str, dict[str, str]
         named = list(ids.shown(s.name, s.args, s.value))
         if not named and isinstance(s.value, dict):
             held = ids.alone(s.name, s.args)
-            named = [(held[0][1], held[0][2], s.value)] if len(held) == 1 else []
+            told = of_thing(s.name, s.value)
+            named = [(held[0][1], held[0][2], told)] if len(held) == 1 else []
         for domain, _, record in named:
             for name, item in record.items():
                 if not isinstance(item, (dict, list)):

@@ -12,13 +12,13 @@ from understudy.world.clauses import Exchange
 from understudy.world.context import Overlap, ToolFacts, tuplify
 from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
+from understudy.world.memory import Memory
 from understudy.world.model import World
 from understudy.world.profiles import Population, Profile
 from understudy.world.query import Query, Row
 from understudy.world.scenarios import Book, Opening
 from understudy.world.shapes import Shape
 from understudy.world.situations import Reply, Situation
-from understudy.world.state import Memory
 from understudy.world.templates import Template
 from understudy.world.tools import After, Hard, ToolModel
 from understudy.world.transitions import Failures
@@ -80,6 +80,7 @@ def to_json(world: World) -> dict[str, Any]:
             [d, [[key, held] for key, held in things.items()]]
             for d, things in world.memory.versions.items()
         ],
+        "kept": [world.memory.limit, world.memory.dropped, world.memory.receipts],
         "mentions": world.memory.mentions,
         "words": world.memory.words,
         "models": [_tool(m) for m in world.models.values()],
@@ -134,6 +135,7 @@ def from_json(data: dict[str, Any]) -> World:
         d: {key: [(e, fields) for e, fields in held] for key, held in things}
         for d, things in data["memory"]
     }
+    limit, dropped, receipts = data["kept"]
     book = data["book"]
     openings = [Opening(**{**o, "parts": _parts(o["parts"])}) for o in book["openings"]]
     situations = [
@@ -159,7 +161,7 @@ def from_json(data: dict[str, Any]) -> World:
         m.listings = listings
     return World(
         Ids(**data["ids"]),
-        Memory(versions, mentions=data["mentions"], words=data["words"]),
+        Memory(versions, limit, dropped, receipts, data["mentions"], data["words"]),
         {m.facts.name: m for m in models},
         data["declared"],
         data["pooled"],
@@ -182,7 +184,11 @@ def from_json(data: dict[str, Any]) -> World:
 
 
 def _doubts(data: dict[str, Any] | None) -> Doubts | None:
-    return None if data is None else Doubts(tuples(data["given"]), tuples(data["whole"]))
+    return (
+        None
+        if data is None
+        else Doubts(tuples(data["given"]), tuples(data["whole"]), tuple(data["outside"]))
+    )
 
 
 def _parts(parts: list[Any]) -> list[Part]:

@@ -24,8 +24,9 @@ from understudy.runs.statistics import clustered_mean
 from understudy.world import settings
 from understudy.world.floor import Floor, Said
 from understudy.world.ids import Ids
+from understudy.world.memory import Key
 from understudy.world.model import World, WorldSession
-from understudy.world.state import Key, State
+from understudy.world.state import State
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.values import call_key, columns
 

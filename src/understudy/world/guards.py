@@ -24,8 +24,9 @@ from understudy.core.types import Episode, ToolCall
 from understudy.runs.directory import write_json
 from understudy.world.context import Context
 from understudy.world.masking import hidden
+from understudy.world.memory import Key
 from understudy.world.model import World, WorldSession
-from understudy.world.state import Key, State
+from understudy.world.state import State
 from understudy.world.tools import conditions
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.values import is_number, leaves

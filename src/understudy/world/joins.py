@@ -8,7 +8,7 @@ from typing import Any
 
 from understudy.world.context import Context, branches
 from understudy.world.listings import list_in
-from understudy.world.state import idlike
+from understudy.world.memory import idlike
 from understudy.world.values import chance, escape, same
 
 _SAMPLES = 40  # values of a key that are kept

@@ -25,7 +25,7 @@ def latencies(world: World, episodes: Sequence[Episode]) -> dict[str, dict[str, 
     found = {}
     for tool, seconds in sorted(real.items()):
         model = world.models.get(tool)
-        own = [s for s in model.latencies if s > 0] if model is not None else []
+        own = [s for s in model.latencies.get("", ()) if s > 0] if model is not None else []
         if len(seconds) < _LEAST or not own:
             continue
         grid = np.linspace(0.005, 0.995, 100)

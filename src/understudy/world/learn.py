@@ -13,19 +13,22 @@ from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
 from understudy.world.context import Context, ToolFacts
 from understudy.world.decisions import count_conditions, outcome_tree
+from understudy.world.delays import mine_delays
 from understudy.world.explain import Seen, see
 from understudy.world.features import feature, feature_names, field_kinds
 from understudy.world.formats import formats
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
+from understudy.world.memory import Memory, two
 from understudy.world.model import World
 from understudy.world.owners import Relation, broken, lasting, relations
 from understudy.world.query import Query
+from understudy.world.ranges import range_of
 from understudy.world.remembering import remember
 from understudy.world.rules import Effect
 from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
-from understudy.world.state import Memory, State, two
+from understudy.world.state import State
 from understudy.world.templates import Template, abstract, once
 from understudy.world.tools import (
     ToolModel,
@@ -107,14 +110,17 @@ def _text(s: Step) -> str:
     return s.value if isinstance(s.value, str) else s.content
 
 
-def _note_values(facts: ToolFacts, p: str, values: Sequence[Any]) -> None:
-    """Whether an argument has few values, or numbers, of all calls."""
+def _note_values(facts: ToolFacts, p: str, values: Sequence[Any], amount: bool) -> None:
+    """Whether an argument has few values, or numbers, of all calls; the range of an amount."""
     scalars = [v for v in values if not isinstance(v, (dict, list))]
     distinct = {repr(v): v for v in scalars}
     if scalars and len(scalars) > 0.8 * len(values) and len(distinct) <= 24:
         facts.categorical[p] = list(distinct.values())
     if scalars and sum(map(is_number, scalars)) > 0.8 * len(scalars):
         facts.numeric.append(p)
+    numbers = [v for v in scalars if is_number(v)]
+    if numbers and amount:
+        facts.ranges[p] = range_of(numbers)
 
 
 def _note_good(facts: ToolFacts, p: str, good: Sequence[Step]) -> None:
@@ -161,7 +167,7 @@ class _Learner:
             t: listings.mine(self.by_tool[t], ids) for t in self.real
         }
         self.listings = [q for q in self.queries.values() if q is not None]
-        fields = field_kinds(all_steps, ids)
+        fields = field_kinds(all_steps, ids, memory.of_thing)
         self.features = {
             t: feature_names(
                 self.facts[t],
@@ -181,6 +187,7 @@ class _Learner:
         )
         self.flags: dict[str, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
         self.trail: list[list[tuple[Step, str]]] = []
+        self.delays: dict[str, list[tuple[str, float | None]]] = defaultdict(list)
         self.effects: dict[str, list[Effect]] = {}
         self.draws: dict[str, list[draws.Draw]] = {}
         self.touched: effects.Touched = {}
@@ -199,7 +206,8 @@ class _Learner:
         ] if not spec else []  # fmt: skip
         facts = ToolFacts(tool, known, required, tools=sorted(self._successful()))
         for p in known:
-            _note_values(facts, p, [s.args[p] for s in found if p in s.args])
+            amount = p not in self.ids.args.get(tool, {})
+            _note_values(facts, p, [s.args[p] for s in found if p in s.args], amount)
             _note_good(facts, p, [s for s in good if p in s.args])
         return facts
 
@@ -288,6 +296,7 @@ class _Learner:
                 self._follow_effects(s, c)
                 draws.note(self.draws.get(s.name, ()), c.args, s.value, state)
             trail.append((s, label))
+            self.delays[s.name].append((label, s.latency_s))
         self.trail.append(trail)
 
     def _follow_unknown(self, s: Step, state: State) -> None:
@@ -320,7 +329,7 @@ class _Learner:
             label = f"ok:{kind_of(s.value)}"
         seen = self.seen[s.name][label]
         if len(seen) < self.config.max_rows:
-            seen.append(see(c, s.value, row))
+            seen.append(see(c, s.value, row, s.origin))
         return label
 
     def models(self, pooled: dict[str, dict[str, int]]) -> dict[str, ToolModel]:
@@ -362,7 +371,7 @@ class _Learner:
             own = self.by_tool[tool]
             jsons = [s.content for s in own if isinstance(s.value, (dict, list)) and s.value]
             model.compact = sum('": ' not in t and ', "' not in t for t in jsons) > len(jsons) / 2
-            model.latencies = sorted(s.latency_s for s in own if s.latency_s is not None)[::7][:100]
+            model.latencies = mine_delays(self.delays[tool])
             found[tool] = model
         return found
 

@@ -16,9 +16,10 @@ from understudy.world import settings
 from understudy.world.amounts import CENT, amount, call_values, with_pairs
 from understudy.world.context import Context
 from understudy.world.ids import Ids
+from understudy.world.memory import Key
 from understudy.world.rules import Effect, Role, Rule, addressed, shifted
 from understudy.world.settings import Held
-from understudy.world.state import Key, State
+from understudy.world.state import State
 from understudy.world.transitions import Step
 from understudy.world.values import is_number, same
 

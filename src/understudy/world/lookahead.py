@@ -29,8 +29,9 @@ from understudy.runs.progress import Progress
 from understudy.runs.statistics import Interval, wilson
 from understudy.world.facts import Bar, case_of
 from understudy.world.facts_of_failures import passing_failures
+from understudy.world.memory import Key
 from understudy.world.model import World, WorldSession
-from understudy.world.state import Key, State
+from understudy.world.state import State
 from understudy.world.transitions import steps, transitions
 from understudy.world.values import at, parse
 

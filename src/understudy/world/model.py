@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ from understudy.core.types import (
     text_of,
 )
 from understudy.world.aside import LARGEST
-from understudy.world.calibration import Doubts
+from understudy.world.calibration import Doubts, doubt_beyond
 from understudy.world.context import Context, ToolFacts
+from understudy.world.delays import delay
 from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
+from understudy.world.memory import Memory
 from understudy.world.notes import Notes
+from understudy.world.ranges import outside
 from understudy.world.refusals import refusal
 from understudy.world.scenarios import Book, draw_scenarios, user_seed
-from understudy.world.state import Mark, Memory, State
+from understudy.world.state import Mark, State
 from understudy.world.templates import PROSE, Template, abstract
 from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
@@ -115,8 +118,12 @@ class World:
         state is not changed."""
         p, c = self._predict(state, name, args, rng, greedy, outcome)
         p.wrong = 1 - (1 - p.doubt) * p.chances.get(p.outcome, 1.0)
+        if c is not None:
+            p.outside = _outside(c, p.marks)
         if self.doubts is not None:
             self.doubts.correct(name, p)
+        else:
+            doubt_beyond(p)
         return p, c
 
     def _predict(
@@ -272,6 +279,16 @@ def _doubt(doubt: float, c: Context, model: ToolModel, label: str, fact: bool) -
     return min(1.0, 1 - (1 - novelty) * (1 - min(1.0, doubt)))
 
 
+def _outside(c: Context, marks: Mapping[str, Mark]) -> float:
+    """How far beyond all experience a call is, or one of the session that its result rests on."""
+    found = outside(c.args, c.tool.ranges)
+    for mark in marks.values():
+        head, _, number = mark.source.partition(" ")
+        if head == "call" and mark.kind != "observed":
+            found = max(found, c.state.calls[int(number)].outside)
+    return found
+
+
 @dataclass(slots=True)
 class Foretold:
     """A call before it is answered. `context` is None where no tool of the world was called."""
@@ -323,8 +340,9 @@ class WorldSession:
             return ToolResult(writable(p.text or ""), p.flag, None, found, p.doubt)
         model.settle(c, p.outcome, p.chances)
         self.state.observe(name, args, p.outcome, p.value, p.marks or {"": Mark("invented", "")})
+        self.state.calls[-1].outside = p.outside
         model.follow_up(c, p.outcome, p.value)
-        latency = foretold.rng.choice(model.latencies) if model.latencies else None
+        latency = delay(model.latencies, p.outcome, foretold.rng)
         return ToolResult(
             content(p, model, self.world.failures.envelope),
             p.flag,
@@ -348,6 +366,7 @@ class WorldSession:
         label = self.world.classify(c, content_, failed)
         model.settle(c, label, model.chances(c, self.world.pooled)[0])
         self.state.observe(name, args, label, value)
+        self.state.calls[-1].outside = outside(args, model.facts.ranges)
         model.follow_up(c, label, value)
 
     async def snapshot(self) -> State:

@@ -14,8 +14,9 @@ from functools import lru_cache
 from typing import Any
 
 from understudy.world.context import Context, Overlap, Source, resolve
+from understudy.world.memory import Memory
 from understudy.world.moments import UNITS, between, is_moment
-from understudy.world.state import Memory, State
+from understudy.world.state import State
 from understudy.world.transitions import Step
 from understudy.world.values import chance, escape, is_number
 

@@ -16,7 +16,8 @@ from understudy.runs.statistics import Interval, wilson
 from understudy.world.context import Context, ToolFacts
 from understudy.world.ids import Ids
 from understudy.world.listings import list_in
-from understudy.world.state import Memory, State
+from understudy.world.memory import Memory
+from understudy.world.state import State
 from understudy.world.templates import abstract
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.values import call_key

@@ -218,9 +218,9 @@ class Query:
         call = call_key("", args)
         known = self._known(args, state)
         n = max(self.typical, len(known))
-        donors = sorted(self.rows, key=lambda r: chance(state.seed, call, r.key))[:n]
-        fresh = FreshIds.mine([r.key for r in self.rows][:400]) if self.key else None
         rng = random.Random(f"{state.seed}:{call}")
+        donors = rng.sample(self.rows, min(n, len(self.rows)))
+        fresh = FreshIds.mine([r.key for r in self.rows[:400]]) if self.key else None
         asked = {name: args[p] for p, name in self.equal if args.get(p) is not None}
         made = []
         for i, row in enumerate(donors):

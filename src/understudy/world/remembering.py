@@ -6,7 +6,8 @@ from typing import Any
 
 from understudy.world import joint
 from understudy.world.ids import Ids
-from understudy.world.state import Key, Memory
+from understudy.world.memory import Key, Memory
+from understudy.world.receipts import mine_receipts
 from understudy.world.transitions import Step
 from understudy.world.values import leaves, texts_in
 
@@ -26,7 +27,7 @@ def remember(
     """
     all_steps = list(all_steps)
     changing = _changing(all_steps, ids)
-    memory = Memory(limit=limit)
+    memory = Memory(limit=limit, receipts=mine_receipts(all_steps, ids))
     mentioned: dict[int, set[Any]] = defaultdict(set)
     made: dict[int, set[Key]] = defaultdict(set)
     lost: dict[tuple[int, Key], set[str]] = defaultdict(set)  # fields that a call has changed
@@ -53,14 +54,18 @@ def remember(
             if key not in made[s.episode]:
                 lost[s.episode, key] |= changing[s.name]
                 late = _late(touched, s, key)
-                memory.add(key, s.episode, _kept(record, lost[s.episode, key] | late))
+                own = record
+                if record is s.value and key in named:
+                    own = memory.of_thing(s.name, record)
+                memory.add(key, s.episode, _kept(own, lost[s.episode, key] | late))
         if read is not None and joint.AND in ids.joint[s.name]:
             memory.add(read, s.episode, _kept(ids.record(s.name, s.value), _late(touched, s, read)))
             continue
         if found or not isinstance(s.value, dict) or len(named) != 1:
             continue
         if named[0] not in made[s.episode]:
-            memory.add(named[0], s.episode, _kept(s.value, changing[s.name]))
+            own = memory.of_thing(s.name, s.value)
+            memory.add(named[0], s.episode, _kept(own, changing[s.name]))
     return memory
 
 
@@ -77,20 +82,26 @@ def _kept(record: dict[str, Any], changed: set[str]) -> dict[str, Any]:
 def _changing(all_steps: Sequence[Step], ids: Ids) -> dict[str, set[str]]:
     """The fields that each tool changes before it shows a record, so that they do not say how the
     thing was: they often differ from what the episode showed before, or do so at all and always
-    are as an argument says."""
+    are as an argument says. Where a call in between named the thing and did not show it, the
+    difference may be that call's, and counts for nothing."""
     known: dict[Key, dict[str, Any]] = {}
+    unclear: set[Key] = set()
     differs: dict[str, Counter[str]] = defaultdict(Counter)
     times: dict[str, Counter[str]] = defaultdict(Counter)
     given: dict[str, Counter[str]] = defaultdict(Counter)
     episode = -1
     for s in all_steps:
         if s.episode != episode:
-            episode, known = s.episode, {}
-        if s.failed or not isinstance(s.value, (dict, list)):
+            episode, known, unclear = s.episode, {}, set()
+        if s.failed:
             continue
-        for domain, item, record in ids.of_result(s.name, s.value):
+        shown = list(ids.of_result(s.name, s.value))
+        unclear |= {(d, v) for _, d, v in ids.alone(s.name, s.args)} - {k[:2] for k in shown}
+        for domain, item, record in shown:
             before = known.setdefault((domain, item), {})
-            for name in before.keys() & record.keys():
+            clear = (domain, item) not in unclear
+            unclear.discard((domain, item))
+            for name in before.keys() & record.keys() if clear else ():
                 times[s.name][name] += 1
                 differs[s.name][name] += before[name] != record[name]
                 given[s.name][name] += record[name] in s.args.values()

@@ -7,7 +7,7 @@ from typing import Any
 from understudy.world import settings
 from understudy.world.amounts import Value, amount
 from understudy.world.context import Context, hop, tuplify
-from understudy.world.state import Key
+from understudy.world.memory import Key
 from understudy.world.values import is_number
 
 Role = tuple[str, str]

@@ -11,7 +11,7 @@ from typing import Any
 
 from understudy.world.context import Context
 from understudy.world.ids import Ids
-from understudy.world.state import Key
+from understudy.world.memory import Key
 from understudy.world.values import columns, escape, is_number, same
 
 Setting = tuple[str, str]  # ("arg" | "res" | "of", path), or ("const", JSON)

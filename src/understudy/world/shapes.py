@@ -44,7 +44,7 @@ class Leaf:
     choice: Node | None = None  # which source, by the situation; labels are JSON
     fresh: FreshIds | None = None
     share: float = 1.0  # how often the form has this leaf
-    repeated: bool = False  # whether the traffic shows what an equal call answers later
+    repeated: bool = False  # whether the traffic shows an equal call, its things not named between
 
 
 _WIDE = 200  # keys of an object that are taken one by one
@@ -123,19 +123,21 @@ class Shape:
         if leaf.choice is not None:
             counts = decide(leaf.choice, lambda f: feature(f, c))
             label = max(counts, key=counts.__getitem__) if greedy else weighted(counts, rng)
-            share = counts[label] / sum(counts.values())
-            chosen = [(tuplify(json.loads(label)), share), *chosen]
+            source, share = tuplify(json.loads(label)), counts[label] / sum(counts.values())
+            chosen = [(source, share), *chosen] if source is not None else chosen
+        held = None if leaf.repeated else _held(leaf, c)
         for source, precise in chosen:
             if precise < 0.9 and leaf.tree is not None and leaf.choice is None:
                 break
+            if held is not None and (precise < 0.9 or source[0] == "recall"):
+                break
             found = self._resolve(leaf, source, c, rng, greedy)
             if found is not None and source[0] == "join" and found[1] == "invented":
-                found = (None if leaf.repeated else _held(leaf, c)) or found
+                found = held or found
             if found is not None:
                 sure = precise >= 0.9 or found[1] == "remembered"
                 doubt = max(1 - precise, _UNSURE * (found[1] == "invented"))
                 return found[0], Mark(found[1] if sure else "invented", found[2]), doubt
-        held = None if leaf.repeated else _held(leaf, c)
         if held is not None:
             return held[0], Mark(held[1], held[2]), 0.3
         if leaf.tree is not None:
@@ -212,16 +214,11 @@ class Shape:
 
 
 def _held(leaf: Leaf, c: Context) -> Found | None:
-    """What the session's last equal call answered, where no other call named its things since, and
-    the value is no identifier that each call makes anew. Nothing in the traffic says so: it was
-    never seen to call twice."""
-    n, own = c.state.same.get(c.key), {(domain, item) for _, domain, item in c.ids}
-    if n is None or not own or leaf.path in c.state.ids.refs.get(c.tool.name, {}):
-        return None
-    later = c.state.calls[n + 1 :]
-    if any(past.ok and past.name != c.tool.name and own & set(past.ids) for past in later):
-        return None
-    return resolve(("repeat", leaf.path), c)
+    """What the session's last equal call answered, where nothing named its things since, and the
+    value is no identifier that each call makes anew. Nothing in the traffic says so: it was never
+    seen to call twice so."""
+    made = leaf.path in c.state.ids.refs.get(c.tool.name, {})
+    return None if made else resolve(("still", leaf.path), c)
 
 
 def weighted(counts: dict[str, int] | dict[str, float], rng: random.Random) -> str:
@@ -271,7 +268,7 @@ def _mine_leaf(
     path: str, seen: Sequence[Seen], share: float, precision: float, reckon: bool
 ) -> Leaf:
     """What a leaf comes from; with `reckon`, out of other numbers too."""
-    again = any(available(("repeat", path), s) for s in seen)
+    again = any(available(("still", path), s) for s in seen)
     leaf = Leaf(path, share=share, repeated=again)
     leaf.sources, left = _mine_sources(path, seen, precision, reckon)
     leaf.choice = choice(path, seen)

@@ -10,9 +10,9 @@ from understudy.core.types import ProvenanceKind
 from understudy.world import joint
 from understudy.world.counters import numbers
 from understudy.world.ids import Ids
-from understudy.world.values import call_key, chance, columns, escape
+from understudy.world.memory import Key, Memory, Remembered, idlike, maskable
+from understudy.world.values import call_key, columns, escape
 
-Key = tuple[str, Any]  # domain, id
 Value = tuple[Any, ProvenanceKind, str]
 
 
@@ -36,6 +36,7 @@ class Past:
     ids: tuple[Key, ...]
     marks: dict[str, Mark] = field(default_factory=dict)  # path -> where it comes from
     names: frozenset[Any] = frozenset()  # id-like texts of the result
+    outside: float = 0.0  # how far beyond all experience it is (world.ranges)
 
     @property
     def ok(self) -> bool:
@@ -52,117 +53,6 @@ class Thing:
     failed: dict[str, str] = field(default_factory=dict)  # tool -> class of its last failure
 
 
-def two(seen: list[int], origin: int) -> None:
-    """Notes an origin where fewer than two are."""
-    if len(seen) < 2 and origin not in seen:
-        seen.append(origin)
-
-
-def _maskable(value: Any) -> bool:
-    return isinstance(value, str) and 4 < len(value) < 48
-
-
-def _masks_of(value: str) -> list[str]:
-    """A text with each of its characters left open in turn."""
-    return [f"{value[:i]}\0{value[i + 1 :]}" for i in range(len(value))]
-
-
-_WORD, _WORDS = 32, 20_000  # characters of a word that is kept; how many words are
-
-
-def idlike(value: Any) -> bool:
-    """Whether a value may be an identifier that a result mentions."""
-    return isinstance(value, str) and 2 < len(value) < 48 and any(map(str.isdigit, value))
-
-
-@dataclass(slots=True)
-class Memory:
-    """Versions of every thing in the traffic: fields as an episode first showed them."""
-
-    versions: dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]] = field(default_factory=dict)
-    limit: int = 8
-    mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
-    words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
-    _masks: dict[str, list[int]] | None = field(default=None, repr=False)
-    _having: dict[tuple[str, str], dict[Any, list[Any]]] = field(default_factory=dict, repr=False)
-
-    def having(self, domain: str, name: str, value: Any) -> list[Any]:
-        """The identifiers of the traffic's things that a version of has this value of a field."""
-        if (domain, name) not in self._having:
-            found: dict[Any, list[Any]] = {}
-            for key, held in self.versions.get(domain, {}).items():
-                values = {f[name] for _, f in held if isinstance(f.get(name), (str, int))}
-                for own in values:
-                    found.setdefault(own, []).append(key)
-            self._having[domain, name] = found
-        return self._having[domain, name].get(value, []) if isinstance(value, (str, int)) else []
-
-    _largest: dict[str, int | None] = field(default_factory=dict, repr=False)
-
-    def mention(self, value: Any, origin: int) -> None:
-        """A text that a result of the traffic held."""
-        if idlike(value):
-            two(self.mentions.setdefault(value, []), origin)
-        elif len(value) < _WORD and (value in self.words or len(self.words) < _WORDS):
-            two(self.words.setdefault(value, []), origin)
-
-    def says(self, value: str, without: frozenset[int]) -> bool:
-        """Whether results of the traffic hold a text, as a value or as a key."""
-        return any(e not in without for e in self.words.get(value, ()))
-
-    def mentioned(self, value: Any, without: frozenset[int]) -> bool:
-        return any(e not in without for e in self.mentions.get(value, ()))
-
-    def near(self, value: Any, without: frozenset[int]) -> bool:
-        """Whether a text differs in one character from an identifier of the traffic."""
-        if not _maskable(value):
-            return False
-        if self._masks is None:
-            self._masks = {}
-            known = [(v, e) for v, seen in self.mentions.items() for e in seen]
-            for things in self.versions.values():
-                known += [(v, e) for v, held in things.items() for e, _ in held[:2]]
-            for v, e in known:
-                for mask in _masks_of(v) if _maskable(v) else ():
-                    two(self._masks.setdefault(mask, []), e)
-        return any(e not in without for mask in _masks_of(value) for e in self._masks.get(mask, ()))
-
-    def largest(self, domain: str) -> int | None:
-        """The largest number that a thing of a kind has, if it has one."""
-        if domain not in self._largest:
-            numbers = [v for v in self.versions.get(domain, ()) if type(v) is int]
-            self._largest[domain] = max(numbers, default=None)
-        return self._largest[domain]
-
-    def add(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
-        held = self.versions.setdefault(key[0], {}).setdefault(key[1], [])
-        if held and held[-1][0] == episode:
-            for name, item in fields.items():
-                held[-1][1].setdefault(name, item)
-            return
-        held.append((episode, dict(fields)))
-        if len(held) > self.limit:
-            del held[0]
-
-    def pick(
-        self, key: Key, seed: int, without: frozenset[int]
-    ) -> tuple[int, dict[str, Any]] | None:
-        """One episode's version of a thing, completed by the others' fields; fixed by the seed."""
-        held = self.versions.get(key[0], {}).get(key[1])
-        if not held:
-            return None
-        if without:
-            held = [h for h in held if h[0] not in without]
-            if not held:
-                return None
-        chosen = held[int(chance(seed, key) * len(held))] if len(held) > 1 else held[0]
-        fields = chosen[1]
-        for _, other in reversed(held):
-            if other is not fields and len(other.keys() - fields.keys()):
-                fields = {**other, **fields}
-        return chosen[0], fields
-
-
 @dataclass(slots=True)
 class State:
     """The knowledge of one session. `without` are the episodes that memory must not use."""
@@ -177,7 +67,7 @@ class State:
     same: dict[str, int] = field(default_factory=dict)  # call key -> its last call
     facts: dict[str, str] = field(default_factory=dict)  # tool+scope -> class that stays
     immune: dict[str, bool] = field(default_factory=dict)  # tool+scope that went well
-    picked: dict[Key, tuple[int, dict[str, Any]] | None] = field(default_factory=dict)
+    picked: dict[Key, Remembered | None] = field(default_factory=dict)
     shown: set[Any] = field(default_factory=set)  # id-like texts in the session's results
     unlisted: set[Key] = field(default_factory=set)  # things that listings no longer show
     drawn: dict[tuple[str, Any, str], list[tuple[int, tuple[Any, ...], float]]] = field(
@@ -203,7 +93,7 @@ class State:
             self.changed,
         )  # fmt: skip
 
-    def remembered(self, key: Key) -> tuple[int, dict[str, Any]] | None:
+    def remembered(self, key: Key) -> Remembered | None:
         if key not in self.picked:
             self.picked[key] = self.memory.pick(key, self.seed, self.without)
         return self.picked[key]
@@ -221,7 +111,7 @@ class State:
 
     def near(self, value: Any) -> bool:
         """Whether a text differs in one character from an identifier of session or traffic."""
-        if not _maskable(value):
+        if not maskable(value):
             return False
         own = {v for (_, v), t in self.things.items() if v != value and (t.fields or t.touched)}
         own |= self.shown
@@ -235,8 +125,9 @@ class State:
         if thing is not None and name in thing.fields:
             return thing.fields[name]
         held = self.remembered(key)
-        if held is not None and name in held[1]:
-            return held[1][name], "remembered", f"episode {held[0]}"
+        if held is not None and name in held.fields:
+            episode = held.others.get(name, held.episode)
+            return held.fields[name], "remembered", f"episode {episode}"
         return None
 
     def fields(self, key: Key) -> dict[str, Any]:
@@ -331,6 +222,8 @@ class State:
             found = True
             if record is value:
                 own.append((domain, item))
+            if record is value and (domain, item) in named:
+                record = self.memory.of_thing(name, record)
             self._merge((domain, item), record, n, marks, name, record is value)
         if isinstance(value, dict) and "" not in self.ids.keys.get(name, {}):
             same = [k for k in named if any(v == k[1] for v in value.values())]
@@ -338,8 +231,9 @@ class State:
                 not found and not same and len(named) == 1
             ):
                 same = named
+            told = self.memory.of_thing(name, value)
             for key in same:
-                self._merge(key, value, n, marks, name, True)
+                self._merge(key, told, n, marks, name, True)
         return own
 
     def _merge(

@@ -14,8 +14,9 @@ from typing import Any
 from understudy.world import joint
 from understudy.world.compare import failed
 from understudy.world.floor import Floor, Said
+from understudy.world.memory import Key
 from understudy.world.model import World
-from understudy.world.state import Key, State
+from understudy.world.state import State
 from understudy.world.values import call_key, parse
 
 

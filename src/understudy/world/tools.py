@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.context import Context, ToolFacts, kind_at
+from understudy.world.delays import Delays
 from understudy.world.draws import Draw, after, note
 from understudy.world.effects import apply
 from understudy.world.evidence import Evidence
@@ -61,6 +62,7 @@ class Prediction:
     failure: float  # probability of failure in this situation
     chances: dict[str, float]
     wrong: float = 0.0  # `doubt` with chance: that the outcome is another counts as wrong
+    outside: float = 0.0  # how far beyond all experience the call is, or one that it rests on
 
 
 @dataclass(slots=True)
@@ -80,7 +82,7 @@ class ToolModel:
     recall: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
     draws: list[Draw] = field(default_factory=list)
-    latencies: list[float] = field(default_factory=list)
+    latencies: Delays = field(default_factory=dict)
     compact: bool = False
     calls: int = 0
     evidence: Evidence = field(default_factory=Evidence)

@@ -17,6 +17,7 @@ from understudy.core.types import (
     text_of,
 )
 from understudy.world import envelope, silent
+from understudy.world.delays import waits
 from understudy.world.envelope import Envelope
 from understudy.world.failing import looks_failed
 from understudy.world.values import parse
@@ -31,6 +32,7 @@ def transitions(episode: Episode) -> list[Transition]:
     call without a result is left out, and so is a custom tool's: see `custom_calls`.
     """
     found: list[Transition] = []
+    waited = waits(episode)
     for made in _made(episode):
         if not is_function(made.call):
             continue
@@ -41,6 +43,7 @@ def transitions(episode: Episode) -> list[Transition]:
         if recorded is not None:
             is_error = recorded.is_error
         content = recorded.content if recorded and not answer else ""
+        latency = recorded.latency_s if recorded is not None else None
         found.append(
             Transition(
                 episode_id=episode.id,
@@ -50,7 +53,7 @@ def transitions(episode: Episode) -> list[Transition]:
                 arguments=made.call["function"]["arguments"],
                 content=text_of(answer.get("content")) if answer else content,
                 is_error=is_error,
-                latency_s=recorded.latency_s if recorded else None,
+                latency_s=waited.get(made.call["id"]) if latency is None else latency,
             )
         )
     return found

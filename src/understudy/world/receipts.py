@@ -1,0 +1,91 @@
+"""Results that say how a call went, not how the thing is that it names: `{"ok": true, "price": 9}`.
+
+Such a tool is known by what it does to the thing: the tool that shows the thing's record shows
+another one after it, and little of the result stands in that record.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from understudy.world.ids import Ids
+from understudy.world.transitions import Step
+
+Key = tuple[str, Any]  # domain, id
+_LEAST = 2  # changes that show that a tool makes them
+_SURE = 0.3  # the share of calls that change something: others find nothing to do
+_RESTLESS = 0.1  # how often a field may differ with nothing done in between
+_RECORD = 0.5  # the share of a record's fields with which a result is one
+
+
+@dataclass(slots=True)
+class _Between:
+    """What one tool's calls on a thing were followed by, where no other tool's came between."""
+
+    changes: list[tuple[str, set[str]]] = field(
+        default_factory=list
+    )  # (reader, fields that differ)
+    same: Counter[str] = field(
+        default_factory=Counter
+    )  # field -> the record has the result's value
+    both: Counter[str] = field(default_factory=Counter)  # field -> record and result have it
+    records: list[int] = field(default_factory=list)  # fields of the records
+
+
+def mine_receipts(all_steps: Sequence[Step], ids: Ids) -> dict[str, list[str]]:
+    """The tools whose results are no records of the thing that their calls name, each with the
+    fields of its results that are fields of the thing all the same."""
+    between: dict[str, _Between] = defaultdict(_Between)
+    times: Counter[tuple[str, str]] = Counter()  # reader, field: shown twice in a row
+    moved: Counter[tuple[str, str]] = Counter()
+    last: dict[tuple[Key, str], tuple[dict[str, Any], dict[str, Any]]] = {}
+    episode = -1
+    for s in all_steps:
+        if s.episode != episode:
+            episode, last = s.episode, {}
+        if s.failed or not isinstance(s.value, (dict, list)):
+            continue
+        named = [(d, v) for _, d, v in ids.alone(s.name, s.args)]
+        for key, record in _records(s, ids):
+            before, calls = last.get((key, s.name), (None, {}))
+            if before is not None:
+                shared = before.keys() & record.keys()
+                differing = {n for n in shared if before[n] != record[n]}
+                if not calls:
+                    times.update((s.name, n) for n in shared)
+                    moved.update((s.name, n) for n in differing)
+                elif len(calls) == 1:
+                    ((tool, result),) = calls.items()
+                    _note(between[tool], s.name, differing, result, record)
+            last[key, s.name] = record, {}
+        for (key, reader), (_, calls) in last.items():
+            if key in named and reader != s.name:
+                calls[s.name] = s.value if isinstance(s.value, dict) else {}
+    restless = {at for at, n in moved.items() if n > _RESTLESS * times[at]}
+    found = {}
+    for tool, seen in between.items():
+        changes = sum(any((r, n) not in restless for n in names) for r, names in seen.changes)
+        kept = sorted(n for n, k in seen.both.items() if seen.same[n] >= 0.5 * k)
+        usual = sum(seen.records) / len(seen.records)
+        if changes >= max(_LEAST, _SURE * len(seen.changes)) and len(kept) < _RECORD * usual:
+            found[tool] = kept
+    return found
+
+
+def _note(
+    own: _Between,
+    reader: str,
+    differing: set[str],
+    result: dict[str, Any],
+    record: dict[str, Any],
+) -> None:
+    own.changes.append((reader, differing))
+    own.both.update(result.keys() & record.keys())
+    own.same.update(n for n in result.keys() & record.keys() if result[n] == record[n])
+    own.records.append(len(record))
+
+
+def _records(s: Step, ids: Ids) -> Iterator[tuple[Key, dict[str, Any]]]:
+    for domain, item, record in ids.of_result(s.name, s.value):
+        yield (domain, item), record
