@@ -32,8 +32,8 @@ OUT = ROOT / "build" / "bench" / "transfer"
 HOURS = True  # by name only
 sys.path[:0] = [str(ROOT / "tests")]
 SCALES = {20: 2.05, 35: 1.5, 50: 1.0, 65: 0.7}  # incumbents' success in % -> of their flaw rates
-ROWS = {"nearest": False, "state": True}  # lesser worlds -> whether they remember the episode
-PLACES = ("nearest", "state", "world", "reality")
+ROWS = ("nearest", "floor", "entities")  # lesser worlds
+PLACES = (*ROWS, "world", "reality")
 
 
 def run(
@@ -55,7 +55,7 @@ def run(
         told = []
         for seed in seeds:
             folder = out / f"{level}-{seed}"
-            parts = {"rows": level in ablated, "alone": level in alone}
+            parts = {"ablation": level in ablated, "alone": level in alone}
             told.append(_measured(folder, level, seed, size, [p for p, on in parts.items() if on]))
         found[f"incumbent_{level}_traffic"] = figure([t["traffic"] for t in told], "success")
         for decoding in ("greedy", "t1"):
@@ -132,10 +132,10 @@ def _measured(
     folder: Path, level: int, seed: int, size: Size, parts: Sequence[str]
 ) -> dict[str, Any]:
     """What one incumbent's traffic makes of the agent: success by place and decoding; `parts` are
-    "rows" (the lesser worlds too, and the fidelity of each) and "alone" (GRPO by itself)."""
+    "ablation" (the lesser worlds too, and the fidelity of each) and "alone" (GRPO by itself)."""
     folder.mkdir(parents=True, exist_ok=True)
     told: dict[str, Any] = {}
-    places = {"found": ("world", "reality"), "rows": tuple(ROWS), "alone": ("alone",)}
+    places = {"found": ("world", "reality"), "ablation": ROWS, "alone": ("alone",)}
     for name in ("found", *parts):
         done = folder / f"{name}.json"
         if not done.exists():
@@ -172,7 +172,7 @@ async def _train_and_prove(
                 sft(begun, episodes, config, check, quiet=True)
     async with _service(folder) as (url, service):
         answers: dict[str, Any] = {"world": world, "reality": Reality(service, world)}
-        answers |= {row: Retrieval(world, train, remembers) for row, remembers in ROWS.items()}
+        answers |= {row: Retrieval(world, train, row) for row in ROWS}
         for where in places:
             if where == "alone":
                 start, settings = folder / "before" / "adapter", ("max_turns=12", *size.alone)
@@ -190,8 +190,9 @@ async def _train_and_prove(
         return found | {"traffic": sum(rewards) / len(rewards)}
     if "alone" in places:
         return found
-    report = fidelity(world, aside)
-    row = {"nearest": report.nearest, "state": report.floor, "world": report.overall}
+    report = fidelity(world, aside, train)
+    row = {"nearest": report.nearest, "floor": report.floor, "entities": report.entities,
+           "world": report.overall}  # fmt: skip
     known = {where: own["known_f1"]["value"] for where, own in row.items()}
     return found | {"fidelity": known | {"reality": 1.0}}
 

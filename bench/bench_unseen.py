@@ -1,8 +1,9 @@
 """The world on services that it was not made on, under their own names and under random ones.
 
-Six small services of tests/world/unseen (a ledger, an issue tracker that answers in prose, a shell,
-a calendar, an inventory in envelopes, a Spanish clinic without error flags): learned from three
-quarters of the episodes, scored on the others.
+Seven small services of tests/world/unseen (a ledger, an issue tracker that answers in prose, a
+shell, a calendar, an inventory in envelopes, a Spanish clinic without error flags, a greenhouse
+whose records count up from one and are never listed): learned from three quarters of the episodes,
+scored on the others.
 """
 
 import importlib
@@ -14,7 +15,7 @@ from bench.figures import Figure, interval
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "world"))
 
-SERVICES = ("ledger", "tracker", "shell", "diary", "stockroom", "clinica")
+SERVICES = ("ledger", "tracker", "shell", "diary", "stockroom", "clinica", "greenhouse")
 COLUMNS = ("exact", "knowable", "flag", "malformed", "error", "changing", "revealing")
 
 

@@ -1,14 +1,15 @@
 """Does an agent succeed with simulated users as often as with real ones?
 
-The demo's adapters in the demo's real service, greedily, twice with the same held-out tickets and
-the same lives of the service: with the demo's own customers, and with users mined from the traffic
-of its incumbent, who word the first message and every answer themselves. Only the user differs, so
-differences are of pairs; tickets for which the simulated user found no words are counted. It plays
-what `python -m bench demo` left in build/bench/demo-1.
+The demo's adapters in the demo's real service, greedily and at T = 1, each twice with the same
+held-out tickets and the same lives of the service: with the demo's own customers, and with users
+mined from the traffic of its incumbent, who word the first message and every answer themselves.
+Only the user differs, so differences are of pairs; tickets for which the simulated user found no
+words are counted. It plays what `python -m bench demo` left in build/bench/demo-1.
 """
 
 import asyncio
 import dataclasses
+import itertools
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 ADAPTERS = ("distilled-all", "rehearsed")
+DECODINGS = {"": 0.0, "_t1": 1.0}  # what figures' names end with -> temperature
 Pair = tuple["Played", "Played"]  # with the real user, with the simulated one
 
 
@@ -54,7 +56,7 @@ def run(
 async def _play(
     book: "Book", adapters: dict[str, Path], n: int, seeds: Sequence[int]
 ) -> dict[str, list[Pair]]:
-    """Every ticket with both users, by adapter."""
+    """Every ticket with both users, by adapter and decoding."""
     from understudy.core.types import ModelRef, Policy, Sampling
     from understudy.demo.agent import MAX_TURNS, SYSTEM_PROMPT, ServiceClient
     from understudy.demo.customers import Customer, scenarios
@@ -76,7 +78,7 @@ async def _play(
 
     base = load_base("tiny")
     engine, chat = make_engine(base)
-    found: dict[str, list[Pair]] = {name: [] for name in adapters}
+    found: dict[str, list[Pair]] = {f"{name}{end}": [] for name in adapters for end in DECODINGS}
     with tempfile.TemporaryDirectory() as made:
         command = [sys.executable, "-m", "understudy.demo.service", "--db", f"{made}/service.db"]
         service = launch("service", command, Path(made) / "service.log")
@@ -85,8 +87,9 @@ async def _play(
                 for name, adapter in adapters.items():
                     model = ModelRef(base.name, name, 1)
                     await engine.load(model, str(adapter))
-                    policy = Policy(name, model, SYSTEM_PROMPT, Sampling(0.0, max_tokens=128))
-                    for seed in seeds:
+                    for seed, (end, heat) in itertools.product(seeds, DECODINGS.items()):
+                        sampling = Sampling(heat, max_tokens=128)
+                        policy = Policy(name, model, SYSTEM_PROMPT, sampling)
                         real = scenarios("proof", n, seed)
                         silent = [dataclasses.replace(s, messages=()) for s in real]
                         both = [
@@ -96,7 +99,7 @@ async def _play(
                             )
                             for make, told in ((customer, real), (simulated, silent))
                         ]  # fmt: skip
-                        found[name] += zip(*both, strict=True)
+                        found[f"{name}{end}"] += zip(*both, strict=True)
         finally:
             service.stop()
             await engine.aclose()

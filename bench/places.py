@@ -67,44 +67,50 @@ class Repeatable:
 
 
 class Retrieval:
-    """Who answers with the traffic's nearest call: the floor of the fidelity report, or, where it
-    `remembers` what this episode showed for the same call, its row "+ state"."""
+    """A lesser world, a row of the fidelity report (world.fidelity): `nearest`, `floor` or
+    `entities`."""
 
-    def __init__(self, world: Any, episodes: Sequence[Any], remembers: bool) -> None:
-        from understudy.world.freerun import Train
+    def __init__(self, world: Any, episodes: Sequence[Any], row: str) -> None:
+        from understudy.world.floor import Floor
 
         self.world, self.notes, self.fidelity = world, world.notes, world.fidelity
         self.scenarios, self.user, self.fields = world.scenarios, world.user, world.fields
-        self.train, self.remembers = Train.of(world, episodes), remembers
+        self.floor, self.row = Floor.of(episodes, world.failures), row
 
     async def start(self, scenario: Any, seed: int, snapshot: Any | None = None) -> Any:
-        return Retrieved(self, scenario.tools, dict(snapshot or {}))
+        from understudy.world.stored import Stored
+
+        shown, stored = snapshot or ({}, Stored(self.world, self.floor, seed))
+        return Retrieved(self, scenario.tools, dict(shown), stored.copy())
 
 
 class Retrieved:
-    """One life of it: `shown` is what it has answered so far, by call."""
+    """One life of it: `shown` is what it has answered so far, by call; `stored` what it knows."""
 
-    def __init__(self, owner: Retrieval, tools: Any, shown: dict[str, Any]) -> None:
-        self.owner, self.listed, self.shown = owner, tuple(tools), shown
+    def __init__(self, owner: Retrieval, tools: Any, shown: dict[str, Any], stored: Any) -> None:
+        self.owner, self.listed, self.shown, self.stored = owner, tuple(tools), shown, stored
 
     def tools(self, role: str = "agent") -> Any:
         return self.listed
 
     async def call(self, role: str, tool_call: Any) -> Any:
-        from understudy.core.types import ToolResult, Transition, call_parts
-        from understudy.world.transitions import steps
-        from understudy.world.values import call_key
+        from understudy.core.types import ToolResult, call_parts
+        from understudy.world.values import call_key, parse
 
         name, arguments = call_parts(tool_call)
-        asked = Transition("", 0, (), name, arguments, "")
-        step = steps([asked], 0, self.owner.world.failures)[0]
-        content, flag = self.owner.train.nearest(step)
-        if self.owner.remembers:
-            content, flag = self.shown.setdefault(call_key(name, step.args), (content, flag))
+        read = parse(arguments or "{}")
+        args = read if isinstance(read, dict) else {}
+        if self.owner.row == "entities":
+            content, flag = self.stored.answer(name, args)
+            self.stored.observe(name, args, content, flag)
+            return ToolResult(content, flag)
+        content, flag = self.owner.floor.nearest(name, args).said
+        if self.owner.row == "floor":
+            content, flag = self.shown.setdefault(call_key(name, args), (content, flag))
         return ToolResult(content, flag)
 
     async def snapshot(self) -> Any:
-        return dict(self.shown)
+        return dict(self.shown), self.stored.copy()
 
     async def outcome(self) -> list[Any]:
         return []

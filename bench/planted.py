@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from understudy.world.context import Context
+from understudy.world.failing import TRANSIENT
 from understudy.world.model import World
 from understudy.world.state import State
-from understudy.world.tools import TRANSIENT, Prediction
+from understudy.world.tools import Prediction
 from understudy.world.values import chance, is_number, parse
 
 Draw = Callable[[], tuple[Prediction, Context | None]]

@@ -79,7 +79,7 @@ def world_of(broken: Broken, count: int = 24) -> World:
         for name, args in [*((t, a) for t, a, _ in session_of(seed)), *ODD]:
             result = session.step(name, args if isinstance(args, str) else json.dumps(args))
             result.content.encode()
-    report = fidelity(world, episodes[:2])
+    report = fidelity(world, episodes[:2], episodes)
     json.dumps(report.to_json(), allow_nan=False)
     return world
 

@@ -36,9 +36,9 @@ def truth(category: str, max_price: int | None, order: str | None) -> list[dict[
 
 
 def test_fidelity_on_heldout_episodes_is_above_the_retrieval_floor(
-    world: World, heldout: Any
+    world: World, episodes: Any, heldout: Any
 ) -> None:
-    report = fidelity(world, heldout)
+    report = fidelity(world, heldout, episodes)
     assert report.overall["exact_but_free"]["low"] > report.floor["exact_but_free"]["high"]
     # what chance decides (sold out, rate limits: about 14% of calls) no world can foresee
     assert report.overall["exact_but_free"]["value"] > 0.75

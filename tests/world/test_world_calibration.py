@@ -36,8 +36,8 @@ def checked(few: list[Episode]) -> World:
 
 
 @pytest.fixture(scope="module")
-def measured(checked: World, heldout: list[Episode]) -> FidelityReport:
-    return fidelity(checked, heldout)
+def measured(checked: World, few: list[Episode], heldout: list[Episode]) -> FidelityReport:
+    return fidelity(checked, heldout, few)
 
 
 @given(STATED)
@@ -102,7 +102,7 @@ def test_doubt_and_error_flag_are_calibrated_on_heldout_episodes(
     assert measured.overall["flag_ece"]["value"] <= 0.05
     assert measured.overall["doubt_auroc"]["value"] > 0.7
     kept, checked.doubts = checked.doubts, None
-    before = fidelity(checked, heldout, samples=0)
+    before = fidelity(checked, heldout, (), samples=0)
     checked.doubts = kept
     assert before.overall["doubt_ece"]["value"] > measured.overall["doubt_ece"]["value"] + 0.05
 

@@ -154,7 +154,7 @@ def test_whatever_was_recorded_is_learned_from_or_counted(
                     result = session.step(move.tool, args)
                     result.content.encode()
     told = [e for e, ts in zip(episodes, found, strict=True) if ts][:2]
-    json.dumps(fidelity(world, told).to_json(), allow_nan=False)
+    json.dumps(fidelity(world, told, episodes).to_json(), allow_nan=False)
     if kept:
         json.dumps(described_tools(world, describe(world)))
     standing(world, [m for e in episodes for m in e.messages])

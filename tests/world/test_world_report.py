@@ -25,6 +25,7 @@ from understudy.world.compare import Truth, changes
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.fidelity_page import page, side_by_side
 from understudy.world.forms import Forms
+from understudy.world.freerun import free_runs
 from understudy.world.latency import latencies
 from understudy.world.learn import learn
 from understudy.world.model import World
@@ -47,8 +48,8 @@ def stored(episodes: list[Episode], store: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def measured(world: World, heldout: list[Episode]) -> FidelityReport:
-    return fidelity(world, heldout[:60])
+def measured(world: World, episodes: list[Episode], heldout: list[Episode]) -> FidelityReport:
+    return fidelity(world, heldout[:60], episodes)
 
 
 def test_leaves_are_determined_recalled_or_free() -> None:
@@ -129,6 +130,31 @@ def test_every_figure_lies_in_its_interval_and_under_the_ceiling(measured: Fidel
     assert by_changes[1]["value"] > measured.nearest["changes_1"]["value"]
 
 
+def test_the_floor_copies_failures_too_and_is_the_one_of_rollouts() -> None:
+    def answer(tool: str, args: Any) -> Any:
+        return {"size": 3} if args["box"] == "B-1" else "no such box"
+
+    calls: list[Any] = [("look", {"box": "B-1"}), ("look", {"box": "B-2"})]
+    train = [recorded(f"e{n}", calls * 3, answer) for n in range(4)]
+    test = [recorded("new", calls * 3, answer)]
+    world = learn(train)
+    report = fidelity(world, test, train)
+    assert report.nearest["exact"]["value"] == report.floor["exact"]["value"] == 1.0
+    alive = free_runs(world, train, test)["floor"]["survival"]["5"]["exact"]
+    assert alive["value"] == 1.0
+
+
+def test_without_the_episodes_it_learned_from_a_report_has_no_floor(
+    world: World, heldout: list[Episode]
+) -> None:
+    report = fidelity(world, heldout[:5], ())
+    assert not report.floor
+    assert not report.floor_tools
+    assert "not at hand" in report.elsewhere["floor"]
+    assert "retrieval floor" not in report.table()
+    assert "not at hand" in render(page(report))
+
+
 def test_free_running_rollouts_survive_less_and_less(measured: FidelityReport) -> None:
     lived = [f for f in measured.survival.values() if f["n"]]
     assert lived[0]["value"] > 0.5
@@ -154,7 +180,7 @@ def test_an_identifier_that_was_never_seen_is_asked_for() -> None:
     def episode(n: int) -> Episode:
         return recorded(f"e{n}", [("weigh", {"box_id": f"B-{n}{i}"}) for i in range(3)], answer)
 
-    report = fidelity(learn([episode(n) for n in range(100, 140)]), [episode(900)])
+    report = fidelity(learn([episode(n) for n in range(100, 140)]), [episode(900)], ())
     (gap,) = report.collect
     assert gap["tool"] == "weigh"
     assert gap["situation"] == "box_id was never seen"

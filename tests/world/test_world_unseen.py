@@ -11,12 +11,14 @@ from understudy.world.bench import episode_of
 from understudy.world.learn import learn
 from understudy.world.model import World
 
+COLUMNS = ("exact", "knowable", "flag", "malformed", "error", "changing", "revealing")
 # service: exact, knowable leaves, failing calls that are right in themselves, per cent at least
 LEVELS = {
     "tracker": (70, 90, 85),
     "shell": (78, 86, 85),
     "stockroom": (62, 85, 50),
     "clinica": (68, 92, 85),
+    "greenhouse": (45, 78, 55),
 }
 
 
@@ -42,6 +44,12 @@ def test_names_carry_nothing() -> None:
     plain, other = _score("stockroom"), _score("stockroom", names=5)
     assert abs(plain.share("exact") - other.share("exact")) < 4
     assert other.share("malformed") > 75
+
+
+def test_names_carry_nothing_where_numbers_count_up_and_no_tool_lists_them() -> None:
+    plain, other = _score("greenhouse"), _score("greenhouse", names=5)
+    for column in COLUMNS:
+        assert abs(plain.share(column) - other.share(column)) <= 3, column
 
 
 def test_what_is_in_an_envelope_is_learned_and_put_into_it_again() -> None:

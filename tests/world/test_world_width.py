@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded import talk
+from recorded import recorded, talk
 
 from understudy.cli import main
 from understudy.core.types import Episode, Message, text_of
@@ -46,6 +46,15 @@ class Monotonous:
 
     async def reply(self, seen: Sequence[Message]) -> Message | None:
         return {"role": "user", "content": "Yes."}
+
+
+class Silent:
+    """A user who says what it wants and leaves when it is asked."""
+
+    left = False
+
+    async def reply(self, seen: Sequence[Message]) -> Message | None:
+        return None if seen else {"role": "user", "content": "Een kast."}
 
 
 class Echo:
@@ -123,6 +132,22 @@ def test_a_recording_that_ends_with_the_agent_at_work_says_nothing_of_leaving() 
     assert real.cut
     assert real.parting is None
     assert real.turns == 2
+
+
+@pytest.mark.parametrize(("told", "withdrew"), [("geen kast meer", True), ({"kast": 3}, False)])
+def test_who_leaves_before_any_call_went_well_withdraws_in_any_language(
+    told: Any, withdrew: bool
+) -> None:
+    asked = recorded("e", [("zoek", {"wat": "kast"})], lambda tool, args: told)
+    request = asked.completions[0].request
+    more = [("assistant", "Zal ik iets anders zoeken?"), ("user", "Laat maar zitten.")]
+    messages = (*request.messages, *({"role": r, "content": t} for r, t in more))
+    whole = replace(request, messages=messages)  # type: ignore[arg-type]
+    e = replace(asked, completions=(replace(asked.completions[0], request=whole),))
+    real, before = real_talk(e, {})
+    assert (real.parting, real.withdrew) == ("word", withdrew)
+    played = asyncio.run(simulated_talk(e, real, before, lambda e, seed: Silent(), 0))
+    assert (played.parting, played.withdrew) == ("open", withdrew)
 
 
 def test_too_few_scenarios_are_refused() -> None:

@@ -85,7 +85,8 @@ def _measure(world: Path, store: Path, workload: str | None, model: Any) -> Any:
         with Progress("ask the model", total=len(new), unit="episodes") as progress:
             filled, counted = asyncio.run(fill(progress.advance))
     with Progress("measure the world", total=len(new), unit="episodes") as progress:
-        report = fidelity(learned, new, each=progress.advance, filled=filled)
+        learned_from = [e for e in found if e.id in set(learned.episode_ids)]
+        report = fidelity(learned, new, learned_from, each=progress.advance, filled=filled)
     report.language = counted
     return report
 

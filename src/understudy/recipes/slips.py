@@ -25,7 +25,7 @@ from understudy.core.types import (
 )
 from understudy.envs.around import AroundSession
 from understudy.envs.rollout import carry_out
-from understudy.world.transitions import looks_failed
+from understudy.world.failing import looks_failed
 from understudy.world.values import parse
 
 _NAME = 0.1  # of the slips: a wrong tool, not a wrong value

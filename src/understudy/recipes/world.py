@@ -58,7 +58,7 @@ def learn_world(
             measured = learn(rest)
             kept_aside = evidence(measured, apart)
             measured.doubts = Doubts.fit(found)
-            report = fidelity(measured, apart)
+            report = fidelity(measured, apart, rest)
             found += kept_aside
         progress.advance()
         custom = sum(custom_calls(e) for e in episodes)

@@ -89,15 +89,15 @@ def bench(
         "learn_seconds": learned - began,
         "call_ms": 1000 * seconds / max(1, len(rows)),
         "peak_mb": own_peak_mb(),
-        "calibration": _calibration(world, test),
+        "calibration": _calibration(world, test, train),
         "rollouts": free_runs(world, train, test),
         **({"language": counted} if language is not None else {}),
     }
 
 
-def _calibration(world: World, test: Sequence[Episode]) -> dict[str, Any]:
+def _calibration(world: World, test: Sequence[Episode], train: Sequence[Episode]) -> dict[str, Any]:
     """Expected calibration errors with their intervals."""
-    overall = fidelity(world, test).overall
+    overall = fidelity(world, test, train).overall
     return {name: overall[name] for name in ("flag_ece", "doubt_ece") if name in overall}
 
 

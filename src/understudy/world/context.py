@@ -1,7 +1,7 @@
 """What is known when a call arrives: named sources of values, and features of the situation."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,76 +118,93 @@ class Context:
 
 def resolve(source: Source, c: Context) -> Found | None:
     """The value of a source in a context, with where it comes from; None where it has none."""
-    head = source[0]
-    if head == "const":
-        return source[1], "inferred", "constant"
-    if head == "arg":
-        value = _at(c.args, source[1])
-        return None if value is None else (value[0], "observed", f"argument {source[1]}")
-    if head == "own":
-        key = c.id_of(source[1])
-        thing = c.state.things.get(key) if key else None
-        return _inside(thing.fields.get(source[2]) if thing else None, source)
-    if head == "ref":
-        key = c.id_of(source[1])
-        return _inside(c.state.field(key, source[2]) if key else None, source)
-    if head in ("count", "sum", "total"):
-        return _aggregate(source, c)
-    if head == "out":
-        value = _at(c.out, source[1])
-        return None if value is None else (value[0], "inferred", "this result")
-    if head == "ref2":
-        key = hop(c, source[1], source[2])
-        return c.state.field(key, source[3]) if key else None
-    if head == "last":
-        n = c.state.last.get(source[1])
-        if n is None:
-            return None
-        past = c.state.calls[n]
-        value = _at(past.value, source[2])
-        if value is None:
-            return None
-        return value[0], kind_at(past, source[2]), f"call {n}"
-    if head in ("repeat", "still"):
-        n = c.state.same.get(c.key) if head == "repeat" else c.still()
-        if n is None or not c.state.calls[n].ok:
-            return None
-        past = c.state.calls[n]
-        value = _at(past.value, source[1])
-        if value is None:
-            return None
-        return value[0], kind_at(past, source[1]), f"call {n}"
-    if head == "recall":
-        value = _at(c.recall, source[1]) if c.recall is not None else None
-        return None if value is None else (value[0], "remembered", "same call in the traffic")
-    if head == "short":
-        return _short(source, c)
-    if head == "word":
-        value = _at(c.args, source[1])
-        words = dict(_words(value[0])) if value is not None else {}
-        word = words.get(source[2:])
-        return None if word is None else (word, "inferred", f"a word of argument {source[1]}")
-    if head == "next":
-        number = c.state.next_number(source[1])
-        return None if number is None else (number, "inferred", "the next number")
-    if head in ("later", "day"):
-        return _reckon(source, c)
-    if head == "clash":
-        met = c.clashes[source[1]] if source[1] < len(c.clashes) else None
-        return (met[0], "inferred", "what is in the way") if met else None
-    if head == "long":
-        found = resolve(source[2], c)
-        if found is None or not isinstance(found[0], str):
-            return None
-        return SIZES[source[1]](found[0]), "inferred", f"{source[1]} of a text"
-    if head == "tool":
-        return c.tool.name, "observed", "tool"
-    if head in ("missing", "extra"):
-        names = c.tool.missing(c.args) if head == "missing" else c.tool.extra(c.args)
-        return (names[source[1]], "inferred", head) if source[1] < len(names) else None
-    if head == "op":
-        return _operate(source, c)
-    return None
+    kind = _KINDS.get(source[0])
+    return None if kind is None else kind(source, c)
+
+
+def _const(source: Source, c: Context) -> Found | None:
+    return source[1], "inferred", "constant"
+
+
+def _arg(source: Source, c: Context) -> Found | None:
+    value = _at(c.args, source[1])
+    return None if value is None else (value[0], "observed", f"argument {source[1]}")
+
+
+def _own(source: Source, c: Context) -> Found | None:
+    key = c.id_of(source[1])
+    thing = c.state.things.get(key) if key else None
+    return _inside(thing.fields.get(source[2]) if thing else None, source)
+
+
+def _ref(source: Source, c: Context) -> Found | None:
+    key = c.id_of(source[1])
+    return _inside(c.state.field(key, source[2]) if key else None, source)
+
+
+def _ref_of_ref(source: Source, c: Context) -> Found | None:
+    key = hop(c, source[1], source[2])
+    return c.state.field(key, source[3]) if key else None
+
+
+def _out(source: Source, c: Context) -> Found | None:
+    value = _at(c.out, source[1])
+    return None if value is None else (value[0], "inferred", "this result")
+
+
+def _last(source: Source, c: Context) -> Found | None:
+    n = c.state.last.get(source[1])
+    return None if n is None else _of_call(n, source[2], c)
+
+
+def _repeat(source: Source, c: Context) -> Found | None:
+    n = c.state.same.get(c.key) if source[0] == "repeat" else c.still()
+    return None if n is None or not c.state.calls[n].ok else _of_call(n, source[1], c)
+
+
+def _of_call(n: int, path: str, c: Context) -> Found | None:
+    """A leaf of an earlier result of the session."""
+    past = c.state.calls[n]
+    value = _at(past.value, path)
+    return None if value is None else (value[0], kind_at(past, path), f"call {n}")
+
+
+def _recall(source: Source, c: Context) -> Found | None:
+    value = _at(c.recall, source[1]) if c.recall is not None else None
+    return None if value is None else (value[0], "remembered", "same call in the traffic")
+
+
+def _word(source: Source, c: Context) -> Found | None:
+    value = _at(c.args, source[1])
+    word = None if value is None else dict(_words(value[0])).get(source[2:])
+    return None if word is None else (word, "inferred", f"a word of argument {source[1]}")
+
+
+def _next(source: Source, c: Context) -> Found | None:
+    number = c.state.next_number(source[1])
+    return None if number is None else (number, "inferred", "the next number")
+
+
+def _long(source: Source, c: Context) -> Found | None:
+    found = resolve(source[2], c)
+    if found is None or not isinstance(found[0], str):
+        return None
+    return SIZES[source[1]](found[0]), "inferred", f"{source[1]} of a text"
+
+
+def _tool(source: Source, c: Context) -> Found | None:
+    return c.tool.name, "observed", "tool"
+
+
+def _amiss(source: Source, c: Context) -> Found | None:
+    """An argument that is missing, or one that the tool does not know."""
+    names = c.tool.missing(c.args) if source[0] == "missing" else c.tool.extra(c.args)
+    return (names[source[1]], "inferred", source[0]) if source[1] < len(names) else None
+
+
+def _clash(source: Source, c: Context) -> Found | None:
+    met = c.clashes[source[1]] if source[1] < len(c.clashes) else None
+    return (met[0], "inferred", "what is in the way") if met else None
 
 
 def kind_at(past: Past, path: str) -> ProvenanceKind:
@@ -272,6 +289,16 @@ def apply(op: str, a: float, b: float) -> float:
     return value if isinstance(value, int) else round(value, 2)
 
 
+_KINDS: dict[str, Callable[[Source, Context], Found | None]] = {
+    "const": _const, "arg": _arg, "own": _own, "ref": _ref, "ref2": _ref_of_ref, "out": _out,
+    "count": _aggregate, "sum": _aggregate, "total": _aggregate, "last": _last, "repeat": _repeat,
+    "still": _repeat,
+    "recall": _recall, "short": _short, "word": _word, "next": _next, "later": _reckon,
+    "day": _reckon, "long": _long, "clash": _clash, "tool": _tool, "missing": _amiss,
+    "extra": _amiss, "op": _operate,
+}  # fmt: skip
+
+
 def _at(value: Any, path: str) -> tuple[Any] | None:
     """What stands at a pointer, in a tuple, as it may be null; None where nothing does."""
     try:
@@ -291,26 +318,9 @@ def hop(c: Context, argument: str, name: str) -> Key | None:
 
 def sources(c: Context) -> Iterator[tuple[Source, Any]]:
     """Every source of values in a context, simplest first."""
-    for path, value in leaves(c.args):
-        yield ("arg", path), value
-        for (n, form), word in _words(value):
-            yield ("word", path, n, form), word
-    for p, value in c.args.items():
-        if isinstance(value, (list, dict)):
-            yield ("arg", f"/{escape(p)}"), value
+    yield from _in_arguments(c)
     for p, domain, item in c.ids:
-        thing = c.state.things.get((domain, item))
-        for name, (value, _, _) in thing.fields.items() if thing else ():
-            yield from _parts(("own", p, name), value)
-        own = c.state.fields((domain, item))
-        for name, value in own.items():
-            yield from _parts(("ref", p, name), value)
-        for name, value in own.items():
-            if isinstance(value, (str, int)) and value != item:
-                to = hop(c, p, name)
-                if to is not None and to != (domain, item):
-                    for far, v in c.state.fields(to).items():
-                        yield ("ref2", p, name, far), v
+        yield from _in_thing(c, p, (domain, item))
     for tool, n in c.state.last.items():
         past = c.state.calls[n]
         if isinstance(past.value, dict):
@@ -331,6 +341,32 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
     if c.recall is not None:
         for path, value in branches(c.recall):
             yield ("recall", path), value
+
+
+def _in_arguments(c: Context) -> Iterator[tuple[Source, Any]]:
+    for path, value in leaves(c.args):
+        yield ("arg", path), value
+        for (n, form), word in _words(value):
+            yield ("word", path, n, form), word
+    for p, value in c.args.items():
+        if isinstance(value, (list, dict)):
+            yield ("arg", f"/{escape(p)}"), value
+
+
+def _in_thing(c: Context, p: str, key: Key) -> Iterator[tuple[Source, Any]]:
+    """The fields of the thing that an argument names, and of those that it refers to."""
+    thing = c.state.things.get(key)
+    for name, (value, _, _) in thing.fields.items() if thing else ():
+        yield from _parts(("own", p, name), value)
+    own = c.state.fields(key)
+    for name, value in own.items():
+        yield from _parts(("ref", p, name), value)
+    for name, value in own.items():
+        if isinstance(value, (str, int)) and value != key[1]:
+            to = hop(c, p, name)
+            if to is not None and to != key:
+                for far, v in c.state.fields(to).items():
+                    yield ("ref2", p, name, far), v
 
 
 def _parts(source: Source, value: Any) -> Iterator[tuple[Source, Any]]:

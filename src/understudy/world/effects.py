@@ -163,31 +163,47 @@ def _readers(episodes: Sequence[Sequence[Step]], ids: Ids) -> set[str]:
     return {t for t, n in seen.items() if n >= 2 and same[t] >= 0.9 * n}
 
 
+Pair = tuple[Sample, Any, Any]  # a field before and after a call
+
+
 def _rules(seen: Sequence[Sample], role: Role) -> dict[str, Rule]:
     """The rules of the fields that change, or of all fields of a thing that is made."""
     found: dict[str, Rule] = {}
     for name in dict.fromkeys(n for s in seen for n in s.before):
         pairs = [(s, s.before[name], s.after[name]) for s in seen if name in s.before]
-        rule = None
         told = [pair for pair in pairs if pair[1] is not _NEW]
-        if not told or sum(a != b for _, a, b in told) < _LEAST:
-            pass
-        elif all(is_number(a) and is_number(b) for _, a, b in told):
-            rule = _number([(call_values(s.args, s.result), b - a) for s, a, b in told])
-        elif all(isinstance(a, list) and isinstance(b, list) for _, a, b in told):
-            rule = _list([(call_values(s.args, s.result), a, b) for s, a, b in told])
-        elif all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in told):
-            rule = _parts(told)
-        if rule is None:
-            own = [(settings.said(s.args, s.result, s.held), a, b) for s, a, b in pairs]
-            to = settings.setting(own, not role[0], told=len(told))
-            rule = Rule("set", to) if to else None
-        if rule is None and told and all(isinstance(a, str) for _, a, _ in told):
-            joined = settings.joined([(s.args, a, b) for s, a, b in told])
-            rule = Rule("join", joined[0], joined[1]) if joined else None
+        rule = _moving(told) or _setting(pairs, role, len(told)) or _joining(told)
         if rule is not None:
             found[name] = rule
     return found
+
+
+def _moving(told: Sequence[Pair]) -> Rule | None:
+    """How a number, a list or records by key become others out of what they were."""
+    if sum(a != b for _, a, b in told) < _LEAST:
+        return None
+    if all(is_number(a) and is_number(b) for _, a, b in told):
+        return _number([(call_values(s.args, s.result), b - a) for s, a, b in told])
+    if all(isinstance(a, list) and isinstance(b, list) for _, a, b in told):
+        return _list([(call_values(s.args, s.result), a, b) for s, a, b in told])
+    if all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in told):
+        return _parts(told)
+    return None
+
+
+def _setting(pairs: Sequence[Pair], role: Role, told: int) -> Rule | None:
+    """What a field is afterwards, whatever it was."""
+    own = [(settings.said(s.args, s.result, s.held), a, b) for s, a, b in pairs]
+    to = settings.setting(own, not role[0], told=told)
+    return Rule("set", to) if to else None
+
+
+def _joining(told: Sequence[Pair]) -> Rule | None:
+    """What is written after a text."""
+    if not told or not all(isinstance(a, str) for _, a, _ in told):
+        return None
+    joined = settings.joined([(s.args, a, b) for s, a, b in told])
+    return Rule("join", joined[0], joined[1]) if joined else None
 
 
 def _number(pairs: Sequence[tuple[dict[Value, Any], float]]) -> Rule | None:

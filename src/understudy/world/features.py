@@ -7,6 +7,7 @@ from typing import Any
 from understudy.world.context import Context, ToolFacts
 from understudy.world.formats import has_format
 from understudy.world.ids import Ids
+from understudy.world.memory import Key
 from understudy.world.transitions import Step
 from understudy.world.values import columns, is_number, kind_of, same
 
@@ -15,87 +16,125 @@ Feature = tuple[Any, ...]
 
 def feature(f: Feature, c: Context) -> Any:
     """One feature of the situation: a bool, a number, a short text or None."""
-    head, args, state = f[0], c.args, c.state
-    if head == "has":
-        return f[1] in args
-    if head == "kind":
-        return kind_of(args[f[1]]) if f[1] in args else None
-    if head == "val":
-        value = args.get(f[1])
-        return value if not isinstance(value, (dict, list)) else None
-    if head == "num":
-        value = args.get(f[1])
-        return value if is_number(value) else None
-    if head == "fmt":
-        value = args.get(f[1])
-        known = c.tool.patterns.get(f[1], ())
-        return has_format(value, known) if isinstance(value, str) else None
-    if head == "hits":
-        return c.hits
-    if head == "unseen":
-        return c.unseen
-    if head == "clash":
-        met = c.clashes[f[1]] if f[1] < len(c.clashes) else None
-        return None if met is None else bool(met)
-    if head == "miss":
-        return bool(c.tool.missing(args))
-    if head == "extra":
-        return bool(c.tool.extra(args))
-    if head == "done":
-        return f[1] in state.last
-    if head == "rep":
-        n = state.same.get(c.key)
-        return None if n is None else state.calls[n].outcome
-    if head == "n":
-        return len(state.calls)
-    return _feature_of_thing(f, c)
+    of_call = _OF_CALLS.get(f[0])
+    if of_call is not None:
+        return of_call(f, c)
+    key = c.id_of(f[1])
+    return None if key is None else _OF_THINGS[f[0]](f, c, key)
 
 
-def _feature_of_thing(f: Feature, c: Context) -> Any:
-    """Features of the thing that argument f[1] names."""
-    head, key = f[0], c.id_of(f[1])
-    if key is None:
-        return None
-    if head == "known":
-        return c.state.standing(key)
-    if head == "near":
-        return c.state.standing(key) == "new" and c.state.near(key[1])
+def _value(f: Feature, c: Context) -> Any:
+    value = c.args.get(f[1])
+    return value if not isinstance(value, (dict, list)) else None
+
+
+def _number(f: Feature, c: Context) -> Any:
+    value = c.args.get(f[1])
+    return value if is_number(value) else None
+
+
+def _formed(f: Feature, c: Context) -> Any:
+    value = c.args.get(f[1])
+    return has_format(value, c.tool.patterns.get(f[1], ())) if isinstance(value, str) else None
+
+
+def _repeated(f: Feature, c: Context) -> Any:
+    n = c.state.same.get(c.key)
+    return None if n is None else c.state.calls[n].outcome
+
+
+def _clash(f: Feature, c: Context) -> Any:
+    met = c.clashes[f[1]] if f[1] < len(c.clashes) else None
+    return None if met is None else bool(met)
+
+
+_OF_CALLS: dict[str, Callable[[Feature, Context], Any]] = {
+    "has": lambda f, c: f[1] in c.args,
+    "kind": lambda f, c: kind_of(c.args[f[1]]) if f[1] in c.args else None,
+    "val": _value,
+    "num": _number,
+    "fmt": _formed,
+    "hits": lambda f, c: c.hits,
+    "unseen": lambda f, c: c.unseen,
+    "clash": _clash,
+    "miss": lambda f, c: bool(c.tool.missing(c.args)),
+    "extra": lambda f, c: bool(c.tool.extra(c.args)),
+    "done": lambda f, c: f[1] in c.state.last,
+    "rep": _repeated,
+    "n": lambda f, c: len(c.state.calls),
+}
+
+
+def _touched_before(f: Feature, c: Context, key: Key) -> Any:
     thing = c.state.things.get(key)
-    if head == "prev":
-        return thing is not None and f[2] in thing.touched
-    if head == "by":
-        touched = thing.touched if thing else {}
-        return max(touched, key=touched.__getitem__) if touched else None
-    if head == "since":
-        return None if thing is None else len(c.state.calls) - thing.first
-    if head == "idfail":
-        if thing is None:
-            return None
-        return next((v for t, v in thing.failed.items() if t != c.tool.name), None)
-    if head == "ownfail":
-        return thing.failed.get(c.tool.name) if thing else None
-    if head == "field":
-        found = c.state.field(key, f[2])
-        return found[0] if found and not isinstance(found[0], (dict, list)) else None
-    if head == "with":
-        value = c.args.get(f[2])
-        return c.state.together(key[1], value) if isinstance(value, str) else None
-    if head == "cmp":
-        found, value = c.state.field(key, f[3]), c.args.get(f[2])
-        if found is None or value is None:
-            return None
-        if is_number(found[0]) and is_number(value):
-            return "<" if value < found[0] else ">" if value > found[0] else "="
-        return same(found[0], value)
-    if head == "in":
-        value = c.args.get(f[2])
-        if not isinstance(value, str):
-            return None
-        own = c.state.fields(key)
-        return any(v == value for _, v in columns(own)) or any(
-            isinstance(v, dict) and value in v for v in own.values()
-        )
-    return None
+    return thing is not None and f[2] in thing.touched
+
+
+def _touched_by(f: Feature, c: Context, key: Key) -> Any:
+    thing = c.state.things.get(key)
+    touched = thing.touched if thing else {}
+    return max(touched, key=touched.__getitem__) if touched else None
+
+
+def _since(f: Feature, c: Context, key: Key) -> Any:
+    thing = c.state.things.get(key)
+    return None if thing is None else len(c.state.calls) - thing.first
+
+
+def _failed_elsewhere(f: Feature, c: Context, key: Key) -> Any:
+    thing = c.state.things.get(key)
+    failed = thing.failed.items() if thing else ()
+    return next((v for t, v in failed if t != c.tool.name), None)
+
+
+def _failed_here(f: Feature, c: Context, key: Key) -> Any:
+    thing = c.state.things.get(key)
+    return thing.failed.get(c.tool.name) if thing else None
+
+
+def _field(f: Feature, c: Context, key: Key) -> Any:
+    found = c.state.field(key, f[2])
+    return found[0] if found and not isinstance(found[0], (dict, list)) else None
+
+
+def _together(f: Feature, c: Context, key: Key) -> Any:
+    value = c.args.get(f[2])
+    return c.state.together(key[1], value) if isinstance(value, str) else None
+
+
+def _compared(f: Feature, c: Context, key: Key) -> Any:
+    found, value = c.state.field(key, f[3]), c.args.get(f[2])
+    if found is None or value is None:
+        return None
+    if is_number(found[0]) and is_number(value):
+        return "<" if value < found[0] else ">" if value > found[0] else "="
+    return same(found[0], value)
+
+
+def _within(f: Feature, c: Context, key: Key) -> Any:
+    value = c.args.get(f[2])
+    if not isinstance(value, str):
+        return None
+    own = c.state.fields(key)
+    return any(v == value for _, v in columns(own)) or any(
+        isinstance(v, dict) and value in v for v in own.values()
+    )
+
+
+_OF_THINGS: dict[str, Callable[[Feature, Context, Key], Any]] = {
+    "known": lambda f, c, key: c.state.standing(key),
+    "near": lambda f, c, key: c.state.standing(key) == "new" and c.state.near(key[1]),
+    "prev": _touched_before,
+    "by": _touched_by,
+    "since": _since,
+    "idfail": _failed_elsewhere,
+    "ownfail": _failed_here,
+    "field": _field,
+    "with": _together,
+    "cmp": _compared,
+    "in": _within,
+}
+"""Features of the thing that argument f[1] names."""
 
 
 def feature_names(

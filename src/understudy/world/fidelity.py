@@ -9,17 +9,20 @@ from typing import Any
 
 from understudy.core.types import Episode, ToolResult, canonical_json
 from understudy.world import latency, reliability
+from understudy.world.consistency import consistency
 from understudy.world.figures import Figure, auroc, ece, macro_f1, mean
+from understudy.world.floor import Floor, Said
 from understudy.world.gaps import collect
 from understudy.world.language import LanguageWorld
 from understudy.world.model import Foretold, World
-from understudy.world.scoring import Said, Scored, Scorer, text_of_prediction, walk
+from understudy.world.scoring import Scored, Scorer, disjoint, text_of_prediction, walk
 from understudy.world.survival import survival
 from understudy.world.tools import Prediction
 
 COLUMNS = (
     "exact", "exact_but_free", "leaf_f1", "known_f1", "determined_f1", "recalled_f1", "free_type",
-    "schema", "flag", "list_f1", "revealing", "changes_0", "changes_1", "changes_2", "changes_5",
+    "free_range", "schema", "flag", "list_f1", "revealing", "changes", "changes_0", "changes_1",
+    "changes_2", "changes_5",
 )  # fmt: skip
 _AT_ONCE = 16  # episodes that a model is asked about
 _LEAST = 50  # calls from which the calibration of a tool says anything
@@ -27,6 +30,7 @@ _TEXT = 4000  # characters of a miss's results that are kept
 UNMEASURED = {
     "users": "user coverage: measured by the width report of simulated users, not here",
     "ranking": "policy ranking and transfer: measured by benchmarks on real services, not here",
+    "floor": "floor and `+ state`: the episodes that the world learned from are not at hand",
     "model": "row `+ model`: `world report --language RUN --store STORE` measures it",
 }
 
@@ -36,22 +40,26 @@ class FidelityReport:
     """Figures by column for rows over all calls, and for each tool.
 
     Rows: `nearest` (the training call with the most equal arguments), `floor` (the same after
-    copying what the episode already answered to this very call: the retrieval floor), `overall`
-    (the world), `model` (the world with a language model in its gaps, where one is measured),
-    `ceiling` (who is right about all that could be known). `tools` and `floor_tools`
-    are the world's and the floor's rows by tool.
+    copying what the episode already answered to this very call: world.floor), `entities` (the
+    entity store without induced rules: world.stored), `overall` (the world), `disjoint` (the world
+    where the things of each episode are new: what the traffic showed of them is forgotten, and
+    only what the episode shows can be known), `model` (the world with a language model in its
+    gaps, where one is measured), `ceiling` (who is right about all that could be known). `tools`
+    and `floor_tools` are the world's and the floor's rows by tool.
 
     Columns: exact; exact_but_free (free leaves aside); leaf_f1 over all leaves; known_f1 over
     leaves that could be known, of which determined_f1 over those in the arguments or earlier in
     the episode, and recalled_f1 over those in the training traffic only; free_type, the share of
-    right types among the rest; schema (the result has a form that the traffic shows of this tool
-    and outcome); flag (error flag right); class_f1 (macro F1 of outcome classes); list_f1 (records
-    of listings as sets); revealing (exact, where the episode gave this very call another answer
-    before); changes_0, _1, _2, _5: F1 of the changed fields of known things, of calls with no
-    change, one, two to four, five or more. The world's row alone: flag_auroc and flag_ece of the
-    predicted probability of an error flag; doubt_auroc and doubt_ece of the probability that a
-    result is wrong on knowable leaves; real_errors and world_errors (rates, the world's from
-    sampled results) with rate_gap.
+    right types among the rest; free_range, the share of them that are like the traffic's values
+    there (world.plausible); schema (the result has a form that the traffic shows of this tool and
+    outcome); flag (error flag right); class_f1 (macro F1 of outcome classes); list_f1 (records of
+    listings as sets); revealing (exact, where the episode gave this very call another answer
+    before); changes: F1 of the changed fields of known things, of calls that change some;
+    changes_0, _1, _2, _5: of calls with no change, one, two to four, five or more. The world's row
+    alone: free_kept, how often what was made up stays what it was (world.consistency); flag_auroc
+    and flag_ece of the predicted probability of an error flag; doubt_auroc and doubt_ece of the
+    probability that a result is wrong on knowable leaves; real_errors and world_errors (rates, the
+    world's from sampled results) with rate_gap.
 
     Intervals are 95%, by bootstrap over scenarios. `calibration` has bins [stated, true, calls] of
     `flag` and `doubt`, `coverage` (see reliability.coverage), and the calibration error that exact
@@ -78,6 +86,8 @@ class FidelityReport:
     collect: list[dict[str, Any]] = field(default_factory=list)
     model: dict[str, Figure] = field(default_factory=dict)
     language: dict[str, int] = field(default_factory=dict)  # what became of the gaps
+    entities: dict[str, Figure] = field(default_factory=dict)
+    disjoint: dict[str, Figure] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=lambda: dict(UNMEASURED))
 
     def to_json(self) -> dict[str, Any]:
@@ -98,17 +108,21 @@ class FidelityReport:
 def fidelity(
     world: World,
     episodes: Sequence[Episode],
+    train: Sequence[Episode],
     samples: int = 4,
     seed: int = 0,
     each: Callable[[], None] = lambda: None,
     filled: Mapping[tuple[int, int], Said] | None = None,
 ) -> FidelityReport:
     """Predict every call of held-out episodes with the true history before it; `each` is called
-    after each episode. `filled`: the row `model`, of `filled_results`.
+    after each episode. `train`: the episodes that the world has learned from, for the rows
+    `nearest`, `floor` and `entities`; where there are none, these are missing. `filled`: the row
+    `model`, of `filled_results`.
 
     Raises ValueError where the episodes hold no call.
     """
-    scorer = Scorer(world, samples, seed, filled)
+    floor = Floor.of(train, world.failures) if train else None
+    scorer = Scorer(world, floor, samples, seed, filled)
     scored: list[Scored] = []
     for n, episode in enumerate(episodes):
         scored += scorer.episode(episode, n)
@@ -117,8 +131,11 @@ def fidelity(
         raise ValueError("these episodes hold no tool call with a result: nothing to compare")
     report = FidelityReport(len({s.step.episode for s in scored}), len(scored))
     report.overall = _figures(scored, "world", seed)
-    report.floor = _figures(scored, "floor", seed)
-    report.nearest = _figures(scored, "nearest", seed)
+    if floor is not None:
+        report.floor = _figures(scored, "floor", seed)
+        report.nearest = _figures(scored, "nearest", seed)
+        report.entities = _figures(scored, "entities", seed)
+        del report.elsewhere["floor"]
     report.ceiling = _figures(scored, "ceiling", seed)
     if filled is not None:
         report.model = _figures(scored, "model", seed)
@@ -128,7 +145,10 @@ def fidelity(
         by_tool[s.step.name].append(s)
     for tool, own in by_tool.items():
         report.tools[tool] = _figures(own, "world", seed)
-        report.floor_tools[tool] = _figures(own, "floor", seed)
+        if floor is not None:
+            report.floor_tools[tool] = _figures(own, "floor", seed)
+    report.disjoint = _disjoint(world, episodes, seed)
+    report.overall["free_kept"] = consistency(world, episodes, scorer.traffic, seed)
     report.calibration = _calibration(scored, seed)
     report.survival = survival(world, episodes, scorer.traffic, seed=seed)
     report.latency = latency.latencies(world, episodes)
@@ -187,6 +207,17 @@ def _figures(scored: Sequence[Scored], row: str, seed: int) -> dict[str, Figure]
                 figures[f"{what}_auroc"] = auroc(stated, true, scenarios, seed)
                 figures[f"{what}_ece"] = ece(stated, true, scenarios, seed)
     return figures
+
+
+def _disjoint(world: World, episodes: Sequence[Episode], seed: int) -> dict[str, Figure]:
+    """The columns of an entity-disjoint split."""
+    found = [
+        (scores, episode.scenario_id or episode.id)
+        for n, episode in enumerate(episodes)
+        for scores in disjoint(world, episode, n, seed)
+    ]
+    scenarios = [scenario for _, scenario in found]
+    return {c: mean([scores.get(c) for scores, _ in found], scenarios, seed) for c in COLUMNS}
 
 
 def _stated(scored: Sequence[Scored]) -> dict[str, tuple[list[float], list[float]]]:

@@ -26,17 +26,20 @@ _COLUMNS = {
         "exact": "exact", "exact_but_free": "exact but free values",
         "known_f1": "knowable leaves F1", "determined_f1": "determined F1",
         "recalled_f1": "recalled F1", "leaf_f1": "all leaves F1", "free_type": "free: right type",
+        "free_range": "free: like the traffic's", "free_kept": "free: kept later",
         "list_f1": "listed records F1",
     },
     "Outcomes and effects": {
         "schema": "schema valid", "flag": "error flag", "class_f1": "outcome class F1",
-        "revealing": "effect-revealing", "changes_0": "no change F1", "changes_1": "1 change F1",
-        "changes_2": "2 to 4 changes F1", "changes_5": "5 or more changes F1",
+        "revealing": "effect-revealing", "changes": "changes F1", "changes_0": "no change F1",
+        "changes_1": "1 change F1", "changes_2": "2 to 4 changes F1",
+        "changes_5": "5 or more changes F1",
     },
 }  # fmt: skip
 _TOOL = {
     "exact": "exact", "exact_but_free": "but free", "known_f1": "known F1",
-    "schema": "schema", "flag": "flag", "class_f1": "class F1",
+    "schema": "schema", "flag": "flag", "flag_auroc": "flag AUROC", "flag_ece": "flag ECE",
+    "class_f1": "class F1", "changes": "changes F1",
     "real_errors": "errors", "world_errors": "its errors", "rate_gap": "rate gap",
     "doubt_ece": "doubt ECE",
 }  # fmt: skip
@@ -50,8 +53,16 @@ _MEANING = (
     ("schema valid", "words of a failure that the traffic shows of this tool, or fields of known "
      "names and types with none missing"),
     ("nearest training call", "the result of the training call with the most equal arguments"),
-    ("+ state", "first what this episode answered to the same call before: the retrieval floor"),
+    ("retrieval floor", "first what this episode answered to the same call before"),
+    ("+ state", "the floor's result with the things that the call names, and with what is known of "
+     "each: the entity store without rules"),
     ("+ rules", "the world: state, memory and learned rules"),
+    ("+ rules, new things", "the world on an entity-disjoint split: what the traffic showed of the "
+     "things of an episode is forgotten, and only what the episode shows counts as knowable"),
+    ("free: like the traffic's", "a number in the range of the traffic's there, a text of a format "
+     "of theirs"),
+    ("free: kept later", "in free-running episodes, the places that show again what the world made "
+     "up as it made it up"),
     ("+ model", "the world with a language model in what it leaves open"),
     ("ceiling", "who is right about everything that could be known; chance included, so no world "
      "reaches it where chance decides"),
@@ -92,7 +103,7 @@ def _headlines(report: FidelityReport) -> tuple[Headline, ...]:
              ("flag", "error flag right"))  # fmt: skip
     found = [
         Headline(label, percent(report.overall[k]["value"]), _within(report.overall[k]),
-                 percent(report.floor[k]["value"]))
+                 percent(report.floor[k]["value"]) if report.floor else "")
         for k, label in shown
     ]  # fmt: skip
     for what, label in (("flag", "error flag"), ("doubt", "doubt")):
@@ -108,8 +119,9 @@ def _within(f: Figure) -> str:
 
 
 def _against(report: FidelityReport) -> tuple[Block, ...]:
-    rows = {"nearest training call": report.nearest, "+ state": report.floor,
-            "+ rules": report.overall, "+ model": report.model,
+    rows = {"nearest training call": report.nearest, "retrieval floor": report.floor,
+            "+ state": report.entities, "+ rules": report.overall,
+            "+ rules, new things": report.disjoint, "+ model": report.model,
             "ceiling": report.ceiling}  # fmt: skip
     rows = {name: figures for name, figures in rows.items() if figures}
     blocks: list[Block] = []

@@ -29,7 +29,8 @@ def table(report: FidelityReport) -> str:
         for head in ("calls", *_NAMES.values()):
             shown.add_column(head, justify="right", no_wrap=True)
         rows = [("nearest call", report.nearest), ("retrieval floor", report.floor),
-                ("world", report.overall), ("+ model", report.model),
+                ("+ state", report.entities), ("world", report.overall),
+                ("on new things", report.disjoint), ("+ model", report.model),
                 ("ceiling", report.ceiling)]  # fmt: skip
         tools = sorted(report.tools.items(), key=lambda t: (-_calls(t[1]), t[0]))
         for name, figures in [row for row in rows if row[1]] + tools[:_TOOLS]:

@@ -14,14 +14,15 @@ of results alone (a price as of one day) differ by what was asked. What really c
 a session that observed the real results, the effects that the world knows among it.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.types import Episode, canonical_json
 from understudy.runs.statistics import clustered_mean
 from understudy.world import settings
+from understudy.world.floor import Floor, Said
 from understudy.world.ids import Ids
 from understudy.world.memory import Key
 from understudy.world.model import World, WorldSession
@@ -33,44 +34,24 @@ LENGTH = 5  # calls of a rollout
 AT = (1, 3, 5)  # steps at which survival is reported
 KINDS = ("exact", "known", "flag")
 Change = tuple[Key, str, str]  # thing, field, its new value as JSON
-Said = tuple[str, bool]  # a result's text and its error flag
 
 
 @dataclass(slots=True)
 class Train:
     """What a train split showed: all its values as texts, the kinds of things (domains) that
-    results show as a whole, and the calls for the nearest one."""
+    results show as a whole, and its calls."""
 
-    whole: set[str] = field(default_factory=set)
-    values: set[str] = field(default_factory=set)
-    calls: dict[str, list[tuple[frozenset[Any], frozenset[str], Said]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    _nearest: dict[str, Said] = field(default_factory=dict, repr=False)
+    whole: set[str]
+    values: set[str]
+    floor: Floor
 
     @classmethod
     def of(cls, world: World, episodes: Sequence[Episode]) -> "Train":
         """The split of these episodes."""
-        train = cls()
-        for n, episode in enumerate(episodes):
-            for s in steps(transitions(episode), n, world.failures):
-                train.values |= _texts(s)
-                train.whole |= set(_whole(s, world.ids)) if not s.failed else set()
-                told = (_pairs(s.args), frozenset(s.args), (s.content, s.flag))
-                train.calls[s.name].append(told)
-        return train
-
-    def nearest(self, s: Step) -> Said:
-        """The result of the training call of the same tool with the most equal arguments."""
-        key = call_key(s.name, s.args)
-        if key not in self._nearest:
-            own, names = _pairs(s.args), frozenset(s.args)
-            self._nearest[key] = max(
-                self.calls[s.name],
-                key=lambda c: (_overlap(own, c[0]), _overlap(names, c[1])),
-                default=((), (), ("", True)),
-            )[2]
-        return self._nearest[key]
+        read = [steps(transitions(e), n, world.failures) for n, e in enumerate(episodes)]
+        made = [s for own in read for s in own]
+        whole = {domain for s in made if not s.failed for domain in _whole(s, world.ids)}
+        return cls(whole, {text for s in made for text in _texts(s)}, Floor.of_steps(made))
 
 
 @dataclass(slots=True)
@@ -91,8 +72,8 @@ def free_runs(
 
     Figures are a value with a 95% interval that resamples whole scenarios (None where there is one
     alone) and their number: `survival` by step and kind, and `state_diff` by how many fields
-    really changed (`changed`: all rollouts in which one did), of the world and, as the `floor`, of
-    who repeats what the episode showed for the same call, else the nearest training call's result.
+    really changed (`changed`: all rollouts in which one did), of the world and of the `floor`
+    (world.floor).
     """
     split = Train.of(world, train)
     found: dict[str, list[Rollout]] = {"world": [], "floor": []}
@@ -126,7 +107,7 @@ def _rollouts(
                 first.note(own.state)
             scenario = episode.scenario_id or episode.id
             yield "world", _score(scenario, ahead, said, known, first.changes(own.state), changed)
-            said = _repeated(ahead, dict(shown), train)
+            said = _repeated(ahead, dict(shown), train.floor)
             floor = _follow(world.session(seed, history.state), ahead, said, train.whole)
             yield "floor", _score(scenario, ahead, said, known, floor, changed)
         shown[call_key(s.name, s.args)] = s.content, s.flag
@@ -134,11 +115,12 @@ def _rollouts(
         history.observe(s.name, s.args, s.content, s.flag)
 
 
-def _repeated(ahead: Sequence[Step], shown: dict[str, Said], train: Train) -> list[Said]:
+def _repeated(ahead: Sequence[Step], shown: dict[str, Said], floor: Floor) -> list[Said]:
     """What the floor says, with its own results as history."""
     said = []
     for s in ahead:
-        said.append(shown.setdefault(call_key(s.name, s.args), train.nearest(s)))
+        nearest = floor.nearest(s.name, s.args).said
+        said.append(shown.setdefault(call_key(s.name, s.args), nearest))
     return said
 
 
@@ -251,14 +233,6 @@ def _knows(guess: Any, real: Any, known: set[str]) -> bool:
 
 def _texts(s: Step) -> set[str]:
     return {str(v) for part in (s.args, s.value) for _, v in columns(part)}
-
-
-def _pairs(args: dict[str, Any]) -> frozenset[tuple[str, str]]:
-    return frozenset((k, canonical_json(v)) for k, v in args.items())
-
-
-def _overlap(a: frozenset[Any], b: frozenset[Any]) -> float:
-    return len(a & b) / max(1, len(a | b))
 
 
 def _figures(rollouts: Sequence[Rollout]) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from understudy.world.context import ToolFacts
+from understudy.world.failing import TRANSIENT
 from understudy.world.ids import Ids
 from understudy.world.memory import Memory
-from understudy.world.tools import TRANSIENT, Hard
+from understudy.world.tools import Hard
 from understudy.world.transitions import Step
 from understudy.world.values import call_key
 

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.world import counters, joint
+from understudy.world import counters, joint, numbering
+from understudy.world.numbering import Column
 from understudy.world.transitions import Step
 from understudy.world.values import columns, escape, is_date, records
 
-_ID_NAME = re.compile(r"(^|_|-|/)(id|no|nr|number|key|code|ref|uuid)$|Id$|ID$", re.IGNORECASE)
 _STRUCTURED = re.compile(r"[/\\]?[\w-]+([/\\.:#]+[\w-]+)+|[/\\][\w-]+")
-Column = tuple[str, str, str]  # "a" or "r", tool, collapsed path
 
 
 @dataclass(slots=True)
@@ -91,7 +90,7 @@ def mine(all_steps: Sequence[Step]) -> Ids:
                 values["r", s.name, path][item] += 1
     listed = _unique_in_lists(good)
     idish = {c for c, seen in values.items() if _idish(c, seen, listed)}
-    idish |= _counted(values, listed, good)
+    idish |= numbering.numbers(values, listed, good)
     domains = _components(idish, values)
     domains |= _seldom(domains, values)
     ids = Ids()
@@ -128,9 +127,8 @@ def _idish(column: Column, seen: Counter[Any], listed: dict[Column, float]) -> b
     values = [v for v in seen if v is not None]
     if len(values) < 3:
         return False
-    named = _ID_NAME.search(column[2]) is not None
     if all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        return named or (listed.get(column, 0) > 0.98 and min(values) > 999)
+        return listed.get(column, 0) > 0.98 and min(values) > 999
     texts = [v for v in values if isinstance(v, str) and v]
     if len(texts) < 0.9 * len(values) or any(len(t) > 48 for t in texts[:200]):
         return False
@@ -144,34 +142,6 @@ def _idish(column: Column, seen: Counter[Any], listed: dict[Column, float]) -> b
     if digits > 0.7 * len(texts) and "@" not in texts[0]:
         return True
     return listed.get(column, 0) > 0.98 and len(texts) >= 8
-
-
-def _counted(
-    values: dict[Column, Counter[Any]], listed: dict[Column, float], good: Sequence[Step]
-) -> set[Column]:
-    """Columns of integers that number things, whatever their names: an argument that takes what
-    lists show once each, or what each call of another tool says anew."""
-    whole = {c: set(seen) for c, seen in values.items() if _integers(seen)}
-    shown = {
-        c: own for c, own in whole.items() if c[0] == "r" and len(own) >= 8
-        and (listed.get(c, 0) > 0.98 or (len(own) > 0.8 * values[c].total() and min(own) > 999))
-    }  # fmt: skip
-    taken: set[Column] = set()
-    for c, own in whole.items():
-        if c[0] == "a" and len(own) >= 5:
-            tellers = {r for r, v in shown.items() if len(own & v) >= 0.8 * len(own)}
-            taken |= {c, *tellers} if tellers else set()
-    echoes: dict[Column, list[bool]] = defaultdict(list)
-    for s in good:
-        for _, tool, p in [c for c in taken if c[:2] == ("a", s.name)]:
-            for name, item in s.value.items() if isinstance(s.value, dict) else ():
-                if p in s.args and isinstance(item, int):
-                    echoes["r", tool, f"/{escape(name)}"].append(item == s.args[p])
-    return taken | {c for c, same in echoes.items() if len(same) > 2 and all(same)}
-
-
-def _integers(seen: Counter[Any]) -> bool:
-    return all(isinstance(v, int) and not isinstance(v, bool) for v in seen)
 
 
 def _components(idish: set[Column], values: dict[Column, Counter[Any]]) -> dict[Column, str]:

@@ -110,6 +110,32 @@ def _text(s: Step) -> str:
     return s.value if isinstance(s.value, str) else s.content
 
 
+def _note_values(facts: ToolFacts, p: str, values: Sequence[Any], amount: bool) -> None:
+    """Whether an argument has few values, or numbers, of all calls; the range of an amount."""
+    scalars = [v for v in values if not isinstance(v, (dict, list))]
+    distinct = {repr(v): v for v in scalars}
+    if scalars and len(scalars) > 0.8 * len(values) and len(distinct) <= 24:
+        facts.categorical[p] = list(distinct.values())
+    if scalars and sum(map(is_number, scalars)) > 0.8 * len(scalars):
+        facts.numeric.append(p)
+    numbers = [v for v in scalars if is_number(v)]
+    if numbers and amount:
+        facts.ranges[p] = range_of(numbers)
+
+
+def _note_good(facts: ToolFacts, p: str, good: Sequence[Step]) -> None:
+    """The JSON types, the words and the formats of an argument, of calls that went well."""
+    kinds = Counter(kind_of(s.args[p]) for s in good)
+    facts.kinds[p] = [k for k, n in kinds.items() if n > 0.02 * sum(kinds.values())]
+    texts = [(s.args[p], s.origin) for s in good if isinstance(s.args[p], str)]
+    if p in facts.categorical and len(texts) >= 5 * len({text for text, _ in texts}):
+        facts.words[p] = {}
+        for text, origin in texts:
+            two(facts.words[p].setdefault(text, []), origin)
+    if forms := formats(texts):
+        facts.patterns[p] = forms
+
+
 class _Learner:
     """Collects what each tool's calls show, in the order of the traffic."""
 
@@ -180,27 +206,9 @@ class _Learner:
         ] if not spec else []  # fmt: skip
         facts = ToolFacts(tool, known, required, tools=sorted(self._successful()))
         for p in known:
-            values = [s.args[p] for s in found if p in s.args]
-            scalars = [v for v in values if not isinstance(v, (dict, list))]
-            distinct = Counter(map(repr, scalars))
-            if scalars and len(scalars) > 0.8 * len(values) and len(distinct) <= 24:
-                facts.categorical[p] = list({repr(v): v for v in scalars}.values())
-            if scalars and sum(map(is_number, scalars)) > 0.8 * len(scalars):
-                facts.numeric.append(p)
-            numbers = [v for v in scalars if is_number(v)]
-            if numbers and p not in self.ids.args.get(tool, {}):
-                facts.ranges[p] = range_of(numbers)
-            kinds = Counter(kind_of(s.args[p]) for s in good if p in s.args)
-            facts.kinds[p] = [k for k, n in kinds.items() if n > 0.02 * sum(kinds.values())]
-            told = Counter(s.args[p] for s in good if isinstance(s.args.get(p), str))
-            if p in facts.categorical and sum(told.values()) >= 5 * len(told):
-                facts.words[p] = {}
-                for s in good:
-                    if isinstance(s.args.get(p), str):
-                        two(facts.words[p].setdefault(s.args[p], []), s.origin)
-            texts = [(s.args[p], s.origin) for s in good if isinstance(s.args.get(p), str)]
-            if forms := formats(texts):
-                facts.patterns[p] = forms
+            amount = p not in self.ids.args.get(tool, {})
+            _note_values(facts, p, [s.args[p] for s in found if p in s.args], amount)
+            _note_good(facts, p, [s for s in good if p in s.args])
         return facts
 
     def _prose(self, tool: str) -> frozenset[str]:

@@ -16,6 +16,7 @@ from understudy.core.types import (
     Tool,
     ToolCall,
     ToolResult,
+    Transition,
     call_parts,
     is_function,
     text_of,
@@ -358,8 +359,6 @@ class WorldSession:
         if model is None:
             return
         value = parse(content_)
-        from understudy.core.types import Transition
-
         seen = Transition("", 0, (), name, json.dumps(args), content_, is_error)
         failed = self.world.failures.failed(seen, value)
         value = value if failed else self.world.failures.envelope.opened(value)

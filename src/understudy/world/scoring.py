@@ -1,6 +1,5 @@
 """Held-out calls, each predicted with its true history, and how right rows of a table are there."""
 
-import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,14 +7,15 @@ from dataclasses import dataclass
 from understudy.core.types import Episode, canonical_json
 from understudy.world.compare import Scores, Truth, changes, failed, label_of
 from understudy.world.context import Context
+from understudy.world.floor import Floor, Said
 from understudy.world.forms import Forms
 from understudy.world.gaps import Situation, situation
 from understudy.world.model import World, WorldSession, content
+from understudy.world.plausible import Plausible
+from understudy.world.stored import Stored
 from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
-from understudy.world.values import columns
-
-Said = tuple[str, bool]  # content, error flag
+from understudy.world.values import call_key, columns
 
 
 @dataclass(slots=True)
@@ -47,11 +47,18 @@ class Scored:
 
 
 def walk(
-    world: World, episode: Episode, n: int, traffic: set[str], seed: int = 0
+    world: World,
+    episode: Episode,
+    n: int,
+    traffic: set[str],
+    seed: int = 0,
+    without: frozenset[int] = frozenset(),
 ) -> Iterator[Moment]:
     """The calls of an episode in order, each predicted at its most probable; the session is given
-    the real results. `traffic` holds the values that the world remembers, as text."""
+    the real results. `traffic` holds the values that the world remembers, as text; the episodes
+    `without`, by the world's numbers, are forgotten."""
     session = world.session(seed + n)
+    session.state.without = without
     shown: dict[str, Said] = {}
     seen: set[str] = set()
     for s in steps(transitions(episode), n, world.failures):
@@ -74,27 +81,38 @@ def text_of_prediction(world: World, name: str, p: Prediction) -> str:
 
 
 class Scorer:
-    """Scores episodes against a world that has not learned from them. `told`: what the world says
-    with a language model, by episode and step: a row `model`."""
+    """Scores episodes against a world that has not learned from them.
+
+    `floor`: the calls that it has learned from; None where they are not at hand, then there are no
+    rows `nearest`, `floor` and `entities`. `told`: what the world says with a language model, by
+    episode and step: a row `model`.
+    """
 
     def __init__(
         self,
         world: World,
+        floor: Floor | None,
         samples: int = 4,
         seed: int = 0,
         told: Mapping[tuple[int, int], Said] | None = None,
     ) -> None:
-        self.world, self.samples, self.seed, self.told = world, samples, seed, told
+        self.world, self.floor, self.told = world, floor, told
+        self.samples, self.seed = samples, seed
         self.traffic = world_values(world)
         self.forms = Forms(world)
-        self._calls: dict[str, list[tuple[set[tuple[str, str]], str]]] = {}
+        self.plausible = Plausible(floor, world.failures) if floor is not None else None
 
     def episode(self, episode: Episode, n: int) -> Iterator[Scored]:
         """The calls of one episode; `n` tells episodes apart."""
+        stored = Stored(self.world, self.floor, self.seed + n) if self.floor is not None else None
         for m in walk(self.world, episode, n, self.traffic, self.seed):
             s, p = m.truth.step, m.prediction
-            nearest = self._nearest(s)
-            said = {"nearest": nearest, "floor": m.shown or nearest, "world": (m.text, p.flag)}
+            said = {"world": (m.text, p.flag)}
+            if self.floor is not None:
+                nearest = self.floor.nearest(s.name, s.args).said
+                said |= {"nearest": nearest, "floor": m.shown or nearest}
+            if stored is not None:
+                said["entities"] = stored.answer(s.name, s.args)
             if self.told is not None:
                 said["model"] = self.told[n, s.index]
             scores = {row: m.truth.scores(*answer) for row, answer in said.items()}
@@ -102,7 +120,13 @@ class Scorer:
             for row, (text, _) in said.items():
                 valid = self.forms.valid(m.context, text, fails[row])
                 scores[row]["schema"] = None if valid is None else float(valid)
+                if self.plausible is not None:
+                    free = self.plausible.share(s.name, m.truth.free, s.read(text))
+                    scores[row]["free_range"] = None if s.failed else free
             scores["ceiling"] = m.truth.ceiling() | {"schema": scores["world"]["schema"] and 1.0}
+            if self.plausible is not None and not s.failed:
+                real = self.plausible.share(s.name, m.truth.free, s.value)
+                scores["ceiling"]["free_range"] = real
             self._changes(m, said, fails, scores)
             yield Scored(
                 episode.scenario_id or episode.id, s, m.truth.label,
@@ -110,6 +134,8 @@ class Scorer:
                 scores, m.text, p.wrong, self._flag_chance(s.name, p), self._drawn(m, n),
                 situation(s.name, p, m.context),
             )  # fmt: skip
+            if stored is not None:
+                stored.observe(s.name, s.args, s.content, s.flag)
 
     def _changes(
         self, m: Moment, said: dict[str, Said], fails: dict[str, bool], scores: dict[str, Scores]
@@ -119,14 +145,16 @@ class Scorer:
         real = changes(state, s, s.value, not s.failed) if m.context is not None else set()
         column = next(f"changes_{low}" for low in (5, 2, 1, 0) if len(real) >= low)
         for row in scores.values():
-            row |= dict.fromkeys(("changes_0", "changes_1", "changes_2", "changes_5"))
+            row |= dict.fromkeys(("changes", "changes_0", "changes_1", "changes_2", "changes_5"))
         if s.failed or m.context is None:
             return
-        scores["ceiling"][column] = 1.0
+        names = [column] + ["changes"] * bool(real)
+        scores["ceiling"] |= dict.fromkeys(names, 1.0)
         for name, (text, _) in said.items():
             got = changes(state, s, s.read(text), not fails[name])
             total = len(got) + len(real)
-            scores[name][column] = 2 * len(got & real) / total if total else 1.0
+            f1 = 2 * len(got & real) / total if total else 1.0
+            scores[name] |= dict.fromkeys(names, f1)
 
     def _drawn(self, m: Moment, n: int) -> float:
         s = m.truth.step
@@ -150,22 +178,31 @@ class Scorer:
         }
         return sum(chance * rates[label] for label, chance in p.chances.items())
 
-    def _nearest(self, s: Step) -> Said:
-        """The result of the training call with the most equal arguments."""
-        model = self.world.models.get(s.name)
-        if model is None or not model.recall:
-            return "", True
-        if s.name not in self._calls:
-            args = ((json.loads(key.removeprefix(s.name)), key) for key in model.recall)
-            self._calls[s.name] = [(_items(own), key) for own, key in args]
-        own = _items(s.args)
-        best = max(self._calls[s.name], key=lambda c: len(own & c[0]) / max(1, len(own | c[0])))
-        value = model.recall[best[1]][-1][1]
-        return (value if isinstance(value, str) else json.dumps(value)), False
+
+def disjoint(world: World, episode: Episode, n: int, seed: int = 0) -> Iterator[Scores]:
+    """The world's columns for the calls of an episode, all that the traffic showed of the things
+    in it forgotten; what could be known is what the episode shows."""
+    without = _sharing(world, episode, n)
+    for m in walk(world, episode, n, set(), seed, without):
+        yield m.truth.scores(m.text, m.prediction.flag)
 
 
-def _items(args: dict[str, object]) -> set[tuple[str, str]]:
-    return {(k, canonical_json(v)) for k, v in args.items()}
+def _sharing(world: World, episode: Episode, n: int) -> frozenset[int]:
+    """The episodes of the traffic from which a thing of this one, or one of its calls, is
+    remembered."""
+    found: set[int] = set()
+    memory = world.memory
+    for s in steps(transitions(episode), n, world.failures):
+        things = [(domain, item) for _, domain, item in world.ids.of_args(s.name, s.args)]
+        if not s.failed:
+            things += [own[:2] for own in world.ids.shown(s.name, s.args, s.value)]
+        for domain, item in things:
+            found |= {e for e, _ in memory.versions.get(domain, {}).get(item, ())}
+            found |= set(memory.mentions.get(item, ())) if isinstance(item, str) else set()
+        model = world.models.get(s.name)
+        held = model.recall.get(call_key(s.name, s.args), ()) if model is not None else ()
+        found |= {e for e, _ in held}
+    return frozenset(found)
 
 
 def world_values(world: World) -> set[str]:

@@ -30,6 +30,7 @@ from understudy.world.values import FreshIds, escape, is_number, put
 
 _NONE = object()
 _UNSURE = 0.5  # doubt of a value with parts that nothing knows
+_SOURCES = 5  # of a leaf
 
 
 @dataclass(slots=True)
@@ -269,12 +270,30 @@ def _mine_leaf(
     """What a leaf comes from; with `reckon`, out of other numbers too."""
     again = any(available(("still", path), s) for s in seen)
     leaf = Leaf(path, share=share, repeated=again)
-    texts = Counter(text(s.values[path]) for s in seen)
-    left = len(seen)
+    leaf.sources, left = _mine_sources(path, seen, precision, reckon)
+    leaf.choice = choice(path, seen)
+    kinds = len({text(s.values[path]) for s in seen})
+    unsure = not leaf.sources or leaf.sources[0][1] < 0.97 or len(left) > 0.05 * len(seen)
+    if unsure and kinds <= 12 and len(seen) >= 3 * kinds:
+        labels = [json.dumps(s.values[path]) for s in seen]
+        leaf.tree = grow([s.row for s in seen], labels)
+    counts_up = any(source[0] == "next" for source, _ in leaf.sources)
+    leaf.fresh = _mine_fresh(path, left if counts_up else seen, kinds)
+    if leaf.fresh is not None:
+        leaf.sources = [s for s in leaf.sources if s[1] > 0.97]
+    return leaf
+
+
+def _mine_sources(
+    path: str, seen: Sequence[Seen], precision: float, reckon: bool
+) -> tuple[list[tuple[Source, float]], list[Seen]]:
+    """Sources of a leaf with their precision, the next for what those before do not have; and the
+    results for which none of them has a value."""
+    found: list[tuple[Source, float]] = []
     rows = list(seen)
     numeric = reckon and all(is_number(s.values[path]) for s in seen[:50])
     dated = reckon and all(is_moment(s.values[path]) for s in seen[:50])
-    while len(rows) > 0.002 * left and len(leaf.sources) < 5:
+    while len(rows) > 0.002 * len(seen) and len(found) < _SOURCES:
         ranked = direct(path, rows)
         if numeric and not any(trusted(r) >= 0.9 for r in ranked):
             ranked += arithmetic(path, rows)
@@ -282,24 +301,27 @@ def _mine_leaf(
             ranked += moments(path, rows)
         ranked = [r for r in ranked if r[1] >= max(0.5, precision - 0.35)]
         if not ranked:
-            known = [r for r in direct(path, seen) if r[0][0] != "const" and trusted(r) >= 0.9]
-            used = {source for source, _ in leaf.sources}
-            more = [(x, p) for x, p, _ in sorted(known, key=rank) if x not in used]
-            leaf.sources += more[: 5 - len(leaf.sources)]
-            break
+            return found + _others(path, seen, found), rows
         source, precise, _ = min(ranked, key=rank)
-        leaf.sources.append((source, precise))
+        found.append((source, precise))
         rows = [s for s in rows if not available(source, s)]
-    leaf.choice = choice(path, seen)
-    unsure = not leaf.sources or leaf.sources[0][1] < 0.97 or len(rows) > 0.05 * left
-    if unsure and len(texts) <= 12 and len(seen) >= 3 * len(texts):
-        labels = [json.dumps(s.values[path]) for s in seen]
-        leaf.tree = grow([s.row for s in seen], labels)
-    first = rows if any(source[0] == "next" for source, _ in leaf.sources) else seen
-    new = [s.values[path] for s in first if not s.right[path]]
+    return found, rows
+
+
+def _others(
+    path: str, seen: Sequence[Seen], found: Sequence[tuple[Source, float]]
+) -> list[tuple[Source, float]]:
+    """Sources that are right of all results, for those that stand where `found` have nothing."""
+    known = [r for r in direct(path, seen) if r[0][0] != "const" and trusted(r) >= 0.9]
+    used = {source for source, _ in found}
+    more = [(x, p) for x, p, _ in sorted(known, key=rank) if x not in used]
+    return more[: _SOURCES - len(found)]
+
+
+def _mine_fresh(path: str, seen: Sequence[Seen], kinds: int) -> FreshIds | None:
+    """The format of identifiers that each call makes anew."""
+    new = [s.values[path] for s in seen if not s.right[path]]
     # ids of a small space recur across episodes by chance, hence far less than all different
-    if len(new) > 0.9 * len(first) and len(texts) > 0.6 * len(first) and len(first) > 4:
-        leaf.fresh = FreshIds.mine([v for v in new if isinstance(v, (str, int))][:400])
-        if leaf.fresh is not None:
-            leaf.sources = [s for s in leaf.sources if s[1] > 0.97]
-    return leaf
+    if len(new) > 0.9 * len(seen) and kinds > 0.6 * len(seen) and len(seen) > 4:
+        return FreshIds.mine([v for v in new if isinstance(v, (str, int))][:400])
+    return None

@@ -1,7 +1,6 @@
 """One tool of the world: which outcome a call has, and what the outcome looks like."""
 
 import random
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,7 @@ from understudy.world.delays import Delays
 from understudy.world.draws import Draw, after, note
 from understudy.world.effects import apply
 from understudy.world.evidence import Evidence
+from understudy.world.failing import TRANSIENT
 from understudy.world.features import feature
 from understudy.world.formats import has_format
 from understudy.world.listings import list_in
@@ -23,12 +23,6 @@ from understudy.world.state import Mark
 from understudy.world.templates import Template
 from understudy.world.tree import Node, decide
 from understudy.world.values import call_key, escape, kind_of
-
-TRANSIENT = re.compile(
-    r"rate.?limit|too many|time.?d? ?out|timeout|temporar|try again|unavailable right|busy|retry|"
-    r"overload|slow down|\b(429|500|502|503|504)\b|internal (server )?error|connection",
-    re.IGNORECASE,
-)
 
 _MANY = 50  # calls of a tool after which what none of them ever named is not known to it
 _POOLED = 2.0  # calls of its own that what other tools did under a condition counts as at most

@@ -1,6 +1,5 @@
 """Transitions in captured episodes: which call got which result, and which results are failures."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,18 +19,8 @@ from understudy.core.types import (
 from understudy.world import envelope, silent
 from understudy.world.delays import waits
 from understudy.world.envelope import Envelope
+from understudy.world.failing import looks_failed
 from understudy.world.values import parse
-
-# Words of failure in any API's style; what a given system says is learned on top of them.
-_ERROR_KEYS = {"error", "errors", "error_code", "errorcode", "error_message", "exception", "fault"}
-_GOOD_KEYS = {"ok", "success", "succeeded"}
-_BAD_STATUS = {"error", "failed", "failure", "fail", "err", "exception"}
-_ERROR_TEXT = re.compile(
-    r"^\W*(error|exception|traceback|fail(ed|ure)?|invalid|unknown|cannot|can't|could not|unable|"
-    r"denied|forbidden|unauthori[sz]ed|timed? ?out|not found|[a-z_ ]*(error|exception)\b)"
-    r"|\b(not found|not valid|timed out|rate limit(ed)?|too many requests|try again)\b",
-    re.IGNORECASE,
-)
 
 
 def transitions(episode: Episode) -> list[Transition]:
@@ -243,6 +232,7 @@ class Failures:
     keysets: dict[str, float] = field(default_factory=dict)  # key set -> share of failures
     labelled: bool = False
     silent: list[list[str]] = field(default_factory=list)  # key sets, see world.silent
+    texts: list[str] = field(default_factory=list)  # tools whose texts are failures
     envelope: Envelope = field(default_factory=Envelope)
 
     @classmethod
@@ -257,9 +247,13 @@ class Failures:
                 said[_keyset(value)].append(bool(t.is_error) or guess)
         shares = {k: sum(v) / len(v) for k, v in said.items()}
         found = cls(shares, flagged and labelled > 0.9 * len(seen))
-        if not any(found.failed(t, parse(t.content)) for t in seen):
-            calls = [(t.name, parse(t.arguments or "{}"), parse(t.content)) for t in seen]
-            found.silent = silent.mine([c for c in calls if isinstance(c[1], dict)])
+        calls = [
+            (t.name, args, value)
+            for t in seen
+            if not found.failed(t, value := parse(t.content))
+            and isinstance(args := parse(t.arguments or "{}"), dict)
+        ]
+        found.silent, found.texts = silent.mine(calls), silent.texts(calls)
         good = [(t.name, v) for t in seen if not found.failed(t, v := parse(t.content))]
         found.envelope = envelope.mine(good)
         return found
@@ -275,30 +269,11 @@ class Failures:
             return looks_failed(value) or (share > 0.9 and transition.is_error is None)
         if self.labelled and transition.is_error is False:
             return False
-        return looks_failed(value)
+        return looks_failed(value) or (isinstance(value, str) and transition.name in self.texts)
 
 
 def _keyset(value: dict[str, Any]) -> str:
     return canonical_json(sorted(value))
-
-
-def looks_failed(value: Any) -> bool:
-    """Whether a result reads as a failure by its form alone, in no domain's words."""
-    if isinstance(value, str):
-        return len(value) < 400 and _ERROR_TEXT.search(value[:200]) is not None
-    if not isinstance(value, dict):
-        return False
-    for key, item in value.items():
-        low = key.lower()
-        if low in _ERROR_KEYS and item not in (None, False, "", 0, [], {}):
-            return True
-        if low in _GOOD_KEYS and item is False:
-            return True
-        if low in ("status", "result", "type", "code") and str(item).lower() in _BAD_STATUS:
-            return True
-        if low in ("status", "code", "status_code") and isinstance(item, int) and item >= 400:
-            return len(value) <= 4
-    return False
 
 
 def steps(

@@ -13,7 +13,6 @@ message is the real user's: nobody knows what the agent would have said to it.
 """
 
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,14 +24,11 @@ import numpy as np
 from understudy.core.types import Episode, Message, text_of
 from understudy.runs.plots import Bar, BarChart
 from understudy.world.clusters import Floats, assign, entropy, gather, masked, tokens, vectors
+from understudy.world.failing import looks_failed
+from understudy.world.values import parse
 
 SPLITS = 40
 LARGEST = 2500  # texts of a side whose wordings are compared
-_WITHDRAWS = re.compile(
-    r"\b(never ?mind|forget (it|about it)|changed? my mind|do(n't| not) bother|leave it"
-    r"|no longer (want|need)|call it off|i give up)\b",
-    re.IGNORECASE,
-)
 
 
 class Speaker(Protocol):
@@ -58,18 +54,21 @@ class Point:
     said: str | None  # None: left
     asked: bool = False  # the agent's message held a question
     first: bool = False
+    done: bool = False  # a call had gone well by then
 
 
 @dataclass(slots=True)
 class Talk:
     """One conversation from the user's side. `turns` is how many messages the user wrote before
-    it left, `cut` that nobody left: the recording ends with the agent at work."""
+    it left, `cut` that nobody left: the recording ends with the agent at work; `withdrew` that the
+    user left before any call went well."""
 
     scenario: str
     points: list[Point]
     turns: int
     cut: bool = False
     parting: Parting | None = None  # how it left; None: it did not
+    withdrew: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -131,7 +130,9 @@ def real_talk(e: Episode, fields: Mapping[str, Any]) -> tuple[Talk, list[tuple[M
     points: list[Point] = []
     before: list[tuple[Message, ...]] = []
     told = [m for m in e.messages if m["role"] not in ("system", "developer")]
+    done = False
     for i, m in enumerate(told):
+        done = done or (m["role"] == "tool" and _went_well(e, m))
         if m["role"] == "user" and not points:
             points.append(Point(text_of(m.get("content")), first=True))
             before.append(tuple(told[:i]))
@@ -140,12 +141,21 @@ def real_talk(e: Episode, fields: Mapping[str, Any]) -> tuple[Talk, list[tuple[M
             text = text_of(m.get("content"))
             if text and (after is None or after["role"] == "user"):
                 said = text_of(after.get("content")) if after else None
-                points.append(Point(said, "?" in text))
+                points.append(Point(said, "?" in text, done=done))
                 before.append(tuple(told[: i + 1]))
     turns = sum(p.said is not None for p in points)
     left = bool(points) and points[-1].said is None
     parting = _parting(points) if left else "word" if told and told[-1]["role"] == "user" else None
-    return Talk(e.scenario_id or e.id, points, turns, parting is None, parting, fields), before
+    withdrew = parting is not None and bool(points) and not points[-1].done
+    origin = e.scenario_id or e.id
+    return Talk(origin, points, turns, parting is None, parting, withdrew, fields), before
+
+
+def _went_well(e: Episode, m: Message) -> bool:
+    """Whether a tool message says that its call went well."""
+    recorded = e.results.get(m.get("tool_call_id") or "")
+    flagged = recorded is not None and recorded.is_error
+    return not flagged and not looks_failed(parse(text_of(m.get("content"))))
 
 
 def _parting(points: Sequence[Point]) -> Parting:
@@ -161,21 +171,23 @@ async def simulated_talk(
 ) -> Talk:
     """The same conversation with simulated users in the real one's place."""
     points: list[Point] = []
-    turns, parting = 0, cast(Parting | None, None)
+    turns, parting, withdrew = 0, cast(Parting | None, None), False
     user, there = make(e, seed), True
     for n, (point, seen) in enumerate(zip(real.points, before, strict=True)):
         reply = await user.reply(seen)
         said = None if reply is None else text_of(reply.get("content"))
-        points.append(Point(said, point.asked, point.first))
+        points.append(Point(said, point.asked, point.first, point.done))
         turns += there and said is not None
         if said is None or user.left:
             if there:
                 parting = _parting(points) if said is None else "word"
+                withdrew = not point.done
             user, there = make(e, seed + 7919 * (n + 1)), False
     if there and not real.cut and points and not points[-1].first and not points[-1].asked:
-        parting = "word"
+        parting, withdrew = "word", not points[-1].done
     goes_on = there and real.parting == "word" and real.points[-1].said is not None
-    return Talk(real.scenario, points, turns + goes_on, real.cut and there, parting, real.fields)
+    cut = real.cut and there
+    return Talk(real.scenario, points, turns + goes_on, cut, parting, withdrew, real.fields)
 
 
 def _shares(talks: Sequence[Talk]) -> dict[str, float]:
@@ -183,13 +195,12 @@ def _shares(talks: Sequence[Talk]) -> dict[str, float]:
     asked = [p for t in talks for p in t.points if p.asked]
     replies = [p.said for p in asked if p.said is not None]
     parted = [t.parting for t in talks if t.parting is not None]
-    said = [[p.said for p in t.points[: t.turns] if p.said] for t in talks]
     return {
         "questions answered": _rate(sum("?" not in r for r in replies), len(asked)),
         "questions asked back": _rate(sum("?" in r for r in replies), len(asked)),
         "questions left open": _rate(parted.count("open"), len(parted)),
         "leaves with a word": _rate(parted.count("word"), len(parted)),
-        "withdraws": _rate(sum(any(map(_WITHDRAWS.search, s)) for s in said), len(talks)),
+        "withdraws": _rate(sum(t.withdrew for t in talks), len(talks)),
     }
 
 
