@@ -216,5 +216,5 @@ def test_precision_is_the_overall_one_or_the_worse_half(
     n, times = one[0] + other[0], sum(had)
     assert found == held_out((other[0], one[0]), had[::-1])
     assert 0 <= found <= (n / times if times else 0)
-    if min(had) > 2 and n > 0 and min(one[0] / had[0], other[0] / had[1]) < 0.9 <= n / times:
+    if min(had) >= 10 and n > 0 and min(one[0] / had[0], other[0] / had[1]) < 0.9 <= n / times:
         assert found == min(one[0] / had[0], other[0] / had[1])

@@ -156,7 +156,7 @@ def _cost(source: Source) -> float:
     return _COST.get(source[0], 9) + 0.1 * parts
 
 
-_SEEN = 3  # calls of a half of the scenarios that say how precise a source is there
+_SEEN = 10  # calls of a half of the scenarios that say how precise a source is there
 _GOOD = 0.9  # the precision from which on a half of the scenarios suggests a source
 
 
