@@ -75,18 +75,18 @@ def test_a_world_keeps_to_a_number_that_it_made_up(learned: World) -> None:
         assert model.facts.name  # a world is never changed by measuring it
 
 
-def test_a_number_that_is_another_one_each_time_is_not_kept() -> None:
+def test_a_number_that_two_tools_make_up_apart_is_not_kept() -> None:
     def answer(tool: str, args: Any) -> Any:
         nonlocal n
         n += 1
-        return {"code": f"C-{70000 + 37 * (n // 2) % 9999}"} if tool == "ask" else {"ok": True}
+        return {"code": f"{tool}-{70000 + 37 * n % 9999}"}
 
     n = 0
-    plain = [recorded(f"e{k}", [("ask", {}), ("go", {})], answer) for k in range(60)]
-    twice = [recorded(f"t{k}", [("ask", {}), ("ask", {})], lambda t, a: {"code": "C-99999"})
-             for k in range(3)]  # fmt: skip
-    world = learn(plain)
-    kept = consistency(world, twice, world_values(world))
+    apart = [recorded(f"e{k}", [("ask", {}), ("tell", {})], answer) for k in range(60)]
+    same = [recorded(f"t{k}", [("ask", {}), ("tell", {})], lambda t, a: {"code": "ask-99999"})
+            for k in range(3)]  # fmt: skip
+    world = learn(apart)
+    kept = consistency(world, same, world_values(world))
     assert (kept["n"], kept["value"]) == (3, 0.0)
 
 

@@ -18,7 +18,7 @@ LEVELS = {
     "shell": (78, 86, 85),
     "stockroom": (62, 85, 50),
     "clinica": (68, 92, 85),
-    "greenhouse": (45, 78, 55),
+    "greenhouse": (45, 78, 40),
 }
 
 

@@ -17,6 +17,7 @@ from understudy.world.values import escape, is_number
 Column = tuple[str, str, str]  # "a" or "r", tool, collapsed path
 _LEAST = 5  # numbers, or pairs of calls, that show something
 _SURE = 0.8
+_TWO = 0.45  # how often a field is alike by chance, from which it says no more than yes or no
 
 
 def numbers(
@@ -104,7 +105,7 @@ def _steady(by_number: Mapping[int, Mapping[int, Any]]) -> bool:
     same = sum(c.most_common(1)[0][1] - 1 for c in several)
     usual = Counter(_usual(by_number).values())
     chance = sum(n * n for n in usual.values()) / usual.total() ** 2
-    return again >= _LEAST and same >= _SURE * again and chance < 0.6
+    return again >= _LEAST and same >= _SURE * again and chance < _TWO
 
 
 def _unordered(usual: Mapping[int, Any]) -> bool:
