@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from understudy.world.transitions import Step
-from understudy.world.values import columns
+from understudy.world.values import call_key, columns
 
 Column = tuple[str, str]  # tool, path in its results
 Counters = dict[str, dict[str, tuple[str, int]]]
@@ -25,7 +25,7 @@ def mine(good: Sequence[Step]) -> Counters:
     episodes: dict[int, list[tuple[Column, int]]] = defaultdict(list)
     for s in good:
         episodes[s.episode] += [((s.name, path), n) for path, n in numbers(s.value)]
-    rising = _rising(list(episodes.values()))
+    rising = _rising(list(episodes.values())) & _whatever_is_asked(good)
     found: Counters = {}
     for name, group in enumerate(_groups(list(episodes.values()), rising)):
         after: dict[Column, Counter[int]] = defaultdict(Counter)
@@ -46,6 +46,20 @@ def numbers(value: Any) -> Iterator[tuple[str, int]]:
         for path, item in columns(value):
             if type(item) is int and "/#" not in path:
                 yield path, item
+
+
+def _whatever_is_asked(good: Sequence[Step]) -> set[Column]:
+    """The columns of tools that were asked anew with other arguments, or at once: what the same
+    call says again after other calls may be its thing's, which they changed."""
+    last: dict[tuple[int, str], tuple[str, int]] = {}
+    times: Counter[str] = Counter()
+    for n, s in enumerate(good):
+        key = call_key(s.name, s.args)
+        before = last.get((s.episode, s.name))
+        if before is not None:
+            times[s.name] += before[0] != key or before[1] == n - 1
+        last[s.episode, s.name] = key, n
+    return {(s.name, path) for s in good if times[s.name] >= _LEAST for path, _ in numbers(s.value)}
 
 
 def _rising(episodes: Sequence[Sequence[tuple[Column, int]]]) -> set[Column]:

@@ -335,7 +335,8 @@ def _multiples(source: Source, beside: Sequence[tuple[float, float]]) -> Iterato
     """Fixed multiples of a number, to cents, from (number, value): the largest numbers tell best
     what the factor is, which has two or four digits."""
     few = min(len({x for x, _ in beside}), len({value for _, value in beside})) < 3
-    top = [] if few else sorted(beside, key=lambda p: -abs(p[0]))[:3]
+    distinct = dict(sorted(beside, key=lambda p: abs(p[0])))
+    top = [] if few else list(distinct.items())[-3:]
     found = {round(value / x, digits) for x, value in top if x for digits in (2, 4)}
     for factor in sorted(int(f) if f == int(f) else f for f in found):
         n = sum(abs(apply("*", factor, x) - value) < 0.006 for x, value in beside)
