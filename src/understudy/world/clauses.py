@@ -88,9 +88,9 @@ Implied = dict[str, list[tuple[str, Any]]]  # a clause's words -> (field, value)
 
 
 def mine_implied(texts: Sequence[Sequence[Part]], facts: Sequence[Mapping[str, Any]]) -> Implied:
-    """Clauses that say the value of a field without its words: nearly all texts that have them
-    have that value, which chance does not explain. `facts` of each text are its fields of this
-    kind; one of many values, or of one alone, says nothing."""
+    """Clauses that say the value of a field without its words ("only me"): nearly all texts that
+    have them have that value, which chance does not explain. `facts` are each text's fields; one
+    of many values, or of one alone, says nothing, nor does a clause in which the field stands."""
     shares = _shares(facts)
     uses: dict[str, list[int]] = defaultdict(list)
     for n, parts in enumerate(texts):
@@ -101,7 +101,14 @@ def mine_implied(texts: Sequence[Sequence[Part]], facts: Sequence[Mapping[str, A
         for path, values in shares.items():
             (value, k), *_ = Counter(facts[n].get(path) for n in where).most_common(1)
             likely = values.get(value, 1.0) ** len(where)
-            if words and value is not None and k >= 0.95 * len(where) and likely < _ACCIDENT:
+            stands = f"\0{path}\0" in words
+            if (
+                words
+                and not stands
+                and value is not None
+                and k >= 0.95 * len(where)
+                and likely < _ACCIDENT
+            ):
                 found.setdefault(words, []).append((path, value))
     return found
 

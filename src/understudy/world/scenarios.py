@@ -123,7 +123,7 @@ def mine_book(episodes: Sequence[Episode], found: Sequence[Sequence[Transition]]
     )
     book.implied = mine_implied(
         [o.parts for o, _ in trained],
-        [_decided(o, (), speakable) for o, _ in trained],
+        [_decided(o, (), speakable) | o.fields for o, _ in trained],
     )
     return book
 
