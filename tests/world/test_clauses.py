@@ -112,3 +112,20 @@ def test_clauses_say_a_field_in_words_of_their_own_where_chance_does_not_explain
     found = mine_implied(texts, facts)
     expected = {words: [("/wish", wish)] for wish, forms in says.items() for words in forms}
     assert found == expected
+
+
+def test_a_number_that_is_said_elsewhere_by_its_word_is_said_by_a_clause_without_it() -> None:
+    """`only me` says one, `for {people}` says whoever comes."""
+    rng = random.Random(4)
+    texts: list[list[Part]] = []
+    facts: list[dict[str, Any]] = []
+    for _ in range(400):
+        people = rng.randint(1, 4)
+        alone = people == 1 and rng.random() < 0.5
+        who: list[Part] = ["only me"] if alone else ["for ", ("/people", "word")]
+        nights = 1 if people == 1 else rng.randint(2, 5)
+        texts.append(["Hi, ", *who, ", for ", ("/nights", "word"), " nights."])
+        facts.append({"/people": people, "/nights": nights})
+    found = mine_implied(texts, facts)
+    assert ("/people", 1) in found["only me"]
+    assert all("\0/people\0" not in words for words in found)
