@@ -243,6 +243,7 @@ def test_hindsight_adds_the_words_and_nothing_else() -> None:
                     {"role": "assistant", "content": "Understood."}, *rest]  # fmt: skip
 
 
+@pytest.mark.slow
 async def test_corrected_turns_go_the_corrected_way_and_others_stay(
     reviewed: list[Episode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -214,7 +214,8 @@ def test_an_exact_rehearsal_that_was_killed_ends_bit_for_bit_as_the_uninterrupte
     assert same(whole, resumed)
 
 
-@pytest.mark.parametrize("cut", [2, 9])  # while the reader is trained; after it has played
+# while the reader is trained; after it has played
+@pytest.mark.parametrize("cut", [pytest.param(2, marks=pytest.mark.slow), 9])
 async def test_rejection_sampling_goes_on_where_it_was(
     traffic: list[Episode],
     world: World,

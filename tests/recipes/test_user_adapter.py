@@ -51,6 +51,7 @@ def test_a_turn_is_taught_as_a_played_user_reads_it(traffic: list[Episode]) -> N
             assert taught == f"{turn.said or ''}{end}<|im_end|>"
 
 
+@pytest.mark.slow
 async def test_the_adapter_tells_what_its_user_knows(
     traffic: list[Episode], tmp_path: Path
 ) -> None:
