@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.bench_transfer import _run, _service, _traffic
 from bench.figures import Figure, figure, interval
+from bench.incumbents import run_at, service_at, traffic_of
 from bench.logged import play_logged, sampled_tokens
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,9 +108,9 @@ async def _deployed(folder: Path, level: int, seed: int, traffic: int) -> Path:
 
     adapter = folder / "deployed" / "adapter"
     if not adapter.exists():
-        episodes = await _traffic(folder, level, seed, traffic)
+        episodes = await traffic_of(folder, level, seed, traffic)
         config = load_config(SftConfig, None, [*FULL.sft, f"seed={seed}", "epochs=2"])
-        with _run(folder / "deployed", config, seed) as begun:
+        with run_at(folder / "deployed", config, seed) as begun:
             sft(begun, episodes, config, None, quiet=True)
     return adapter
 
@@ -121,7 +121,7 @@ async def _logs(folder: Path, start: Path, n: int, seed: int) -> list[Any]:
 
     file, new = folder / "logs.db", Path(tempfile.mkdtemp(dir=folder)) / "logs.db"
     if not file.exists():
-        async with _service(folder) as (_, service):
+        async with service_at(folder) as (_, service):
             episodes = await play_logged(service, start, n, 2_000_000 + seed)
         with SQLiteStore.open(new) as db:
             db.write(episodes)
@@ -147,7 +147,7 @@ async def _proved(
 ) -> list[dict[str, Any]]:
     from understudy.demo.prove import prove
 
-    async with _service(folder) as (url, _):
+    async with service_at(folder) as (url, _):
         found = await prove(url, {str(n): a for n, a in enumerate(adapters)}, proof, seed, None)
     return [
         {decoding: found[str(n)][decoding]["successes"] for decoding in ("greedy", "t1")}
@@ -165,7 +165,7 @@ def _filtered_sft(given: Setting) -> list[Path]:
         own = ["keep=feedback", "batch_episodes=8", "lr=1e-3", "split=all", f"epochs={epochs}",
                f"seed={given.seed}", f"start={given.start}"]  # fmt: skip
         config = load_config(SftConfig, None, own)
-        with _run(given.folder / f"filtered-{epochs}", config, given.seed) as begun:
+        with run_at(given.folder / f"filtered-{epochs}", config, given.seed) as begun:
             adapters.append(begun.path / "adapter")
             if not adapters[-1].exists():
                 sft(begun, given.episodes, config, None, quiet=True)
@@ -178,7 +178,7 @@ def _ppo(given: Setting) -> list[Path]:
 
     own = ["log.split=all", f"seed={given.seed}", f"start={given.start}", *given.more]
     config = load_config(PpoConfig, None, own)
-    with _run(given.folder / "ppo", config, given.seed) as begun:
+    with run_at(given.folder / "ppo", config, given.seed) as begun:
         adapter = Path(begun.path / "adapter")
         if not adapter.exists():
             ppo(begun, given.episodes, config, None, quiet=True)
@@ -192,7 +192,7 @@ def _stream(given: Setting) -> list[Path]:
 
     own = ["log.split=all", f"seed={given.seed}", f"start={given.start}", *given.more]
     config = load_config(StreamConfig, None, own)
-    with _run(given.folder / "stream", config, given.seed) as begun:
+    with run_at(given.folder / "stream", config, given.seed) as begun:
         adapter = Path(begun.path / "adapter")
         if not adapter.exists():
             stream(begun, Given(given.episodes), config, None, quiet=True)

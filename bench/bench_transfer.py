@@ -16,22 +16,18 @@ Hours on two cores: what is measured stays under build/bench/transfer and is not
 
 import asyncio
 import json
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, figure, interval
+from bench.incumbents import run_at, service_at, traffic_of
 from bench.places import Reality, Retrieval
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "bench" / "transfer"
 HOURS = True  # by name only
-sys.path[:0] = [str(ROOT / "tests")]
-SCALES = {20: 2.05, 35: 1.5, 50: 1.0, 65: 0.7}  # incumbents' success in % -> of their flaw rates
 ROWS = ("nearest", "floor", "entities")  # lesser worlds
 PLACES = (*ROWS, "world", "reality")
 
@@ -158,7 +154,7 @@ async def _train_and_prove(
     from understudy.world.fidelity import fidelity
     from understudy.world.learn import learn
 
-    episodes = await _traffic(folder, level, seed, size.traffic)
+    episodes = await traffic_of(folder, level, seed, size.traffic)
     train = [e for e in episodes if split_of(e.scenario_id or e.id) == "train"]
     aside = [e for e in episodes if split_of(e.scenario_id or e.id) != "train"]
     check = Check.from_file(str(owner_check.__file__))
@@ -166,11 +162,11 @@ async def _train_and_prove(
     if "world" in places:
         own = [*FULL.sft, "keep=check", f"seed={seed}", f"epochs={FULL.sft_epochs[1]}"]
         config = load_config(SftConfig, None, own)
-        with _run(folder / "before", config, seed) as begun:
+        with run_at(folder / "before", config, seed) as begun:
             adapters["before"] = begun.path / "adapter"
             if not adapters["before"].exists():
                 sft(begun, episodes, config, check, quiet=True)
-    async with _service(folder) as (url, service):
+    async with service_at(folder) as (url, service):
         answers: dict[str, Any] = {"world": world, "reality": Reality(service, world)}
         answers |= {row: Retrieval(world, train, row) for row in ROWS}
         for where in places:
@@ -197,21 +193,6 @@ async def _train_and_prove(
     return found | {"fidelity": known | {"reality": 1.0}}
 
 
-async def _traffic(folder: Path, level: int, seed: int, n: int) -> list[Any]:
-    """The incumbent's episodes."""
-    from traffic import conversations, write_jsonl
-    from understudy.core.chat_files import import_file
-    from understudy.demo.incumbent import FlawRates
-
-    captured = folder / "traffic.jsonl.gz"
-    if not captured.exists():
-        rates = FlawRates().model_dump()
-        flawed = FlawRates(**{k: min(0.95, v * SCALES[level]) for k, v in rates.items()})
-        (folder / "service.db").unlink(missing_ok=True)
-        write_jsonl(captured, await conversations(folder, n, seed, flawed))
-    return list(import_file(captured))
-
-
 async def _trained(
     folder: Path, where: str, place: Any, episodes: Any, check: Any, seed: int, size: Size
 ) -> Path:
@@ -222,7 +203,7 @@ async def _trained(
 
     settings = [*FULL.sft, *FULL.rft, *size.rft, f"seed={seed}"]
     sampling = load_config(RftConfig, None, settings)
-    with _run(folder / f"{where}-sampled", sampling, seed) as begun:
+    with run_at(folder / f"{where}-sampled", sampling, seed) as begun:
         start = begun.path / "adapter"
         if not start.exists():
             await rft(begun, place, episodes, check, sampling, quiet=True)
@@ -238,27 +219,8 @@ async def _reinforced(
     from understudy.runs.config import load_config
 
     config = load_config(GrpoConfig, None, [*settings, f"seed={seed}", f"start={start}"])
-    with _run(folder / name, config, seed) as begun:
+    with run_at(folder / name, config, seed) as begun:
         adapter = begun.path / "adapter"
         if not adapter.exists():
             await grpo(begun, place, check, config, quiet=True)
     return Path(adapter)
-
-
-def _run(path: Path, config: Any, seed: int) -> Any:
-    from understudy.runs.directory import Run
-
-    return Run.open(path) if (path / "run.json").exists() else Run.create(path, config, seed)
-
-
-@asynccontextmanager
-async def _service(folder: Path) -> AsyncIterator[tuple[str, Any]]:
-    """The booking service as its own process, on a fresh database."""
-    from understudy.demo.agent import ServiceClient
-    from understudy.runs.launch import launch, python
-
-    database = tempfile.mkdtemp(dir=folder) + "/service.db"
-    command = python("understudy.demo.service", "--db", database, "--seed", "0")
-    with launch("service", command, folder / "service.log") as launched:
-        async with ServiceClient(launched.url, connections=256) as service:
-            yield launched.url, service
