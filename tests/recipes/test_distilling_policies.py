@@ -27,7 +27,6 @@ from understudy.runs.config import ConfigError, load_config
 from understudy.runs.directory import Run
 from understudy.store import SQLiteStore
 from understudy.train.trainer import Trainer
-from understudy.world.learn import learn
 from understudy.world.model import World
 
 LORA = Lora(rank=4, alpha=8)
@@ -51,11 +50,6 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> list[Episode]:
     folder = tmp_path_factory.mktemp("traffic")
     rows = asyncio.run(conversations(folder, 16))
     return list(import_file(write_jsonl(folder / "c.jsonl", rows)))
-
-
-@pytest.fixture(scope="module")
-def world(traffic: list[Episode]) -> World:
-    return learn(traffic)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The loop around training: checkpoints, evaluation, forks, whole models, play beside training."""
 
-import asyncio
 import errno
 import json
 import resource
@@ -12,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from traffic import conversations, write_jsonl
-from understudy.core.chat_files import import_file
 from understudy.core.rows import Entry, Row, policy_rows
 from understudy.core.types import Episode, Sampling
 from understudy.judges.check import Check
@@ -39,7 +36,6 @@ from understudy.runs.directory import Run, RunError
 from understudy.train import checkpoint
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import NonFiniteError, Trainer
-from understudy.world.learn import learn
 from understudy.world.model import World
 
 LORA = Lora(rank=2, alpha=4)
@@ -53,18 +49,6 @@ PARTIAL = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def traffic(tmp_path_factory: pytest.TempPathFactory) -> list[Episode]:
-    folder = tmp_path_factory.mktemp("traffic")
-    rows = asyncio.run(conversations(folder, 40))
-    return list(import_file(write_jsonl(folder / "c.jsonl", rows)))
-
-
-@pytest.fixture(scope="module")
-def world(traffic: list[Episode]) -> World:
-    return learn(traffic)
 
 
 def row(weight: float = 1.0) -> Row:

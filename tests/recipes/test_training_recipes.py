@@ -1,6 +1,5 @@
 """The recipes on a small scale: real traffic, the tiny model, real gradients."""
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from traffic import conversations, write_jsonl
 from understudy.core.chat_files import import_file, training_rows, write_rows
 from understudy.core.rows import policy_rows
 from understudy.core.types import Episode, ModelRef, Policy, Sampling, split_of
@@ -25,7 +23,6 @@ from understudy.recipes.sft import SftConfig, select, sft
 from understudy.runs.directory import Run
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
-from understudy.world.learn import learn
 from understudy.world.model import World
 
 LORA = Lora(rank=4, alpha=8)
@@ -38,18 +35,6 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def traffic(tmp_path_factory: pytest.TempPathFactory) -> list[Episode]:
-    folder = tmp_path_factory.mktemp("traffic")
-    rows = asyncio.run(conversations(folder, 40))
-    return list(import_file(write_jsonl(folder / "c.jsonl", rows)))
-
-
-@pytest.fixture(scope="module")
-def world(traffic: list[Episode]) -> World:
-    return learn(traffic)
 
 
 @pytest.fixture(scope="module")
