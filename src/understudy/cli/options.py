@@ -24,3 +24,15 @@ IsolatedOption = Annotated[
 ]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Cores to use; 0: fit to the load.")]
 QuietOption = Annotated[bool, typer.Option(help="No progress display.")]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="RUN, RUN@STEP or RUN@best: go on from that checkpoint in this new run, with that "
+        "run's configuration but for what is given here.",
+    ),
+]
+TrackOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Show metrics there too: tensorboard, wandb or mlflow; repeatable."),
+]

@@ -81,3 +81,13 @@ def fingerprint(path: Path | None) -> str | None:
             found.update(str(file.relative_to(path)).encode() + b"\0")
             found.update(hashlib.sha256(file.read_bytes()).digest())
     return found.hexdigest()
+
+
+def values_of(named: str | None, config: Path | None) -> dict[str, Any]:
+    """The configuration of the run that is gone on from, where there is one and no file."""
+    from understudy.recipes.checkpoints import find_checkpoint
+    from understudy.runs.directory import Run
+
+    if named is None or config is not None:
+        return {}
+    return Run.open(find_checkpoint(named).parent.parent, read_only=True).config

@@ -11,21 +11,22 @@ from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, capt
 from understudy.cli.options import (
     CheckOption,
     ConfigOption,
+    FromOption,
     IsolatedOption,
     JudgeOption,
     QuietOption,
     RunArgument,
     SetOption,
     ThreadsOption,
+    TrackOption,
     WorkloadOption,
     WorldOption,
 )
-from understudy.cli.running import fit_threads, opened_run
+from understudy.cli.running import fit_threads, opened_run, values_of
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
 from understudy.cli.train_distil import correct, opd
 from understudy.cli.train_logged import ppo as train_ppo
 from understudy.cli.train_logged import stream as train_stream
-from understudy.cli.train_options import FromOption, TrackOption, values_of
 from understudy.cli.train_preferences import dpo, kto, reward_model
 from understudy.cli.train_report import report as train_report
 from understudy.cli.train_user import user as train_user

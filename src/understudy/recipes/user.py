@@ -7,7 +7,6 @@ conversation so far, and what it said. Cross-entropy on the last alone, by `sft`
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -16,8 +15,7 @@ from typing import Any
 
 from understudy.core.protocols import Chat
 from understudy.core.types import Completion, Episode, Message, ModelRef, Request, Sampling, text_of
-from understudy.models.loading import load_base
-from understudy.recipes.learner import make_engine
+from understudy.recipes.agents import trained_agent
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.sft import SftConfig, SftResult, sft
 from understudy.recipes.user_width import goal_of, mine_users
@@ -122,8 +120,8 @@ def train_user(
     result = sft(run, taught, whole, None, quiet)
     aside = [] if config.split == "all" else of_split(episodes, _other(config.split))
     telling = [turn for turn in user_turns(aside, book) if turn.told]
-    told = asyncio.run(_tried(result.adapter, config.base, telling, book, quiet))
-    run.write_artefact(FILE, {"base": config.base, "told": told and asdict(told)})
+    told = asyncio.run(_tried(result.adapter, telling, book, quiet))
+    run.write_artefact(FILE, {"told": told and asdict(told)})
     return UserResult(result, told)
 
 
@@ -135,36 +133,21 @@ def _other(split: str) -> Any:
 async def user_chat(run: Path, threads: int | None = None) -> AsyncIterator[tuple[Chat, ModelRef]]:
     """The user that a run of `train_user` left, ready for `PlayedUser`. Raises ValueError where
     there is none."""
-    file = run / "artefacts" / FILE
-    if not file.exists():
+    if not (run / "artefacts" / FILE).exists():
         raise ValueError(f"{run} has no {FILE}; train one with `understudy train user`")
-    base = json.loads(file.read_text())["base"]
-    async with _opened(run / "adapter", base, threads) as (chat, model):
-        yield chat, model
-
-
-@asynccontextmanager
-async def _opened(
-    adapter: Path, base: str, threads: int | None = None
-) -> AsyncIterator[tuple[Chat, ModelRef]]:
-    loaded = load_base(base)
-    engine, chat = make_engine(loaded, threads)
-    try:
-        model = ModelRef(loaded.name, "user", 1)
-        await engine.load(model, str(adapter))
-        yield chat, model
-    finally:
-        await engine.aclose()
+    async with trained_agent(run / "adapter", 1.0, threads) as agent:
+        yield agent.chat, agent.policy.model
 
 
 async def _tried(
-    adapter: Path, base: str, telling: Sequence[Turn], book: Book, quiet: bool
+    adapter: Path, telling: Sequence[Turn], book: Book, quiet: bool
 ) -> FactsTold | None:
     """The adapter beside the base, greedily, on up to _MOST turns, evenly."""
     chosen = telling[:: max(1, -(-len(telling) // _MOST))]
     if not chosen:
         return None
-    async with _opened(adapter, base) as (chat, model):
+    async with trained_agent(adapter, 0.0) as agent:
+        chat, model = agent.chat, agent.policy.model
         with Progress("try the user", total=2 * len(chosen), unit="turns", quiet=quiet) as progress:
             gate = asyncio.Semaphore(_AT_ONCE)
 

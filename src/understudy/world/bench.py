@@ -17,7 +17,7 @@ from typing import Any
 from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
 from understudy.runs.machine import own_peak_mb
 from understudy.world.crossfit import calibrated
-from understudy.world.fidelity import fidelity, told
+from understudy.world.fidelity import calibration, told
 from understudy.world.freerun import free_runs
 from understudy.world.language import LanguageWorld
 from understudy.world.learn import WorldConfig
@@ -89,16 +89,10 @@ def bench(
         "learn_seconds": learned - began,
         "call_ms": 1000 * seconds / max(1, len(rows)),
         "peak_mb": own_peak_mb(),
-        "calibration": _calibration(world, test, train),
+        "calibration": calibration(world, test),
         "rollouts": free_runs(world, train, test),
         **({"language": counted} if language is not None else {}),
     }
-
-
-def _calibration(world: World, test: Sequence[Episode], train: Sequence[Episode]) -> dict[str, Any]:
-    """Expected calibration errors with their intervals."""
-    overall = fidelity(world, test, train).overall
-    return {name: overall[name] for name in ("flag_ece", "doubt_ece") if name in overall}
 
 
 async def _predictions(

@@ -202,11 +202,24 @@ def _figures(scored: Sequence[Scored], row: str, seed: int) -> dict[str, Figure]
         figures["real_errors"] = mean(failed, scenarios, seed)
         figures["world_errors"] = mean(drawn, scenarios, seed)
         figures["rate_gap"] = mean(gap, scenarios, seed)
-        if len(scored) >= _LEAST:
-            for what, (stated, true) in _stated(scored).items():
-                figures[f"{what}_auroc"] = auroc(stated, true, scenarios, seed)
-                figures[f"{what}_ece"] = ece(stated, true, scenarios, seed)
+        figures |= _trusted(scored, seed)
     return figures
+
+
+def _trusted(scored: Sequence[Scored], seed: int) -> dict[str, Figure]:
+    """How well what the world states of errors comes true; nothing of too few calls."""
+    figures: dict[str, Figure] = {}
+    scenarios = [s.scenario for s in scored]
+    for what, (stated, true) in _stated(scored).items() if len(scored) >= _LEAST else ():
+        figures[f"{what}_auroc"] = auroc(stated, true, scenarios, seed)
+        figures[f"{what}_ece"] = ece(stated, true, scenarios, seed)
+    return figures
+
+
+def calibration(world: World, episodes: Sequence[Episode], seed: int = 0) -> dict[str, Figure]:
+    """Of the report the columns flag_auroc, flag_ece, doubt_auroc and doubt_ece alone."""
+    scorer = Scorer(world, None, 1, seed)
+    return _trusted([s for n, e in enumerate(episodes) for s in scorer.episode(e, n)], seed)
 
 
 def _disjoint(world: World, episodes: Sequence[Episode], seed: int) -> dict[str, Figure]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.ids import Ids
+from understudy.world.memory import Key
 from understudy.world.transitions import Step
 
-Key = tuple[str, Any]  # domain, id
 _LEAST = 2  # changes that show that a tool makes them
 _SURE = 0.3  # the share of calls that change something: others find nothing to do
 _RESTLESS = 0.1  # how often a field may differ with nothing done in between
@@ -23,14 +23,14 @@ _RECORD = 0.5  # the share of a record's fields with which a result is one
 class _Between:
     """What one tool's calls on a thing were followed by, where no other tool's came between."""
 
-    changes: list[tuple[str, set[str]]] = field(
-        default_factory=list
-    )  # (reader, fields that differ)
-    same: Counter[str] = field(
-        default_factory=Counter
-    )  # field -> the record has the result's value
-    both: Counter[str] = field(default_factory=Counter)  # field -> record and result have it
-    records: list[int] = field(default_factory=list)  # fields of the records
+    changes: list[tuple[str, set[str]]] = field(default_factory=list)
+    """(reader, fields that differ)."""
+    same: Counter[str] = field(default_factory=Counter)
+    """field -> how often the record has the result's value."""
+    both: Counter[str] = field(default_factory=Counter)
+    """field -> how often record and result have it."""
+    records: list[int] = field(default_factory=list)
+    """How many fields the records have."""
 
 
 def mine_receipts(all_steps: Sequence[Step], ids: Ids) -> dict[str, list[str]]:
