@@ -6,10 +6,10 @@ demo's recipe in the world, and after the same recipe in the real service with n
 traffic's kind. All three meet customers that nobody has seen in the real service, greedily and at
 T = 1. `behind_reality` is how far the world's agent is behind, one-sided 95%, over all seeds.
 
-At the levels in `ablated` the agent also trains in lesser worlds, the rows of the fidelity report:
-docs/transfer.svg plots what it then reaches against how right each row is about held-out calls. At
-the levels in `alone` GRPO also goes on from the agent before by itself, in the world and without
-the rest of the recipe: that stalls, for groups that fail as a whole teach nothing.
+At the levels in `ablated` the first seed's agent also trains in lesser worlds, the rows of the
+fidelity report: docs/transfer.svg plots what it then reaches against how right each row is about
+held-out calls. At the levels in `alone` GRPO also goes on from that agent before by itself, in the
+world and without the rest of the recipe: it stalls, for groups that fail as a whole teach nothing.
 
 Hours on two cores: what is measured stays under build/bench/transfer and is not measured again.
 """
@@ -51,23 +51,23 @@ def run(
         told = []
         for seed in seeds:
             folder = out / f"{level}-{seed}"
-            parts = {"ablation": level in ablated, "alone": level in alone}
+            once = seed == seeds[0]  # lesser worlds and GRPO alone are not asked of every seed
+            parts = {"ablation": once and level in ablated, "alone": once and level in alone}
             told.append(_measured(folder, level, seed, size, [p for p, on in parts.items() if on]))
         found[f"incumbent_{level}_traffic"] = figure([t["traffic"] for t in told], "success")
         for decoding in ("greedy", "t1"):
             for who in ("before", "world", "reality"):
-                shares = [_share(t[who][decoding]) for t in told]
-                found[f"incumbent_{level}_{who}_{decoding}"] = figure(shares, "success")
+                found[f"incumbent_{level}_{who}_{decoding}"] = _success(told, who, decoding)
             wins = [
                 [w for t in told for w in t[who][decoding]["successes"]]
                 for who in ("world", "reality")
             ]
             found[f"incumbent_{level}_behind_reality_{decoding}"] = _behind(*wins)
             if level in alone:
-                shares = [_share(t["alone"][decoding]) for t in told]
-                found[f"incumbent_{level}_grpo_alone_{decoding}"] = figure(shares, "success")
+                name = f"incumbent_{level}_grpo_alone_{decoding}"
+                found[name] = _success(told[:1], "alone", decoding)
         if level in ablated:
-            found |= _by_fidelity(level, told, plot)
+            found |= _by_fidelity(level, told[:1], plot)
     return found
 
 
@@ -76,17 +76,19 @@ def _by_fidelity(level: int, told: Sequence[dict[str, Any]], plot: Path) -> dict
     from understudy.runs.plots import LineChart, Series, percent
 
     found: dict[str, Figure] = {}
+    points: dict[str, list[Figure]] = {"greedy": [], "t1": []}
     for place in PLACES:
         known = [100 * t["fidelity"][place] for t in told]
         found[f"incumbent_{level}_{place}_known_f1"] = figure(known, "% of knowable leaves")
         for decoding in ("greedy", "t1"):
-            shares = [_share(t[place][decoding]) for t in told]
-            found[f"incumbent_{level}_{place}_{decoding}"] = figure(shares, "success")
+            own = _success(told, place, decoding)
+            if place in ROWS:  # the others are told over all seeds
+                found[f"incumbent_{level}_{place}_{decoding}"] = own
+            points[decoding].append(own)
     lines = []
     for decoding, name in (("greedy", "greedy"), ("t1", "T = 1")):
-        own = [found[f"incumbent_{level}_{place}_{decoding}"] for place in PLACES]
         x = tuple(found[f"incumbent_{level}_{place}_known_f1"]["value"] for place in PLACES)
-        y, low, high = (tuple(f[k] for f in own) for k in ("value", "low", "high"))
+        y, low, high = (tuple(f[k] for f in points[decoding]) for k in ("value", "low", "high"))
         lines.append(Series(name, x, y, low, high))
     chart = LineChart(
         "Success in the real service after training in each place",
@@ -101,8 +103,15 @@ def _by_fidelity(level: int, told: Sequence[dict[str, Any]], plot: Path) -> dict
     return found
 
 
-def _share(entry: dict[str, Any]) -> float:
-    return sum(entry["successes"]) / len(entry["successes"])
+def _success(told: Sequence[dict[str, Any]], who: str, decoding: str) -> Figure:
+    """Over seeds the median and range; of one seed its customers' share and interval."""
+    from understudy.runs.statistics import wilson
+
+    each = [t[who][decoding]["successes"] for t in told]
+    if len(each) > 1:
+        return figure([sum(wins) / len(wins) for wins in each], "success")
+    found = wilson(sum(each[0]), len(each[0]))
+    return interval(found.mean, "success", found.low, found.high)
 
 
 def _behind(world: Sequence[bool], reality: Sequence[bool]) -> Figure:
@@ -201,13 +210,14 @@ async def _trained(
     from understudy.recipes.rft import RftConfig, rft
     from understudy.runs.config import load_config
 
-    settings = [*FULL.sft, *FULL.rft, *size.rft, f"seed={seed}"]
+    unguarded = () if where == "world" else ("guards=null",)  # guards are of learned worlds
+    settings = [*FULL.sft, *FULL.rft, *size.rft, *unguarded, f"seed={seed}"]
     sampling = load_config(RftConfig, None, settings)
     with run_at(folder / f"{where}-sampled", sampling, seed) as begun:
         start = begun.path / "adapter"
         if not start.exists():
             await rft(begun, place, episodes, check, sampling, quiet=True)
-    settings = (*FULL.grpo, *size.grpo)
+    settings = (*FULL.grpo, *size.grpo, *unguarded)
     return await _reinforced(folder, f"{where}-rehearsed", place, check, seed, start, settings)
 
 

@@ -138,7 +138,7 @@ async def test_what_passes_in_the_world_is_distilled_without_the_notes(
 ) -> None:
     config = RftConfig(
         lora=LORA, reader_epochs=1, scenarios=12, max_turns=3, max_tokens=24, readings=2,
-        precision="fp32",
+        precision="fp32", guards=None,
     )  # fmt: skip
     seen: list[str] = []
 

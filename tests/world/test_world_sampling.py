@@ -50,7 +50,9 @@ def in_budget(messages: list[dict[str, Any]], ticket: dict[str, Any]) -> bool:
 def sampled(
     world: World, check: Callable[..., bool] = whole, **more: Any
 ) -> tuple[list[dict[str, Any]], Counter[str], Guarding | None]:
-    given: dict[str, Any] = {"scenarios": PLAYED, "in_flight": 10, "max_turns": 14, "slips": 0.0}
+    given: dict[str, Any] = {
+        "scenarios": PLAYED, "in_flight": 10, "max_turns": 14, "slips": 0.0, "guards": None
+    }  # fmt: skip
     config = RftConfig(**(given | {"attempts": 1} | more))
     judge, policy = Check(check), Policy("script", ModelRef("script"))
     guards = Guarding(config.guards, world, judge, config.seed) if config.guards else None
@@ -58,9 +60,20 @@ def sampled(
     return *asyncio.run(played), guards
 
 
-def test_by_default_every_success_is_kept(world: World) -> None:
+def test_without_guards_every_success_is_kept(world: World) -> None:
     rows, left_out, _ = sampled(world)
     assert (len(rows), left_out) == (PLAYED, Counter())
+
+
+def test_by_default_what_passes_on_made_up_values_is_not_kept_and_the_play_goes_on(
+    world: World,
+) -> None:
+    rows, left_out, guards = sampled(world, guards=RftConfig().guards)
+    assert set(left_out) == {"withheld: rests on what was made up"}
+    assert len(rows) + left_out.total() == PLAYED
+    assert guards is not None
+    assert guards.alarms
+    assert guards.stopped is None
 
 
 def test_truncated_episodes_are_not_kept_and_counted(world: World) -> None:
@@ -132,7 +145,7 @@ def test_a_withheld_success_is_not_kept_and_counted(world: World) -> None:
 
 
 def test_alarms_end_the_play_and_what_came_before_is_kept(world: World) -> None:
-    guards = GuardConfig(doubtful=0.3, withheld=0.1)
+    guards = GuardConfig(doubtful=0.3, withheld=0.1, stop_after=1)
     rows, left_out, watching = sampled(world, in_budget, guards=guards)
     assert watching is not None
     assert watching.stopped is not None
@@ -145,7 +158,9 @@ def test_alarms_end_the_play_and_what_came_before_is_kept(world: World) -> None:
 
 
 def test_a_success_in_a_canary_is_an_alarm_and_never_kept(world: World) -> None:
-    rows, left_out, watching = sampled(world, guards=GuardConfig(doubtful=0, canaries=0.9))
+    rows, left_out, watching = sampled(
+        world, guards=GuardConfig(doubtful=0, canaries=0.9, stop_after=1)
+    )
     assert watching is not None
     assert watching.stopped is not None
     assert "nobody can do" in watching.stopped

@@ -122,8 +122,9 @@ def rft(
 ) -> None:
     """Play thousands of scenarios in a learned world, and distil what passes the check.
 
-    With --second, what the second world does not confirm is not kept, and alarms of its guards
-    end the play: what was kept until then is distilled, and the exit code is 1.
+    What passes on values that the world made up is not kept (--set guards=null keeps it). With
+    --second, nor is what the second world does not confirm, and alarms of its guards end the play:
+    what was kept until then is distilled, and the exit code is 1.
 
     Example: understudy train rft runs/sampled --world build/world --check check.py
              --set scenarios=2000
@@ -189,8 +190,9 @@ def grpo(
 ) -> None:
     """Train by reinforcement learning (GRPO) in a learned world, and only there.
 
-    With --second, rewards that the second world does not confirm are withheld, and alarms of its
-    guards end the run with exit code 1. --set guards.stop_after=3 waits for more of them.
+    Rewards that rest on values which the world made up are withheld (--set guards=null pays them).
+    With --second, so are those that the second world does not confirm, and alarms of its guards end
+    the run with exit code 1. --set guards.stop_after=3 waits for more of them.
     --set max_staleness=1 plays the next step's episodes while one is trained; --set
     evaluate_every=10 measures success on held-out scenarios and keeps the best checkpoint.
     --set preset=NAME takes a published set of options: grpo, dapo, dr_grpo, gspo, cispo, rloo,

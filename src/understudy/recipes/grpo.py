@@ -147,8 +147,8 @@ async def grpo(
             few = f"the traffic gives {len(rollouts.scenarios)} scenarios: each step plays all"
             progress.note(few)
         kept = Checkpoints(run, config.keep_checkpoints)
-        known = run.metrics().rows[-1:] if begin else ()
-        reward, success = next(((r["reward"], r["success"]) for r in known), (0.0, 0.0))
+        before = run.metrics().rows[-1:] if begin else ()
+        reward, success = next(((r["reward"], r["success"]) for r in before), (0.0, 0.0))
 
         def train(rows: Sequence[Row], step: int, free: int) -> StepMetrics:
             trainer.use_cores(free)
@@ -157,7 +157,10 @@ async def grpo(
         for step in range(begin, total):
             begun, load = time.perf_counter(), LoadWatch()
             ahead.at(step)
+            known = len(guards.alarms) if guards else 0
             played, counted = rollouts.looked_over(step, await ahead.batch(step))
+            for alarm in guards.alarms[known:] if guards else ():
+                progress.note(f"alarm: {alarm}")
             waited = time.perf_counter() - begun
             rows, more = training_rows(played, config.objective, config.echo)
             if overlap:

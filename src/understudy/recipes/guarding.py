@@ -12,7 +12,8 @@ Alarms, each with the chance `alpha` at most of ever being raised where nothing 
 (runs.sequential): more novel steps than `factor` times what real episodes show the second world;
 a greater share of the reward withheld than `withheld`; an outcome class that comes more than
 `factor` times as often as the second world says, or less than once in `factor` times. A success in
-a canary is an alarm too. After `stop_after` alarms the run stops.
+a canary is an alarm too. After `stop_after` alarms the run stops; without a second world they are
+told and it goes on.
 """
 
 import random
@@ -44,7 +45,8 @@ class GuardConfig(Config):
     alpha: float = Field(default=0.01, gt=0, lt=1)  # of each kind of alarm, over the whole run
     factor: float = Field(default=3.0, gt=1)
     withheld: float = Field(default=0.1, gt=0, lt=1)  # of the reward, at most, in the mean
-    stop_after: NonNegativeInt = 1  # alarms; 0: never
+    # alarms; 0: never; None: 1 where there is a second world, else never
+    stop_after: NonNegativeInt | None = None
 
 
 class Guarding:
@@ -70,6 +72,8 @@ class Guarding:
     def stopped(self) -> str | None:
         """Why the run is to stop, where it is."""
         most = self.config.stop_after
+        if most is None:
+            most = 1 if self.guard is not None else 0
         return "; ".join(self.alarms[-most:]) if 0 < most <= len(self.alarms) else None
 
     def canaries(self, step: int, scenarios: Sequence[Scenario]) -> list[Canary]:

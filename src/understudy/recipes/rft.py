@@ -12,7 +12,7 @@ pass.
 import asyncio
 import json
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,6 +45,7 @@ from understudy.recipes.trust import Trust, warn
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
+from understudy.world.canaries import Canary
 from understudy.world.model import World
 from understudy.world.notes import NotedUser, without
 from understudy.world.wording import flat
@@ -74,7 +75,7 @@ class RftConfig(Config):
     trust: Trust = Trust()  # what the world's fidelity must show, or playing in it warns
     guesses: bool = False  # keep what passes on a guess; see recipes.luck
     doubt: Doubt = Doubt()  # what becomes of steps that the world doubts; see `_passed`
-    guards: GuardConfig | None = None  # against holes in the world; see recipes.guarding
+    guards: GuardConfig | None = GuardConfig()  # against holes in the world; None: without
     checkpoint_every: PositiveInt = 50
     seed: int = 0
 
@@ -102,8 +103,8 @@ async def rft(
 ) -> RftResult:
     """Train an adapter on what passes `check`: captured episodes, and those played in `world`.
 
-    With guards, scenarios are played `in_flight` at a time, each lot looked over before the next;
-    their alarms end the play early: `stopped` says why, and what was kept until then is distilled.
+    With guards, scenarios are played and looked over in lots of `in_flight`; alarms may end the
+    play early: `stopped` says why, and what was kept until then is distilled.
 
     Resumes from the reader's or its own last checkpoint, or with what was played, whichever came
     last. Raises ValueError where no captured episode passes.
@@ -202,7 +203,7 @@ async def sample(
     the rows of those kept, without notes, and why the others are left out."""
     scenarios, notes = world.scenarios(config.scenarios, config.seed), world.notes
     sampling = replace(policy, sampling=replace(policy.sampling, temperature=1.0))
-    free, passed = asyncio.Semaphore(config.in_flight), 0
+    free, passed, lots = asyncio.Semaphore(config.in_flight), 0, 0
     left_out: Counter[str] = Counter()
 
     def user(scenario: Scenario, seed: int) -> NotedUser:
@@ -244,20 +245,41 @@ async def sample(
             return rows_of(number, *await play(number, scenario, attempt))
 
         async def looked_over(
-            guards: Guarding, lot: int, drawn: Sequence[tuple[int, Scenario]], attempt: int
-        ) -> list[list[dict[str, Any]]]:
-            """The rows of a lot of scenarios, as the guards leave them."""
-            canaries = guards.canaries(lot, [s for _, s in drawn])
-            first = len(scenarios) + lot * config.in_flight
-            impossible = enumerate((c.scenario for c in canaries), first)
-            found = await gather([play(n, s, attempt) for n, s in (*drawn, *impossible)])
-            played = [item for item, _ in found]
-            tried = list(zip(canaries, played[len(drawn) :], strict=True))
-            kept = guards.watch(lot, played[: len(drawn)], tried)
-            return [rows_of(drawn[i][0], item, found[i][1]) for i, item in enumerate(kept)]
+            guards: Guarding, left: Sequence[tuple[int, Scenario]], attempt: int
+        ) -> dict[int, list[dict[str, Any]]]:
+            """The rows of scenarios, as the guards leave them: lot by lot, the next one begun
+            before one is looked over. Alarms that stop the play end those begun."""
+            nonlocal lots
+            own: dict[int, list[dict[str, Any]]] = {}
+            parts = [
+                left[at : at + config.in_flight] for at in range(0, len(left), config.in_flight)
+            ]
+            begun: deque[tuple[list[Canary], list[asyncio.Task[tuple[Played, Slips]]]]] = deque()
+            async with asyncio.TaskGroup() as tasks:
+                for number, drawn in enumerate(parts):
+                    for part in parts[number + len(begun) : number + 2]:
+                        canaries = guards.canaries(lots, [s for _, s in part])
+                        first = len(scenarios) + lots * config.in_flight
+                        impossible = enumerate((c.scenario for c in canaries), first)
+                        run = [
+                            tasks.create_task(play(n, s, attempt)) for n, s in (*part, *impossible)
+                        ]
+                        begun.append((canaries, run))
+                        lots += 1
+                    canaries, run = begun.popleft()
+                    found = [await task for task in run]
+                    played = [item for item, _ in found]
+                    tried = list(zip(canaries, played[len(drawn) :], strict=True))
+                    kept = guards.watch(lots - len(begun) - 1, played[: len(drawn)], tried)
+                    for (n, _), item, (_, slips) in zip(drawn, kept, found, strict=False):
+                        own[n] = rows_of(n, item, slips)
+                    if guards.stopped:
+                        for task in (t for _, run in begun for t in run):
+                            task.cancel()
+                        break
+            return own
 
         rows: dict[int, list[dict[str, Any]]] = {}
-        lots = 0
         for attempt in range(config.attempts):
             left = [(n, s) for n, s in enumerate(scenarios) if not rows.get(n)]
             if attempt:
@@ -266,15 +288,9 @@ async def sample(
                 found = await gather([one(n, s, attempt) for n, s in left])
                 rows |= {n: own for (n, _), own in zip(left, found, strict=True)}
                 continue
-            for begin in range(0, len(left), config.in_flight):
-                drawn = left[begin : begin + config.in_flight]
-                found = await looked_over(guards, lots, drawn, attempt)
-                rows |= {n: own for (n, _), own in zip(drawn, found, strict=False)}
-                lots += 1
-                if guards.stopped:
-                    progress.note(f"stopped: {guards.stopped}")
-                    break
+            rows |= await looked_over(guards, left, attempt)
             if guards.stopped:
+                progress.note(f"stopped: {guards.stopped}")
                 break
         return [row for n in sorted(rows) for row in rows[n]], left_out
 

@@ -40,7 +40,7 @@ class RolloutConfig(Config):
     pool: PositiveInt = 2000  # scenarios recombined from the traffic
     again: float = Field(default=0.25, ge=0, lt=1)  # see recipes.curriculum
     doubt: Doubt = Doubt()  # what becomes of steps that the world doubts
-    guards: GuardConfig | None = None  # against holes in the world; see recipes.guarding
+    guards: GuardConfig | None = GuardConfig()  # against holes in the world; None: without
     evaluate_every: NonNegativeInt = 0  # steps; 0: never
     evaluate_scenarios: PositiveInt = 100  # at most, of the held-out split; greedy
     seed: int = 0
