@@ -5,9 +5,11 @@ cores, with the same loss; their steps alternate, and a ratio is TRL's seconds o
 of the pairs. TRL takes the rows a forward pass that are fastest for it here. Where there is a CUDA
 device, larger models of random weights are trained there too.
 
-`multi-turn` episodes part ways turn by turn. `arithmetic_ratio` is a tree's seconds over those of a
-plain batch of as many tokens; `linear_16x` the seconds of 16 times the groups over 16 times those
-of one. Memory is the peak above what was loaded, each side in a process of its own.
+`multi-turn` episodes part ways turn by turn. `arithmetic_ratio` is a tree's seconds for its counted
+arithmetic (products with weights, and of all pairs of tokens that see each other) over those of a
+plain batch of as many tokens; `token_ratio` counts tokens instead. `linear_16x` is the seconds of
+16 times the groups over 16 times those of one. Memory is the peak above what was loaded, each side
+in a process of its own.
 """
 
 import asyncio
@@ -21,16 +23,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from bench.figures import Figure, figure
 from bench.training_rollouts import groups, parting, rows_of, unshared
 from bench.trl_peer import Rollout, StepSeconds, trl_steps
 from understudy.core.cores import threads_for_load
-from understudy.core.rows import Row
+from understudy.core.rows import Row, trim
+from understudy.core.token_tree import build
 from understudy.core.types import ModelRef, Sampling
 from understudy.engine.torch_engine import TorchEngine
-from understudy.models.lora import adapter_tensors
+from understudy.models.lora import adapter_tensors, lora_layers
 from understudy.recipes.learner import Lora, make_learner
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.parallel import processes_for
@@ -227,12 +231,13 @@ def _arithmetic(
         dense = rows_of(unshared(vocabulary, count, rest, rest))
         with _trainer(precision, cores) as ours, _trainer(precision, cores, "padded") as plain:
             seen = [(ours.step(tree), plain.step(dense)) for _ in range(pairs + 1)][1:]
-            ratios = [
-                (t.seconds / t.tokens_computed) / (d.seconds / d.tokens_computed) for t, d in seen
-            ]
-            found[f"arithmetic_ratio_{precision}"] = figure(
-                ratios, "x the time of a plain batch of as many tokens"
-            )
+            times = [t.seconds / d.seconds for t, d in seen]
+            tokens = seen[0][0].tokens_computed / seen[0][1].tokens_computed
+            work = _operations(ours.model, tree) / _operations(plain.model, dense)
+            for name, share in (("arithmetic", work), ("token", tokens)):
+                found[f"{name}_ratio_{precision}"] = figure(
+                    [ratio / share for ratio in times], "x a plain batch's time for as much"
+                )
             found[f"tree_tokens_per_s_{precision}"] = figure(
                 [t.tokens_in_rows / t.seconds for t, _ in seen], "row tokens/s"
             )
@@ -248,6 +253,16 @@ def _arithmetic(
             [s / (scale / scales[0]) / first for s in seconds[scale]], "x as long a group"
         )
     return found
+
+
+def _operations(model: Any, rows: Sequence[Row]) -> float:
+    """Multiplications of a step over the rows' tree: forward, and twice as many back."""
+    config, tree = model.config, build([trim(row) for row in rows])
+    blocks = sum(layer.weight.numel() for _, layer in lora_layers(model))
+    head = len(np.unique(tree.node_E)) * model.get_output_embeddings().weight.numel()
+    pairs = int((tree.depth_N + 1).sum())
+    width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
+    return 3.0 * (len(tree) * blocks + head + 2 * pairs * width)
 
 
 def _memory(prompt: int, size: int, rest: int, micro: dict[Precision, int]) -> dict[str, Figure]:

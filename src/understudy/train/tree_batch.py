@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from understudy.core.rows import Row
-from understudy.core.token_tree import STREAMS, TokenTree, build, build_apart, sorted_rows
+from understudy.core.token_tree import STREAMS, Ints, TokenTree, build, build_apart, sorted_rows
 from understudy.train.attention import plan_of, tree_attention
 from understudy.train.checkpointing import checkpointed
 from understudy.train.head import head_logprobs
+from understudy.train.last_layer import can_leave_out, only_at
 from understudy.train.value_head import ValueHead
 
 Layout = Literal["tree", "packed", "padded"]
@@ -143,15 +144,16 @@ def forward(
         raise ValueError("there are value entries and no value head: Trainer(..., value_head=...)")
     learns = torch.is_grad_enabled() and (len(said) > 0 or share != 0.0)
     saving = checkpointed(model.get_decoder()) if checkpointing and learns else nullcontext()
+    nodes_U = np.unique(tree.node_E)
     with torch.set_grad_enabled(learns), saving:
-        hidden_ND = _hidden(model, batch, device)
-    wide = torch.promote_types(hidden_ND.dtype, torch.float32)
+        hidden_UD = _hidden(model, batch, nodes_U, checkpointing, device)
+    wide = torch.promote_types(hidden_UD.dtype, torch.float32)
     nothing = torch.zeros(len(order), dtype=wide, device=device)
     logprobs_E = entropy_E = value_E = nothing
     if len(said):
-        used, owner_E = _owners(tree.node_E[said], device)
+        used, owner_E = _owners(nodes_U.searchsorted(tree.node_E[said]), device)
         head = head_logprobs(
-            hidden_ND.index_select(0, used),
+            hidden_UD.index_select(0, used),
             model.get_output_embeddings(),
             owner_E,
             torch.from_numpy(tree.target_E[said]).to(device),
@@ -161,36 +163,46 @@ def forward(
         logprobs_E = nothing.index_copy(0, places, head.logprobs_E)
         entropy_E = nothing.index_copy(0, places, head.entropy_U[owner_E])
     if len(valued) and value_head is not None:
-        used, owner_V = _owners(tree.node_E[valued], device)
-        values_U = value_head(hidden_ND.index_select(0, used), share)
+        used, owner_V = _owners(nodes_U.searchsorted(tree.node_E[valued]), device)
+        values_U = value_head(hidden_UD.index_select(0, used), share)
         value_E = nothing.index_copy(0, torch.from_numpy(valued).to(device), values_U[owner_V])
     return Forward(logprobs_E, entropy_E, value_E)
 
 
 def _owners(nodes_E: Any, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The nodes that entries look at, each once and ascending, and which of them is whose."""
+    """What entries look at, each once and ascending, and which of them is whose."""
     nodes, owner = np.unique(nodes_E, return_inverse=True)
     return torch.from_numpy(nodes).to(device), torch.from_numpy(owner.reshape(-1)).to(device)
 
 
-def _hidden(model: Any, batch: MicroBatch, device: torch.device) -> Tensor:
-    """Hidden states after the last norm, one per node."""
+def _hidden(
+    model: Any, batch: MicroBatch, nodes_U: Ints, checkpointing: bool, device: torch.device
+) -> Tensor:
+    """Hidden states (U, hidden) after the last norm, of these nodes."""
     tree = batch.tree
     decoder = model.get_decoder()
     if batch.layout == "padded":
         ids, rows_N = _padded(tree)
         out = decoder(input_ids=torch.from_numpy(ids).to(device), use_cache=False)
         hidden: Tensor = out.last_hidden_state.flatten(0, 1)
-        return hidden.index_select(0, torch.from_numpy(rows_N).to(device))
+        return hidden.index_select(0, torch.from_numpy(rows_N[nodes_U]).to(device))
     filling = (0, -len(tree) % NODES)  # seen by nobody, not looked at
-    with tree_attention(decoder):
+    plan = plan_of(tree)
+    # a layer that is computed again needs its own forward pass
+    trims = not checkpointing and len(nodes_U) > 0 and can_leave_out(decoder)
+    used = np.pad(nodes_U, (0, -len(nodes_U) % NODES), mode="edge")
+    narrow = only_at(decoder, used, plan) if trims else nullcontext()
+    with tree_attention(decoder), narrow:
         out = decoder(
             input_ids=torch.from_numpy(np.pad(tree.tokens_N, filling)).to(device).unsqueeze(0),
             position_ids=torch.from_numpy(np.pad(tree.depth_N, filling)).to(device).unsqueeze(0),
             use_cache=False,
-            understudy_plan=plan_of(tree),
+            understudy_plan=plan,
         )
-    return out.last_hidden_state[0]
+    hidden = out.last_hidden_state[0]
+    if trims:
+        return hidden[: len(nodes_U)]
+    return hidden.index_select(0, torch.from_numpy(nodes_U).to(device))
 
 
 def _padded(tree: TokenTree) -> tuple[Any, Any]:
