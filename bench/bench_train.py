@@ -5,11 +5,12 @@ cores, with the same loss; their steps alternate, and a ratio is TRL's seconds o
 of the pairs. TRL takes the rows a forward pass that are fastest for it here. Where there is a CUDA
 device, larger models of random weights are trained there too.
 
-`multi-turn` episodes part ways turn by turn. `arithmetic_ratio` is a tree's seconds for its counted
-arithmetic (products with weights, and of all pairs of tokens that see each other) over those of a
-plain batch of as many tokens; `token_ratio` counts tokens instead. `linear_16x` is the seconds of
-16 times the groups over 16 times those of one. Memory is the peak above what was loaded, each side
-in a process of its own.
+`multi-turn` episodes part ways turn by turn; `multi_turn_bound` is what their sharing can gain at
+TRL's own speed, were attention to what is shared free. `arithmetic_ratio` is a tree's seconds for
+its counted arithmetic (products with weights, and of all pairs of tokens that see each other) over
+those of a plain batch of as many tokens; `token_ratio` counts tokens instead. `linear_16x` is the
+seconds of 16 times the groups over 16 times those of one. Memory is the peak above what was loaded,
+each side in a process of its own.
 """
 
 import asyncio
@@ -69,6 +70,9 @@ def run(
         own = _layouts(rows_of(many_turns), precision, ("tree", "packed"), pairs, cores)
         ratios = [p / t for t, p in zip(own["tree"], own["packed"], strict=True)]
         found[f"tree_ratio_multi_turn_{precision}"] = figure(ratios, "x packed rows")
+        found[f"multi_turn_bound_trl_{precision}"] = _bound(
+            many_turns, vocabulary, precision, rest, found[f"{name}_trl_seconds"], pairs, cores
+        )
     alone = unshared(vocabulary, 4 * size, 16, rest)
     for precision in ("fp32", "bf16"):
         name = f"short_prompt_ratio_trl_{precision}"
@@ -125,6 +129,25 @@ def _step(
     found[f"{name}_seconds"] = figure([o for _, o in seconds], "s a step, ours")
     found[f"{name}_trl_seconds"] = figure([t for t, _ in seconds], "s a step, TRL")
     return found
+
+
+def _bound(
+    rollouts: Sequence[Rollout],
+    vocabulary: int,
+    precision: Precision,
+    rest: int,
+    whole: Figure,
+    pairs: int,
+    cores: int,
+) -> Figure:
+    """TRL's seconds for rows over its seconds for short plain rows of as many tokens as the rows'
+    tree has: what sharing can gain at TRL's own speed, were attention to the shared part free."""
+    tree = build([trim(row) for row in rows_of(rollouts)])
+    plain = unshared(vocabulary, 2 * max(1, len(tree) // (4 * rest)), rest, rest)
+    torch.set_num_threads(cores)
+    steps = trl_steps("tiny", plain, precision, 2, pairs + 1, lambda: None)
+    share = len(plain) * 2 * rest / len(tree)
+    return figure([whole["value"] * share / s.training for s in steps[1:]], "x, at TRL's speed")
 
 
 def _best_micro(rollouts: Sequence[Rollout], precision: Precision, group: int, cores: int) -> int:
@@ -262,7 +285,7 @@ def _operations(model: Any, rows: Sequence[Row]) -> float:
     head = len(np.unique(tree.node_E)) * model.get_output_embeddings().weight.numel()
     pairs = int((tree.depth_N + 1).sum())
     width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
-    return 3.0 * (len(tree) * blocks + head + 2 * pairs * width)
+    return float(3 * (len(tree) * blocks + head + 2 * pairs * width))
 
 
 def _memory(prompt: int, size: int, rest: int, micro: dict[Precision, int]) -> dict[str, Figure]:
