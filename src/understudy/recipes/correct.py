@@ -28,6 +28,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 
 from understudy.core.cores import usable_cores
 from understudy.core.types import Completion, Episode, ModelRef, Split, split_of
+from understudy.recipes.batches import take_step
+from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.corrections import Correction, Place, corrections_of, turns_of
 from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of, training
 from understudy.recipes.rehearsal import gather
@@ -36,7 +38,6 @@ from understudy.recipes.tutor import Held, Lesson, Tutor
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train import checkpoint
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 
@@ -69,6 +70,7 @@ class CorrectConfig(Config):
     max_tokens_per_microbatch: PositiveInt = 4096
     max_tokens: PositiveInt = 128  # a reply
     checkpoint_every: PositiveInt = 10
+    keep_checkpoints: PositiveInt = 2  # the newest
     seed: int = 0
 
     @field_validator("form")
@@ -129,7 +131,7 @@ async def correct(
                 )
 
             state = from_checkpoint(run, trainer)
-            begin = int(state["step"])
+            begin, kept = int(state["step"]), Checkpoints(run, config.keep_checkpoints)
             gap_before = state.get("gap_before")
             if gap_before is None:
                 gap_before, _ = await _measure(tutor, taught, (), student(0), config)
@@ -140,16 +142,15 @@ async def correct(
                     lessons, held = await _step(tutor, taught, others, now, step, config)
                     rows = [row for lesson in lessons for row in lesson.rows]
                     rows += [row for turn in held for row in turn.rows]
-                    metrics = trainer.step(rows)
+                    metrics = take_step(run, trainer, rows, step)
                     values: dict[str, Any] = metrics.as_dict() | _figures(lessons, held)
                     values.pop("step")
                     run.log(step, **values)
                     progress.advance(gap=values["gap"], drift=values["drift"])
                     if metrics.skipped:
                         progress.note(f"step {step}: no update, {metrics.skipped}")
-                    if (step + 1) % config.checkpoint_every == 0:
-                        kept = {"step": step + 1, "gap_before": gap_before}
-                        checkpoint.save(run.checkpoints / "last", trainer, kept)
+                    if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                        kept.save(step + 1, trainer, {"gap_before": gap_before})
             gap, drift = await _measure(tutor, taught, others, student(config.steps + 1), config)
         finally:
             await engine.aclose()

@@ -47,6 +47,8 @@ from understudy.core.types import (
     split_of,
 )
 from understudy.envs.rollout import rollout
+from understudy.recipes.batches import take_step
+from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.learner import Learner, Lora, make_engine, make_learner, prompt_of, training
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
@@ -54,7 +56,6 @@ from understudy.recipes.teacher import Teacher, Told, teacher_beside, under_prom
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train import checkpoint
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
@@ -85,6 +86,7 @@ class OpdConfig(Config):
     max_tokens: PositiveInt = 128  # a turn
     max_turns: PositiveInt = 16
     checkpoint_every: PositiveInt = 10
+    keep_checkpoints: PositiveInt = 2  # the newest
     seed: int = 0
 
     @model_validator(mode="after")
@@ -128,6 +130,7 @@ async def opd(
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
         begin = int(from_checkpoint(run, trainer)["step"])
+        kept = Checkpoints(run, config.keep_checkpoints)
         engine, chat = make_engine(learner.base, threads)
         done = run.metrics().rows[-1:] if begin else []
         gap = next((r["gap"] for r in done), 0.0)
@@ -153,7 +156,7 @@ async def opd(
                     played = rng.sample(logged, min(size, len(logged)))
                 fresh = world is not None
                 rows, gap, stats = await taught(played, learner, trainer, teacher, config, fresh)
-                metrics = trainer.step(rows)
+                metrics = take_step(run, trainer, rows, step)
                 values = {k: v for k, v in metrics.as_dict().items() if k != "step"}
                 counted = {"rows": stats.rows, "broken rows": stats.broken,
                            "turns without ids": stats.without_ids}  # fmt: skip
@@ -161,8 +164,8 @@ async def opd(
                 progress.advance(gap=round(gap, 4), entropy=metrics.entropy)
                 if metrics.skipped:
                     progress.note(f"step {step}: no update, {metrics.skipped}")
-                if (step + 1) % config.checkpoint_every == 0:
-                    checkpoint.save(run.checkpoints / "last", trainer, {"step": step + 1})
+                if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+                    kept.save(step + 1, trainer, {})
     first = scenarios[0] if scenarios else logged[0]
     metadata = {"recipe": "opd", "prompt": prompt_of(first.messages, first.tools)}
     adapter = learner.save(run.path / "adapter", metadata | {"gap": gap})

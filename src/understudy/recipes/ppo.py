@@ -33,6 +33,8 @@ from understudy.recipes.actor_critic import (
     mini_batches,
     values_of,
 )
+from understudy.recipes.batches import take_step
+from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.doubt import Doubt
 from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
 from understudy.recipes.logged import LogConfig, Logged, in_split, logged, none_left
@@ -41,7 +43,6 @@ from understudy.recipes.trust import Trust
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train import checkpoint
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
@@ -81,6 +82,7 @@ class PpoConfig(Config):
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
+    keep_checkpoints: PositiveInt = 2  # the newest
     seed: int = 0
 
 
@@ -126,6 +128,7 @@ def ppo(
     ):
         state = from_checkpoint(run, trainer)
         begin, cut = int(state["step"]), set(state.get("cut", ()))
+        saved = Checkpoints(run, config.keep_checkpoints)
         estimates: list[Estimate] | None = None
         progress.advance(begin)
         for number in range(begin, len(plan)):
@@ -138,7 +141,7 @@ def ppo(
             else:
                 estimates = estimates or _estimates(run, trainer, learned, config, epoch + place)
                 rows = [r for n in batch for r in actor_rows(learned[n], estimates[n])]
-            metrics = trainer.step(rows)
+            metrics = take_step(run, trainer, rows, number)
             run.log(
                 number, epoch=epoch, **{k: v for k, v in metrics.as_dict().items() if k != "step"}
             )
@@ -148,10 +151,8 @@ def ppo(
             if beyond(metrics.kl, config.kl_bound):
                 cut |= {epoch} if place else set(range(epoch, config.epochs))
                 progress.note(f"epoch {epoch} ends at KL {metrics.kl:.3f}, its step {place + 1}")
-            if (number + 1) % config.checkpoint_every == 0:
-                checkpoint.save(
-                    run.checkpoints / "last", trainer, {"step": number + 1, "cut": sorted(cut)}
-                )
+            if (number + 1) % config.checkpoint_every == 0 or number + 1 == len(plan):
+                saved.save(number + 1, trainer, {"cut": sorted(cut)})
         steps = trainer.steps
     first = kept[0]
     metadata = {

@@ -21,6 +21,8 @@ from understudy.recipes.actor_critic import (
     mini_batches,
     values_of,
 )
+from understudy.recipes.batches import take_step
+from understudy.recipes.checkpoints import Checkpoints, Score
 from understudy.recipes.curriculum import Curriculum
 from understudy.recipes.learner import (
     make_engine,
@@ -36,7 +38,6 @@ from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.trust import warn
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train import checkpoint
 from understudy.train.trainer import StepMetrics, Trainer
 from understudy.world.model import World
 
@@ -71,6 +72,7 @@ async def ppo_in_world(
     cores = threads or usable_cores()
     with training(learner, trainer_config(config), cores, head) as trainer:
         state = from_checkpoint(run, trainer)
+        kept = Checkpoints(run, config.keep_checkpoints)
         if "curriculum" in state:
             curriculum.restore(state["curriculum"])
         engine, chat = make_engine(learner.base, threads)
@@ -106,7 +108,7 @@ async def ppo_in_world(
                     found, counted = logged(episodes, log)
                     for item in played:
                         counted.update({f"unjudged: {why}": n for why, n in item.failed.items()})
-                    metrics = _learn(trainer, found, config, step) if found else None
+                    metrics = _learn(run, trainer, found, config, step) if found else None
                     reward = sum(e.reward for e in found) / max(1, len(found))
                     success = sum(e.reward >= 1.0 for e in found) / max(1, len(found))
                     _log(run, step, found, metrics, counted, reward, success, seconds)
@@ -115,9 +117,9 @@ async def ppo_in_world(
                         progress.note(
                             f"step {step}: no update, nothing was logged: {dict(counted)}"
                         )
-                    if (step + 1) % config.checkpoint_every == 0:
-                        extra = {"step": step + 1, "curriculum": curriculum.state()}
-                        checkpoint.save(run.checkpoints / "last", trainer, extra)
+                    if (step + 1) % config.checkpoint_every == 0 or step + 1 == play.steps:
+                        score = Score(success, "success of the step")
+                        kept.save(step + 1, trainer, {"curriculum": curriculum.state()}, score)
         finally:
             await engine.aclose()
     first = scenarios[0]
@@ -126,16 +128,20 @@ async def ppo_in_world(
     return PlayedResult(adapter, play.steps, reward, success)
 
 
-def _learn(trainer: Trainer, found: list[Logged], config: PpoConfig, step: int) -> StepMetrics:
+def _learn(
+    run: Run, trainer: Trainer, found: list[Logged], config: PpoConfig, step: int
+) -> StepMetrics:
     """The updates on a step's episodes; the last one's metrics."""
     size = config.batch_episodes
     for epoch in range(config.value_warmup_epochs if step == 0 else 0):
         for batch in mini_batches(len(found), size, f"{config.seed}/warm-up/{epoch}"):
-            trainer.step([r for n in batch for r in critic_rows(found[n], config.estimation)])
+            rows = [r for n in batch for r in critic_rows(found[n], config.estimation)]
+            take_step(run, trainer, rows, step)
     estimates = estimate(found, values_of(trainer, found), config.estimation)
     for epoch in range(config.play.epochs):
         for batch in mini_batches(len(found), size, f"{config.seed}/{step}/{epoch}"):
-            metrics = trainer.step([r for n in batch for r in actor_rows(found[n], estimates[n])])
+            rows = [r for n in batch for r in actor_rows(found[n], estimates[n])]
+            metrics = take_step(run, trainer, rows, step)
             if beyond(metrics.kl, config.kl_bound):
                 return metrics
     return metrics

@@ -14,13 +14,14 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from understudy.core.rows import Row, supervised_rows
 from understudy.core.types import Message
 from understudy.models.lora import base_only
+from understudy.recipes.batches import take_step
+from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.learner import Learner, Lora
 from understudy.recipes.preference_data import Said, Splits
 from understudy.recipes.resuming import from_checkpoint
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train import checkpoint
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.preferences import PreferenceLoss, pushed, scores
 from understudy.train.trainer import Trainer
@@ -40,6 +41,7 @@ class PreferenceConfig(Config):
     max_tokens: PositiveInt = 2048
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 50
+    keep_checkpoints: PositiveInt = 2  # the newest
     seed: int = 0
 
 
@@ -131,12 +133,13 @@ def descend(
 ) -> None:
     """The steps from the run's last checkpoint on: score the rows, then move down the loss."""
     begin = int(from_checkpoint(run, trainer)["step"])
+    kept = Checkpoints(run, config.keep_checkpoints)
     with Progress(name, total=len(steps), unit="steps", quiet=quiet) as progress:
         progress.advance(begin)
         for number in range(begin, len(steps)):
             rows = rows_of(steps[number])
             loss = loss_of(steps[number], scores(rows, trainer.logprobs(rows)))
-            metrics = trainer.step(pushed(rows, loss.slopes))
+            metrics = take_step(run, trainer, pushed(rows, loss.slopes), number)
             values = metrics.as_dict() | {"loss": {name: loss.loss}} | loss.figures
             values.pop("step")
             run.log(number, **values)
@@ -147,8 +150,8 @@ def descend(
             )
             if metrics.skipped:
                 progress.note(f"step {number}: no update, {metrics.skipped}")
-            if (number + 1) % config.checkpoint_every == 0:
-                checkpoint.save(run.checkpoints / "last", trainer, {"step": number + 1})
+            if (number + 1) % config.checkpoint_every == 0 or number + 1 == len(steps):
+                kept.save(number + 1, trainer, {})
 
 
 def trainer_config(config: PreferenceConfig, steps: int) -> TrainerConfig:

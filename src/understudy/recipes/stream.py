@@ -23,13 +23,14 @@ from understudy.core.rows import Entry, Row
 from understudy.core.types import Episode
 from understudy.judges.check import Check
 from understudy.recipes.arrivals import ARRIVED, Arrivals, Pool, Source
+from understudy.recipes.batches import take_step
+from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
 from understudy.recipes.logged import LogConfig, Logged, in_split, logged, none_left
 from understudy.recipes.resuming import from_checkpoint
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.train import checkpoint
 from understudy.train.gae import normalised
 from understudy.train.losses import LossConfig
 from understudy.train.off_policy import effective_share, negative_mask, second_moment_mask
@@ -61,6 +62,7 @@ class StreamConfig(Config):
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
+    keep_checkpoints: PositiveInt = 2  # the newest
     poll_s: PositiveFloat = 5.0  # between looks at a store that is followed
     seed: int = 0
 
@@ -119,6 +121,7 @@ def stream(
     ):
         state = from_checkpoint(run, trainer)
         step = begin = int(state["step"])
+        kept = Checkpoints(run, config.keep_checkpoints)
         pool.uses, tracker.seen = dict(state.get("uses", {})), dict(state.get("seen", {}))
         skipped = int(state.get("skipped", 0))
         too_old = f"more than {config.max_staleness} versions old"
@@ -148,7 +151,7 @@ def stream(
                 continue
             rows, told = _rows(trainer, drawn, tracker, config)
             enough = told["effective"] >= config.min_effective
-            metrics = trainer.step(rows if enough else [])
+            metrics = take_step(run, trainer, rows if enough else [], step)
             for _ in range(config.value_steps):
                 last = trainer.step([_critic_row(e) for e in drawn])
                 told["value_explained"] = last.value_explained
@@ -163,9 +166,8 @@ def stream(
             )
             step += 1
             if step % config.checkpoint_every == 0:
-                extra = {"step": step, "uses": pool.uses, "seen": tracker.seen}
-                extra |= {"skipped": skipped, "stale": left_out[too_old]}
-                checkpoint.save(run.checkpoints / "last", trainer, extra)
+                extra = {"uses": pool.uses, "seen": tracker.seen, "skipped": skipped}
+                kept.save(step, trainer, extra | {"stale": left_out[too_old]})
                 if not source.ends:  # who follows a store wants the adapter as it is now
                     learner.save(run.path / "adapter", {"recipe": "stream", "prompt": prompt}, head)
     why_not = dict(left_out + source.counted)
