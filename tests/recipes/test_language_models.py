@@ -27,9 +27,10 @@ from understudy.models.loading import load_base
 from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.learner import Lora, make_engine
 from understudy.recipes.teach_language import LanguageConfig, train_language
-from understudy.recipes.world_language import Language
+from understudy.recipes.world_language import Language, filling
 from understudy.runs.directory import Run
 from understudy.world.bench import bench
+from understudy.world.language import counts_of
 from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.trial import word_f1
@@ -156,7 +157,7 @@ def test_the_whole_path_from_episodes_to_predictions(run: Path, tmp_path: Path) 
     assert language.trial.counted["answers"] == language.trial.counted["calls"] > 0
     folder = folder_of(tmp_path / "folder", 30, 6)
     bench(folder, tmp_path / "plain")
-    filled = bench(folder, tmp_path / "filled", language=lambda w, _: language.world(w))
+    filled = bench(folder, tmp_path / "filled", language=lambda w, _: language.opened())
     assert filled["language"]["asked"] == 12
     plain, after = (closeness(tmp_path / f, range(30, 36)) for f in ("plain", "filled"))
     assert after >= plain
@@ -170,7 +171,7 @@ def test_a_small_model_words_prose_better_than_the_draft(tmp_path: Path) -> None
     language = Language.load(tmp_path / "run")
     folder = folder_of(tmp_path / "folder", 160, 40)
     bench(folder, tmp_path / "plain")
-    bench(folder, tmp_path / "filled", language=lambda w, _: language.world(w))
+    bench(folder, tmp_path / "filled", language=lambda w, _: language.opened())
     plain, filled = (closeness(tmp_path / f, range(160, 200)) for f in ("plain", "filled"))
     assert filled > plain + 0.05, (plain, filled)
 
@@ -265,10 +266,11 @@ async def test_actor_and_world_share_an_engine(run: Path, world: World, tmp_path
     language = replace(Language.load(run), trial=None)
     engine, chat = make_engine(load_base(), 1)
     try:
-        async with language.beside(world, engine, chat) as owner:
-            assert owner.chat is chat
+        async with filling(language, beside=chat) as filled:
+            owner = filled(world)
             await one_call(owner)
-        assert owner.counted["answers"] == 1
+        assert counts_of(owner)["answers"] == 1
+        assert [m.ref.adapter for m in engine.models()] == [None, "world"]
     finally:
         await engine.aclose()
     small: dict[str, Any] = {"lora": Lora(rank=4, alpha=8), "steps": 1, "scenarios_per_step": 2,

@@ -75,13 +75,13 @@ def evaluate(
     from understudy.world.language import became, counts_of
 
     judge, learned = Check.from_file(check), world_shown(world, tools)
-    filler = language(run, language_url, language_model, language_key_env)
+    fills = language(run, language_url, language_model, language_key_env)
 
     async def played() -> tuple[list[Any], dict[str, int]]:
         async with AsyncExitStack() as stack:
             opened = opened_agent(agent, model, key_env, temperature, threads or None)
             plays = await stack.enter_async_context(opened)
-            filled = await stack.enter_async_context(filling(filler, threads or None, plays.chat))
+            filled = await stack.enter_async_context(filling(fills, threads or None, plays.chat))
             make_user = None
             if users is not None:
                 told = opened_agent(

@@ -111,6 +111,7 @@ async def grpo(
     steps without any reward, NonFiniteError after three whose loss or gradient is not finite.
     """
     warn(run, world, config.trust)
+    language = language_of(config.language)
     rollouts = Rollouts(world, check, config, workload)
     guards, total, overlap = rollouts.guards, config.steps, config.max_staleness > 0
     threads = 1 if config.exact else threads
@@ -128,7 +129,6 @@ async def grpo(
         versions = 1 if config.exact else 2 + config.max_staleness
         engine, chat = make_engine(learner.base, threads, versions, lockstep=config.exact)
         stack.push_async_callback(engine.aclose)
-        language = language_of(config.language)
         filled = await stack.enter_async_context(filling(language, threads, chat))
         environment = filled(world)
         actor = Actor(learner, engine, config.sampling)

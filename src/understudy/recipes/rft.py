@@ -42,7 +42,7 @@ from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.sft import SftConfig, select, sft
 from understudy.recipes.slips import Slips
 from understudy.recipes.trust import Trust, warn
-from understudy.recipes.world_language import filling, language_of
+from understudy.recipes.world_language import Language, filling, language_of
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -119,13 +119,14 @@ async def rft(
     if not captured:
         raise ValueError("no captured episode passes the check: there is nothing to read from")
     warn(run, world, config.trust)
+    language = language_of(config.language)
     file = run.artefacts / REHEARSED
     if not file.exists():
         reader = _reader(run, world, captured, config, quiet)
         guards = Guarding(config.guards, world, check, config.seed) if config.guards else None
         luck = None if config.guesses else Luck(world.notes, check, given, config.threshold)
         kept, counted, became = await _play(
-            reader, world, check, config, guards, luck, workload, threads, quiet
+            reader, world, check, config, guards, luck, language, workload, threads, quiet
         )
         played = len(kept) + counted.total()
         told = {"played": played, "left_out": dict(counted), "captured_left_out": failed}
@@ -176,6 +177,7 @@ async def _play(
     config: RftConfig,
     guards: Guarding | None,
     luck: Luck | None,
+    language: Language | None,
     workload: str,
     threads: int | None,
     quiet: bool,
@@ -189,7 +191,7 @@ async def _play(
     policy = Policy("reader", model, sampling=sampling)
     try:
         await engine.load(model, str(reader))
-        async with filling(language_of(config.language), threads, chat) as filled:
+        async with filling(language, threads, chat) as filled:
             answering = filled(world)
             kept, left_out = await sample(
                 chat, policy, world, check, config, guards, luck, workload, quiet, answering

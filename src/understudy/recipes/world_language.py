@@ -12,14 +12,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from understudy.core.background import background
 from understudy.core.protocols import Chat
 from understudy.core.types import Episode, ModelRef, Split, split_of
-from understudy.engine.chat import LocalChat, RemoteChat
 from understudy.recipes.rehearsal import gather
-from understudy.recipes.structured import Constrained, Structured, response_format
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -29,6 +27,9 @@ from understudy.world.learn import learn
 from understudy.world.lessons import Lesson, lessons, tried
 from understudy.world.model import World
 from understudy.world.trial import Case, Trial
+
+if TYPE_CHECKING:  # what speaks HTTP takes half a second to import
+    from understudy.engine.chat import LocalChat
 
 FILE = "language.json"
 APART = 0.25  # of the scenarios: not taught, to try the model on
@@ -101,6 +102,9 @@ class Language:
     async def _chat(
         self, threads: int | None, beside: Chat | None
     ) -> AsyncIterator[tuple[Chat, ModelRef]]:
+        from understudy.engine.chat import LocalChat, RemoteChat
+        from understudy.recipes.structured import Constrained, Structured, response_format
+
         if self.remote is not None:
             async with RemoteChat(
                 self.remote.url, self.remote.key, extra_body=response_format
@@ -119,7 +123,7 @@ class Language:
         finally:
             await engine.aclose()
 
-    async def _loaded(self, chat: LocalChat) -> ModelRef:
+    async def _loaded(self, chat: "LocalChat") -> ModelRef:
         """The adapter, loaded into a chat's engine, which is of its base."""
         model = ModelRef(chat.base, "world", 1)
         await chat.engine.load(model, str(self.adapter))
