@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import AbstractAsyncContextManager, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -21,28 +21,27 @@ def background(manager: AbstractAsyncContextManager[T]) -> Iterator[tuple[T, Wai
     """An asynchronous context, held open on a loop in a thread of its own: its value, and what
     waits, in any other thread, for a coroutine that runs on that loop. Raises what entering or
     leaving the context raises."""
-    stop, ready = asyncio.Event(), Future[T]()
+    ready: Future[tuple[T, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
     async def hold() -> None:
         async with manager as value:
-            ready.set_result(value)
+            stop = asyncio.Event()
+            ready.set_result((value, asyncio.get_running_loop(), stop))
             await stop.wait()
 
-    with (
-        closing(asyncio.new_event_loop()) as loop,
-        ThreadPoolExecutor(1, thread_name_prefix="understudy-loop") as threads,
-    ):
-
-        def wait(work: Coroutine[Any, Any, Any]) -> Any:
-            return asyncio.run_coroutine_threadsafe(work, loop).result()
-
-        running = threads.submit(loop.run_until_complete, hold())
+    with ThreadPoolExecutor(1, thread_name_prefix="understudy-loop") as threads:
+        running = threads.submit(asyncio.run, hold())
         begun: list[Future[Any]] = [ready, running]
         wait_for(begun, return_when=FIRST_COMPLETED)
         if not ready.done():
             running.result()  # raises what went wrong
+        value, loop, stop = ready.result()
+
+        def wait(work: Coroutine[Any, Any, Any]) -> Any:
+            return asyncio.run_coroutine_threadsafe(work, loop).result()
+
         try:
-            yield ready.result(), wait
+            yield value, wait
         finally:
             loop.call_soon_threadsafe(stop.set)
             running.result()
