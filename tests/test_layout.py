@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"core", "runs", "models"},
     "recipes": ROOMS - {"gateway", "demo", "cli", "testing"},
     "sdk": {"core"},
-    "testing": {"core", "envs", "world"},
+    "testing": {"core", "envs", "recipes", "world"},
     "demo": ROOMS - {"testing"},
     "cli": ROOMS - {"testing"},
     "__init__": {"core", "sdk"},

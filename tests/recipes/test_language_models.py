@@ -1,63 +1,36 @@
 """A model for what a world leaves open: trained here or behind an endpoint, tried, and used by the
-commands that play in a world. The service tells of walks in prose, seldom twice alike."""
+commands that play in a world."""
 
 import asyncio
 import gzip
 import io
 import json
-import random
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from walks import endpoint, knows, said, walk
 
 from understudy.cli import main
 from understudy.cli.data import open_store
 from understudy.core.chat_files import episode_rows, write_rows
-from understudy.core.types import Episode, Scenario, ToolResult
+from understudy.core.types import Scenario, ToolResult
 from understudy.envs.mcp_env import McpTools
 from understudy.judges.check import Check
 from understudy.models.loading import load_base
 from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.learner import Lora, make_engine
 from understudy.recipes.teach_language import LanguageConfig, train_language
-from understudy.recipes.world_language import Language
+from understudy.recipes.world_language import Language, filling
 from understudy.runs.directory import Run
 from understudy.world.bench import bench
+from understudy.world.language import counts_of
 from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.trial import word_f1
-from world.recorded import Call, recorded
 from world.served import serving
-
-DOGS = ("Rex", "Luna", "Max", "Nala", "Otto", "Paula", "Kira", "Senta")
-PLACES = ("garden", "river", "station", "field", "beach", "market", "wood")
-ENDS = ("came home tired", "found a stick", "met two others", "would not turn back", "lost a shoe",
-        "saw a train", "slept well")  # fmt: skip
-SKIES = ("rain", "sun", "fog", "wind", "snow")
-
-
-def told(rng: random.Random, args: dict[str, Any]) -> str:
-    one, other = rng.sample(ENDS, 2)
-    return (
-        f"In the {rng.choice(SKIES)} {args['dog']} walked {args['minutes']} minutes to the "
-        f"{args['place']}, {one} and {other}."
-    )
-
-
-def walk(seed: int) -> Episode:
-    rng = random.Random(seed)
-    calls: list[Call] = [("walk", {"dog": rng.choice(DOGS), "place": rng.choice(PLACES),
-                                   "minutes": rng.randint(5, 999)}) for _ in range(2)]  # fmt: skip
-    episode = recorded(f"e{seed}", calls, lambda _, args: told(rng, args))
-    good = {call: ToolResult(r.content, False) for call, r in episode.results.items()}
-    return replace(episode, results=good)
 
 
 def folder_of(path: Path, train: int, test: int) -> Path:
@@ -95,50 +68,6 @@ def world() -> World:
     return learn([walk(n) for n in range(60)])
 
 
-@contextmanager
-def endpoint(
-    answer: Callable[[dict[str, Any]], tuple[int, Any]],
-) -> "Iterator[tuple[str, list[Any]]]":
-    """An OpenAI-compatible endpoint: its URL, and the (body, authorization) that came."""
-    came: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            came.append((body, self.headers.get("Authorization")))
-            status, said = answer(body)
-            data = json.dumps(said).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: Any) -> None:
-            return None
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", came
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def said(text: str) -> tuple[int, Any]:
-    message = {"role": "assistant", "content": text}
-    return 200, {"choices": [{"message": message, "finish_reason": "stop"}], "usage": {}}
-
-
-def knows(body: dict[str, Any]) -> tuple[int, Any]:
-    """A model that words a walk as the service does."""
-    args = json.loads(body["messages"][-1]["content"])["arguments"]
-    walked = f"In the sun {args['dog']} walked {args['minutes']} minutes to the {args['place']}"
-    return said(json.dumps({"1": f"{walked}, saw a train and lost a shoe."}))
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter of few steps, and its trial."""
@@ -156,7 +85,7 @@ def test_the_whole_path_from_episodes_to_predictions(run: Path, tmp_path: Path) 
     assert language.trial.counted["answers"] == language.trial.counted["calls"] > 0
     folder = folder_of(tmp_path / "folder", 30, 6)
     bench(folder, tmp_path / "plain")
-    filled = bench(folder, tmp_path / "filled", language=lambda w, _: language.world(w))
+    filled = bench(folder, tmp_path / "filled", language=lambda w, _: language.opened())
     assert filled["language"]["asked"] == 12
     plain, after = (closeness(tmp_path / f, range(30, 36)) for f in ("plain", "filled"))
     assert after >= plain
@@ -170,7 +99,7 @@ def test_a_small_model_words_prose_better_than_the_draft(tmp_path: Path) -> None
     language = Language.load(tmp_path / "run")
     folder = folder_of(tmp_path / "folder", 160, 40)
     bench(folder, tmp_path / "plain")
-    bench(folder, tmp_path / "filled", language=lambda w, _: language.world(w))
+    bench(folder, tmp_path / "filled", language=lambda w, _: language.opened())
     plain, filled = (closeness(tmp_path / f, range(160, 200)) for f in ("plain", "filled"))
     assert filled > plain + 0.05, (plain, filled)
 
@@ -265,10 +194,11 @@ async def test_actor_and_world_share_an_engine(run: Path, world: World, tmp_path
     language = replace(Language.load(run), trial=None)
     engine, chat = make_engine(load_base(), 1)
     try:
-        async with language.beside(world, engine, chat) as owner:
-            assert owner.chat is chat
+        async with filling(language, beside=chat) as filled:
+            owner = filled(world)
             await one_call(owner)
-        assert owner.counted["answers"] == 1
+        assert counts_of(owner)["answers"] == 1
+        assert [m.ref.adapter for m in engine.models()] == [None, "world"]
     finally:
         await engine.aclose()
     small: dict[str, Any] = {"lora": Lora(rank=4, alpha=8), "steps": 1, "scenarios_per_step": 2,

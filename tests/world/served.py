@@ -21,14 +21,22 @@ def serve_command(folder: Path, *options: str) -> list[str]:
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> "Iterator[tuple[str, subprocess.Popen[str]]]":
-    """A world over HTTP: its URL and its process."""
-    command = serve_command(folder, "--http", "127.0.0.1:0", *options)
+def printing_url(command: list[str]) -> "Iterator[tuple[str, subprocess.Popen[str]]]":
+    """A command of ours that serves over HTTP: the URL that it prints, and its process."""
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENV}
-    ) as process:
+        [sys.executable, "-m", "understudy.cli", *command],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, **ENV},
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         try:
             yield str(json.loads(process.stdout.readline())["url"]), process
         finally:
             process.kill()
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> "Iterator[tuple[str, subprocess.Popen[str]]]":
+    """A world over HTTP: its URL and its process."""
+    command = ["world", "serve", str(folder), "--http", "127.0.0.1:0", *options]
+    with printing_url(command) as served:
+        yield served

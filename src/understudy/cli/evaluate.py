@@ -70,42 +70,47 @@ def evaluate(
     from understudy.judges.check import Check
     from understudy.recipes.agents import users_by
     from understudy.recipes.evaluate import episodes_of, evaluate_in_world, success
+    from understudy.recipes.world_language import filling
     from understudy.runs.progress import Progress
+    from understudy.world.language import became, counts_of
 
     judge, learned = Check.from_file(check), world_shown(world, tools)
-    filling = language(run, language_url, language_model, language_key_env)
+    fills = language(run, language_url, language_model, language_key_env)
 
-    async def played() -> list[Any]:
+    async def played() -> tuple[list[Any], dict[str, int]]:
         async with AsyncExitStack() as stack:
             opened = opened_agent(agent, model, key_env, temperature, threads or None)
             plays = await stack.enter_async_context(opened)
-            answers, make_user = None, None
-            if filling is not None:
-                answers = await stack.enter_async_context(filling.world(learned))
+            filled = await stack.enter_async_context(filling(fills, threads or None, plays.chat))
+            make_user = None
             if users is not None:
                 told = opened_agent(
                     users, users_model, users_key_env, 1.0, threads or None, "--users-model"
                 )
                 make_user = users_by(await stack.enter_async_context(told), learned)
+            answering = filled(learned)
             progress = stack.enter_context(
                 Progress("play", total=scenarios, unit="scenarios", quiet=quiet)
             )
-            return await evaluate_in_world(
+            found = await evaluate_in_world(
                 plays,
                 learned,
                 judge,
                 scenarios,
                 seed,
-                environment=answers,
+                environment=answering,
                 users=make_user,
                 at_once=at_once,
                 each=lambda _: progress.advance(),
             )
+            return found, counts_of(answering)
 
-    found = asyncio.run(played())
+    found, counted = asyncio.run(played())
     print(json.dumps(success(found).as_dict()))
     unjudged = sum((item.failed for item in found), Counter[str]())
     for reason, count in unjudged.most_common():
         print(f"  counted as failed: {count}, {reason}", file=sys.stderr)
+    if counted:
+        print(f"  {became(counted)}", file=sys.stderr)
     if save is not None:
         print(f"{write_rows(save, episode_rows(episodes_of(found)))} in {save}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -112,6 +112,7 @@ def rft(
     check: JudgeOption,
     store: StoreOption = DEFAULT_STORE,
     second: SecondOption = None,
+    language: RunOption = None,
     workload: WorkloadOption = None,
     tools: ToolsOption = None,
     config: ConfigOption = None,
@@ -124,7 +125,8 @@ def rft(
 
     What passes on values that the world made up is not kept (--set guards=null keeps it). With
     --second, nor is what the second world does not confirm, and alarms of its guards end the play:
-    what was kept until then is distilled, and the exit code is 1.
+    what was kept until then is distilled, and the exit code is 1. With --language, a run of `train
+    world`, its model fills what the world leaves open.
 
     Example: understudy train rft runs/sampled --world build/world --check check.py
              --set scenarios=2000
@@ -134,8 +136,10 @@ def rft(
     from understudy.recipes.learner import prepare_kernel
     from understudy.recipes.rft import RftConfig, rft
     from understudy.runs.config import load_config
+    from understudy.world.language import became
 
-    values = {"guards": {"second": str(second)}} if second else {}
+    values: dict[str, Any] = {"guards": {"second": str(second)}} if second else {}
+    values |= {"language": str(language)} if language else {}
     settings = load_config(RftConfig, config, overrides or [], values)
     if isolated:  # before the owner's code runs; no compiler can be started afterwards
         prepare_kernel(settings.base)
@@ -165,6 +169,8 @@ def rft(
     for what, left_out in (("captured", result.captured_left_out), ("played", result.left_out)):
         for reason, count in left_out.items():
             print(f"  left out: {count} of those {what}, {reason}")
+    if result.language:
+        print(f"  {became(result.language)}")
     _say_stopped(result.stopped)
 
 

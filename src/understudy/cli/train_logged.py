@@ -25,6 +25,7 @@ from understudy.cli.options import (
 )
 from understudy.cli.running import fit_threads, opened_run
 from understudy.cli.tools_file import ToolsOption, world_shown
+from understudy.cli.world_language import RunOption
 
 StartOption = Annotated[
     Path | None, typer.Option(help="The run or adapter folder whose episodes were logged.")
@@ -46,6 +47,7 @@ def ppo(
     world: Annotated[
         Path | None, typer.Option(help="A folder that `world learn` wrote: play there instead.")
     ] = None,
+    language: RunOption = None,
     workload: WorkloadOption = None,
     tools: ToolsOption = None,
     config: ConfigOption = None,
@@ -58,7 +60,8 @@ def ppo(
 
     Episodes need ids and logprobs, as of `understudy engine serve`. Those of the held-out split
     are left out, unless --set log.split=all. With --world and --check nothing logged is read: the
-    policy plays in the world, `play.episodes_per_step` scenarios a step, once each.
+    policy plays in the world, `play.episodes_per_step` scenarios a step, once each; --language, a
+    run of `train world`, fills what the world leaves open.
 
     Example: understudy train ppo runs/liked --start runs/distilled --reward thumb
     """
@@ -70,7 +73,11 @@ def ppo(
     from understudy.recipes.ppo_world import ppo_in_world
     from understudy.runs.config import load_config
 
-    settings = load_config(PpoConfig, config, overrides or [], _values(start, reward))
+    values = _values(start, reward)
+    values |= {"play": {"language": str(language)}} if language else {}
+    settings = load_config(PpoConfig, config, overrides or [], values)
+    if language is not None and world is None:
+        raise ValueError("--language fills what a world leaves open: name the --world to play in")
     if world is not None and check is None:
         raise ValueError("--world needs --check: nobody leaves feedback in a world")
     if isolated:  # before the owner's code runs; no compiler can be started afterwards
@@ -155,7 +162,7 @@ def stream(
     _say_left_out(result.left_out)
 
 
-def _values(start: Path | None, reward: str | None) -> Mapping[str, Any]:
+def _values(start: Path | None, reward: str | None) -> dict[str, Any]:
     values: dict[str, Any] = {"start": str(adapter_folder(start))} if start else {}
     return values | ({"log": {"reward": reward}} if reward else {})
 

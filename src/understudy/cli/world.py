@@ -1,7 +1,6 @@
 """Learn a world from captured episodes, look at how faithful it is, serve it, try it by hand."""
 
 import asyncio
-import contextlib
 import json
 import math
 import signal
@@ -142,27 +141,15 @@ def try_(
     Example: understudy world try build/world
     """
     from understudy.cli.world_try import HELP, play
+    from understudy.recipes.world_language import filling_here
     from understudy.world.model import World
 
     model = language(run, language_url, language_model, language_key_env)
     learned = World.load(world)
     if sys.stdin.isatty():
         print(HELP)
-    if model is None:
-        play(learned, _lines(), seed=seed)
-        return
-    with asyncio.Runner() as runner, _opened(runner, model.world(learned)) as owner:
-        play(owner, _lines(), seed=seed, run=runner.run)
-
-
-@contextlib.contextmanager
-def _opened(runner: asyncio.Runner, manager: Any) -> Iterator[Any]:
-    """An asynchronous context, entered and left on a runner's loop."""
-    value = runner.run(manager.__aenter__())
-    try:
-        yield value
-    finally:
-        runner.run(manager.__aexit__(None, None, None))
+    with filling_here(model) as filled:
+        play(filled(learned), _lines(), seed=seed)
 
 
 def _lines() -> Iterator[str]:
@@ -224,12 +211,13 @@ async def _serve(
 ) -> None:
     """Serve until the client or a signal ends it; with a model for the world's gaps where there
     is one."""
+    from understudy.recipes.world_language import filling
     from understudy.world.serve import serve_http, serve_stdio
 
-    async with contextlib.AsyncExitStack() as stack:
-        owner = await stack.enter_async_context(model.world(world)) if model else world
+    async with filling(model) as filled:
+        begin = filled(world).session
         if address is None:
-            await serve_stdio(world, seed, latency, owner.session)
+            await serve_stdio(world, seed, latency, begin)
             return
         served = serve_http(
             world,
@@ -238,7 +226,7 @@ async def _serve(
             allow_remote=allow_remote,
             key=key,
             latency=latency,
-            begin=owner.session,
+            begin=begin,
         )
         await until_told(served)
 

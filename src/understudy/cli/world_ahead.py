@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import JsonOption
+from understudy.cli.world_language import KeyOption, ModelOption, RunOption, UrlOption, language
 from understudy.cli.world_serving import address_of, key_of, until_told
 from understudy.core.openai_wire import message_problem
 
@@ -53,11 +54,17 @@ def ahead(
         str | None,
         typer.Option(metavar="NAME", help="The variable that holds the key that clients bear."),
     ] = None,
+    run: RunOption = None,
+    language_url: UrlOption = None,
+    language_model: ModelOption = None,
+    language_key_env: KeyOption = None,
 ) -> None:
     """Ask what a call would return, or which of several plans ends well.
 
     A plan's argument "$1/parts/0/sku" is the value at /parts/0/sku in the result of its first
     call; "$$" stands for a dollar sign. Without --check a plan ends well where no call fails.
+
+    With a model for what the world leaves open, results hold its values; they count as invented.
 
     With --serve an agent asks by itself, of tools beside those that it works with: foresee_call
     takes the conversation so far (OpenAI chat messages), a tool's name and its arguments;
@@ -68,6 +75,7 @@ def ahead(
 
     Example: understudy world ahead build/world --serve --http 127.0.0.1:8403
     """
+    from understudy.recipes.world_language import filling_here
     from understudy.world.model import World
 
     if [call is not None, plans is not None, serve].count(True) != 1:
@@ -76,35 +84,34 @@ def ahead(
         raise ValueError("--http is for --serve")
     if (key_env is not None or allow_remote) and http is None:
         raise ValueError("--key-env and --allow-remote are for --serve --http")
-    if serve:
-        _serve(world, check, n, retries, seed, http, allow_remote, key_env)
-        return
-    learned, row = World.load(world), _row(history)
-    if call is not None:
-        _foresee(learned, row, call, as_json)
-    else:
-        assert plans is not None
-        _plans(learned, row, plans, check, n, retries, seed, as_json)
+    model = language(run, language_url, language_model, language_key_env)
+    row, address, key = _row(history), address_of(http), key_of(key_env, http)
+    with filling_here(model) as filled:
+        played = filled(World.load(world))
+        if call is not None:
+            _foresee(played, row, call, as_json)
+        elif plans is not None:
+            _plans(played, row, plans, check, n, retries, seed, as_json)
+        else:
+            _serve(played, check, n, retries, seed, address, allow_remote, key)
 
 
 def _serve(
-    path: Path,
+    played: Any,
     check: Path | None,
     n: int,
     retries: int,
     seed: int,
-    http: str | None,
+    address: tuple[str, int] | None,
     allow_remote: bool,
-    key_env: str | None,
+    key: str | None,
 ) -> None:
     from understudy.judges.check import Check
     from understudy.world.mcp_http import streamable_http
-    from understudy.world.model import World
     from understudy.world.serve_ahead import make_server, serve_stdio
 
-    address, key = address_of(http), key_of(key_env, http)
     judge = Check.from_file(check).judge_episode if check is not None else None
-    server = make_server(World.load(path), judge, n=n, retries=retries, seed=seed)
+    server = make_server(played, judge, n=n, retries=retries, seed=seed)
     if address is None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read of stdin cannot be interrupted
         asyncio.run(serve_stdio(server))
@@ -136,12 +143,12 @@ def _json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
-def _foresee(world: Any, row: Mapping[str, Any], call: str, as_json: bool) -> None:
+def _foresee(played: Any, row: Mapping[str, Any], call: str, as_json: bool) -> None:
     from understudy.cli.world_try import arguments_of, pretty
     from understudy.world.lookahead import foresee
 
     name, _, rest = call.strip().partition(" ")
-    seen = foresee(world, row["messages"], name, arguments_of(rest.strip()))
+    seen = foresee(played, row["messages"], name, arguments_of(rest.strip()))
     if as_json:
         print(json.dumps(asdict(seen)))
         return
@@ -163,7 +170,7 @@ def _foresee(world: Any, row: Mapping[str, Any], call: str, as_json: bool) -> No
 
 
 def _plans(
-    world: Any,
+    played: Any,
     row: Mapping[str, Any],
     plans: Path,
     check: Path | None,
@@ -180,7 +187,7 @@ def _plans(
     judge = Check.from_file(check).judge_episode if check is not None else None
     with Progress("ahead", total=n * len(read), unit="rollouts") as progress:
         found = look_ahead(
-            world,
+            played,
             row["messages"],
             read,
             judge,

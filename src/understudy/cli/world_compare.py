@@ -9,6 +9,7 @@ import typer
 
 from understudy.cli.agents import opened_agent
 from understudy.cli.data import JsonOption, captured
+from understudy.cli.world_language import KeyOption, ModelOption, RunOption, UrlOption, language
 
 
 def compare(
@@ -28,6 +29,10 @@ def compare(
     ] = None,
     temperature: Annotated[float, typer.Option(min=0, help="Of the agent.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the splits and of all chance.")] = 0,
+    run: RunOption = None,
+    language_url: UrlOption = None,
+    language_model: ModelOption = None,
+    language_key_env: KeyOption = None,
     html: Annotated[Path | None, typer.Option(help="Write a page into this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,19 +42,24 @@ def compare(
     tools stand beside the other scenarios' real ones, and beside how far real ones are apart.
     Without --agent a stand-in plays: what the recorded agents did in the most alike situation.
 
+    With a model for what the world leaves open, it answers what is played, and that is held against
+    real conversations that it was not taught. Replayed calls stay the world's own: `world report`
+    and `world bench` measure the model on those.
+
     Example: understudy world compare understudy.db --fit 0.5 --splits 5 --html build/compare.html
     """
     from understudy.recipes.likeness import measure_likeness
     from understudy.runs.report import write_report
     from understudy.world.likeness_page import page
 
+    fills = language(run, language_url, language_model, language_key_env)
     found = captured(store, workload)
 
     async def measured() -> Any:
         if agent is None:
-            return await measure_likeness(found, fit, splits, None, seed)
+            return await measure_likeness(found, fit, splits, None, seed, language=fills)
         async with opened_agent(agent, model, key_env, temperature) as plays:
-            return await measure_likeness(found, fit, splits, plays, seed)
+            return await measure_likeness(found, fit, splits, plays, seed, language=fills)
 
     report = asyncio.run(measured())
     if html is not None:

@@ -42,6 +42,14 @@ def remote(url: str | None, model: str | None, key_env: str | None) -> Any:
     return found
 
 
+def _one(run: Path | None, url: str | None, model: str | None, key_env: str | None) -> Any:
+    """The remote model where one is named. Raises ValueError where a run is named too."""
+    named = remote(url, model, key_env)
+    if run is not None and named is not None:
+        raise ValueError("name either --language or --language-url, not both")
+    return named
+
+
 def language(
     run: Path | None, url: str | None, model: str | None, key_env: str | None
 ) -> "Language | None":
@@ -49,9 +57,7 @@ def language(
     of its values is taken."""
     from understudy.recipes.world_language import Language
 
-    named = remote(url, model, key_env)
-    if run is not None and named is not None:
-        raise ValueError("name either --language or --language-url, not both")
+    named = _one(run, url, model, key_env)
     if run is not None:
         return Language.load(run)
     if named is None:
@@ -65,26 +71,24 @@ def language(
 
 
 def for_bench(run: Path | None, url: str | None, model: str | None, key_env: str | None) -> Any:
-    """Opens the model of these options over a world and the episodes that it learned from (see
+    """Opens the model of these options, given a world and the episodes that it learned from (see
     world.bench): an adapter is trained on them where its run is not done, a remote one tried."""
     from understudy.recipes.teach_language import LanguageConfig, train_language
     from understudy.recipes.world_language import Language, try_remote
     from understudy.runs.directory import Run
 
-    named = remote(url, model, key_env)
-    if run is not None and named is not None:
-        raise ValueError("name either --language or --language-url, not both")
+    named = _one(run, url, model, key_env)
     if run is None and named is None:
         return None
 
     def opened(world: Any, train: Any) -> Any:
         if run is None:
-            return try_remote(train, named, "all").world(world)
+            return try_remote(train, named, "all").opened()
         if not (run / "artefacts" / "language.json").exists():
             config = LanguageConfig(split="all")
             begun = (run / "run.json").exists()
             with Run.open(run) if begun else Run.create(run, config) as opened:
                 train_language(opened, train, config)
-        return Language.load(run).world(world)
+        return Language.load(run).opened()
 
     return opened

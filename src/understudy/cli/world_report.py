@@ -79,7 +79,8 @@ def _measure(world: Path, store: Path, workload: str | None, model: Any) -> Any:
     if model is not None:
 
         async def fill(each: Callable[[], None]) -> tuple[Any, dict[str, int]]:
-            async with model.world(learned) as owner:
+            async with model.opened() as opened:
+                owner = opened(learned)
                 return await filled_results(owner, new, each=each), dict(owner.counted)
 
         with Progress("ask the model", total=len(new), unit="episodes") as progress:

@@ -1,14 +1,12 @@
 """Calling a world's tools by hand, to see what it answers, why, and how sure it is."""
 
-import asyncio
 import json
 import shlex
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from understudy.core.types import ToolResult
-from understudy.world.language import LanguageWorld
-from understudy.world.model import World, WorldSession
+from understudy.world.language import Answering
+from understudy.world.model import WorldSession
 
 HELP = """\
   TOOL ARGUMENTS   call a tool; arguments as one JSON object, or as name=value ...
@@ -19,14 +17,13 @@ HELP = """\
 
 
 def play(
-    world: World | LanguageWorld,
+    world: Answering,
     lines: Iterable[str],
     say: Callable[[str], None] = print,
     seed: int = 0,
-    run: Callable[[Coroutine[Any, Any, ToolResult]], ToolResult] = asyncio.run,
 ) -> None:
     """Carry out one line after the other until `quit` or the end. What a line gets wrong is said
-    in one line; the session goes on. `run` waits for a call's result."""
+    in one line; the session goes on."""
     session = world.session(seed)
     for line in lines:
         word, _, rest = line.strip().partition(" ")
@@ -47,16 +44,10 @@ def play(
             session = world.session(int(rest or seed))
             say("  a fresh session")
         else:
-            _call(session, word, rest.strip(), say, run)
+            _call(session, word, rest.strip(), say)
 
 
-def _call(
-    session: WorldSession,
-    name: str,
-    rest: str,
-    say: Callable[[str], None],
-    run: Callable[[Coroutine[Any, Any, ToolResult]], ToolResult],
-) -> None:
+def _call(session: WorldSession, name: str, rest: str, say: Callable[[str], None]) -> None:
     known = [t["function"]["name"] for t in session.tools()]
     if name not in known:
         say(f"  no tool {name}; there are {', '.join(known)}")
@@ -66,8 +57,7 @@ def _call(
     except ValueError as wrong:
         say(f"  {wrong}")
         return
-    function: Any = {"name": name, "arguments": json.dumps(arguments)}
-    result = run(session.call("person", {"id": "", "type": "function", "function": function}))
+    result = session.step(name, json.dumps(arguments))
     say(("error " if result.is_error else "") + pretty(result.content))
     width = max((len(p.path) for p in result.provenance), default=0)
     for p in result.provenance:

@@ -23,7 +23,6 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
-from understudy.core.protocols import Environment
 from understudy.core.rows import Row, RowStats, policy_rows
 from understudy.core.types import Episode
 from understudy.judges.check import Check
@@ -38,12 +37,13 @@ from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.rewards import why_nothing
 from understudy.recipes.rollouts import RolloutConfig, Rollouts
 from understudy.recipes.trust import Trust, warn
-from understudy.recipes.world_language import Language
+from understudy.recipes.world_language import filling, language_of
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import StepMetrics
+from understudy.world.language import counts_of
 from understudy.world.model import World
 
 
@@ -111,6 +111,7 @@ async def grpo(
     steps without any reward, NonFiniteError after three whose loss or gradient is not finite.
     """
     warn(run, world, config.trust)
+    language = language_of(config.language)
     rollouts = Rollouts(world, check, config, workload)
     guards, total, overlap = rollouts.guards, config.steps, config.max_staleness > 0
     threads = 1 if config.exact else threads
@@ -128,11 +129,8 @@ async def grpo(
         versions = 1 if config.exact else 2 + config.max_staleness
         engine, chat = make_engine(learner.base, threads, versions, lockstep=config.exact)
         stack.push_async_callback(engine.aclose)
-        owner = None
-        if config.language:
-            filling = Language.load(Path(config.language)).beside(world, engine, chat)
-            owner = await stack.enter_async_context(filling)
-        environment: Environment = owner or world
+        filled = await stack.enter_async_context(filling(language, threads, chat))
+        environment = filled(world)
         actor = Actor(learner, engine, config.sampling)
         rollouts.on(chat, actor, environment)
         actor.deliver(begin)
@@ -176,7 +174,7 @@ async def grpo(
             values |= {"rollout_seconds": waited, "step_seconds": seconds}  # `seconds`: training
             values |= {"counted": dict(counted + more)}
             values |= {"guards": guards.figures} if guards else {}
-            values |= {"language": dict(owner.counted)} if owner else {}
+            values |= {"language": counts_of(environment)} if config.language else {}
             if rollouts.evaluated_after(steps, total):
                 values["evaluation"] = (await rollouts.evaluate()).as_dict()
             run.log(step, **values)

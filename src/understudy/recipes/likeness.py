@@ -10,17 +10,21 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
+from understudy.core.protocols import Environment
 from understudy.core.types import Episode, ModelRef, Policy
 from understudy.envs.rollout import rollout
 from understudy.recipes.agents import Agent
 from understudy.recipes.user_width import goal_of, measure_users, mined_speakers
+from understudy.recipes.world_language import Language, filling
 from understudy.runs.progress import Progress
 from understudy.world import width
 from understudy.world.freerun import AT, free_runs
+from understudy.world.language import counts_of
 from understudy.world.learn import learn
 from understudy.world.likeness import (
     Figures,
@@ -66,6 +70,7 @@ class _Found:
     users: dict[str, list[width.Line]] = field(default_factory=lambda: defaultdict(list))
     rollouts: list[dict[str, Any]] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    language: Counter[str] = field(default_factory=Counter)
 
     def add(self, group: str, real: dict[str, Values], simulated: dict[str, Values]) -> None:
         for name, values in real.items():
@@ -81,17 +86,32 @@ async def measure_likeness(
     agent: Agent | None = None,
     seed: int = 0,
     quiet: bool = False,
+    language: Language | None = None,
 ) -> Likeness:
     """All figures over random splits that learn from the share `fit` of the scenarios.
 
-    An episode in which the agent does not answer is left out and counted. Raises ValueError where
-    there are fewer than four scenarios or a half has no call with a result."""
+    With a model for the world's gaps (`language`), it answers what is played, which is held against
+    those of the other half's conversations that it was not taught. An episode in which the agent
+    does not answer is left out and counted. Raises ValueError where there are fewer than four
+    scenarios, a half has no call with a result, or the model was taught all conversations."""
+    taught = language.episodes if language is not None else frozenset()
+    if taught and all(e.id in taught for e in episodes):
+        raise ValueError(
+            "the model was taught all of these conversations: `understudy train world` without "
+            "split=all leaves those held out to compare with"
+        )
     failures = Failures.learn([t for e in episodes for t in transitions(e)])
     real = {e.id: see(e, failures, flat(goal_of(e))) for e in episodes}
     figures, answers = Figures(list(real.values())), answers_of(episodes)
     found = _Found()
     total = splits * len(episodes) * 2
-    with Progress("compare", total=total, unit="episodes", quiet=quiet) as progress:
+    async with AsyncExitStack() as stack:
+        filled = await stack.enter_async_context(
+            filling(language, None, agent.chat if agent else None)
+        )
+        progress = stack.enter_context(
+            Progress("compare", total=total, unit="episodes", quiet=quiet)
+        )
         for n, (known, others) in enumerate(_splits(episodes, fit, splits, seed)):
             world = learn(known)
             found.left_out.update(world.left_out)
@@ -102,9 +122,15 @@ async def measure_likeness(
             for own in report.lines:
                 found.users[own.name].append(own)
             found.left_out.update(report.left_out)
-            played = await _play(world, known, agent, found.left_out, n, progress.advance)
+            answering = filled(world)
+            played = await _play(
+                world, answering, known, agent, found.left_out, n, progress.advance
+            )
+            found.language.update(counts_of(answering))
             size = min(sum(len(s.words) for s in side) for side in (a, played))
-            if played:
+            b = [real[e.id] for e in others if e.id not in taught]
+            found.left_out["real conversations that the model was taught"] += len(others) - len(b)
+            if played and b:
                 found.add(PLAYED, figures.all(b, a, size, n), figures.all(b, played, size, n))
             found.rollouts.append(free_runs(world, known, others, _EVERY))
     limits = bounds(list(real.values()), figures, seed)
@@ -116,7 +142,8 @@ async def measure_likeness(
         agent.name if agent is not None else STAND_IN,
         _lines(found, limits),
         _survival(found.rollouts),
-        dict(found.left_out),
+        dict(+found.left_out),
+        dict(found.language),
     )
 
 
@@ -170,13 +197,14 @@ def _replay(
 
 async def _play(
     world: World,
+    answering: Environment,
     known: Sequence[Episode],
     agent: Agent | None,
     left_out: Counter[str],
     seed: int,
     each: Callable[[], object],
 ) -> list[Seen]:
-    """Scenarios of the world, each played once."""
+    """Scenarios of the world, each played once, where `answering` answers the calls."""
     drawn = world.scenarios(len(known), seed)
     stand_in = StandIn(known, world.failures, seed) if agent is None else None
     chat = agent.chat if agent is not None else stand_in
@@ -188,7 +216,7 @@ async def _play(
     async def one(number: int) -> Seen | None:
         async with free:
             scenario, life = drawn[number], seed * 100_003 + number
-            session = await world.start(scenario, life)
+            session = await answering.start(scenario, life)
             user = world.user(scenario, life)
             episode = await rollout(
                 chat, policy, session, scenario, user, max_turns=longest, seed=life,

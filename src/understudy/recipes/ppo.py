@@ -62,6 +62,7 @@ class PlayConfig(Config):
     pool: PositiveInt = 2000  # scenarios recombined from the traffic
     trust: Trust = Trust()  # what the world's fidelity must show, or training warns
     doubt: Doubt = Doubt()  # what becomes of steps that the world doubts
+    language: str | None = None  # a run whose model fills the world's gaps; see `train world`
 
 
 class PpoConfig(Config):

@@ -7,6 +7,7 @@ head is the baseline.
 
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,11 @@ from understudy.recipes.ppo import PpoConfig, trainer_config
 from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.trust import warn
+from understudy.recipes.world_language import filling, language_of
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.train.trainer import StepMetrics, Trainer
+from understudy.world.language import counts_of
 from understudy.world.model import World
 
 
@@ -62,6 +65,7 @@ async def ppo_in_world(
     """Train an adapter in `world` with `check` as the reward; resumes from the last checkpoint."""
     play = config.play
     warn(run, world, play.trust)
+    language = language_of(play.language)
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
     head = make_value_head(learner, start)
@@ -77,7 +81,10 @@ async def ppo_in_world(
             curriculum.restore(state["curriculum"])
         engine, chat = make_engine(learner.base, threads)
         sampling = Sampling(temperature=log.temperature, max_tokens=play.max_tokens)
-        try:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(engine.aclose)
+            filled = await stack.enter_async_context(filling(language, threads, chat))
+            environment = filled(world)
             with Progress("rehearse", total=play.steps, unit="steps", quiet=quiet) as progress:
                 progress.advance(int(state["step"]))
                 for step in range(int(state["step"]), play.steps):
@@ -90,7 +97,7 @@ async def ppo_in_world(
                             play_group(
                                 chat,
                                 Policy("rehearsed", model, sampling=sampling),
-                                world,
+                                environment,
                                 world.user,
                                 scenarios[n],
                                 1,
@@ -111,7 +118,8 @@ async def ppo_in_world(
                     metrics = _learn(run, trainer, found, config, step) if found else None
                     reward = sum(e.reward for e in found) / max(1, len(found))
                     success = sum(e.reward >= 1.0 for e in found) / max(1, len(found))
-                    _log(run, step, found, metrics, counted, reward, success, seconds)
+                    became = counts_of(environment)
+                    _log(run, step, found, metrics, counted, reward, success, seconds, became)
                     progress.advance(reward=round(reward, 3), success=f"{success:.0%}")
                     if metrics is None:
                         progress.note(
@@ -120,8 +128,6 @@ async def ppo_in_world(
                     if (step + 1) % config.checkpoint_every == 0 or step + 1 == play.steps:
                         score = Score(success, "success of the step")
                         kept.save(step + 1, trainer, {"curriculum": curriculum.state()}, score)
-        finally:
-            await engine.aclose()
     first = scenarios[0]
     metadata = {"recipe": "ppo", "prompt": prompt_of(first.messages, first.tools)}
     adapter = learner.save(run.path / "adapter", metadata | {"success": success}, head)
@@ -156,6 +162,7 @@ def _log(
     reward: float,
     success: float,
     seconds: float,
+    language: dict[str, int],
 ) -> None:
     values = {} if metrics is None else metrics.as_dict()
     values.pop("step", None)  # the trainer's count of updates
@@ -165,5 +172,6 @@ def _log(
         "sampled_tokens": sum(e.tokens for e in found),
         "rollout_seconds": seconds,
         "counted": dict(counted),
+        **({"language": language} if language else {}),
     }
     run.log(step, **values)

@@ -14,7 +14,7 @@ import json
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from understudy.core.chat_files import episode_rows, import_file, write_rows
-from understudy.core.protocols import Chat
+from understudy.core.protocols import Chat, Environment
 from understudy.core.types import (
     Episode,
     Message,
@@ -42,10 +42,12 @@ from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.sft import SftConfig, select, sft
 from understudy.recipes.slips import Slips
 from understudy.recipes.trust import Trust, warn
+from understudy.recipes.world_language import Language, filling, language_of
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.world.canaries import Canary
+from understudy.world.language import counts_of
 from understudy.world.model import World
 from understudy.world.notes import NotedUser, without
 from understudy.world.wording import flat
@@ -73,6 +75,7 @@ class RftConfig(Config):
     max_tokens_per_microbatch: PositiveInt = 4096
     threshold: float = 1.0  # of the check, for captured and rehearsed episodes alike
     trust: Trust = Trust()  # what the world's fidelity must show, or playing in it warns
+    language: str | None = None  # a run whose model fills the world's gaps; see `train world`
     guesses: bool = False  # keep what passes on a guess; see recipes.luck
     doubt: Doubt = Doubt()  # what becomes of steps that the world doubts; see `_passed`
     guards: GuardConfig | None = GuardConfig()  # against holes in the world; None: without
@@ -89,6 +92,7 @@ class RftResult:
     captured_left_out: dict[str, int]  # reason -> captured episodes
     left_out: dict[str, int]  # reason -> played episodes
     stopped: str | None = None  # the alarms that ended the play
+    language: dict[str, int] = field(default_factory=dict)  # what became of the world's gaps
 
 
 async def rft(
@@ -116,16 +120,18 @@ async def rft(
     if not captured:
         raise ValueError("no captured episode passes the check: there is nothing to read from")
     warn(run, world, config.trust)
+    language = language_of(config.language)
     file = run.artefacts / REHEARSED
     if not file.exists():
         reader = _reader(run, world, captured, config, quiet)
         guards = Guarding(config.guards, world, check, config.seed) if config.guards else None
         luck = None if config.guesses else Luck(world.notes, check, given, config.threshold)
-        kept, counted = await _play(
-            reader, world, check, config, guards, luck, workload, threads, quiet
+        kept, counted, became = await _play(
+            reader, world, check, config, guards, luck, language, workload, threads, quiet
         )
         played = len(kept) + counted.total()
         told = {"played": played, "left_out": dict(counted), "captured_left_out": failed}
+        told |= {"language": became}
         if guards is not None:
             told |= {"stopped": guards.stopped, "alarms": guards.alarms}
         run.write_artefact("rft.json", told)
@@ -145,6 +151,7 @@ async def rft(
         told["captured_left_out"],
         told["left_out"],
         told.get("stopped"),
+        told.get("language", {}),
     )
 
 
@@ -171,11 +178,13 @@ async def _play(
     config: RftConfig,
     guards: Guarding | None,
     luck: Luck | None,
+    language: Language | None,
     workload: str,
     threads: int | None,
     quiet: bool,
-) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """`sample` with the reader's adapter."""
+) -> tuple[list[dict[str, Any]], Counter[str], dict[str, int]]:
+    """`sample` with the reader's adapter, and what became of the world's gaps where a model fills
+    them."""
     base = load_base(config.base, renderer=config.renderer)
     engine, chat = make_engine(base, threads)
     model = ModelRef(base.name, "reader")
@@ -183,7 +192,12 @@ async def _play(
     policy = Policy("reader", model, sampling=sampling)
     try:
         await engine.load(model, str(reader))
-        return await sample(chat, policy, world, check, config, guards, luck, workload, quiet)
+        async with filling(language, threads, chat) as filled:
+            answering = filled(world)
+            kept, left_out = await sample(
+                chat, policy, world, check, config, guards, luck, workload, quiet, answering
+            )
+            return kept, left_out, counts_of(answering)
     finally:
         await engine.aclose()
 
@@ -198,9 +212,11 @@ async def sample(
     luck: Luck | None = None,
     workload: str = "default",
     quiet: bool = False,
+    environment: Environment | None = None,
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Up to `attempts` episodes of each scenario, until one is kept, users' messages with notes:
-    the rows of those kept, without notes, and why the others are left out."""
+    the rows of those kept, without notes, and why the others are left out. `environment` may stand
+    for the world (one whose gaps a model fills)."""
     scenarios, notes = world.scenarios(config.scenarios, config.seed), world.notes
     sampling = replace(policy, sampling=replace(policy.sampling, temperature=1.0))
     free, passed, lots = asyncio.Semaphore(config.in_flight), 0, 0
@@ -215,7 +231,7 @@ async def sample(
             nonlocal passed
             noted = tuple(notes.add(scenario.messages, flat(scenario.goal)))
             own_seed = config.seed * 1_000_003 + number + 500_009 * attempt
-            slips = Slips(world, config.slips, own_seed)
+            slips = Slips(environment or world, config.slips, own_seed)
             async with free:
                 played = await play_group(
                     chat,

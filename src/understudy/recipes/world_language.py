@@ -8,28 +8,28 @@ import asyncio
 import json
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from understudy.core.background import background
 from understudy.core.protocols import Chat
-from understudy.core.types import Completion, Episode, ModelRef, Request, Split, split_of
-from understudy.engine.chat import ChatError, LocalChat, RemoteChat
+from understudy.core.types import Episode, ModelRef, Split, split_of
 from understudy.recipes.rehearsal import gather
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.world.crossfit import folds
-from understudy.world.language import SCHEMA, LanguageWorld
+from understudy.world.language import Answering, LanguageWorld
 from understudy.world.learn import learn
 from understudy.world.lessons import Lesson, lessons, tried
 from understudy.world.model import World
 from understudy.world.trial import Case, Trial
 
-if TYPE_CHECKING:
-    from understudy.engine.torch_engine import TorchEngine
+if TYPE_CHECKING:  # what speaks HTTP takes half a second to import
+    from understudy.engine.chat import LocalChat
 
 FILE = "language.json"
 APART = 0.25  # of the scenarios: not taught, to try the model on
@@ -89,48 +89,83 @@ class Language:
                                   "trial": self.trial.to_json()})  # fmt: skip
 
     @asynccontextmanager
-    async def chat(self, threads: int | None = None) -> AsyncIterator[tuple[Chat, ModelRef]]:
-        """The model, ready to answer. Raises ValueError where its key is missing."""
+    async def opened(
+        self, threads: int | None = None, beside: Chat | None = None
+    ) -> AsyncIterator[Callable[[World], LanguageWorld]]:
+        """The model, ready: what makes of a world one whose gaps it fills. `beside` is a chat that
+        is there already: where it is of an engine of ours, of the model's own base, the actor's and
+        the world's adapters are in one batch. Raises ValueError where its key is missing."""
+        async with self._chat(threads, beside) as (chat, model):
+            yield lambda world: LanguageWorld(world, chat, model, trial=self.trial)
+
+    @asynccontextmanager
+    async def _chat(
+        self, threads: int | None, beside: Chat | None
+    ) -> AsyncIterator[tuple[Chat, ModelRef]]:
+        from understudy.engine.chat import LocalChat, RemoteChat
+        from understudy.recipes.structured import Constrained, Structured, response_format
+
         if self.remote is not None:
             async with RemoteChat(
-                self.remote.url, self.remote.key, extra_body=_response_format
+                self.remote.url, self.remote.key, extra_body=response_format
             ) as remote:
                 yield Structured(remote), ModelRef(self.remote.model)
             return
         from understudy.models.loading import load_base
         from understudy.recipes.learner import make_engine
 
-        loaded = load_base(self.base)
-        engine, chat = make_engine(loaded, threads)
+        if isinstance(beside, LocalChat) and beside.base == _name(self.base):
+            yield Constrained(beside), await self._loaded(beside)
+            return
+        engine, chat = make_engine(load_base(self.base), threads)
         try:
-            yield chat, await self.loaded(engine, loaded.name)
+            yield Constrained(chat), await self._loaded(chat)
         finally:
             await engine.aclose()
 
-    async def loaded(self, engine: "TorchEngine", base: str) -> ModelRef:
-        """The adapter, loaded into an engine of its base."""
-        model = ModelRef(base, "world", 1)
-        await engine.load(model, str(self.adapter))
+    async def _loaded(self, chat: "LocalChat") -> ModelRef:
+        """The adapter, loaded into a chat's engine, which is of its base."""
+        model = ModelRef(chat.base, "world", 1)
+        await chat.engine.load(model, str(self.adapter))
         return model
 
-    @asynccontextmanager
-    async def world(self, world: World, threads: int | None = None) -> AsyncIterator[LanguageWorld]:
-        """A world whose gaps the model fills."""
-        async with self.chat(threads) as (chat, model):
-            yield LanguageWorld(world, chat, model, trial=self.trial)
 
-    @asynccontextmanager
-    async def beside(
-        self, world: World, engine: "TorchEngine", chat: LocalChat
-    ) -> AsyncIterator[LanguageWorld]:
-        """The same in an engine that is there already, where the base is its own: the actor's and
-        the world's adapters in one batch."""
-        if self.remote is not None or chat.base != _name(self.base):
-            async with self.world(world) as apart:
-                yield apart
-            return
-        model = await self.loaded(engine, chat.base)
-        yield LanguageWorld(world, chat, model, trial=self.trial)
+def language_of(run: str | Path | None) -> Language | None:
+    """The model that a run holds; None where none is named. Raises ValueError where there is
+    nothing."""
+    return Language.load(Path(run)) if run else None
+
+
+@asynccontextmanager
+async def filling(
+    language: Language | None, threads: int | None = None, beside: Chat | None = None
+) -> AsyncIterator[Callable[[World], Answering]]:
+    """What a world is played as: one whose gaps the model fills, itself where there is none. The
+    model is opened once for all worlds (see Language.opened)."""
+    if language is None:
+        yield lambda world: world
+        return
+    async with language.opened(threads, beside) as filled:
+        yield filled
+
+
+@contextmanager
+def filling_here(
+    language: Language | None, threads: int | None = None
+) -> Iterator[Callable[[World], Answering]]:
+    """The same for code that does not await: the model lives in a thread beside it, and a session's
+    `step` waits for it."""
+    if language is None:
+        yield lambda world: world
+        return
+    with background(language.opened(threads)) as (filled, wait):
+
+        def waiting(world: World) -> LanguageWorld:
+            owner = filled(world)
+            owner.wait = wait
+            return owner
+
+        yield waiting
 
 
 def _name(base: str) -> str:
@@ -138,37 +173,6 @@ def _name(base: str) -> str:
     from understudy.models.loading import folder_of
 
     return base if base == "tiny" else folder_of(base).resolve().name
-
-
-class Structured:
-    """A remote chat that answers by a JSON Schema, where the endpoint knows how; else without."""
-
-    def __init__(self, chat: RemoteChat) -> None:
-        self.remote, self.refused = chat, False
-
-    async def complete(self, request: Request) -> Completion:
-        """Answer a request. Raises ChatError."""
-        plain = request if not self.refused else _plain(request)
-        try:
-            return await self.remote.complete(plain)
-        except ChatError as error:
-            if error.http_status not in (400, 422) or plain is not request:
-                raise
-            done = await self.remote.complete(_plain(request))
-            self.refused = True
-            return done
-
-
-def _plain(request: Request) -> Request:
-    return replace(request, metadata={k: v for k, v in request.metadata.items() if k != SCHEMA})
-
-
-def _response_format(request: Request) -> dict[str, Any]:
-    schema = request.metadata.get(SCHEMA)
-    if schema is None:
-        return {}
-    named = {"name": "values", "strict": True, "schema": schema}
-    return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +227,8 @@ async def tried_on(language: Language, found: Sequence[Taught], quiet: bool) -> 
     cases: list[Case] = []
     counted: Counter[str] = Counter({"calls": len(aside)})
     gate = asyncio.Semaphore(_AT_ONCE)
-    async with language.chat() as (chat, model):
-        owners = [LanguageWorld(t.world, chat, model) for t in found]
+    async with language.opened() as filled:
+        owners = [filled(t.world) for t in found]
         by_world = {id(owner.world): owner for owner in owners}
         with Progress("try the model", total=len(aside), unit="calls", quiet=quiet) as progress:
 

@@ -11,11 +11,16 @@ parameter, the marker `world`, the environment variable UNDERSTUDY_WORLD, the in
 `understudy_world`; relative ones are below pytest's root. The marker and the ini option need
 `pytest_plugins = ["understudy.testing"]` in the top conftest.py in place of the import. Each test
 is a life of its own; its seed is a hash of the test's node id.
+
+A model for what the world leaves open is a run of `understudy train world`, named in the same ways:
+by the marker's `language`, UNDERSTUDY_LANGUAGE, the ini option `understudy_language`. It is opened
+once, before the first test that it is for, and closed at the end.
 """
 
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from os import environ
 from pathlib import Path
 from typing import Any
@@ -24,16 +29,21 @@ import pytest
 
 from understudy.testing.life import DOUBT, User, WorldFixture
 from understudy.testing.session import Call, Change, Snapshot
+from understudy.world.language import Answering
 from understudy.world.model import World
 
 __all__ = ["Call", "Change", "DoubtWarning", "Snapshot", "User", "WorldFixture", "world"]
 
 VARIABLE, OPTION, REPORTS = "UNDERSTUDY_WORLD", "understudy_world", "understudy-world-reports"
+LANGUAGE_VARIABLE, LANGUAGE_OPTION = "UNDERSTUDY_LANGUAGE", "understudy_language"
 MARKER = (
-    "world(folder=None, seed=None, doubt=0.5): the learned world that the test's agent meets, the"
-    " seed of its life, and the doubt of an answer above which the test warns"
+    "world(folder=None, seed=None, doubt=0.5, language=None): the learned world that the test's"
+    " agent meets, the seed of its life, the doubt of an answer above which the test warns, and the"
+    " run whose model fills what the world leaves open ('': none)"
 )
 _LOADED = pytest.StashKey[dict[Path, World]]()
+_OPENED = pytest.StashKey[dict[Path, Callable[[World], Answering]]]()
+_PLAYED = pytest.StashKey[dict[tuple[Path, Path | None], Answering]]()
 
 
 class DoubtWarning(UserWarning):
@@ -42,6 +52,7 @@ class DoubtWarning(UserWarning):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(OPTION, "folder of the learned world that the fixture `world` is made of")
+    parser.addini(LANGUAGE_OPTION, "run whose model fills what that world leaves open")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,11 +76,13 @@ def world(request: pytest.FixtureRequest) -> Iterator[WorldFixture]:
         pytest.fail(f"a parameter of `world` is a folder or a seed, not {given!r}", pytrace=False)
     folder = folder or (asked.args[0] if asked and asked.args else options.get("folder"))
     path = request.config.rootpath / (folder or _named(request.config))
+    run = options.get("language")
+    run = _known(request.config, LANGUAGE_VARIABLE, LANGUAGE_OPTION) if run is None else str(run)
     plugins = request.config.pluginmanager
     if not plugins.has_plugin(REPORTS):
         plugins.register(_Reports(), REPORTS)
     life = WorldFixture(
-        _loaded(request.config, path),
+        _played(request.config, path, request.config.rootpath / run if run else None),
         zlib.crc32(request.node.nodeid.encode()) if seed is None else seed,
         path,
     )
@@ -82,21 +95,18 @@ def world(request: pytest.FixtureRequest) -> Iterator[WorldFixture]:
 
 
 def _options(
-    folder: str | Path | None = None, seed: int | None = None, doubt: float = DOUBT
+    folder: str | Path | None = None,
+    seed: int | None = None,
+    doubt: float = DOUBT,
+    language: str | Path | None = None,
 ) -> dict[str, Any]:
     """What the marker says."""
-    return {"folder": folder, "seed": seed, "doubt": doubt}
+    return {"folder": folder, "seed": seed, "doubt": doubt, "language": language}
 
 
 def _named(config: pytest.Config) -> str:
-    """The folder that environment or configuration name."""
-    known = environ.get(VARIABLE)
-    if known:
-        return known
-    try:
-        known = str(config.getini(OPTION) or "")
-    except ValueError:  # not loaded as a plugin
-        known = ""
+    """The world that environment or configuration name."""
+    known = _known(config, VARIABLE, OPTION)
     if not known:
         pytest.fail(
             f"no world: set {VARIABLE} to a folder that `understudy world learn` wrote"
@@ -104,6 +114,38 @@ def _named(config: pytest.Config) -> str:
             pytrace=False,
         )
     return known
+
+
+def _known(config: pytest.Config, variable: str, option: str) -> str:
+    """The folder in an environment variable or an ini option; none where there is none."""
+    try:
+        return environ.get(variable) or str(config.getini(option) or "")
+    except ValueError:  # not loaded as a plugin
+        return ""
+
+
+def _played(config: pytest.Config, path: Path, run: Path | None) -> Answering:
+    """A world as it is played, with the model of a run in its gaps where one is named."""
+    played = config.stash.setdefault(_PLAYED, {})
+    if (path, run) not in played:
+        world = _loaded(config, path)
+        played[path, run] = world if run is None else _opened(config, run)(world)
+    return played[path, run]
+
+
+def _opened(config: pytest.Config, run: Path) -> Callable[[World], Answering]:
+    """The model of a run, opened once for all tests and worlds, until they are done."""
+    from understudy.recipes.world_language import filling_here, language_of
+
+    opened = config.stash.setdefault(_OPENED, {})
+    if run not in opened:
+        stack = ExitStack()
+        try:
+            opened[run] = stack.enter_context(filling_here(language_of(run)))
+        except (FileNotFoundError, ValueError) as wrong:
+            pytest.fail(str(wrong), pytrace=False)
+        config.add_cleanup(stack.close)
+    return opened[run]
 
 
 def _loaded(config: pytest.Config, path: Path) -> World:

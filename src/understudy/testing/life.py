@@ -3,15 +3,16 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from understudy.core.background import background, straight
 from understudy.core.types import Message, Scenario, Split, Tool, ToolResult, call_parts
 from understudy.envs.users import ScriptedUser
-from understudy.testing.served import Served
 from understudy.testing.session import Call, Change, RecordedSession, Snapshot
 from understudy.world.entities import type_names
-from understudy.world.model import World
+from understudy.world.language import Answering, LanguageWorld
 from understudy.world.tools import ToolModel
 from understudy.world.users import MinedUser
 
@@ -26,13 +27,7 @@ class User:
 
     def says(self, messages: Sequence[Message]) -> str | None:
         """The next thing that the user says to a conversation; None: the user has left."""
-        saying = self._user.reply(messages)
-        try:
-            saying.send(None)  # no user here waits for anything, so that loops may run or not
-        except StopIteration as said:
-            message: Message | None = said.value
-        else:
-            raise RuntimeError("a user waits for something: await `reply` instead")
+        message = straight(self._user.reply(messages))
         return None if message is None else str(message.get("content"))
 
     async def reply(self, seen: Sequence[Message]) -> Message | None:
@@ -44,11 +39,12 @@ class WorldFixture:
     """One life of a world, for one test. Calls may come from any thread, by `call` and over `url`
     alike: all of them meet the same things."""
 
-    def __init__(self, world: World, seed: int, folder: Path) -> None:
-        self.world, self.seed, self.folder = world, seed, folder
-        self._names = type_names(world.ids)
-        self.session = RecordedSession(world, seed, self._names)
-        self._served: Served | None = None
+    def __init__(self, played: Answering, seed: int, folder: Path) -> None:
+        self.world = played.world if isinstance(played, LanguageWorld) else played
+        self.seed, self.folder = seed, folder
+        self._names = type_names(self.world.ids)
+        self.session = RecordedSession(played, seed, self._names)
+        self._served, self._url = ExitStack(), ""
 
     # -- the agent's side
 
@@ -77,9 +73,12 @@ class WorldFixture:
     def url(self) -> str:
         """Where the world is an MCP server on this machine until the test ends, for an agent that
         is to be tested as it is. It needs `pip install 'understudy[mcp]'`."""
-        if self._served is None:
-            self._served = Served(self.world, self.session)
-        return self._served.url
+        if not self._url:
+            from understudy.world.serve import serve_http  # MCP is an extra
+
+            served = serve_http(self.world, "127.0.0.1", 0, begin=lambda seed: self.session)
+            self._url, _ = self._served.enter_context(background(served))
+        return self._url
 
     # -- the user's side
 
@@ -190,9 +189,8 @@ class WorldFixture:
 
     def close(self) -> None:
         """End what serves the world. The fixture does it."""
-        if self._served is not None:
-            self._served.close()
-            self._served = None
+        self._served.close()
+        self._url = ""
 
     def __repr__(self) -> str:
         return f"<world {self.folder}, seed {self.seed}, {len(self.calls)} calls>"

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.types import ToolResult
+from understudy.world.language import Answering, LanguageWorld
 from understudy.world.memory import Key
-from understudy.world.model import World, WorldSession
+from understudy.world.model import WorldSession
 from understudy.world.state import State
 from understudy.world.values import leaves, parse, same
 
@@ -62,15 +63,17 @@ class Snapshot:
 
 
 class RecordedSession(WorldSession):
-    """A session for calls of any thread. `failing` are tools whose next calls are to fail, each
-    with the class of outcome."""
+    """A session for calls of any thread, of a world or of one whose gaps a model fills. `failing`
+    are tools whose next calls are to fail, each with the class of outcome."""
 
-    def __init__(self, world: World, seed: int, names: dict[str, str]) -> None:
+    def __init__(self, played: Answering, seed: int, names: dict[str, str]) -> None:
+        world = played.world if isinstance(played, LanguageWorld) else played
         super().__init__(world, State(world.ids, world.memory, seed), seed, tuple(world.tools()))
         self.calls: list[Call] = []
         self.failing: list[tuple[str, str]] = []
         self.lock = threading.RLock()
         self._names = names  # domain -> type
+        self._owner = played if isinstance(played, LanguageWorld) else None
 
     def step(
         self, name: str, arguments: str, greedy: bool = False, outcome: str | None = None
@@ -83,7 +86,10 @@ class RecordedSession(WorldSession):
                 outcome = forced[1]
             asked, n = parse(arguments or "{}"), len(self.state.calls)
             known = _Known(self.state, asked)
-            result = super().step(name, arguments, greedy, outcome)
+            foretold = self.foretell(name, arguments, greedy, outcome)
+            if self._owner is not None:
+                self._owner.fill_now(foretold, self)
+            result = self.take(foretold)
             past = self.state.calls[n] if len(self.state.calls) > n else None
             changes = known.changed(
                 self.state, name, self.world.failures.envelope.read(result.content), self._names

@@ -26,7 +26,8 @@ from understudy.world.renaming import Renaming
 from understudy.world.transitions import steps, transitions
 
 AT_ONCE = 16  # episodes that a model is asked about
-Language = Callable[[World, Sequence[Episode]], AbstractAsyncContextManager[LanguageWorld]]
+Filler = AbstractAsyncContextManager[Callable[[World], LanguageWorld]]
+Language = Callable[[World, Sequence[Episode]], Filler]
 
 
 def replay_rows(folder: str | Path) -> list[dict[str, Any]]:
@@ -98,11 +99,13 @@ def bench(
 async def _predictions(
     world: World,
     test: Sequence[Episode],
-    opening: AbstractAsyncContextManager[LanguageWorld] | None,
+    opening: Filler | None,
 ) -> tuple[list[dict[str, Any]], float, dict[str, int]]:
     """The predictions, the seconds that they took, and what became of gaps."""
     async with AsyncExitStack() as stack:
-        filling = await stack.enter_async_context(opening) if opening is not None else None
+        filling = None
+        if opening is not None:
+            filling = (await stack.enter_async_context(opening))(world)
         begun, gate = time.perf_counter(), asyncio.Semaphore(AT_ONCE)
 
         async def one(n: int, episode: Episode) -> list[dict[str, Any]]:

@@ -84,15 +84,16 @@ class Bound:
             return isinstance(value, int)
         return bool(round(value, max(map(_decimals, self.numbers))) == value)
 
-    def schema(self) -> dict[str, Any]:
-        """The bound as a JSON Schema; what a schema does not say is checked by `fits`."""
-        names = {"empty": "string", "number": "number"}
-        kinds = sorted({names.get(k, k) for k in self.kinds} - {"array", "object"})
-        if kinds == ["number"] and all(isinstance(n, int) for n in self.numbers):
-            kinds = ["integer"]
-        found: dict[str, Any] = {"type": kinds[0] if len(kinds) == 1 else kinds}
-        if kinds == ["string"] and self._closed(self.texts):
-            found["enum"] = sorted(self.texts)
+    def schema(self, kind: str, listed: bool = True) -> dict[str, Any]:
+        """The bound for values of a kind as a JSON Schema, with `listed` an enumeration where
+        there is a closed set; what a schema does not say is checked by `fits`."""
+        if kind not in self.kinds:
+            return {}
+        if kind == "number" and all(isinstance(n, int) for n in self.numbers):
+            return {"type": "integer"}
+        found: dict[str, Any] = {"type": {"empty": "string"}.get(kind, kind)}
+        if listed and kind in ("string", "empty") and self._closed(self.texts):
+            found["enum"] = sorted(text for text in self.texts if kind_of(text) == kind)
         return found
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from understudy.world.fidelity import FidelityReport
 from understudy.world.figures import Figure
+from understudy.world.language import became
 
 _WIDTH = 100
 _NAMES = {
@@ -59,7 +60,7 @@ def _lines(report: FidelityReport) -> list[str]:
                 f"{name}: calibration error {error['value']:.3f} ({chance:.3f} by chance){ranks}"
             )
     if report.language:
-        found.append(f"language model: {', '.join(f'{n} {k}' for k, n in report.language.items())}")
+        found.append(became(report.language))
     lived = [f"{100 * f['value']:.0f}% at {k}" for k, f in report.survival.items() if f["n"]]
     if lived:
         found.append(f"rollouts on its own results that are right so far: {', '.join(lived)} calls")

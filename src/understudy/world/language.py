@@ -11,10 +11,11 @@ becomes worse.
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
+from understudy.core.background import Wait
 from understudy.core.protocols import Chat, ChatError
 from understudy.core.types import (
     Message,
@@ -39,8 +40,10 @@ from understudy.world.tools import Prediction
 from understudy.world.trial import Trial
 from understudy.world.values import chance, kind_of, leaves, parse, with_values
 
+T = TypeVar("T")
 MOST = 24  # values that are asked for at once
 SCHEMA = "schema"  # the key of a request's metadata that holds the answer's JSON Schema
+CHOSEN = "chosen"  # the key of a completion's extra: how many values were chosen out of a set
 _EARLIER = 2  # remembered calls that are shown
 _LONG = 600  # characters of one of them, and of what is known
 _LONGEST = 6000  # characters of a draft that is shown
@@ -90,6 +93,12 @@ def view(c: Context, p: Prediction, asked: Sequence[str], earlier: Sequence[Any]
         {"role": "system", "content": _SYSTEM},
         {"role": "user", "content": json.dumps(shown, ensure_ascii=False, default=str)},
     ]
+
+
+def written_as(values: Mapping[str, Any]) -> str:
+    """An answer as it is taught, by number: on a new line, as the JSON of tool calls is, for a
+    small base knows the token of that."""
+    return "\n" + json.dumps(values, ensure_ascii=False)
 
 
 def told(written: str, asked: Sequence[str], cut: bool = False) -> dict[str, Any] | None:
@@ -169,7 +178,8 @@ class LanguageWorld:
     With a trial, only at places where the model passed it; without one, wherever its values fit.
     `counted`: how many calls had gaps, how many values were asked for, fitted and were taken, and
     why others were not. Requests carry the JSON Schema of their answer in `metadata[SCHEMA]`.
-    Raises ChatError where the model has never answered yet; later the draft stays, counted.
+    `wait` waits for the model where a session's `step` is called, which nobody awaits. Raises
+    ChatError where the model has never answered yet; later the draft stays, counted.
     """
 
     def __init__(
@@ -179,9 +189,10 @@ class LanguageWorld:
         model: ModelRef,
         temperature: float = 0.0,
         trial: Trial | None = None,
+        wait: Wait | None = None,
     ) -> None:
         self.world, self.chat, self.model, self.temperature = world, chat, model, temperature
-        self.trial = trial
+        self.trial, self.wait = trial, wait
         self.counted: Counter[str] = Counter()
         self.bounds, self.earlier = Bounds(world), Earlier(world)
 
@@ -210,7 +221,8 @@ class LanguageWorld:
         if len(json.dumps(p.value, default=str)) > _LONGEST:
             self.counted["of results too long to show"] += len(asked)
             return
-        values = await self.ask(name, p, asked, view(c, p, asked, self.earlier.like(c)), seed)
+        messages = view(c, p, asked, self.earlier.like(c))
+        values = await self.ask(name, p, asked, wanted, messages, seed)
         value, taken = filled(
             self.world, self.bounds, foretold, {k: v for k, v in values.items() if k in wanted}
         )
@@ -222,12 +234,31 @@ class LanguageWorld:
             p.text = value
         p.marks |= {path: Mark("invented", "a language model") for path in taken}
 
+    def fill_now(self, foretold: Foretold, session: WorldSession) -> None:
+        """Fill the gaps of a session's prediction, in place, for a caller that does not await."""
+        self.waited(self.fill(foretold, luck(session)))
+
+    def waited(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of what asks the model, for a caller that does not await. Raises RuntimeError
+        where nothing waits for the model."""
+        if self.wait is None:
+            work.close()
+            raise RuntimeError("nothing waits for the model here: await `call` in place of `step`")
+        return self.wait(work)
+
     async def ask(
-        self, name: str, p: Prediction, asked: Sequence[str], messages: list[Message], seed: int
+        self,
+        name: str,
+        p: Prediction,
+        asked: Sequence[str],
+        wanted: Sequence[str],
+        messages: list[Message],
+        seed: int,
     ) -> dict[str, Any]:
-        """The model's values for these paths, fit or not. Raises ChatError where it has never
-        answered."""
-        draft = json.dumps([dict(leaves(p.value))[path] for path in asked], ensure_ascii=False)
+        """The model's values for these paths, fit or not; `wanted` are those that matter. Raises
+        ChatError where it has never answered."""
+        values = dict(leaves(p.value))
+        draft = json.dumps([values[path] for path in asked], ensure_ascii=False)
         longest = 512 if "" in asked else 128
         sampling = Sampling(
             temperature=self.temperature,
@@ -235,7 +266,7 @@ class LanguageWorld:
             max_tokens=longest + 4 * len(asked) + len(draft),
         )
         request = Request(tuple(messages), self.model, sampling=sampling, purpose="world",
-                          metadata={SCHEMA: self._schema(name, asked)})  # fmt: skip
+                          metadata={SCHEMA: self._schema(name, values, asked, wanted)})  # fmt: skip
         try:
             done = await self.chat.complete(request)
         except ChatError:
@@ -243,17 +274,23 @@ class LanguageWorld:
                 raise
             self.counted["calls not answered"] += 1
             return {}
-        self.counted["answers"] += 1
+        self.counted += Counter({"answers": 1, "chosen of a set": done.extra.get(CHOSEN, 0)})
         written = text_of(done.message.get("content") if done.message else None)
         found = told(written, asked, done.finish_reason == "length")
         if not found:
             self.counted["answers without a JSON object"] += 1
         return found or {}
 
-    def _schema(self, name: str, asked: Sequence[str]) -> dict[str, Any]:
-        """The answer's JSON Schema."""
-        found = [self.bounds.at(name, path) for path in asked]
-        properties = {str(n): b.schema() if b else {} for n, b in enumerate(found, 1)}
+    def _schema(
+        self, name: str, draft: Mapping[str, Any], asked: Sequence[str], wanted: Sequence[str]
+    ) -> dict[str, Any]:
+        """The answer's JSON Schema: values of the draft's kinds, those wanted out of the sets that
+        there are."""
+        properties: dict[str, Any] = {}
+        for n, path in enumerate(asked, 1):
+            bound = self.bounds.at(name, path)
+            kind = kind_of(draft[path])
+            properties[str(n)] = bound.schema(kind, path in wanted) if bound else {}
         return {
             "type": "object",
             "properties": properties,
@@ -272,6 +309,31 @@ class LanguageSession(WorldSession):
     async def call(self, role: str, tool_call: ToolCall) -> ToolResult:
         """Answer a call, and keep what it changed and what the model made up."""
         foretold = self.foretell(*call_parts(tool_call))
-        seed = int(chance(self.seed, len(self.state.calls)) * 2**31)
-        await self.owner.fill(foretold, seed)
+        await self.owner.fill(foretold, luck(self))
         return self.take(foretold)
+
+    def step(
+        self, name: str, arguments: str, greedy: bool = False, outcome: str | None = None
+    ) -> ToolResult:
+        """The same without awaiting. Raises RuntimeError where nothing waits for the model."""
+        foretold = self.foretell(name, arguments, greedy, outcome)
+        self.owner.fill_now(foretold, self)
+        return self.take(foretold)
+
+
+Answering = World | LanguageWorld  # what a world is played as
+
+
+def counts_of(played: Answering) -> dict[str, int]:
+    """What became of gaps so far; nothing where no model fills them."""
+    return dict(played.counted) if isinstance(played, LanguageWorld) else {}
+
+
+def became(counted: Mapping[str, int]) -> str:
+    """What became of gaps, as a line."""
+    return "language model: " + ", ".join(f"{n} {what}" for what, n in counted.items())
+
+
+def luck(session: WorldSession) -> int:
+    """The seed of what a model makes up for a session's next call."""
+    return int(chance(session.seed, len(session.state.calls)) * 2**31)

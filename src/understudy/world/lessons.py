@@ -8,7 +8,7 @@ from typing import Any
 
 from understudy.core.types import Completion, Episode, Message, ModelRef, Request
 from understudy.world.context import Context
-from understudy.world.language import Earlier, LanguageWorld, filled, gaps, view
+from understudy.world.language import Earlier, LanguageWorld, filled, gaps, view, written_as
 from understudy.world.model import Foretold, World, WorldSession
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.trial import Case
@@ -27,13 +27,9 @@ class Lesson:
     times: int
 
     def conversations(self) -> Iterator[Episode]:
-        """The call as it is taught: conversations of one answer, which begins on a new line, as
-        the JSON of tool calls does: a small base knows the token of that."""
+        """The call as it is taught: conversations of one answer."""
         numbered = {str(n): value for n, value in enumerate(self.real.values(), 1)}
-        answer: Message = {
-            "role": "assistant",
-            "content": "\n" + json.dumps(numbered, ensure_ascii=False),
-        }
+        answer: Message = {"role": "assistant", "content": written_as(numbered)}
         for again in range(self.times):
             name = f"{self.id}-{again}"
             request = Request(self.messages, ModelRef("world"))
@@ -82,7 +78,7 @@ async def tried(owner: LanguageWorld, lesson: Lesson) -> Case:
     """A model's values for a lesson that it was not taught, beside the draft's and the real."""
     p, asked = lesson.foretold.prediction, list(lesson.real)
     name = lesson.foretold.name
-    values = await owner.ask(name, p, asked, list(lesson.messages), 0)
+    values = await owner.ask(name, p, asked, asked, list(lesson.messages), 0)
     value, fits = filled(owner.world, owner.bounds, lesson.foretold, values)
     owner.counted["fit"] += len(fits)
     owner.counted["asked"] += len(asked)

@@ -17,6 +17,7 @@ import numpy as np
 from understudy.core.types import Episode, text_of
 from understudy.world.clusters import masked, tokens
 from understudy.world.compare import failed
+from understudy.world.language import became
 from understudy.world.transitions import Failures, transitions
 from understudy.world.width import spread
 
@@ -81,6 +82,7 @@ class Likeness:
     lines: list[Line]
     rollouts: dict[str, dict[str, float]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    language: dict[str, int] = field(default_factory=dict)  # what became of the world's gaps
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -107,6 +109,7 @@ class Likeness:
         for who, lived in self.rollouts.items():
             said = ", ".join(f"{100 * v:.1f}% at {k}" for k, v in lived.items())
             rows.append(f"free-running rollouts exact so far, {who}: {said}")
+        rows += [became(self.language)] if self.language else []
         rows += [f"left out: {n} {why}" for why, n in self.left_out.items()]
         return "\n".join(rows)
 

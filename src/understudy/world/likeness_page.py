@@ -2,6 +2,7 @@
 
 from understudy.runs.plots import Bar, BarChart, percent
 from understudy.runs.report import Block, Cell, Headline, Notes, Plot, Report, Section, Table
+from understudy.world.language import became
 from understudy.world.likeness import Likeness, Line
 
 _LEADS = {
@@ -35,7 +36,9 @@ def page(report: Likeness, name: str = "") -> Report:
         Section(group[0].upper() + group[1:], _blocks(report, group), _LEADS.get(group, ""))
         for group in groups
     ]
-    notes = (*_MEANING, *(("left out", f"{n} {why}") for why, n in report.left_out.items()))
+    filled = became(report.language).partition(": ")[::2]
+    told = (filled,) if report.language else ()
+    notes = (*_MEANING, *told, *(("left out", f"{n} {why}") for why, n in report.left_out.items()))
     return Report(
         f"Conversations in a world beside real ones {name}".strip(),
         f"{report.episodes:,} conversations of {report.scenarios:,} scenarios, {report.splits} "

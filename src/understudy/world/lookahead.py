@@ -7,6 +7,7 @@ with a dollar sign is written with two. A plan stops at its first failure; a fai
 when a call is repeated (world.facts_of_failures) may be retried.
 """
 
+import asyncio
 import json
 import random
 import re
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.core.background import straight
 from understudy.core.types import (
     Completion,
     Episode,
@@ -23,12 +25,14 @@ from understudy.core.types import (
     Message,
     ModelRef,
     Request,
+    ToolCall,
     ToolResult,
 )
 from understudy.runs.progress import Progress
 from understudy.runs.statistics import Interval, wilson
 from understudy.world.facts import Bar, case_of
 from understudy.world.facts_of_failures import passing_failures
+from understudy.world.language import Answering, LanguageWorld
 from understudy.world.memory import Key
 from understudy.world.model import World, WorldSession
 from understudy.world.state import State
@@ -36,6 +40,7 @@ from understudy.world.transitions import steps, transitions
 from understudy.world.values import at, parse
 
 Judge = Callable[[Episode], Feedback | JudgeFailed]
+_AT_ONCE = 16  # rollouts that a model is asked about
 _REFERENCE = re.compile(r"\$(\d+)(/.*)")
 
 
@@ -171,12 +176,13 @@ def filled(value: Any, results: Sequence[Any]) -> Any:
 
 
 def standing(
-    world: World, messages: Sequence[Message], seed: int = 0
+    played: Answering, messages: Sequence[Message], seed: int = 0
 ) -> tuple[WorldSession, Counter[str]]:
     """A session that has seen a conversation's calls and results, and what it could not take."""
     request = Request(messages=tuple(messages), model=ModelRef("history"))
     episode = Episode("ahead", (Completion("ahead", request, "ok"),))
-    session = world.session(seed)
+    session = played.session(seed)
+    world = session.world
     left_out: Counter[str] = Counter()
     made = sum(len(m.get("tool_calls") or ()) for m in messages)
     seen = steps(transitions(episode), 0, world.failures)
@@ -192,13 +198,13 @@ def standing(
 
 
 def foresee(
-    world: World, messages: Sequence[Message], name: str, arguments: Mapping[str, Any]
+    played: Answering, messages: Sequence[Message], name: str, arguments: Mapping[str, Any]
 ) -> Foreseen:
     """What a call would return after a conversation. Raises ValueError for an unknown tool."""
-    _known(world, [name])
-    session, _ = standing(world, messages)
+    session, _ = standing(played, messages)
+    _known(session.world, [name])
     before = session.state.copy()
-    chances = _chances(world, session, name, dict(arguments))
+    chances = _chances(session.world, session, name, dict(arguments))
     result = session.step(name, json.dumps(arguments), greedy=True)
     changes = tuple(_changes(before, session.state))
     gone = sorted(str(item) for _, item in session.state.unlisted - before.unlisted)
@@ -232,7 +238,7 @@ def _known(world: World, names: Sequence[str]) -> None:
 
 
 def look_ahead(
-    world: World,
+    played: Answering,
     messages: Sequence[Message],
     plans: Mapping[str, Sequence[PlannedCall]],
     judge: Judge | None = None,
@@ -244,27 +250,45 @@ def look_ahead(
     progress: Progress | None = None,
 ) -> Ahead:
     """Roll each plan out n times after a conversation, with a seed each; plans share the seeds.
+    Where a model fills the world's gaps, it is asked about some rollouts at a time.
 
     A rollout ends well where the judge's value is at least 1 (true), or, without a judge, where no
     call failed. `metadata` goes with the episodes that are judged (a ticket). Raises ValueError for
     tools that the world does not know, and where no rollout of a plan could be judged.
     """
+    world = played.world if isinstance(played, LanguageWorld) else played
     _known(world, [call.name for calls in plans.values() for call in calls])
     passing = {
         name: passing_failures(case_of(world, model, Bar())) for name, model in world.models.items()
     }
-    played: dict[str, list[_Rollout]] = {name: [] for name in plans}
     left_out: Counter[str] = Counter()
-    for number in range(n):
-        begun, left_out = standing(world, messages, seed + number)
-        for name, calls in plans.items():
-            session = world.session(seed + number, begun.state)
-            rollout = _Rollout(list(messages))
-            rollout.play(session, calls, passing, retries)
-            played[name].append(rollout)
-            if progress is not None:
-                progress.advance()
-    reports = [_report(name, own, judge, metadata or {}) for name, own in played.items()]
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def rolled_out(number: int) -> list[_Rollout]:
+        nonlocal left_out
+        found = []
+        async with gate:
+            begun, left_out = standing(played, messages, seed + number)
+            for calls in plans.values():
+                rollout = _Rollout(list(messages))
+                session = played.session(seed + number, begun.state)
+                await rollout.play(session, calls, passing, retries)
+                found.append(rollout)
+                if progress is not None:
+                    progress.advance()
+        return found
+
+    async def together() -> list[list[_Rollout]]:
+        async with asyncio.TaskGroup() as tasks:
+            work = [tasks.create_task(rolled_out(number)) for number in range(n)]
+        return [task.result() for task in work]
+
+    if isinstance(played, LanguageWorld):
+        found = played.waited(together())
+    else:
+        found = [straight(rolled_out(number)) for number in range(n)]
+    rollouts = dict(zip(plans, zip(*found, strict=True), strict=True))
+    reports = [_report(name, own, judge, metadata or {}) for name, own in rollouts.items()]
     reports.sort(key=lambda r: -r.success.mean)
     return Ahead(tuple(reports), verdict(reports), left_out)
 
@@ -278,7 +302,7 @@ class _Rollout:
     invented: bool = False
     failed: tuple[int, str, str] | None = None
 
-    def play(
+    async def play(
         self,
         session: WorldSession,
         calls: Sequence[PlannedCall],
@@ -293,7 +317,7 @@ class _Rollout:
                 self.failed = n, call.name, f"nothing at {missing.args[0]}"
                 return
             for left in range(retries, -1, -1):
-                result = self._call(session, call.name, args)
+                result = await self._call(session, call.name, args)
                 outcome = session.state.calls[-1].outcome
                 if not (left and outcome in passing[call.name]):
                     break
@@ -302,25 +326,16 @@ class _Rollout:
                 return
             self.results.append(parse(result.content))
 
-    def _call(self, session: WorldSession, name: str, args: str) -> ToolResult:
-        result = session.step(name, args)
+    async def _call(self, session: WorldSession, name: str, args: str) -> ToolResult:
         self.calls += 1
+        function: Any = {"name": name, "arguments": args}
+        call: ToolCall = {"id": f"ahead-{self.calls}", "type": "function", "function": function}
+        result = await session.call("agent", call)
         self.right *= 1 - result.doubt
         self.invented |= any(p.kind == "invented" for p in result.provenance)
-        call_id = f"ahead-{self.calls}"
         self.messages += [
-            {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [
-                    {
-                        "id": call_id,
-                        "type": "function",
-                        "function": {"name": name, "arguments": args},
-                    }
-                ],
-            },
-            {"role": "tool", "tool_call_id": call_id, "content": result.content},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call["id"], "content": result.content},
         ]
         return result
 

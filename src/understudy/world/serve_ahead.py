@@ -23,8 +23,8 @@ from mcp.types import Tool as ServedTool
 
 from understudy.core.openai_wire import message_problem
 from understudy.core.types import Message
+from understudy.world.language import Answering
 from understudy.world.lookahead import Judge, foresee, look_ahead, read_plans
-from understudy.world.model import World
 
 FORESEE, COMPARE = "foresee_call", "compare_plans"
 _MESSAGES = {
@@ -79,7 +79,7 @@ TOOLS = [
 
 
 def make_server(
-    world: World, judge: Judge | None = None, *, n: int = 50, retries: int = 0, seed: int = 0
+    world: Answering, judge: Judge | None = None, *, n: int = 50, retries: int = 0, seed: int = 0
 ) -> Server[Any]:
     """An MCP server of the two questions. A plan ends well where `judge` says so, without one
     where no call fails; it is rolled out n times. A question that makes no sense is answered with
