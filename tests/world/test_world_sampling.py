@@ -10,10 +10,10 @@ import warehouse
 
 from understudy.core.types import Completion, Episode, Group, ModelRef, Policy, Request
 from understudy.judges.check import Check
+from understudy.recipes.attempts import AttemptConfig, Attempts, passed
 from understudy.recipes.doubt import Doubt
 from understudy.recipes.guarding import GuardConfig, Guarding
 from understudy.recipes.rehearsal import Played
-from understudy.recipes.rft import RftConfig, _passed, sample
 from understudy.world.learn import learn
 from understudy.world.model import World
 
@@ -53,11 +53,11 @@ def sampled(
     given: dict[str, Any] = {
         "scenarios": PLAYED, "in_flight": 10, "max_turns": 14, "slips": 0.0, "guards": None
     }  # fmt: skip
-    config = RftConfig(**(given | {"attempts": 1} | more))
+    config = AttemptConfig(**(given | {"attempts": 1} | more))
     judge, policy = Check(check), Policy("script", ModelRef("script"))
     guards = Guarding(config.guards, world, judge, config.seed) if config.guards else None
-    played = sample(Agents(), policy, world, judge, config, guards, quiet=True)
-    return *asyncio.run(played), guards
+    play = Attempts(Agents(), policy, world, judge, config, guards)
+    return asyncio.run(play.rows(quiet=True)), play.left_out, guards
 
 
 def test_without_guards_every_success_is_kept(world: World) -> None:
@@ -68,7 +68,7 @@ def test_without_guards_every_success_is_kept(world: World) -> None:
 def test_by_default_what_passes_on_made_up_values_is_not_kept_and_the_play_goes_on(
     world: World,
 ) -> None:
-    rows, left_out, guards = sampled(world, guards=RftConfig().guards)
+    rows, left_out, guards = sampled(world, guards=AttemptConfig().guards)
     assert set(left_out) == {"withheld: rests on what was made up"}
     assert len(rows) + left_out.total() == PLAYED
     assert guards is not None
@@ -112,7 +112,7 @@ def test_what_fails_is_tried_again_until_it_passes(
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_share_of_flagged_episodes_that_are_kept_is_their_weight(weight: float) -> None:
     item = Played(Group("s", (Episode("e", ()),), (1.0,)), weights=(weight,))
-    kept = [len(_passed(item, 1.0, f"{n}")[0]) for n in range(2000)]
+    kept = [len(passed(item, 1.0, f"{n}")[0]) for n in range(2000)]
     assert abs(sum(kept) / 2000 - weight) < 0.04
 
 
