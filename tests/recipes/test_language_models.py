@@ -1,11 +1,9 @@
 """A model for what a world leaves open: trained here or behind an endpoint, tried, and used by the
-commands that play in a world. The service tells of walks in prose, seldom twice alike."""
+commands that play in a world. The service tells of walks in prose."""
 
 import asyncio
-import gzip
 import io
 import json
-import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ import torch
 from understudy.cli import main
 from understudy.cli.data import open_store
 from understudy.core.chat_files import episode_rows, write_rows
-from understudy.core.types import Episode, Scenario, ToolResult
+from understudy.core.types import Scenario, ToolResult
 from understudy.envs.mcp_env import McpTools
 from understudy.judges.check import Check
 from understudy.models.loading import load_base
@@ -33,46 +31,8 @@ from understudy.world.bench import bench
 from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.trial import word_f1
-from world.recorded import Call, recorded
+from walks import folder_of, walk
 from world.served import serving
-
-DOGS = ("Rex", "Luna", "Max", "Nala", "Otto", "Paula", "Kira", "Senta")
-PLACES = ("garden", "river", "station", "field", "beach", "market", "wood")
-ENDS = ("came home tired", "found a stick", "met two others", "would not turn back", "lost a shoe",
-        "saw a train", "slept well")  # fmt: skip
-SKIES = ("rain", "sun", "fog", "wind", "snow")
-
-
-def told(rng: random.Random, args: dict[str, Any]) -> str:
-    one, other = rng.sample(ENDS, 2)
-    return (
-        f"In the {rng.choice(SKIES)} {args['dog']} walked {args['minutes']} minutes to the "
-        f"{args['place']}, {one} and {other}."
-    )
-
-
-def walk(seed: int) -> Episode:
-    rng = random.Random(seed)
-    calls: list[Call] = [("walk", {"dog": rng.choice(DOGS), "place": rng.choice(PLACES),
-                                   "minutes": rng.randint(5, 999)}) for _ in range(2)]  # fmt: skip
-    episode = recorded(f"e{seed}", calls, lambda _, args: told(rng, args))
-    good = {call: ToolResult(r.content, False) for call, r in episode.results.items()}
-    return replace(episode, results=good)
-
-
-def folder_of(path: Path, train: int, test: int) -> Path:
-    """A benchmark folder of walks."""
-    path.mkdir()
-    with gzip.open(path / "replays.jsonl.gz", "wt") as file:
-        for n in range(train + test):
-            episode = walk(n)
-            messages = [
-                {**m, "is_error": False} if m["role"] == "tool" else m for m in episode.messages
-            ]
-            split = "train" if n < train else "test"
-            row = {"episode": episode.id, "split": split, "messages": messages}
-            file.write(json.dumps(row) + "\n")
-    return path
 
 
 def closeness(predictions: Path, test: range) -> float:
