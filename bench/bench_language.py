@@ -24,6 +24,8 @@ from bench.airline import FOLDER, found
 from bench.figures import Figure, figure, interval
 from bench.incumbents import traffic_of
 
+HOURS = True  # ten minutes where the replays are there: by name only
+
 if TYPE_CHECKING:
     from understudy.core.types import Episode
     from understudy.world.fidelity import FidelityReport

@@ -39,7 +39,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "seeds": (0,), "traffic": 60, "logged": 40, "proof": 3, "recipes": ("filtered_sft", "ppo"),
         "more": ("epochs=1", "value_warmup_epochs=1"),
     },
-    "likeness": {"traffic": 40, "splits": 1},
+    "likeness": {"traffic": 40, "seeds": (0,), "splits": 1},
     "ranking": {"traffic": 40, "played": 4},
     "train": {"prompt": 24, "size": 4, "rest": 8, "turns": 2, "pairs": 1, "scales": (1, 2)},
     "transfer": {
@@ -57,7 +57,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
 
 def slow(name: str) -> bool:
     """Whether only the slow set runs it; what the demo does quickly has tests of its own."""
-    return bench.takes_hours(name) or name in ("demo", "language", "train", "users")
+    return bench.takes_hours(name) or name in ("demo", "train", "users")
 
 
 def test_every_benchmark_is_tested() -> None:
