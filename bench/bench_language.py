@@ -24,7 +24,7 @@ from bench.airline import FOLDER, found
 from bench.figures import Figure, figure, interval
 from bench.incumbents import traffic_of
 
-HOURS = True  # ten minutes where the replays are there: by name only
+HOURS = True  # a quarter of one, most of it on the replays: by name only
 
 if TYPE_CHECKING:
     from understudy.core.types import Episode
@@ -45,7 +45,7 @@ def run(
     figures: dict[str, Figure] = {}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        demo = parted(asyncio.run(traffic_of(folder, 50, 0, traffic)), 0.2)
+        demo = parted(asyncio.run(traffic_of(folder, 50, 0, traffic)), 0.2, "language:")
         told = [walk(n) for n in range(walks)]
         services = {"demo": demo, "prose": (told[: -walks // 5], told[-walks // 5 :])}
         if found(airline / "replays.jsonl.gz"):

@@ -59,7 +59,7 @@ def _width(traffic: int, seeds: Sequence[int]) -> dict[str, Figure]:
         name, unit = f"width: {lines[0].name}", lines[0].unit
         shown[f"{name}, real"] = figure([line.real for line in lines], unit)
         shown[f"{name}, simulated"] = figure([line.simulated for line in lines], unit)
-        shown |= _distances(name, lines)
+        shown |= _distances(name, lines, sum(line.within for line in lines), len(lines))
     return shown
 
 
@@ -81,8 +81,8 @@ def _conversations(file: Path, splits: int) -> dict[str, Figure]:
             shown[f"{name}, real"] = figure(real, line.unit)
         if line.simulated is not None:
             shown[f"{name}, simulated"] = figure([line.simulated], line.unit)
-        near = f", within in {line.splits_within} of {line.splits}"
-        shown |= _distances(name, [line], near if line.bound is not None else "")
+        judged = line.splits if line.within is not None else 0
+        shown |= _distances(name, [line], line.splits_within, judged)
     shown["figures of 0 everywhere"] = figure([zero], f"of {len(report.lines)}")
     for who, lived in report.rollouts.items():
         for calls, share in lived.items():
@@ -90,22 +90,24 @@ def _conversations(file: Path, splits: int) -> dict[str, Figure]:
     for reason, count in report.left_out.items():
         shown[f"left out: {reason}"] = figure([count], "over all splits")
     for group, name in names.items():
-        judged = [line.within for line in report.lines if line.group == group]
-        own = [within for within in judged if within is not None]
+        all_within = [line.within for line in report.lines if line.group == group]
+        own = [within for within in all_within if within is not None]
         if own:
             shown[f"{name}: within"] = figure([sum(own)], f"of {len(own)} figures")
     return shown
 
 
 def _distances(
-    name: str, lines: Sequence["likeness.Line | width.Line"], near: str = ""
+    name: str, lines: Sequence["likeness.Line | width.Line"], kept: int, judged: int
 ) -> dict[str, Figure]:
-    """How far simulated ones are from real ones, and real halves from each other."""
+    """How far simulated ones are from real ones, near enough in `kept` of the `judged` seeds or
+    splits, and real halves from each other."""
+    near = f", within in {kept} of {judged}" if judged else ""
     far = figure([line.distance for line in lines], f"simulated from real{near}")
     halves = [line.real_distance for line in lines if line.real_distance is not None]
     if not halves:
         return {f"{name}, distance": far}
     own = median(halves)
-    most = max(own, *(line.bound or 0.0 for line in lines))
+    most = max(own, median(line.bound or 0.0 for line in lines))
     return {f"{name}, distance": far,
             f"{name}, halves": interval(own, "real from real", 0.0, most)}  # fmt: skip
