@@ -7,9 +7,9 @@ adapter is taught on the traffic that the world learns from, tried on scenarios 
 
 `invented`: values that nothing determined; `taken`: those that are the model's, `right`: those that
 are as they really were. `valid`: of the results that hold a value of the model, those of a form
-that the traffic shows (world.forms). `words`: the F1 of the words of results that are texts. Then
-each column of the fidelity report (world.fidelity) without and with the model, with its 95%
-interval; `columns_lower` counts those that it lowers.
+that the traffic shows (world.forms), and `valid_real`: of the real results. `words`: the F1 of the
+words of results that are texts. Then each column of the fidelity report (world.fidelity) without
+and with the model, with its 95% interval; `columns_lower` counts those that it lowers.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ def _gaps(
     from understudy.world.values import leaves, same
 
     forms, right = Forms(world), Counter[str]()
-    valid: list[bool] = []
+    valid: dict[str, list[bool]] = {"valid": [], "valid_real": []}
     words: dict[str, list[float]] = {"without": [], "with": []}
     for n, episode in enumerate(test):
         for m in walk(world, episode, n, set()):
@@ -117,15 +117,18 @@ def _gaps(
                     words[who].append(word_f1(told, s.content))
             if text != m.text:
                 fails = failed(world.failures, s.name, text, flag)
-                valid.append(bool(forms.valid(m.context, text, fails)))
+                valid["valid"].append(bool(forms.valid(m.context, text, fails)))
+            if m.context is not None:
+                valid["valid_real"].append(bool(forms.valid(m.context, s.content, s.failed)))
     of = f"of {right['invented']} values"
     shown = {
         "invented": figure([right["invented"]], "values"),
         "taken": figure([taken], of),
         **{f"right_{who}": figure([right[who]], f"{of} that are right") for who in words},
     }
-    if valid:
-        shown["valid"] = figure([100 * fmean(valid)], f"% of {len(valid)} results")
+    for label, judged in valid.items():
+        if judged:
+            shown[label] = figure([100 * fmean(judged)], f"% of {len(judged)} results")
     for who, found_ in words.items():
         if found_:
             shown[f"words_{who}"] = figure([fmean(found_)], f"F1 of {len(found_)} texts")
