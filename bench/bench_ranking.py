@@ -6,7 +6,7 @@ world (judged by the owner's check) and in the service (judged by its database),
 customers. Kendall's tau has the interval of 2,000 resamples of all episodes (a parametric
 bootstrap); `tau_ties_half` counts a pair whose difference in the service is within chance (95%) as
 half an agreement. `worst_inversion` is the largest difference in the service of a pair that the
-world orders the other way.
+world orders the other way. `flawless_world` is the most that the world lets through.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
 """Every benchmark runs, at its smallest size, and writes figures of the promised form."""
 
+import asyncio
 import json
 import math
 from pathlib import Path
@@ -11,7 +12,9 @@ from bench.bench_demo import figures as demo_figures
 from bench.bench_engine import random_model
 from bench.bench_ranking import agreement
 
+from traffic import conversations, write_jsonl
 from understudy.models.loading import load_base
+from walks import folder_of
 
 SMALLEST: dict[str, dict[str, Any]] = {
     "correct": {
@@ -30,11 +33,13 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "proof": 2,
         "worlds": ("lenient",),
     },
+    "language": {"traffic": 40, "walks": 15, "settings": ("epochs=1",)},
     "layouts": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
     "learning": {
         "seeds": (0,), "traffic": 60, "logged": 40, "proof": 3, "recipes": ("filtered_sft", "ppo"),
         "more": ("epochs=1", "value_warmup_epochs=1"),
     },
+    "likeness": {"traffic": 40, "seeds": (0,), "splits": 1},
     "ranking": {"traffic": 40, "played": 4},
     "train": {"prompt": 24, "size": 4, "rest": 8, "turns": 2, "pairs": 1, "scales": (1, 2)},
     "transfer": {
@@ -65,6 +70,8 @@ def test_every_benchmark_is_tested() -> None:
 def test_figures_have_a_value_a_unit_and_a_range(name: str, tmp_path: Path) -> None:
     kept: dict[str, Any] = {"out": tmp_path} if name in ("correct", "learning", "transfer") else {}
     kept |= {"plot": tmp_path / "t.svg"} if name == "transfer" else {}
+    if name in ("language", "likeness"):
+        kept |= {"airline": real_traffic(tmp_path / "airline")}
     record = bench.measure(name, **SMALLEST[name], **kept)
     if name == "grpo" and record["cannot_run"]:  # so few episodes may all have the same reward
         assert "nothing was trained" in record["cannot_run"]
@@ -83,6 +90,14 @@ def test_figures_have_a_value_a_unit_and_a_range(name: str, tmp_path: Path) -> N
         numbers = [figure[k] for k in ("low", "value", "high")]
         assert all(math.isfinite(n) for n in numbers), label
         assert numbers == sorted(numbers), label
+
+
+def real_traffic(folder: Path) -> Path:
+    """A folder with files of the form that the benchmarks find real traffic in."""
+    folder_of(folder, 20, 4)
+    rows = asyncio.run(conversations(folder, 24))
+    write_jsonl(folder / "conversations.jsonl.gz", rows)
+    return folder
 
 
 def report(rehearsed: float, removed: float | None) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 commands that play in a world."""
 
 import asyncio
-import gzip
 import io
 import json
 from dataclasses import replace
@@ -11,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from walks import endpoint, knows, said, walk
 
 from understudy.cli import main
 from understudy.cli.data import open_store
@@ -30,22 +28,8 @@ from understudy.world.language import counts_of
 from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.trial import word_f1
+from walks import endpoint, folder_of, knows, said, walk
 from world.served import serving
-
-
-def folder_of(path: Path, train: int, test: int) -> Path:
-    """A benchmark folder of walks."""
-    path.mkdir()
-    with gzip.open(path / "replays.jsonl.gz", "wt") as file:
-        for n in range(train + test):
-            episode = walk(n)
-            messages = [
-                {**m, "is_error": False} if m["role"] == "tool" else m for m in episode.messages
-            ]
-            split = "train" if n < train else "test"
-            row = {"episode": episode.id, "split": split, "messages": messages}
-            file.write(json.dumps(row) + "\n")
-    return path
 
 
 def closeness(predictions: Path, test: range) -> float:

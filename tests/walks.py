@@ -1,5 +1,6 @@
 """A service that tells of walks in prose, seldom twice alike, and models that word them."""
 
+import gzip
 import json
 import random
 import re
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from understudy.core.types import Episode, ToolResult
@@ -35,6 +37,21 @@ def walk(seed: int) -> Episode:
     episode = recorded(f"e{seed}", calls, lambda _, args: told(rng, args))
     good = {call: ToolResult(r.content, False) for call, r in episode.results.items()}
     return replace(episode, results=good)
+
+
+def folder_of(path: Path, train: int, test: int) -> Path:
+    """A benchmark folder of walks."""
+    path.mkdir()
+    with gzip.open(path / "replays.jsonl.gz", "wt") as file:
+        for n in range(train + test):
+            episode = walk(n)
+            messages = [
+                {**m, "is_error": False} if m["role"] == "tool" else m for m in episode.messages
+            ]
+            split = "train" if n < train else "test"
+            row = {"episode": episode.id, "split": split, "messages": messages}
+            file.write(json.dumps(row) + "\n")
+    return path
 
 
 @contextmanager
