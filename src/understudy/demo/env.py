@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from understudy.core.chatml import call_error
 from understudy.core.ids import uuid7
 from understudy.core.types import Feedback, Scenario, Tool, ToolCall, ToolResult
 from understudy.demo.agent import TOOLS, ServiceClient
@@ -19,6 +20,9 @@ class ServiceSession:
         return TOOLS if role == "agent" else ()
 
     async def call(self, role: str, tool_call: ToolCall) -> ToolResult:
+        problem = call_error(tool_call, self.tools(role))
+        if problem is not None:
+            return ToolResult(f"Error: {problem}", is_error=True)
         return await self._service.call(self.session, tool_call)
 
     async def snapshot(self) -> Any:

@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from understudy.core.chatml import call_error
 from understudy.core.types import Feedback, Scenario, Tool, ToolCall, ToolResult, call_parts
 
 _TYPES: dict[Any, str] = {
@@ -58,9 +59,10 @@ class PythonToolsSession:
 
     async def call(self, role: str, tool_call: ToolCall) -> ToolResult:
         name, text = call_parts(tool_call)
-        function = self.environment.functions.get(name)
-        if function is None:
-            return _failed(f"unknown tool {name!r}")
+        problem = call_error(tool_call, self.tools(role))
+        if problem is not None:
+            return _failed(problem)
+        function = self.environment.functions[name]
         try:
             arguments = json.loads(text or "{}")
             inspect.signature(function).bind(self.state, **arguments)

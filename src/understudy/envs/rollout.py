@@ -17,6 +17,8 @@ from understudy.core.types import (
     Scenario,
     ToolCall,
     ToolResult,
+    call_parts,
+    is_function,
 )
 
 
@@ -34,9 +36,9 @@ async def rollout(
 ) -> Episode:
     """One episode of a policy in a session; the session stays open.
 
-    A turn is one completion. Calls of one message are carried out in their order; a call that
-    is broken, unknown or against its schema is not carried out but answered with an error, so
-    that the model learns of it. A message without calls goes to the user.
+    A turn is one completion. Calls of one message are carried out in their order; what comes of
+    unknown tools and wrong arguments the session says, as its system would. A message without
+    calls goes to the user.
 
     `Episode.ended` says why it ended: `done` (a message without calls and no user to read it),
     `user_left`, `max_turns`, or `error` (a completion whose status is not ok: its `error` says
@@ -121,11 +123,10 @@ def _opening(scenario: Scenario, policy: Policy) -> list[Message]:
 
 
 async def carry_out(session: Session, call: ToolCall, tools: Any) -> ToolResult:
-    """The session's answer to a call; an error where it is broken, unknown or against its
-    schema."""
-    problem = call_error(call, tools)
-    if problem is not None:
-        return ToolResult(f"Error: {problem}", is_error=True)
+    """The session's answer to a call, unknown tools and wrong arguments included; an error where
+    it is no call of a function, which no system is asked."""
+    if not is_function(call) or not call_parts(call)[0]:
+        return ToolResult(f"Error: {call_error(call, tools)}", is_error=True)
     return await session.call("agent", call)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt
 
-from understudy.core.types import Episode, Feedback, Scenario, call_parts
+from understudy.core.types import Episode, Feedback, Scenario, call_parts, is_function
 from understudy.judges.check import Check
 from understudy.recipes.rehearsal import Played
 from understudy.runs.config import Config
@@ -84,8 +84,10 @@ class Guarding:
         for scenario in scenarios:
             if rng.random() >= self.config.canaries:
                 continue
-            if tools and rng.random() < 0.5:
-                found.append(crippled(self.world, scenario, rng.choice(tools)))
+            offered = {t["function"]["name"] for t in scenario.tools if is_function(t)}
+            needed = [t for t in tools if t in offered or not offered]
+            if needed and rng.random() < 0.5:
+                found.append(crippled(self.world, scenario, rng.choice(needed)))
             elif (made := strange(self.world, scenario, rng)) is not None:
                 found.append(made)
         return found

@@ -216,7 +216,8 @@ def of_split(episodes: Sequence[Episode], split: Split | Literal["all"]) -> list
 
 def apart(lesson: Lesson) -> bool:
     """Whether a lesson's scenario is one of those that are not taught."""
-    return split_of(lesson.origin, APART) == "heldout"
+    # independent of the split, which may have been parted before
+    return split_of(f"tried:{lesson.origin}", APART) == "heldout"
 
 
 async def tried_on(language: Language, found: Sequence[Taught], quiet: bool) -> Trial:

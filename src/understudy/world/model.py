@@ -33,12 +33,13 @@ from understudy.world.ranges import outside
 from understudy.world.refusals import refusal
 from understudy.world.scenarios import Book, draw_scenarios, user_seed
 from understudy.world.state import Mark, State
-from understudy.world.templates import PROSE, Template, abstract
+from understudy.world.templates import Template, abstract
 from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.users import Known, MinedUser
 from understudy.world.values import kind_of, parse, writable
 from understudy.world.wording import flat
+from understudy.world.written import content
 
 
 @dataclass(slots=True)
@@ -189,11 +190,15 @@ class World:
         text = f"unknown: nothing in the traffic shows what {c.tool.name} answers here"
         return text, text, True, {"": Mark("invented", "")}, 1.0
 
-    def _unknown(self, kind: str, state: State, name: str, args: dict[str, Any]) -> Prediction:
-        """A tool that the traffic never showed, or arguments that are no JSON object."""
+    def _unknown(
+        self, kind: str, state: State, name: str, args: dict[str, Any], withheld: bool = False
+    ) -> Prediction:
+        """A tool that the traffic never showed or that is withheld, or arguments that are no JSON
+        object."""
         c = Context(state, ToolFacts(name), args)
         template = self.unknown.get(kind)
-        offered = kind == "unknown" and any(t["function"]["name"] == name for t in self.declared)
+        declared = any(t["function"]["name"] == name for t in self.declared)
+        offered = kind == "unknown" and declared and not withheld
         mark = Mark("inferred", "wording of this outcome")
         if offered:
             text, flag, doubt = (
@@ -305,6 +310,8 @@ class WorldSession:
 
     def __init__(self, world: World, state: State, seed: int, tools: tuple[Tool, ...]) -> None:
         self.world, self.state, self.seed, self._tools = world, state, seed, tools
+        offered = {t["function"]["name"] for t in tools if is_function(t)}
+        self._withheld = {t["function"]["name"] for t in world.declared} - offered
 
     def tools(self, role: str = "agent") -> tuple[Tool, ...]:
         return self._tools
@@ -329,6 +336,9 @@ class WorldSession:
         args = parse(arguments or "{}")
         if not isinstance(args, dict):
             return Foretold(name, {}, self.world._unknown("bad", state, name, {}), None, rng)
+        if name in self._withheld:
+            withheld = self.world._unknown("unknown", state, name, args, withheld=True)
+            return Foretold(name, args, withheld, None, rng)
         p, c = self.world.predict(state, name, args, rng, greedy, outcome)
         return Foretold(name, args, p, c, rng)
 
@@ -379,18 +389,3 @@ class WorldSession:
 
     async def aclose(self) -> None:
         return None
-
-
-def content(p: Prediction, model: ToolModel, around: Envelope) -> str:
-    """A predicted value as the tool would write it, in its envelope."""
-    bare = not around.inside or not p.outcome.startswith("ok")
-    if bare and p.text is not None:
-        return writable(p.text)
-    if bare and p.outcome in PROSE and isinstance(p.value, str):
-        return writable(p.value)
-    value = p.value if bare else around.closed(p.value if p.text is None else p.text)
-    separators = (",", ":") if model.compact else (", ", ": ")
-    text = json.dumps(value, ensure_ascii=False, separators=separators)
-    if writable(text) != text:  # as JSON has it, a lone surrogate is an escape
-        text = json.dumps(value, separators=separators)
-    return text

@@ -10,12 +10,13 @@ from understudy.world.context import Context
 from understudy.world.floor import Floor, Said
 from understudy.world.forms import Forms
 from understudy.world.gaps import Situation, situation
-from understudy.world.model import World, WorldSession, content
+from understudy.world.model import World, WorldSession
 from understudy.world.plausible import Plausible
 from understudy.world.stored import Stored
 from understudy.world.tools import Prediction
 from understudy.world.transitions import Step, steps, transitions
 from understudy.world.values import call_key, columns
+from understudy.world.written import content
 
 
 @dataclass(slots=True)
