@@ -8,7 +8,6 @@ from exact_models import random_rows, relative_error, small_model
 
 from processes import in_processes
 from understudy.models.lora import LoraConfig, inject_lora, lora_layers
-from understudy.train.checkpoint import load, save
 from understudy.train.sharding import shard, whole
 from understudy.train.trainer import Trainer, TrainerConfig
 

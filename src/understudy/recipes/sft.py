@@ -55,6 +55,7 @@ class SftConfig(Config):
     warmup_steps: int = Field(default=10, ge=0)
     precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = False  # less memory, more time
+    shard: bool = False  # each of several processes holds a part of the model (train.sharding)
     max_tokens: PositiveInt = 2048
     max_tokens_per_microbatch: PositiveInt = 4096
     evaluate_every: NonNegativeInt = 0  # steps, where `sft` is told how; 0: never
@@ -92,6 +93,8 @@ def sft(
     episodes are gone, or nothing is left to train on, NonFiniteError after three steps whose loss
     or gradient is not finite.
     """
+    if config.shard and evaluate is not None:
+        raise ValueError("to evaluate as it goes takes the whole model: leave shard off")
     given = [e for e in episodes if config.split in ("all", split_of(e.scenario_id or e.id))]
     apart = len(episodes) - len(given)
     episodes, kept, left_out = begun_with(run, given, lambda es: select(es, config, check))
@@ -106,7 +109,8 @@ def sft(
         raise ValueError(f"no episode is left to train on: {why}")
     order = _order(len(rows), config)
     cores = torch.get_num_threads()
-    with training(learner, trainer_config(config, len(order)), cores) as trainer:
+    trained = training(learner, trainer_config(config, len(order)), cores, shard=config.shard)
+    with trained as trainer:
         steps = [[rows[i] for i in step] for step in order]
         _train(run, trainer, steps, config, quiet, partial(evaluate, learner) if evaluate else None)
     first = kept[0]

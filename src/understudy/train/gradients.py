@@ -21,7 +21,6 @@ from understudy.train.sharding import METHOD
 from understudy.train.tree_batch import Forward, MicroBatch, forward, micro_batches
 from understudy.train.value_head import ValueHead, value_loss
 
-
 IDLE = (Row((0,), (Entry(0, 0, "ce", 1.0),)),)
 
 

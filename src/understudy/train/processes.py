@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,7 +83,9 @@ class Processes:
         some = torch.tensor([p.grad is not None for p in mine], dtype=torch.uint8)
         with _together():
             dist.all_reduce(some, dist.ReduceOp.MAX, group=self._gloo)
-            for bucket in _buckets([p for p, any_ in zip(mine, some.tolist(), strict=True) if any_]):
+            for bucket in _buckets(
+                [p for p, any_ in zip(mine, some.tolist(), strict=True) if any_]
+            ):
                 self._add_gradients(bucket)
         total = Sums()
         for by in range(self.size):
@@ -97,6 +100,12 @@ class Processes:
         parts = flat.split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
+
+
+@cache
+def joined() -> Processes:
+    """This process's own, joined once: groups are made by all processes together."""
+    return Processes()
 
 
 def words_of(rows: Sequence[Row]) -> list[Any]:

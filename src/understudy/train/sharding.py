@@ -16,7 +16,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-
 METHOD = "with_whole_parameters"  # of a sharded model: calls what it is given
 
 
