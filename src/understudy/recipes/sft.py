@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from understudy.core.forest import Conversation, final_conversations
 from understudy.core.rows import Row, supervised_rows
@@ -64,6 +64,12 @@ class SftConfig(Config):
     keep_checkpoints: PositiveInt = 2  # the newest; the best stays too
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.shard and self.evaluate_every:
+            raise ValueError("evaluate_every needs the whole model in one process: leave shard off")
+        return self
+
 
 Evaluate = Callable[[Learner], Interval]
 
@@ -93,8 +99,6 @@ def sft(
     episodes are gone, or nothing is left to train on, NonFiniteError after three steps whose loss
     or gradient is not finite.
     """
-    if config.shard and evaluate is not None:
-        raise ValueError("to evaluate as it goes takes the whole model: leave shard off")
     given = [e for e in episodes if config.split in ("all", split_of(e.scenario_id or e.id))]
     apart = len(episodes) - len(given)
     episodes, kept, left_out = begun_with(run, given, lambda es: select(es, config, check))

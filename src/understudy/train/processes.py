@@ -83,9 +83,7 @@ class Processes:
         some = torch.tensor([p.grad is not None for p in mine], dtype=torch.uint8)
         with _together():
             dist.all_reduce(some, dist.ReduceOp.MAX, group=self._gloo)
-            for bucket in _buckets(
-                [p for p, any_ in zip(mine, some.tolist(), strict=True) if any_]
-            ):
+            for bucket in _buckets([p for p, one in zip(mine, some, strict=True) if one]):
                 self._add_gradients(bucket)
         total = Sums()
         for by in range(self.size):
@@ -97,7 +95,7 @@ class Processes:
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([g.reshape(-1) for g in grads])
         dist.all_reduce(flat, group=self._gloo if flat.device.type == "cpu" else None)
-        parts = flat.split([p.numel() for p in parameters])
+        parts = torch.split(flat, [p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
 

@@ -75,5 +75,6 @@ def gather(model: nn.Module, keep: bool) -> None:
         if parameter is None or not parameter.requires_grad or not is_sharded(parameter):
             continue
         if id(parameter) not in found:
-            found[id(parameter)] = nn.Parameter(whole(parameter)) if keep else parameter
+            full = whole(parameter)  # all take part
+            found[id(parameter)] = nn.Parameter(full) if keep else parameter
         module._parameters[name] = found[id(parameter)]
