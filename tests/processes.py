@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+PATIENCE_S = 240.0
+
 
 def in_processes(size: int, work: Callable[[], Any]) -> list[Any]:
-    """What `work` returns in each of `size` processes, by rank: JSON values, or tensors as lists.
+    """What `work` returns in each of `size` processes, by rank: plain values, tensors as lists.
 
     Fails with the traceback of one that failed.
     """
@@ -25,13 +27,14 @@ def in_processes(size: int, work: Callable[[], Any]) -> list[Any]:
         ours, theirs = context.Pipe()
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size,
                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}  # fmt: skip
-        process = context.Process(target=_work, args=(work, names, theirs))
+        process = context.Process(target=_work, args=(work, names, theirs), daemon=True)
         process.start()
         theirs.close()
         pipes.append(ours)
         processes.append(process)
-    said = [pipe.recv() for pipe in pipes]
+    said = [pipe.recv() if pipe.poll(PATIENCE_S) else (True, "it waits for ever") for pipe in pipes]
     for process in processes:
+        process.kill()
         process.join()
     failures = [text for failed, text in said if failed]
     assert not failures, "\n".join(failures)
