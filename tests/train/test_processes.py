@@ -170,7 +170,7 @@ def test_a_process_that_ended_is_said():
         processes.most(0)
         if processes.rank == 1:
             return ""
-        with pytest.raises(ProcessesError, match="has ended, and says why") as error:
+        with pytest.raises(ProcessesError, match="its own message says why") as error:
             processes.tell(None, by=1)
         return str(error.value)
 

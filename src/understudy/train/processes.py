@@ -139,5 +139,5 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:  # what gloo and NCCL raise
         raise ProcessesError(
-            "another process of this run has ended, and says why; the same command resumes"
+            "another process of this run has ended; its own message says why"
         ) from error
