@@ -19,7 +19,7 @@ from understudy.runs.directory import Run
 from understudy.train.trainer import Trainer
 from understudy.world.learn import learn
 
-SFT = ["lora.rank=2", "epochs=1", "batch_episodes=8", "precision=fp32", "checkpoint_every=1"]
+SFT = ["lora.rank=2", "epochs=1", "batch_episodes=4", "precision=fp32", "checkpoint_every=1"]
 GRPO = ["lora.rank=2", "steps=2", "scenarios_per_step=2", "group_size=3", "pool=6", "max_turns=2",
         "max_tokens=12", "precision=fp32", "checkpoint_every=1"]  # fmt: skip
 ADAPTER, MODEL = "adapter/adapter_model.safetensors", "model/model.safetensors"
@@ -30,7 +30,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store, a world and a check."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("given")
-    file = write_jsonl(folder / "c.jsonl", asyncio.run(conversations(folder, 40)))
+    file = write_jsonl(folder / "c.jsonl", asyncio.run(conversations(folder, 16)))
     assert main(["import", str(file), "--store", str(folder / "s.db")]) == 0
     learn(list(import_file(file))).save(folder / "world")
     (folder / "check.py").write_text(
