@@ -7,7 +7,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import typer
+
 GIVEN = "given.json"  # among a run's artefacts: the files that it was begun with
+
+
+# commands that make no trainer; all others train over the processes of a launcher
+ALONE = {"report"}
+
+
+def first_of_several(context: typer.Context) -> None:
+    """Under `torchrun`, or what sets its variables, the command goes on in the first process; the
+    others compute for it (recipes.several) and end with it. Raises ValueError for a command that
+    has nothing to compute for."""
+    from understudy.runs.launch import place
+
+    rank, size = place()
+    if size == 1:
+        return
+    name = context.invoked_subcommand
+    if name in ALONE:
+        raise ValueError(f"`train {name}` runs in one process: start it without torchrun")
+    from understudy.recipes.several import follow
+    from understudy.train.processes import joined
+
+    joined()
+    if rank:
+        follow()
+        raise typer.Exit
+
+
+def end_of_several(*_: Any, **__: Any) -> None:
+    """The first process is done: the others end."""
+    from understudy.runs.launch import place
+
+    if place()[1] > 1:
+        from understudy.recipes.several import dismiss
+
+        dismiss()
 
 
 def fit_threads(threads: int) -> int:

@@ -22,7 +22,13 @@ from understudy.cli.options import (
     WorkloadOption,
     WorldOption,
 )
-from understudy.cli.running import fit_threads, opened_run, values_of
+from understudy.cli.running import (
+    end_of_several,
+    first_of_several,
+    fit_threads,
+    opened_run,
+    values_of,
+)
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
 from understudy.cli.train_distil import correct, opd
 from understudy.cli.train_logged import ppo as train_ppo
@@ -37,7 +43,13 @@ SecondOption = Annotated[
     Path | None, typer.Option(help="A folder that `world learn --second` wrote: guards.")
 ]
 
-app = typer.Typer(help="Recipes.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="Recipes. Under torchrun, over several processes.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    callback=first_of_several,
+    result_callback=end_of_several,
+)
 
 
 @app.command()

@@ -27,6 +27,7 @@ from understudy.models.lora import (
     set_adapter_tensors,
 )
 from understudy.runs.config import Config
+from understudy.runs.launch import place
 from understudy.runs.machine import give_back_memory
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.parallel import processes_for
@@ -127,13 +128,29 @@ def training(
     cores: int,
     value_head: ValueHead | None = None,
     beside: bool = False,
+    shard: bool = False,
 ) -> Iterator[Trainer]:
     """A trainer of what the learner trains, and of a value head where there is one, on up to
     `cores` cores: for a small model on the CPU as many processes of one thread each, else threads.
     To be entered before an engine is made. `beside`: it will step while this process does something
     else, so others compute its batches.
+
+    In the first process of several (recipes.several) the others take each step with it. `shard`:
+    each of them holds a part of the base (train.sharding). Raises ValueError for that where there
+    is but one.
     """
     before = torch.get_num_threads()
+    if place()[1] > 1:
+        from understudy.recipes.several import leading
+
+        try:
+            with leading(learner, config, cores, value_head, shard) as trainer:
+                yield trainer
+        finally:
+            torch.set_num_threads(before)
+        return
+    if shard:
+        raise ValueError("shard=true needs several processes: start the command by torchrun")
     workers = processes_for(learner.base.model, cores)
     if workers > 1:
         give_back_memory()

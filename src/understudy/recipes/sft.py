@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from understudy.core.forest import Conversation, final_conversations
 from understudy.core.rows import Row, supervised_rows
@@ -55,6 +55,7 @@ class SftConfig(Config):
     warmup_steps: int = Field(default=10, ge=0)
     precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = False  # less memory, more time
+    shard: bool = False  # each of several processes holds a part of the model (train.sharding)
     max_tokens: PositiveInt = 2048
     max_tokens_per_microbatch: PositiveInt = 4096
     evaluate_every: NonNegativeInt = 0  # steps, where `sft` is told how; 0: never
@@ -62,6 +63,12 @@ class SftConfig(Config):
     checkpoint_every: PositiveInt = 50
     keep_checkpoints: PositiveInt = 2  # the newest; the best stays too
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.shard and self.evaluate_every:
+            raise ValueError("evaluate_every needs the whole model in one process: leave shard off")
+        return self
 
 
 Evaluate = Callable[[Learner], Interval]
@@ -106,7 +113,8 @@ def sft(
         raise ValueError(f"no episode is left to train on: {why}")
     order = _order(len(rows), config)
     cores = torch.get_num_threads()
-    with training(learner, trainer_config(config, len(order)), cores) as trainer:
+    trained = training(learner, trainer_config(config, len(order)), cores, shard=config.shard)
+    with trained as trainer:
         steps = [[rows[i] for i in step] for step in order]
         _train(run, trainer, steps, config, quiet, partial(evaluate, learner) if evaluate else None)
     first = kept[0]

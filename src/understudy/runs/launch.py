@@ -131,6 +131,23 @@ def python(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", module, *arguments]
 
 
+def place() -> tuple[int, int]:
+    """Which of the processes of `torchrun`, or of a launcher that sets its variables, this one is,
+    from 0, and how many there are: (0, 1) where there is no launcher. Raises ValueError where the
+    variables make no sense."""
+    said = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
+    if None in said:
+        return 0, 1
+    try:
+        rank, size = (int(str(number)) for number in said)
+    except ValueError:
+        rank, size = -1, 0
+    if not 0 <= rank < size:
+        what = f"RANK={said[0]} and WORLD_SIZE={said[1]}"
+        raise ValueError(f"{what} make no sense; unset them, or start the command by torchrun")
+    return rank, size
+
+
 def wait_healthy(url: str, timeout_s: float = 30.0) -> None:
     """Waits until GET `url` answers 2xx. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s

@@ -24,6 +24,7 @@ from understudy.train.trainer import Trainer
 
 FORMAT = 1
 FILES = ("parameters", "optimiser", "random")
+TRAINED = "parameter:"  # how `Trainer.tensors` names them; the rest are moments
 
 
 class CheckpointError(RuntimeError):
@@ -85,22 +86,17 @@ def load(path: str | Path, trainer: Trainer) -> dict[str, Any]:
     state = _state(path)
     tensors = {name: _tensors(path, name, state) for name in FILES}
     _check_names(tensors["parameters"], trainer)
-    with torch.no_grad():
-        for name, parameter in trainer.parameters.items():
-            parameter.copy_(tensors["parameters"][name])
-    _restore_optimiser(tensors["optimiser"], trainer)
-    trainer.steps = state["steps"]
-    trainer.skipped_in_a_row = state["skipped_in_a_row"]
+    parameters = [(f"{TRAINED}{name}", t) for name, t in tensors["parameters"].items()]
+    moments = list(tensors["optimiser"].items())
+    trainer.restore([*parameters, *moments], state["steps"], state["skipped_in_a_row"])
     _restore_random(tensors["random"], state["random"])
     return dict(state["extra"])
 
 
 def _write(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
-    parameters = {n: p.detach().contiguous().cpu() for n, p in trainer.parameters.items()}
-    moments: dict[str, Tensor] = {}
-    for name, parameter in trainer.parameters.items():
-        for key, value in trainer.optimiser.state.get(parameter, {}).items():
-            moments[f"{key}:{name}"] = value.detach().contiguous().cpu()
+    found = dict(trainer.tensors())
+    moments = {n: t for n, t in found.items() if not n.startswith(TRAINED)}
+    parameters = {n.removeprefix(TRAINED): t for n, t in found.items() if n not in moments}
     generators, numbers = _random_state()
     digests = {}
     for name, tensors in zip(FILES, (parameters, moments, generators), strict=True):
@@ -178,15 +174,6 @@ def _check_names(found: dict[str, Tensor], trainer: Trainer) -> None:
             f"the checkpoint is of another model or adapter: {n} is {theirs.get(n, 'missing')} in "
             f"it and {mine.get(n, 'missing')} in the model ({len(differ)} differ)"
         )
-
-
-def _restore_optimiser(moments: dict[str, Tensor], trainer: Trainer) -> None:
-    trainer.optimiser.state.clear()
-    for joined, value in moments.items():
-        key, _, name = joined.partition(":")
-        parameter = trainer.parameters[name]
-        place = "cpu" if key == "step" and parameter.device.type == "cpu" else parameter.device
-        trainer.optimiser.state[parameter][key] = value.to(place)
 
 
 def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:

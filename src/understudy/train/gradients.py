@@ -5,19 +5,23 @@ to those of the whole batch, because each loss is divided by counts over the who
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from understudy.core.rows import Row
+from understudy.core.rows import Entry, Row
 from understudy.core.token_tree import STREAMS
 from understudy.train.losses import StreamLoss, ce_loss, kl_estimate, kl_loss, rl_loss
 from understudy.train.optimiser import TrainerConfig
+from understudy.train.sharding import METHOD
 from understudy.train.tree_batch import Forward, MicroBatch, forward, micro_batches
 from understudy.train.value_head import ValueHead, value_loss
+
+IDLE = (Row((0,), (Entry(0, 0, "ce", 1.0),)),)
 
 
 @dataclass(slots=True)
@@ -92,17 +96,25 @@ def add_gradients(
     counts: Counter[str],
     config: TrainerConfig,
     value_head: ValueHead | None = None,
+    passes: Callable[[int], int] | None = None,
 ) -> Sums:
     """Adds the rows' part of the gradient to the parameters' `grad`.
 
     `counts` are the entries of each stream over the whole batch, which these rows are a part of.
+    `passes` says how many passes are to be made where these rows need so many: those beyond add a
+    gradient of zero.
     """
     sums = Sums()
-    for batch in micro_batches(rows, config.max_tokens_per_microbatch, config.layout):
+    batches = micro_batches(rows, config.max_tokens_per_microbatch, config.layout)
+    idle = 0 if passes is None else passes(len(batches)) - len(batches)
+    for batch in batches:
         loss = _loss(model, batch, counts, config, value_head, sums)
         loss.backward()  # type: ignore[no-untyped-call]
         sums.tokens_computed += batch.tokens_computed
         sums.microbatches += 1
+    for batch in idle * micro_batches(IDLE, 1, config.layout):
+        nothing = precise_forward(model, batch, config).logprobs_E.sum() * 0.0
+        nothing.backward()  # type: ignore[no-untyped-call]
     return sums
 
 
@@ -120,10 +132,12 @@ def precise_forward(
 ) -> Forward:
     """The batch through the model in the configured precision."""
     device = next(model.parameters()).device.type
+    compute = partial(
+        forward, model, batch, config.temperature, value_head, share, config.gradient_checkpointing
+    )
+    gathered: Callable[[Callable[[], Forward]], Forward] | None = getattr(model, METHOD, None)
     with torch.autocast(device, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        return forward(
-            model, batch, config.temperature, value_head, share, config.gradient_checkpointing
-        )
+        return compute() if gathered is None else gathered(compute)
 
 
 def _loss(

@@ -9,10 +9,10 @@ nothing and cost nothing.
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,12 @@ from understudy.core.rows import Row, trim
 from understudy.train.gradients import Sums, add_gradients, head_alone, precise_forward
 from understudy.train.optimiser import TrainerConfig, make_optimiser, trainable
 from understudy.train.parallel import Helpers
+from understudy.train.sharding import METHOD, put, whole
 from understudy.train.tree_batch import Forward, micro_batches, split_rows
 from understudy.train.value_head import ValueHead
+
+if TYPE_CHECKING:
+    from understudy.train.processes import Processes
 
 
 class NonFiniteError(RuntimeError):
@@ -70,6 +74,9 @@ class Trainer:
     here: before threads are started. `with Trainer(...)`, or `close`, ends them. `apart`: all
     rows go to the other processes, one more than else, and this one's Python stays free for its
     other threads, which may run while `step` waits.
+
+    `processes` are those of a launcher (train.processes). Each has a trainer of the same model and
+    calls its methods with the same rows, in the same order.
     """
 
     def __init__(
@@ -79,8 +86,10 @@ class Trainer:
         workers: int = 1,
         value_head: ValueHead | None = None,
         apart: bool = False,
+        processes: "Processes | None" = None,
     ) -> None:
         self.model = model
+        self.processes = processes
         self.config = config or TrainerConfig()
         self.value_head = value_head
         own = trainable(model)
@@ -112,6 +121,8 @@ class Trainer:
         lr = self.config.lr_at(self.steps)
         self.optimiser.zero_grad(set_to_none=True)
         sums = self._gradient(kept, counts)
+        if self.processes is not None:
+            sums = self.processes.add(list(self.parameters.values()), sums)
         self._forget_zeros(counts)
         skipped, norm = self._update(lr, sums, trained=bool(kept))
         seconds = time.perf_counter() - begun
@@ -172,9 +183,14 @@ class Trainer:
         return found
 
     def _gradient(self, rows: list[Row], counts: Counter[str]) -> Sums:
-        """The whole batch's gradient, each process's part of it at the same time."""
+        """The whole batch's gradient, each process's part of it at the same time; where there is a
+        launcher, that of this one's part."""
+        passes = None
+        if self.processes is not None:
+            rows = self.processes.share(rows)
+            passes = self.processes.most if hasattr(self.model, METHOD) else None
         if self._helpers is None:
-            return add_gradients(self.model, rows, counts, self.config, self.value_head)
+            return add_gradients(self.model, rows, counts, self.config, self.value_head, passes)
         shares = split_rows(rows, self.workers)
         own, others = shares[: self._own], shares[self._own :]
         self._helpers.start(others, counts)
@@ -194,6 +210,28 @@ class Trainer:
         model, head = self._groups
         for parameter in model if head_alone(counts) else () if counts["value"] else head:
             parameter.grad = None
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """What is trained, as `parameter:NAME`, and AdamW's moments, as `exp_avg:NAME` and so on:
+        whole, on the CPU."""
+        for name, parameter in self.parameters.items():
+            yield f"parameter:{name}", whole(parameter)
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                yield f"{key}:{name}", whole(value)
+
+    @torch.no_grad()
+    def restore(self, tensors: Iterable[tuple[str, Tensor]], steps: int, skipped: int) -> None:
+        """Goes on from what `tensors` said after so many steps, the last so many skipped."""
+        self.optimiser.state.clear()
+        for joined, value in tensors:
+            key, _, name = joined.partition(":")
+            parameter = self.parameters[name]
+            if key == "parameter":
+                parameter.copy_(put(value, parameter))
+            else:
+                self.optimiser.state[parameter][key] = put(value, parameter)
+        self.steps, self.skipped_in_a_row = steps, skipped
 
     def use_cores(self, cores: int) -> None:
         """From the next step on: so many of the processes, of one thread each, or so many threads
