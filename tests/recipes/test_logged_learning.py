@@ -250,6 +250,11 @@ def test_the_commands_run(
     small = ["--set", "precision=fp32", "--set", "batch_episodes=60"]
     assert main(["train", "ppo", str(tmp_path / "p"), *where, *small, "--set", "epochs=1"]) == 0
     assert "episodes, not of the split train" in capsys.readouterr().out
+    on = ["--from", str(tmp_path / "p"), "--set", "epochs=2"]
+    assert main(["train", "ppo", str(tmp_path / "q"), *where, *on]) == 0
+    begun = json.loads((tmp_path / "q" / "artefacts" / "origin.json").read_text())
+    assert begun["step"] == len(Run.open(tmp_path / "p", read_only=True).metrics().rows)
+    assert len(Run.open(tmp_path / "q", read_only=True).metrics().rows) > 0
     assert main(["train", "stream", str(tmp_path / "s"), *where, *small, "--set", "steps=1"]) == 0
     assert "1 steps on" in capsys.readouterr().out
     assert main(["train", "ppo", str(tmp_path / "w"), "--world", "x"]) != 0

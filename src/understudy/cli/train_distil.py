@@ -2,22 +2,24 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, captured
 from understudy.cli.options import (
     ConfigOption,
+    FromOption,
     IsolatedOption,
     QuietOption,
     RunArgument,
     SetOption,
     StartOption,
     ThreadsOption,
+    TrackOption,
     WorkloadOption,
 )
-from understudy.cli.running import fit_threads, opened_run
+from understudy.cli.running import fit_threads, opened_run, values_of
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
 
 
@@ -43,6 +45,8 @@ def opd(
     tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -65,7 +69,8 @@ def opd(
 
     if (world is None) == (store is None):
         raise ValueError("give either --world to play in or --store with logged episodes")
-    values: dict[str, Any] = {"start": str(adapter_folder(start))} if start else {}
+    values = values_of(fork, config)
+    values |= {"start": str(adapter_folder(start))} if start else {}
     values |= {"teacher": str(adapter_folder(teacher))} if teacher else {}
     values |= {"teacher_base": str(teacher_base)} if teacher_base else {}
     values |= {"teacher_prompt": teacher_prompt.read_text().strip()} if teacher_prompt else {}
@@ -77,7 +82,7 @@ def opd(
     learned = world_shown(world, tools) if world else None
     found = episodes_shown(captured(store, workload), tools) if store else []
     given = {"--world": world, "--teacher-prompt": teacher_prompt, "--tools": tools}
-    with opened_run(run, settings, given) as opened:
+    with opened_run(run, settings, given, fork, track or ()) as opened:
         result = asyncio.run(
             opd(opened, settings, learned, found, workload or "default", threads or None, quiet)
         )
@@ -95,6 +100,8 @@ def correct(
     tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -111,7 +118,8 @@ def correct(
     from understudy.recipes.learner import prepare_kernel
     from understudy.runs.config import load_config
 
-    values = {"start": str(adapter_folder(start))} if start else {}
+    values = values_of(fork, config)
+    values |= {"start": str(adapter_folder(start))} if start else {}
     settings = load_config(CorrectConfig, config, overrides or [], values)
     if isolated:  # no compiler can be started afterwards
         prepare_kernel(settings.base)
@@ -119,7 +127,7 @@ def correct(
     fit_threads(threads)
     found = episodes_shown(captured(store, workload), tools)
     given = {"--tools": tools}
-    with opened_run(run, settings, given) as opened:
+    with opened_run(run, settings, given, fork, track or ()) as opened:
         result = asyncio.run(correct(opened, found, settings, threads or None, quiet))
     print(
         f"{result.corrections} corrected turns; log student - log teacher {result.gap_before:.2f} "

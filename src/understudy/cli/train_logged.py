@@ -16,14 +16,16 @@ from understudy.cli.data import (
 )
 from understudy.cli.options import (
     ConfigOption,
+    FromOption,
     IsolatedOption,
     QuietOption,
     RunArgument,
     SetOption,
     ThreadsOption,
+    TrackOption,
     WorkloadOption,
 )
-from understudy.cli.running import fit_threads, opened_run
+from understudy.cli.running import fit_threads, opened_run, values_of
 from understudy.cli.tools_file import ToolsOption, world_shown
 from understudy.cli.world_language import RunOption
 
@@ -52,6 +54,8 @@ def ppo(
     tools: ToolsOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -73,7 +77,7 @@ def ppo(
     from understudy.recipes.ppo_world import ppo_in_world
     from understudy.runs.config import load_config
 
-    values = _values(start, reward)
+    values = values_of(fork, config) | _values(start, reward)
     values |= {"play": {"language": str(language)}} if language else {}
     settings = load_config(PpoConfig, config, overrides or [], values)
     if language is not None and world is None:
@@ -89,7 +93,7 @@ def ppo(
     fit_threads(threads)
     if world is not None and judge is not None:
         learned = world_shown(world, tools)
-        with opened_run(run, settings, given) as opened:
+        with opened_run(run, settings, given, fork, track or ()) as opened:
             played = asyncio.run(
                 ppo_in_world(
                     opened, learned, judge, settings, workload or "default", threads or None, quiet
@@ -101,7 +105,7 @@ def ppo(
         )
         return
     found = captured(store, workload)
-    with opened_run(run, settings, given) as opened:
+    with opened_run(run, settings, given, fork, track or ()) as opened:
         result = learn(opened, found, settings, judge, quiet)
     cut = f", {result.epochs_cut} epochs cut short" if result.epochs_cut else ""
     print(f"{result.steps} steps on {result.episodes} episodes{cut}; adapter in {result.adapter}")
@@ -123,6 +127,8 @@ def stream(
     workload: WorkloadOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -142,13 +148,15 @@ def stream(
     from understudy.recipes.stream import stream as learn
     from understudy.runs.config import load_config
 
-    settings = load_config(StreamConfig, config, overrides or [], _values(start, reward))
+    settings = load_config(
+        StreamConfig, config, overrides or [], values_of(fork, config) | _values(start, reward)
+    )
     if isolated:  # before the owner's code runs
         only_the_store([store])
     judge = Check.from_file(check) if check else None
     given = {"--check": check}
     fit_threads(threads)
-    with open_store(store) as db, opened_run(run, settings, given) as opened:
+    with open_store(store) as db, opened_run(run, settings, given, fork, track or ()) as opened:
         name = None if judge else settings.log.reward
         where = {"workload": workload} if workload else {}
         source: Source = (

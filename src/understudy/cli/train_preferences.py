@@ -10,15 +10,17 @@ import typer
 from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, captured
 from understudy.cli.options import (
     ConfigOption,
+    FromOption,
     IsolatedOption,
     QuietOption,
     RunArgument,
     SetOption,
     StartOption,
     ThreadsOption,
+    TrackOption,
     WorkloadOption,
 )
-from understudy.cli.running import fit_threads, opened_run
+from understudy.cli.running import fit_threads, opened_run, values_of
 
 PairsOption = Annotated[
     Path | None,
@@ -38,6 +40,8 @@ def dpo(
     start: StartOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -52,10 +56,10 @@ def dpo(
     from understudy.recipes.dpo import DpoConfig, dpo
     from understudy.recipes.preference_data import read_pairs
 
-    settings = _settings(DpoConfig, start, config, overrides)
+    settings = _settings(DpoConfig, start, config, overrides, fork)
     _prepare(store if isolated else None, threads)
     find = partial(_pairs, settings, store, workload, pairs)
-    _train(run, settings, "pairs", find, read_pairs, partial(dpo, quiet=quiet))
+    _train(run, settings, fork, track, "pairs", find, read_pairs, partial(dpo, quiet=quiet))
 
 
 def kto(
@@ -66,6 +70,8 @@ def kto(
     start: StartOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -79,10 +85,10 @@ def kto(
     from understudy.recipes.kto import KtoConfig, kto
     from understudy.recipes.preference_data import read_thumbs
 
-    settings = _settings(KtoConfig, start, config, overrides)
+    settings = _settings(KtoConfig, start, config, overrides, fork)
     _prepare(store if isolated else None, threads)
     find = partial(_thumbs, settings, store, workload, thumbs)
-    _train(run, settings, "thumbs", find, read_thumbs, partial(kto, quiet=quiet))
+    _train(run, settings, fork, track, "thumbs", find, read_thumbs, partial(kto, quiet=quiet))
 
 
 def reward_model(
@@ -93,6 +99,8 @@ def reward_model(
     start: StartOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
+    fork: FromOption = None,
+    track: TrackOption = None,
     isolated: IsolatedOption = False,
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -106,18 +114,25 @@ def reward_model(
     from understudy.recipes.preference_data import read_pairs
     from understudy.recipes.reward_model import RewardModelConfig, reward_model
 
-    settings = _settings(RewardModelConfig, start, config, overrides)
+    settings = _settings(RewardModelConfig, start, config, overrides, fork)
     _prepare(store if isolated else None, threads)
     find = partial(_pairs, settings, store, workload, pairs)
-    _train(run, settings, "pairs", find, read_pairs, partial(reward_model, quiet=quiet))
+    _train(
+        run, settings, fork, track, "pairs", find, read_pairs, partial(reward_model, quiet=quiet)
+    )
 
 
 def _settings(
-    kind: Any, start: Path | None, config: Path | None, overrides: list[str] | None
+    kind: Any,
+    start: Path | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    fork: str | None,
 ) -> Any:
     from understudy.runs.config import load_config
 
-    values = {"start": str(adapter_folder(start))} if start else {}
+    values = values_of(fork, config)
+    values |= {"start": str(adapter_folder(start))} if start else {}
     return load_config(kind, config, overrides or [], values)
 
 
@@ -151,6 +166,8 @@ def _thumbs(settings: Any, store: Path, workload: str | None, file: Path | None)
 def _train(
     run: Path,
     settings: Any,
+    fork: str | None,
+    track: list[str] | None,
     what: str,
     find: Callable[[], Any],
     read: Callable[[Path], Any],
@@ -158,7 +175,7 @@ def _train(
 ) -> None:
     from understudy.recipes.preference_data import begun_with
 
-    with opened_run(run, settings) as opened:
+    with opened_run(run, settings, None, fork, track or ()) as opened:
         found, left_out = begun_with(opened, what, find, read)
         result = recipe(opened, found, settings, left_out)
     print(f"{result.steps} steps on {result.used} {what}; adapter in {result.adapter}")

@@ -182,8 +182,8 @@ def _estimates(
     run: Run, trainer: Trainer, learned: Sequence[Logged], config: PpoConfig, taken: int
 ) -> list[Estimate]:
     """Advantages by the values as they were before the first policy step, which are written down:
-    a resumed run has them from there."""
-    if taken == 0:
+    a resumed run has them from there. One that begins from another's checkpoint has its values."""
+    if taken == 0 or not (run.artefacts / VALUES).exists():
         run.write_artefact(VALUES, values_of(trainer, learned))
     values = json.loads((run.artefacts / VALUES).read_text())
     return estimate(learned, values, config.estimation)
