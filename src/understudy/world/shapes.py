@@ -3,7 +3,7 @@
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,10 +83,11 @@ class Shape:
         return shape
 
     def render(
-        self, c: Context, rng: random.Random, greedy: bool
+        self, c: Context, rng: random.Random, greedy: bool, counted: Collection[str] = ()
     ) -> tuple[Any, dict[str, Mark], float]:
         """A value, the provenance of its leaves, and its doubt: the expected share of wrong leaves,
-        at least the doubt of any that is made up."""
+        at least the doubt of any that is made up. Leaves at `counted` paths are not doubted: what
+        the listing has takes their places."""
         out: dict[str, Any] = {}
         c.out = out
         marks: dict[str, Mark] = {}
@@ -105,8 +106,9 @@ class Shape:
                 mark, doubt = Mark("invented", "another result of this tool"), 0.7
                 if c.recall is not None:
                     mark, doubt = Mark("remembered", "the same call in the traffic"), 0.3
-            wrong += doubt
-            made_up = max(made_up, doubt * (mark.kind == "invented"))
+            if leaf.path not in counted:
+                wrong += doubt
+                made_up = max(made_up, doubt * (mark.kind == "invented"))
             marks[leaf.path] = mark
             if not leaf.path:
                 return item, marks, wrong
