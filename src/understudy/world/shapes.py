@@ -12,6 +12,7 @@ from understudy.world import joins
 from understudy.world.context import Context, Found, Source, branches, resolve, tuplify
 from understudy.world.edits import PLUS, mirror
 from understudy.world.explain import (
+    Holders,
     Seen,
     arithmetic,
     available,
@@ -70,6 +71,7 @@ class Shape:
         steady = _steady(seen)
         few = len(order) <= _RECKONED
         shape.joined = _mine_joins(seen)
+        holders = Holders(seen)
         for path, n in order.items():
             if listing is not None and (path + "/").startswith(f"/{escape(listing)}/"):
                 continue
@@ -79,7 +81,7 @@ class Shape:
             if path in steady:
                 continue
             having = [s for s in seen if path in s.values]
-            shape.leaves.append(_mine_leaf(path, having, n / len(seen), precision, few))
+            shape.leaves.append(_mine_leaf(path, having, holders, n / len(seen), precision, few))
         return shape
 
     def render(
@@ -267,12 +269,17 @@ def _steady(seen: Sequence[Seen]) -> set[str]:
 
 
 def _mine_leaf(
-    path: str, seen: Sequence[Seen], share: float, precision: float, reckon: bool
+    path: str,
+    seen: Sequence[Seen],
+    holders: Holders,
+    share: float,
+    precision: float,
+    reckon: bool,
 ) -> Leaf:
     """What a leaf comes from; with `reckon`, out of other numbers too."""
     again = any(available(("still", path), s) for s in seen)
     leaf = Leaf(path, share=share, repeated=again)
-    leaf.sources, left = _mine_sources(path, seen, precision, reckon)
+    leaf.sources, left = _mine_sources(path, seen, holders, precision, reckon)
     leaf.choice = choice(path, seen)
     kinds = len({text(s.values[path]) for s in seen})
     unsure = not leaf.sources or leaf.sources[0][1] < 0.97 or len(left) > 0.05 * len(seen)
@@ -287,7 +294,7 @@ def _mine_leaf(
 
 
 def _mine_sources(
-    path: str, seen: Sequence[Seen], precision: float, reckon: bool
+    path: str, seen: Sequence[Seen], holders: Holders, precision: float, reckon: bool
 ) -> tuple[list[tuple[Source, float]], list[Seen]]:
     """Sources of a leaf with their precision, the next for what those before do not have; and the
     results for which none of them has a value."""
@@ -296,14 +303,14 @@ def _mine_sources(
     numeric = reckon and all(is_number(s.values[path]) for s in seen[:50])
     dated = reckon and all(is_moment(s.values[path]) for s in seen[:50])
     while len(rows) > 0.002 * len(seen) and len(found) < _SOURCES:
-        ranked = direct(path, rows)
+        ranked = direct(path, rows, holders)
         if numeric and not any(trusted(r) >= 0.9 for r in ranked):
             ranked += arithmetic(path, rows)
         if dated and not any(trusted(r) >= 0.9 for r in ranked):
             ranked += moments(path, rows)
         ranked = [r for r in ranked if r[1] >= max(0.5, precision - 0.35)]
         if not ranked:
-            return found + _others(path, seen, found), rows
+            return found + _others(path, seen, holders, found), rows
         source, precise, _ = min(ranked, key=rank)
         found.append((source, precise))
         rows = [s for s in rows if not available(source, s)]
@@ -311,10 +318,10 @@ def _mine_sources(
 
 
 def _others(
-    path: str, seen: Sequence[Seen], found: Sequence[tuple[Source, float]]
+    path: str, seen: Sequence[Seen], holders: Holders, found: Sequence[tuple[Source, float]]
 ) -> list[tuple[Source, float]]:
     """Sources that are right of all results, for those that stand where `found` have nothing."""
-    known = [r for r in direct(path, seen) if r[0][0] != "const" and trusted(r) >= 0.9]
+    known = [r for r in direct(path, seen, holders) if r[0][0] != "const" and trusted(r) >= 0.9]
     used = {source for source, _ in found}
     more = [(x, p) for x, p, _ in sorted(known, key=rank) if x not in used]
     return more[: _SOURCES - len(found)]
