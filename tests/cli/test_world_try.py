@@ -50,6 +50,35 @@ def test_the_state_shows_what_was_seen_until_a_fresh_session(world: World) -> No
     assert "nothing yet" in said(world, "part sku=P1222", "new 4", "state")
 
 
+def test_a_call_shows_what_it_changed(world: World) -> None:
+    """A reservation that is made and paid: new with all its fields, then one field from to."""
+    lines = ["part sku=P1222", "reserve sku=P1222 count=2"]
+    for seed in range(20):
+        shown, made = (said_last(world, seed, lines[:n]) for n in (1, 2))
+        name = json.JSONDecoder().raw_decode(made)[0].get("reservation")
+        paid = said_last(world, seed, [*lines, f"settle reservation={name} method=prepaid"])
+        if name is not None and '"paid"' in paid:
+            break
+    assert shown.endswith("\n  changes nothing")
+    assert made.split("\n  new reservation ")[1].splitlines()[0] == name
+    for field, value in json.JSONDecoder().raw_decode(made)[0].items():
+        assert f"\n    {field}: {json.dumps(value)}" in made
+    told = paid.split(f"\n  changed reservation {name}\n")[1].splitlines()
+    assert told[0] == '    status: "held" -> "paid"'
+    again = [*lines, f"settle reservation={name} method=prepaid", f"lookup reservation={name}"]
+    assert said_last(world, seed, again).endswith("\n  changes nothing")
+
+
+def said_last(world: World, seed: int, lines: list[str]) -> str:
+    """What the last of these lines is answered."""
+    out: list[str] = []
+    play(world, lines[:-1], out.append, seed)
+    before = len(out)
+    out.clear()
+    play(world, lines, out.append, seed)
+    return "\n".join(out[before:])
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [

@@ -63,3 +63,30 @@ def test_a_bound_that_excludes_every_known_record_lists_nothing(world: World) ->
     (leaves, lands) = PAIRS[1]
     assert ferries("ferries", {"leaves": leaves, "lands": lands})
     assert listed(world, 3, leaves=leaves, lands=lands, most=10) == []
+
+
+def crates(tool: str, args: dict[str, Any], counted: bool) -> Any:
+    rng = random.Random(3)
+    found = [
+        {"crate": f"K{n}", "shed": n % 6, "weight": rng.randrange(90)} for n in range(100, 160)
+    ]
+    kept = [c for c in found if c["shed"] == args["shed"] and c["weight"] <= args["most"]]
+    return {"crates": kept, "count": len(kept)} if counted else {"crates": kept}
+
+
+def test_a_count_of_what_is_listed_adds_no_doubt() -> None:
+    """It is counted anew: how well it could be told without the list does not matter."""
+    asked = [{"shed": n % 6, "most": 10 * (n % 7) + 25} for n in range(80)]
+    doubts = []
+    for counted in (False, True):
+
+        def answer(tool: str, args: dict[str, Any], counted: bool = counted) -> Any:
+            return crates(tool, args, counted)
+
+        world = learn([recorded(f"e{n}", [("crates", a)], answer) for n, a in enumerate(asked)])
+        session = world.session(0)
+        calls = [{"shed": shed, "most": most} for shed in range(6) for most in (33, 61, 80)]
+        told = [session.step("crates", json.dumps(args), greedy=True) for args in calls]
+        assert [json.loads(t.content) for t in told] == [answer("", args) for args in calls]
+        doubts.append([t.doubt for t in told])
+    assert doubts[0] == doubts[1]

@@ -145,12 +145,13 @@ def test_a_withheld_success_is_not_kept_and_counted(world: World) -> None:
 
 
 def test_alarms_end_the_play_and_what_came_before_is_kept(world: World) -> None:
-    guards = GuardConfig(doubtful=0.3, withheld=0.1, stop_after=1)
+    guards = GuardConfig(doubtful=0.3, withheld=0.01, alpha=0.2, stop_after=1)
     rows, left_out, watching = sampled(world, in_budget, guards=guards)
     assert watching is not None
     assert watching.stopped is not None
     assert "of the reward is withheld" in watching.stopped
-    assert 0 < len(rows) + left_out.total() < PLAYED
+    assert rows
+    assert len(rows) + left_out.total() < PLAYED
     every, _, _ = sampled(world, in_budget, guards=GuardConfig(doubtful=0.3, stop_after=0))
     assert [
         r["messages"] for r in rows if r["messages"] not in [e["messages"] for e in every]

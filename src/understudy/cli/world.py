@@ -136,7 +136,7 @@ def try_(
     language_model: ModelOption = None,
     language_key_env: KeyOption = None,
 ) -> None:
-    """Call the world's tools by hand; see state, provenance and doubt after each call.
+    """Call the world's tools by hand; see provenance, doubt and what it changed after each call.
 
     Example: understudy world try build/world
     """

@@ -1,10 +1,13 @@
-"""Calling a world's tools by hand, to see what it answers, why, and how sure it is."""
+"""Calling a world's tools by hand, to see what it answers, why, how sure it is and what changes."""
 
 import json
 import shlex
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any
 
+from understudy.world.changes import Changes, of_call
+from understudy.world.entities import type_names
 from understudy.world.language import Answering
 from understudy.world.model import WorldSession
 
@@ -57,12 +60,14 @@ def _call(session: WorldSession, name: str, rest: str, say: Callable[[str], None
     except ValueError as wrong:
         say(f"  {wrong}")
         return
+    before = session.state.copy()
     result = session.step(name, json.dumps(arguments))
     say(("error " if result.is_error else "") + pretty(result.content))
     width = max((len(p.path) for p in result.provenance), default=0)
     for p in result.provenance:
         say(f"  {p.path or '(all)':{max(width, 5)}}  {p.kind:10}  {p.source}".rstrip())
     say(f"  doubt {result.doubt:.2f}")
+    say(changes_text(session, of_call(before, session.state)) or "  changes nothing")
 
 
 def arguments_of(text: str) -> dict[str, Any]:
@@ -110,9 +115,23 @@ def tool_line(tool: Any) -> str:
 
 def state_text(session: WorldSession) -> str:
     """What the session knows of each thing: value, kind and source of each of its fields."""
-    lines = []
+    names, lines = type_names(session.world.ids), []
     for (domain, item), thing in session.state.things.items():
-        lines.append(f"  {domain} {item}")
+        lines.append(f"  {names.get(domain, domain)} {item}")
         for name, (value, kind, source) in thing.fields.items():
             lines.append(f"    {name} = {json.dumps(value, ensure_ascii=False)}  {kind}, {source}")
+    return "\n".join(lines)
+
+
+def changes_text(session: WorldSession, changes: Changes) -> str:
+    """What a call changed, thing by thing: the fields of new and of changed ones, `before -> after`
+    where they had another value, and the things that listings show no longer."""
+    names, lines = type_names(session.world.ids), []
+    for (domain, item), fields in groupby(changes.fields, key=lambda c: c.key):
+        own = list(fields)
+        lines.append(f"  {'new' if own[0].made else 'changed'} {names.get(domain, domain)} {item}")
+        for c in own:
+            was = "" if c.made else f"{json.dumps(c.before, ensure_ascii=False)} -> "
+            lines.append(f"    {c.field}: {was}{json.dumps(c.after, ensure_ascii=False)}")
+    lines += [f"  no longer listed: {names.get(d, d)} {item}" for d, item in changes.gone]
     return "\n".join(lines)

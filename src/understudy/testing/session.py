@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.types import ToolResult
+from understudy.world.changes import of_call
 from understudy.world.language import Answering, LanguageWorld
-from understudy.world.memory import Key
 from understudy.world.model import WorldSession
 from understudy.world.state import State
-from understudy.world.values import leaves, parse, same
+from understudy.world.values import parse
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A field of a thing that a call changed; `before` is None for what was not known before."""
+    """A field of a thing that a call changed (world.changes); `before` is None where it made the
+    thing."""
 
     type: str
     id: Any
@@ -85,15 +86,16 @@ class RecordedSession(WorldSession):
                 self.failing.remove(forced)
                 outcome = forced[1]
             asked, n = parse(arguments or "{}"), len(self.state.calls)
-            known = _Known(self.state, asked)
+            before = self.state.copy()
             foretold = self.foretell(name, arguments, greedy, outcome)
             if self._owner is not None:
                 self._owner.fill_now(foretold, self)
             result = self.take(foretold)
             past = self.state.calls[n] if len(self.state.calls) > n else None
-            changes = known.changed(
-                self.state, name, self.world.failures.envelope.read(result.content), self._names
-            )
+            changes = [
+                Change(self._names.get(c.key[0], c.key[0]), c.key[1], c.field, c.before, c.after)
+                for c in of_call(before, self.state).fields
+            ]
             self.calls.append(
                 Call(
                     name,
@@ -115,41 +117,3 @@ class RecordedSession(WorldSession):
         with self.lock:
             self.state, self.seed = to.state.copy(), seed
             self.calls[:], self.failing[:] = to.calls, to.failing
-
-
-class _Known:
-    """What was known of things before a call."""
-
-    def __init__(self, state: State, asked: Any) -> None:
-        self._named = {v for _, v in leaves(asked)}
-        self._fields = {
-            key: {n: value for n, (value, _, _) in thing.fields.items()}
-            for key, thing in state.things.items()
-        }
-
-    def changed(self, state: State, tool: str, value: Any, names: dict[str, str]) -> "list[Change]":
-        """Fields that differ now, and the fields of a thing that the call brought into being: the
-        result is its record, and nobody had named it. Records in lists of a result differ with what
-        was asked for, and are no changes."""
-        shown = {(d, v) for d, v, record in state.ids.of_result(tool, value) if record is not value}
-        own = {(d, v) for d, v, record in state.ids.of_result(tool, value) if record is value}
-        found = []
-        for key, thing in state.things.items():
-            if key in shown - own:
-                continue
-            before = self._before(state, key)
-            made = not before and key in own and key[1] not in self._named
-            for name, (now, _, _) in thing.fields.items():
-                differs = name in before and not _equal(before[name], now)
-                if differs or (made and name not in before):
-                    kind = names.get(key[0], key[0])
-                    found.append(Change(kind, key[1], name, before.get(name), now))
-        return found
-
-    def _before(self, state: State, key: Key) -> dict[str, Any]:
-        held = state.remembered(key)
-        return {**(held[1] if held else {}), **self._fields.get(key, {})}
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True) or same(a, b)

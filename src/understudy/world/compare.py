@@ -1,6 +1,5 @@
 """A result beside the real one: what of the real one could be known, and what of that is right."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Container
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.types import Transition, canonical_json
+from understudy.world.changes import changed, shown
 from understudy.world.listings import list_in
 from understudy.world.state import State
 from understudy.world.transitions import Failures, Step
@@ -131,14 +131,8 @@ def failed(failures: Failures, name: str, text: str, flag: bool) -> bool:
 
 
 def changes(state: State, s: Step, value: Any, ok: bool) -> set[tuple[Any, str, str]]:
-    """The fields of things known to the session that a result shows with another value:
-    (thing, field, new value as JSON)."""
+    """The fields of things known to the session that a result shows with another value, see
+    world.changes: (thing, field, new value as JSON)."""
     after = state.copy()
     after.observe(s.name, s.args, "ok:" if ok else "err:", value)
-    return {
-        (key, name, json.dumps(item, sort_keys=True))
-        for key, thing in after.things.items()
-        if key in state.things
-        for name, (item, _, _) in thing.fields.items()
-        if name in state.things[key].fields and state.things[key].fields[name][0] != item
-    }
+    return {(c.key, c.field, canonical_json(c.after)) for c in changed(shown(state), shown(after))}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.context import Context
-from understudy.world.memory import idlike
+from understudy.world.memory import Key, idlike
 from understudy.world.state import Past
 from understudy.world.values import columns
 
@@ -80,13 +80,16 @@ def _sights(evidences: Evidences, own: Evidence, c: Context, value: Any) -> None
     state, tool = c.state, c.tool.name
     for domain, item, record in state.ids.of_result(tool, value):
         thing = state.things.get((domain, item))
-        for name, now in record.items() if thing is not None else ():
-            held = thing.fields.get(name) if thing is not None else None
+        if thing is None:
+            continue
+        named = _last(state.calls, (domain, item))
+        for name, now in record.items():
+            held = thing.fields.get(name)
             if held is None or not held[2].startswith("call ") or now == item:
                 continue  # a thing's own identifier is always as it was
             before, kind, source = held
             n = int(source.removeprefix("call "))
-            if any(past.ok and (domain, item) in past.ids for past in state.calls[n + 1 :]):
+            if named > n:
                 continue
             same = before == now
             teller = evidences[state.calls[n].name]
@@ -100,6 +103,12 @@ def _sights(evidences: Evidences, own: Evidence, c: Context, value: Any) -> None
                 text = json.dumps(now, ensure_ascii=False)
                 if text in values or len(values) < _VALUES:
                     values[text] = values.get(text, 0) + 1
+
+
+def _last(calls: list[Past], key: Key) -> int:
+    """The last call that went well and named a thing; -1 where there is none."""
+    numbers = range(len(calls) - 1, -1, -1)
+    return next((n for n in numbers if calls[n].ok and key in calls[n].ids), -1)
 
 
 def read(data: dict[str, Any]) -> Evidence:

@@ -174,17 +174,49 @@ def held_out(right: tuple[int, int], had: tuple[int, int]) -> float:
     return n / times if times > 2 else n / (times + 1)
 
 
-def direct(path: str, seen: Sequence[Seen]) -> list[Ranked]:
-    """(source, precision, hits) of every single source that was ever right."""
+class Holders:
+    """Which of a form's results had each source: a bit for each result, so that they are counted
+    by the word and not one by one."""
+
+    def __init__(self, seen: Sequence[Seen]) -> None:
+        self._place = {id(s): n for n, s in enumerate(seen)}
+        self._held: dict[Source, list[int]] = defaultdict(list)
+        for n, s in enumerate(seen):
+            for source in s.had:
+                self._held[source].append(n)
+        self._bits: dict[Source, int] = {}
+
+    def among(self, seen: Sequence[Seen]) -> tuple[int, int]:
+        """Some of the results, those of each half of the scenarios."""
+        folds: tuple[list[int], list[int]] = [], []
+        for s in seen:
+            folds[s.fold].append(self._place[id(s)])
+        return self._of(folds[0]), self._of(folds[1])
+
+    def count(self, source: Source, among: tuple[int, int]) -> tuple[int, int]:
+        """How many of them had a source."""
+        if source not in self._bits:
+            self._bits[source] = self._of(self._held.get(source, ()))
+        bits = self._bits[source]
+        return (bits & among[0]).bit_count(), (bits & among[1]).bit_count()
+
+    def _of(self, places: Sequence[int]) -> int:
+        bits = bytearray(len(self._place) // 8 + 1)
+        for n in places:
+            bits[n >> 3] |= 1 << (n & 7)
+        return int.from_bytes(bits, "little")
+
+
+def direct(path: str, seen: Sequence[Seen], holders: Holders) -> list[Ranked]:
+    """(source, precision, hits) of every single source that was ever right. `holders` are of the
+    results that `seen` are of."""
     hits: tuple[Counter[Source], Counter[Source]] = Counter(), Counter()
-    folds: tuple[list[Seen], list[Seen]] = [], []
     for s in seen:
         hits[s.fold].update(s.right[path])
-        folds[s.fold].append(s)
-    ranked = []
+    among, ranked = holders.among(seen), []
     for source in dict.fromkeys([*hits[0], *hits[1]]):
         right = hits[0][source], hits[1][source]
-        had = sum(source in s.had for s in folds[0]), sum(source in s.had for s in folds[1])
+        had = holders.count(source, among)
         if sum(right) >= 2 or (source[0] in _SAME and right == had):
             ranked.append((source, held_out(right, had), sum(right)))
     texts = Counter(text(s.values[path]) for s in seen)

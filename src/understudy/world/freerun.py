@@ -21,7 +21,7 @@ from typing import Any
 
 from understudy.core.types import Episode, canonical_json
 from understudy.runs.statistics import clustered_mean
-from understudy.world import settings
+from understudy.world.changes import changed, new_things, shown
 from understudy.world.floor import Floor, Said
 from understudy.world.ids import Ids
 from understudy.world.memory import Key
@@ -149,37 +149,25 @@ class _Firsts:
     """The first value that a session held of each field of its things of these domains."""
 
     def __init__(self, whole: set[str], begun: State) -> None:
-        self.whole, self.calls = whole, len(begun.calls)
-        self.values: dict[tuple[Key, str], Any] = {}
+        self.whole, self.begun = whole, begun.copy()
+        self.records: dict[Key, dict[str, Any]] = {}
         self.note(begun)
 
-    def _fields(self, state: State) -> Iterator[tuple[Key, str, Any]]:
-        for key, thing in state.things.items():
-            if key[0] in self.whole:
-                for name, value in thing.fields.items():
-                    yield key, name, value[0]
+    def _shown(self, state: State) -> Iterator[tuple[Key, dict[str, Any]]]:
+        return (item for item in shown(state).items() if item[0][0] in self.whole)
 
     def note(self, state: State) -> None:
-        for key, name, value in self._fields(state):
-            self.values.setdefault((key, name), value)
-
-    def _made(self, state: State) -> dict[Any, str]:
-        """What calls since then made, by its id: a name that tells the order alone."""
-        found: dict[Any, str] = {}
-        for past in state.calls[self.calls :]:
-            made = settings.made(state.ids, past.name, past.args, past.value) if past.ok else ()
-            for key, _ in made:
-                if state.remembered(key) is None:
-                    found.setdefault(key[1], f"made {len(found)}")
-        return found
+        for key, record in self._shown(state):
+            self.records[key] = record | self.records.get(key, {})
 
     def changes(self, state: State) -> set[Change]:
-        made = self._made(state)
-        now = {(k, n): v for k, n, v in self._fields(state) if k[1] not in made}
+        """What differs from the first values; of things that calls made, the order stands for the
+        id, and they are no changes themselves."""
+        names = {key[1]: f"made {n}" for n, key in enumerate(new_things(self.begun, state))}
+        now = {key: record for key, record in self._shown(state) if key[1] not in names}
         return {
-            (*at, canonical_json(_named(value, made)))
-            for at, value in now.items()
-            if canonical_json(value) != canonical_json(self.values[at])
+            (c.key, c.field, canonical_json(_named(c.after, names)))
+            for c in changed(self.records, now)
         }
 
 

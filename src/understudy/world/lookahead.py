@@ -30,12 +30,11 @@ from understudy.core.types import (
 )
 from understudy.runs.progress import Progress
 from understudy.runs.statistics import Interval, wilson
+from understudy.world.changes import of_call
 from understudy.world.facts import Bar, case_of
 from understudy.world.facts_of_failures import passing_failures
 from understudy.world.language import Answering, LanguageWorld
-from understudy.world.memory import Key
 from understudy.world.model import World, WorldSession
-from understudy.world.state import State
 from understudy.world.transitions import steps, transitions
 from understudy.world.values import at, parse
 
@@ -54,7 +53,8 @@ class PlannedCall:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A field of a thing before and after a call. None before: the call makes the thing."""
+    """A field of a thing before and after a call (world.changes). None before: the call makes the
+    thing."""
 
     thing: str
     field: str
@@ -206,9 +206,9 @@ def foresee(
     before = session.state.copy()
     chances = _chances(session.world, session, name, dict(arguments))
     result = session.step(name, json.dumps(arguments), greedy=True)
-    changes = tuple(_changes(before, session.state))
-    gone = sorted(str(item) for _, item in session.state.unlisted - before.unlisted)
-    return Foreseen(chances, result, changes, tuple(gone))
+    found = of_call(before, session.state)
+    changes = [Change(str(c.key[1]), c.field, c.before, c.after) for c in found.fields]
+    return Foreseen(chances, result, tuple(changes), tuple(str(item) for _, item in found.gone))
 
 
 def _chances(
@@ -216,19 +216,6 @@ def _chances(
 ) -> dict[str, float]:
     prediction, _ = world.predict(session.state, name, args, random.Random(0), greedy=True)
     return dict(sorted(prediction.chances.items(), key=lambda c: -c[1]))
-
-
-def _changes(before: State, after: State) -> list[Change]:
-    """The fields that differ; of what was not known before, only things that the call made."""
-    named: set[Key] = set(after.calls[-1].ids) if after.calls else set()
-    found = []
-    for key, thing in after.things.items():
-        made = before.standing(key) == "new" and key not in named
-        for name, (value, _, _) in thing.fields.items():
-            old = before.field(key, name)
-            if made or (old is not None and old[0] != value):
-                found.append(Change(str(key[1]), name, old[0] if old else None, value))
-    return found
 
 
 def _known(world: World, names: Sequence[str]) -> None:

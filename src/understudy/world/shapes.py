@@ -3,7 +3,7 @@
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from understudy.world import joins
 from understudy.world.context import Context, Found, Source, branches, resolve, tuplify
 from understudy.world.edits import PLUS, mirror
 from understudy.world.explain import (
+    Holders,
     Seen,
     arithmetic,
     available,
@@ -70,6 +71,7 @@ class Shape:
         steady = _steady(seen)
         few = len(order) <= _RECKONED
         shape.joined = _mine_joins(seen)
+        holders = Holders(seen)
         for path, n in order.items():
             if listing is not None and (path + "/").startswith(f"/{escape(listing)}/"):
                 continue
@@ -79,14 +81,15 @@ class Shape:
             if path in steady:
                 continue
             having = [s for s in seen if path in s.values]
-            shape.leaves.append(_mine_leaf(path, having, n / len(seen), precision, few))
+            shape.leaves.append(_mine_leaf(path, having, holders, n / len(seen), precision, few))
         return shape
 
     def render(
-        self, c: Context, rng: random.Random, greedy: bool
+        self, c: Context, rng: random.Random, greedy: bool, counted: Collection[str] = ()
     ) -> tuple[Any, dict[str, Mark], float]:
         """A value, the provenance of its leaves, and its doubt: the expected share of wrong leaves,
-        at least the doubt of any that is made up."""
+        at least the doubt of any that is made up. Leaves at `counted` paths are not doubted: what
+        the listing has takes their places."""
         out: dict[str, Any] = {}
         c.out = out
         marks: dict[str, Mark] = {}
@@ -105,8 +108,9 @@ class Shape:
                 mark, doubt = Mark("invented", "another result of this tool"), 0.7
                 if c.recall is not None:
                     mark, doubt = Mark("remembered", "the same call in the traffic"), 0.3
-            wrong += doubt
-            made_up = max(made_up, doubt * (mark.kind == "invented"))
+            if leaf.path not in counted:
+                wrong += doubt
+                made_up = max(made_up, doubt * (mark.kind == "invented"))
             marks[leaf.path] = mark
             if not leaf.path:
                 return item, marks, wrong
@@ -265,12 +269,17 @@ def _steady(seen: Sequence[Seen]) -> set[str]:
 
 
 def _mine_leaf(
-    path: str, seen: Sequence[Seen], share: float, precision: float, reckon: bool
+    path: str,
+    seen: Sequence[Seen],
+    holders: Holders,
+    share: float,
+    precision: float,
+    reckon: bool,
 ) -> Leaf:
     """What a leaf comes from; with `reckon`, out of other numbers too."""
     again = any(available(("still", path), s) for s in seen)
     leaf = Leaf(path, share=share, repeated=again)
-    leaf.sources, left = _mine_sources(path, seen, precision, reckon)
+    leaf.sources, left = _mine_sources(path, seen, holders, precision, reckon)
     leaf.choice = choice(path, seen)
     kinds = len({text(s.values[path]) for s in seen})
     unsure = not leaf.sources or leaf.sources[0][1] < 0.97 or len(left) > 0.05 * len(seen)
@@ -285,7 +294,7 @@ def _mine_leaf(
 
 
 def _mine_sources(
-    path: str, seen: Sequence[Seen], precision: float, reckon: bool
+    path: str, seen: Sequence[Seen], holders: Holders, precision: float, reckon: bool
 ) -> tuple[list[tuple[Source, float]], list[Seen]]:
     """Sources of a leaf with their precision, the next for what those before do not have; and the
     results for which none of them has a value."""
@@ -294,14 +303,14 @@ def _mine_sources(
     numeric = reckon and all(is_number(s.values[path]) for s in seen[:50])
     dated = reckon and all(is_moment(s.values[path]) for s in seen[:50])
     while len(rows) > 0.002 * len(seen) and len(found) < _SOURCES:
-        ranked = direct(path, rows)
+        ranked = direct(path, rows, holders)
         if numeric and not any(trusted(r) >= 0.9 for r in ranked):
             ranked += arithmetic(path, rows)
         if dated and not any(trusted(r) >= 0.9 for r in ranked):
             ranked += moments(path, rows)
         ranked = [r for r in ranked if r[1] >= max(0.5, precision - 0.35)]
         if not ranked:
-            return found + _others(path, seen, found), rows
+            return found + _others(path, seen, holders, found), rows
         source, precise, _ = min(ranked, key=rank)
         found.append((source, precise))
         rows = [s for s in rows if not available(source, s)]
@@ -309,10 +318,10 @@ def _mine_sources(
 
 
 def _others(
-    path: str, seen: Sequence[Seen], found: Sequence[tuple[Source, float]]
+    path: str, seen: Sequence[Seen], holders: Holders, found: Sequence[tuple[Source, float]]
 ) -> list[tuple[Source, float]]:
     """Sources that are right of all results, for those that stand where `found` have nothing."""
-    known = [r for r in direct(path, seen) if r[0][0] != "const" and trusted(r) >= 0.9]
+    known = [r for r in direct(path, seen, holders) if r[0][0] != "const" and trusted(r) >= 0.9]
     used = {source for source, _ in found}
     more = [(x, p) for x, p, _ in sorted(known, key=rank) if x not in used]
     return more[: _SOURCES - len(found)]

@@ -38,9 +38,10 @@ def mine(calls: Sequence[Call]) -> list[list[str]]:
     values: dict[Form, list[dict[str, Any]]] = defaultdict(list)
     for _, _, value in calls:
         if isinstance(value, dict):
-            values[frozenset(value)].append(value)
+            form = frozenset(value)
+            values[form].append(value)
             for key, item in value.items():
-                said[frozenset(value) in often, key].add(repr(item))
+                said[form in often, key].add(repr(item))
     usual = {key for form in often for key in form}
     wrong = [
         frozenset(value)

@@ -217,7 +217,10 @@ class ToolModel:
         shape = self.shapes.get(label)
         if shape is None:
             return None, None, flag, {}, 1.0
-        value, marks, doubt = shape.render(c, rng, greedy)
+        lists = shape.listing is not None and self.query is not None
+        counts = _counts(shape) if lists and shape.listing else []
+        paths = [f"/{escape(key)}" for key in counts]
+        value, marks, doubt = shape.render(c, rng, greedy, paths)
         if shape.listing is not None and self.query is not None:
             again = self._again(c)
             if again is not None:
@@ -235,10 +238,8 @@ class ToolModel:
             if shape.listing == "":
                 value = listed
             else:
-                counts = _counts(shape)
                 value = _insert(value, shape, listed, counts)
-                of_records = Mark("inferred", "number of records")
-                marks |= {f"/{escape(k)}": of_records for k in counts}
+                marks |= dict.fromkeys(paths, Mark("inferred", "number of records"))
         return value, None, self.flags.get(label, float(flag)) > 0.5, marks, doubt
 
     def _again(self, c: Context) -> tuple[Any, Mark] | None:
