@@ -8,37 +8,34 @@ is distillation of what has a thumb up, of several numbers of epochs the one tha
 is more than it could know. Success is that of customers whom nobody has met, greedily and at T = 1,
 over all seeds; `..._over_filtered_sft` is the paired difference with its 95% interval.
 
-A recipe is a function in `RECIPES`. Hours on two cores: what is measured stays under
+Beside them stand recipes that play in a world learned from the incumbent's traffic, as many
+episodes as were logged, judged by the owner's check: GRPO with advantages centred in their group
+(`grpo_mean`), over its standard deviation (`grpo_group`) or over the batch's (`grpo_global`), and
+PPO with a value head (`ppo_world`). `sft_lora` and `sft_full` distil the incumbent's episodes that
+pass the check into the bare base, by an adapter and by full fine-tuning, at several learning rates
+of which the best counts (LoRA Without Regret, 2025). `..._spread_t1` is the standard deviation over
+seeds, `..._collapsed` in how many of them the policy ended over 5 points below the deployed one.
+
+A recipe is a function in learning_recipes. Hours on two cores: what is measured stays under
 build/bench/learning and is not measured again.
 """
 
 import asyncio
 import json
+import statistics
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, figure, interval
 from bench.incumbents import run_at, service_at, traffic_of
+from bench.learning_recipes import RECIPES, Setting
 from bench.logged import play_logged, sampled_tokens
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "bench" / "learning"
 HOURS = True  # by name only
-FILTERED_EPOCHS = (1, 3, 6)
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a recipe is given: the agent that was deployed, its episodes, a folder for its runs."""
-
-    folder: Path
-    seed: int
-    start: Path
-    episodes: Sequence[Any]
-    more: Sequence[str]  # settings, for small sizes
 
 
 def run(
@@ -63,6 +60,12 @@ def run(
         for decoding in ("greedy", "t1"):
             shares = [_mean(t[name][decoding]) for t in told]
             found[f"{name}_{decoding}"] = figure(shares, "success")
+        if name != "before":
+            ends = [(_mean(t[name]["t1"]), _mean(t["before"]["t1"])) for t in told]
+            lost = sum(after < before - 0.05 for after, before in ends)
+            found[f"{name}_collapsed"] = figure([lost], f"of {len(told)} seeds")
+            spread = statistics.pstdev([after for after, _ in ends])
+            found[f"{name}_spread_t1"] = figure([100 * spread], "points, standard deviation")
         if "filtered_sft" in names and name != "filtered_sft":
             both = [[w for t in told for w in t[n]["t1"]] for n in ("filtered_sft", name)]
             found[f"{name}_over_filtered_sft_t1"] = _over(*both)
@@ -92,7 +95,7 @@ def _measured(
     for name in ("before", *names):
         file = folder / f"{name}.json"
         if not file.exists():
-            setting = Setting(folder, seed, start, episodes, more)
+            setting = Setting(folder, seed, level, traffic, start, episodes, more)
             adapters = [start] if name == "before" else RECIPES[name](setting)
             found = asyncio.run(_proved(folder, adapters, proof, seed))
             file.write_text(json.dumps(max(found, key=lambda f: _mean(f["t1"]))))
@@ -147,60 +150,11 @@ async def _proved(
 ) -> list[dict[str, Any]]:
     from understudy.demo.prove import prove
 
+    found: list[dict[str, Any]] = []
     async with service_at(folder) as (url, _):
-        found = await prove(url, {str(n): a for n, a in enumerate(adapters)}, proof, seed, None)
-    return [
-        {decoding: found[str(n)][decoding]["successes"] for decoding in ("greedy", "t1")}
-        for n in range(len(adapters))
-    ]
-
-
-def _filtered_sft(given: Setting) -> list[Path]:
-    """Distillation of what has a thumb up, from the agent that was deployed."""
-    from understudy.recipes.sft import SftConfig, sft
-    from understudy.runs.config import load_config
-
-    adapters = []
-    for epochs in FILTERED_EPOCHS:
-        own = ["keep=feedback", "batch_episodes=8", "lr=1e-3", "split=all", f"epochs={epochs}",
-               f"seed={given.seed}", f"start={given.start}"]  # fmt: skip
-        config = load_config(SftConfig, None, own)
-        with run_at(given.folder / f"filtered-{epochs}", config, given.seed) as begun:
-            adapters.append(begun.path / "adapter")
-            if not adapters[-1].exists():
-                sft(begun, given.episodes, config, None, quiet=True)
-    return adapters
-
-
-def _ppo(given: Setting) -> list[Path]:
-    from understudy.recipes.ppo import PpoConfig, ppo
-    from understudy.runs.config import load_config
-
-    own = ["log.split=all", f"seed={given.seed}", f"start={given.start}", *given.more]
-    config = load_config(PpoConfig, None, own)
-    with run_at(given.folder / "ppo", config, given.seed) as begun:
-        adapter = Path(begun.path / "adapter")
-        if not adapter.exists():
-            ppo(begun, given.episodes, config, None, quiet=True)
-    return [adapter]
-
-
-def _stream(given: Setting) -> list[Path]:
-    from understudy.recipes.arrivals import Given
-    from understudy.recipes.stream import StreamConfig, stream
-    from understudy.runs.config import load_config
-
-    own = ["log.split=all", f"seed={given.seed}", f"start={given.start}", *given.more]
-    config = load_config(StreamConfig, None, own)
-    with run_at(given.folder / "stream", config, given.seed) as begun:
-        adapter = Path(begun.path / "adapter")
-        if not adapter.exists():
-            stream(begun, Given(given.episodes), config, None, quiet=True)
-    return [adapter]
-
-
-RECIPES: dict[str, Callable[[Setting], list[Path]]] = {
-    "filtered_sft": _filtered_sft,
-    "ppo": _ppo,
-    "stream": _stream,
-}
+        for path in adapters:
+            whole = (path / "config.json").exists()  # a model, not an adapter
+            policies = {"policy": None if whole else path}
+            told = await prove(url, policies, proof, seed, None, str(path) if whole else "tiny")
+            found.append({d: told["policy"][d]["successes"] for d in ("greedy", "t1")})
+    return found

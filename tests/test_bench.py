@@ -36,7 +36,8 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "language": {"traffic": 40, "walks": 15, "settings": ("epochs=1",)},
     "layouts": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
     "learning": {
-        "seeds": (0,), "traffic": 60, "logged": 40, "proof": 3, "recipes": ("filtered_sft", "ppo"),
+        "seeds": (0,), "traffic": 60, "logged": 40, "proof": 3,
+        "recipes": ("filtered_sft", "ppo", "kto", "grpo_global", "sft_full"),
         "more": ("epochs=1", "value_warmup_epochs=1"),
     },
     "likeness": {"traffic": 40, "seeds": (0,), "splits": 1},

@@ -10,7 +10,6 @@ import pytest
 import torch
 from mcp import Client
 from mcp.types import TextContent
-from walks import call_for, conversation, endpoint, walks_and_words, wish
 
 from understudy.cli import main
 from understudy.core.chat_files import import_file, write_rows
@@ -21,6 +20,7 @@ from understudy.runs.directory import Run
 from understudy.testing import WorldFixture
 from understudy.world.learn import learn
 from understudy.world.model import World
+from walks import call_for, conversation, endpoint, walks_and_words, wish
 from world.served import printing_url
 
 pytest_plugins = ["pytester"]

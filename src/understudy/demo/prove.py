@@ -11,7 +11,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,18 +32,25 @@ KEPT = 60  # conversations kept for the report, per policy, greedy
 
 
 async def prove(
-    service_url: str, adapters: dict[str, Path], n: int, seed: int, threads: int | None
+    service_url: str,
+    adapters: Mapping[str, Path | None],
+    n: int,
+    seed: int,
+    threads: int | None,
+    base_of: str = "tiny",
 ) -> dict[str, Any]:
-    """`{policy: {decoding: {success, successes, reasons, ...}}}` over `n` held-out customers."""
-    base = load_base("tiny")
+    """`{policy: {decoding: {success, successes, reasons, ...}}}` over `n` held-out customers. A
+    policy without an adapter is the base."""
+    base = load_base(base_of)
     engine, chat = make_engine(base, threads)
     customers = scenarios("proof", n, seed)
     found: dict[str, Any] = {}
     try:
         async with ServiceClient(service_url, connections=128) as service:
             for name, folder in adapters.items():
-                model = ModelRef(base.name, name, 1)
-                await engine.load(model, str(folder))
+                model = ModelRef(base.name) if folder is None else ModelRef(base.name, name, 1)
+                if folder is not None:
+                    await engine.load(model, str(folder))
                 found[name] = {}
                 started = time.perf_counter()
                 both = await gather(
