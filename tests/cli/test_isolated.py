@@ -20,7 +20,7 @@ DEMO = Path(understudy.__file__).parent / "demo"
 SMALL_SFT = ["epochs=1", "batch_episodes=8", "lora.rank=2"]
 SMALL_RFT = ["reader_epochs=1", "readings=1", "scenarios=4", "max_turns=2", "max_tokens=16"]
 SMALL_GRPO = ["steps=1", "scenarios_per_step=1", "group_size=2", "pool=2", "lora.rank=2",
-              "max_turns=1", "max_tokens=4", "precision=fp32"]  # fmt: skip
+              "max_turns=1", "max_tokens=4", "precision=fp32", "guards=null"]  # fmt: skip
 # a command in a process of its own, and what that process can see once it has run
 AFTER = """
 import sys

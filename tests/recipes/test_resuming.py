@@ -40,7 +40,7 @@ SAMPLE = RftConfig(
 )  # fmt: skip
 REHEARSE = GrpoConfig(
     lora=LORA, steps=4, scenarios_per_step=2, group_size=3, pool=12, max_turns=2, max_tokens=16,
-    precision="fp32", checkpoint_every=2,
+    precision="fp32", checkpoint_every=2, guards=None,
 )  # fmt: skip
 
 

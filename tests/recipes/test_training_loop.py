@@ -42,6 +42,7 @@ LORA = Lora(rank=2, alpha=4)
 SMALL: dict[str, Any] = {
     "lora": LORA, "steps": 4, "scenarios_per_step": 2, "group_size": 3, "pool": 12,
     "max_turns": 2, "max_tokens": 16, "precision": "fp32", "checkpoint_every": 1,
+    "guards": None,
 }  # fmt: skip
 PARTIAL = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
 

@@ -9,6 +9,8 @@ import pytest
 from understudy.core.chatml import call_error
 from understudy.core.types import Episode, Scenario, Tool
 from understudy.envs.rollout import carry_out
+from understudy.recipes.doubt import Doubt, WatchedSession
+from understudy.recipes.slips import Slips
 from understudy.world.learn import learn
 from understudy.world.model import World, WorldSession
 from world.recorded import recorded
@@ -97,3 +99,18 @@ async def test_a_tool_that_is_withheld_is_unknown(world: World) -> None:
     assert (result.content, result.is_error) == (answer("kep", {}).replace("kep", "keep"), True)
     offered = await session_of(world, SHOW, KEEP)
     assert not (await offered.call("agent", call("keep", {"item": "i3"}))).is_error
+
+
+ODD = ["", "{", '{"item": ', "[1]", '"x"', "null", '{"item": {"a": [1]}}', '{"item": NaN}',
+       '{"item": "\\ud800"}', '{"item": 1, "item": "i3"}', '{"": ""}', "{}" * 3]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", ODD)
+async def test_whatever_is_called_is_answered(world: World, arguments: str) -> None:
+    plain = await session_of(world, SHOW, KEEP)
+    slipping = await Slips(world, 0.9, 0).start(Scenario("s", (), tools=(SHOW, KEEP)), 0)
+    watched = WatchedSession(await session_of(world, SHOW, KEEP), Doubt(policy="flag"))
+    for session in (plain, slipping, watched):
+        for name in ("show", "muse", "shew", "\ud800"):
+            result = await carry_out(session, call(name, arguments), session.tools())
+            assert result.content

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from understudy.core.chatml import call_error
 from understudy.core.protocols import Environment, Session
 from understudy.core.types import (
     Message,
@@ -67,7 +68,10 @@ class SlippingSession(AroundSession):
         self.words = [*re.findall(r"\w+", said), *(f["name"] for f in names), *keys]
 
     async def call(self, role: str, tool_call: ToolCall) -> ToolResult:
-        """The session's answer; before it, by chance, what it would say to slips of this call."""
+        """The session's answer; before it, by chance, what it would say to slips of this call,
+        unless it is wrong itself."""
+        if call_error(tool_call, self.tools(role)) is not None:
+            return await self.session.call(role, tool_call)
         tried = self.slips.tried.setdefault(tool_call["id"], [])
         while self.slips.rng.random() < self.slips.rate:
             slip = slipped(tool_call, self.words, self.slips.rng)
