@@ -19,6 +19,7 @@ LEVELS = {
     "stockroom": (62, 85, 50),
     "clinica": (68, 92, 85),
     "greenhouse": (45, 78, 40),
+    "library": (30, 50, 30),
 }
 
 

@@ -33,7 +33,7 @@ def paths(
     from understudy.world import paths_page
     from understudy.world.paths import paths as mined
 
-    found, broken = _episodes(episodes, workload)
+    found, broken = _episodes(episodes, workload, feedback)
     unjudged: list[str] = []
     judged = _judged(check, feedback, at_least, unjudged)
     with Progress("paths", total=len(found), unit="episodes") as progress:
@@ -54,7 +54,7 @@ def paths(
         print(f"page in {html}")
 
 
-def _episodes(path: Path, workload: str | None) -> tuple[list[Any], int]:
+def _episodes(path: Path, workload: str | None, feedback: str) -> tuple[list[Any], int]:
     """The episodes of a store or of a file, and how many lines of it could not be read."""
     from understudy.core.chat_files import ImportOptions, ImportReport, import_file
 
@@ -62,7 +62,8 @@ def _episodes(path: Path, workload: str | None) -> tuple[list[Any], int]:
         raise ValueError(f"there is no store and no file {path}")
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         report = ImportReport()
-        return list(import_file(path, ImportOptions(), report)), len(report.broken)
+        columns = {"reward": "outcome", feedback: feedback}  # as `eval --save` writes them
+        return list(import_file(path, ImportOptions(feedback=columns), report)), len(report.broken)
     return captured(path, workload), 0
 
 

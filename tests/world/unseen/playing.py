@@ -21,7 +21,8 @@ class Refused(Exception):
 @dataclass(frozen=True)
 class Service:
     """`malformed` words a call that is wrong in itself: (what, tool, argument) to an answer.
-    `flagged`: whether failures carry the error flag. `dump` writes what is not a text."""
+    `flagged`: whether failures carry the error flag. `dump` writes what is not a text. `lasting`:
+    an episode finds what those before it left."""
 
     name: str
     start: Callable[[random.Random], Any]
@@ -31,6 +32,7 @@ class Service:
     flagged: bool = True
     wrap: Callable[[Any, bool], Any] = lambda value, failed: value
     dump: Callable[[Any], str] = json.dumps
+    lasting: bool = False
 
 
 def word(names: int | None, name: str) -> str:
@@ -41,14 +43,22 @@ def word(names: int | None, name: str) -> str:
     return "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(4))
 
 
+def play_all(
+    service: Service, episodes: int, names: int | None = None
+) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """So many episodes, in their order."""
+    state = service.start(random.Random(service.name)) if service.lasting else None
+    return [play(service, seed, names, state) for seed in range(episodes)]
+
+
 def play(
-    service: Service, seed: int, names: int | None = None
+    service: Service, seed: int, names: int | None = None, state: Any = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """One episode: its row, and for each call whether the state changed, whether an equal call
     was answered otherwise before, and the kind of a call that is wrong in itself. With `names`, a
-    seed, tools, arguments and fields have random names."""
+    seed, tools, arguments and fields have random names. Without a `state` it begins anew."""
     rng = random.Random(f"{service.name}:{seed}")
-    state = service.start(rng)
+    state = service.start(rng) if state is None else state
     agent = service.agent(rng, state)
     name = f"{service.name}-{seed}"
     messages: list[dict[str, Any]] = []

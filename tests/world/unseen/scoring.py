@@ -12,7 +12,7 @@ from understudy.world.freerun import free_runs
 from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.values import columns, parse
-from unseen.playing import Service, play
+from unseen.playing import Service, play_all
 
 CLASSES = ("exact", "malformed", "error", "changing", "revealing")
 
@@ -41,7 +41,7 @@ def score(
     service: Service, episodes: int = 240, names: int | None = None, rollouts: bool = False
 ) -> Scored:
     """Learn from the train split of so many episodes, predict the test split."""
-    played = [play(service, seed, names) for seed in range(episodes)]
+    played = play_all(service, episodes, names)
     rows = [row for row, _ in played]
     hidden = {(h["episode"], h["step"]): h for _, own in played for h in own}
     train = [episode_of(r) for r in rows if r["split"] == "train"]
