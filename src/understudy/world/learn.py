@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
-from understudy.world import draws, effects, evidence, frames, listings, logs, overlaps
+from understudy.world import draws, effects, evidence, frames, gone, listings, logs, overlaps
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
@@ -190,6 +190,7 @@ class _Learner:
         self.delays: dict[str, list[tuple[str, float | None]]] = defaultdict(list)
         self.effects: dict[str, list[Effect]] = {}
         self.draws: dict[str, list[draws.Draw]] = {}
+        self.takings: dict[str, list[gone.Taking]] = {}
         self.touched: effects.Touched = {}
         self.evidence: evidence.Evidences = {}
 
@@ -263,6 +264,7 @@ class _Learner:
             self.facts[tool].overlaps = found
             self.features[tool] += [("clash", n) for n in range(len(found))]
         self.draws = draws.mine(usable, self.queries)
+        self.takings = gone.mine(usable, self.queries, *walk)
         self.touched = effects.touched(usable, self.start, self._context, self.effects)
 
     def _follow_effects(self, s: Step, c: Context) -> None:
@@ -350,6 +352,7 @@ class _Learner:
                 conditions=count_conditions([(r[2], r[1]) for r in rows]),
                 effects=self.effects.get(tool, []),
                 draws=self.draws.get(tool, []),
+                takings=self.takings.get(tool, []),
                 recall=self.recall[tool],
                 calls=len(rows),
                 evidence=self.evidence.get(tool, evidence.Evidence()),

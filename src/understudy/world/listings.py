@@ -42,7 +42,7 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
         return None  # a record that has a list, not a listing
     keyed = ids.keys.get(tool, {}).get(f"/{escape(where)}/#" if where else "/#", {})
     key = next(iter(keyed), None) or _own_key(full)
-    query = Query(where, key, keyed.get(key or ""))
+    query = Query(where, key, keyed.get(key or ""), tool)
     _collect(query, full)
     names = sorted({p for s, _ in good for p in s.args})
     _mine_varying(query, full, names)

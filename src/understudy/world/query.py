@@ -11,6 +11,7 @@ from understudy.world.state import RANK, Mark, State
 from understudy.world.values import FreshIds, call_key, chance, is_number, same
 
 NONE: frozenset[int] = frozenset()
+_TRIES = 64  # draws of a key, after which one that is not new is taken
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class Query:
     where: str  # the key that holds the list, "" for the whole result
     key: str | None  # the field that tells records apart
     domain: str | None = None
+    tool: str = ""
     equal: list[tuple[str, str]] = field(default_factory=list)  # (argument, field)
     most: list[tuple[str, str]] = field(default_factory=list)  # field <= argument
     least: list[tuple[str, str]] = field(default_factory=list)  # field >= argument
@@ -164,7 +166,7 @@ class Query:
             fields = self._current(row, state)
             if fields is not row.fields and not self.selects(fields, args):
                 continue
-            if state.unlisted and (self.domain, row.key) in state.unlisted:
+            if state.unlisted and state.hides((self.domain, row.key), self.tool, args):
                 continue
             if self.present < 0.97 and chance(state.seed, "in", row.key) > self.present:
                 continue
@@ -194,7 +196,7 @@ class Query:
                 if own is not None and n in own.fields and _call(own.fields[n][2]) > call
             }
             fields = {**record, **({} if self.vary else later)}
-            gone = (self.domain or "", name) in state.unlisted
+            gone = self.domain is not None and state.hides((self.domain, name), self.tool, args)
             if not gone and (not later or self.selects(fields, args)):
                 kept.append(fields)
         if len(kept) < len(shown) and (self.limit or self.limit_by):
@@ -202,6 +204,14 @@ class Query:
         rows = [(Row(r.get(self.key or ""), r), r) for r in kept]
         by = self._by(args)
         return [r for _, r in (self._sorted(rows, by) if by else rows)]
+
+    def listed(
+        self, shown: list[dict[str, Any]], args: dict[str, Any], state: State
+    ) -> list[dict[str, Any]] | None:
+        """What of a listing the session's calls left there; None where records that it cut off may
+        have moved up."""
+        kept = [r for r in shown if not state.hides((self.domain, self.key_of(r)), self.tool, args)]
+        return None if len(kept) < len(shown) and (self.limit or self.limit_by) else kept
 
     def _lists(self, args: dict[str, Any], without: frozenset[int]) -> bool:
         """Whether calls that no remembered record answers, with values of these forms, mostly list
@@ -229,10 +239,20 @@ class Query:
             if self.key is not None and i < len(known):
                 fields[self.key] = known[i]
             elif fresh is not None and self.key is not None:
-                fields[self.key] = fresh.draw(rng)
+                fields[self.key] = self._new(fresh, [f[self.key] for _, f in made], rng, state)
             made.append((row, fields))
         made = self._ordered([m for m in made if self.selects(m[1], args)], args, state.seed)
         return [(fields, Mark("invented", "like other records")) for _, fields in made]
+
+    def _new(self, fresh: FreshIds, made: list[Any], rng: random.Random, state: State) -> Any:
+        """A key that no remembered record and none of those `made` has, as far as there are such.
+        Those that the session's listings showed are drawn again for the same question."""
+        remembered = state.memory.versions.get(self.domain or "", {})
+        for _ in range(_TRIES):
+            key = fresh.draw(rng)
+            if key not in made and key not in remembered and not self.by_key(key):
+                break
+        return key
 
     def _known(self, args: dict[str, Any], state: State) -> list[Any]:
         """The keys of things that no listing showed, but session or traffic have with the values
@@ -247,7 +267,8 @@ class Query:
         found = []
         for key in keys:
             fields = state.fields((self.domain, key))
-            if all(equal_values(fields.get(n), v) for n, v in asked.items()):
+            told = all(equal_values(fields.get(n), v) for n, v in asked.items())
+            if told and not state.hides((self.domain, key), self.tool, args):
                 found.append(key)
         return found
 
