@@ -17,6 +17,7 @@ from typing import Any
 from understudy.world import settings
 from understudy.world.context import Context
 from understudy.world.explain import held_out
+from understudy.world.ids import Ids
 from understudy.world.listings import list_in
 from understudy.world.memory import Key
 from understudy.world.query import Query, Row
@@ -34,8 +35,8 @@ _FEW = 8  # values of what it hangs on, at most
 
 @dataclass(slots=True)
 class Taking:
-    """What a tool's successful calls do to the thing that `argument` names: it is taken out of the
-    listings `where`, or is in them again (`back`). `when`: what the call must say, and `values`
+    """What a tool's successful calls do to the thing that `argument` names ("": that they make): it
+    is taken out of the listings `where`, or comes into them (`back`). `when`: what the call must say, and `values`
     (JSON) one of which it must be. `seen`: the listings that show it."""
 
     argument: str
@@ -54,12 +55,34 @@ def apply(takings: Sequence[Taking], c: Context, result: Any) -> None:
     """Write what a successful call did to listings into the state, which has seen the call."""
     said = settings.said(c.args, result, {}) if takings else {}
     for taking in takings:
-        key = c.id_of(taking.argument)
-        if key is not None and taking.says(said):
+        if not taking.says(said):
+            continue
+        if not taking.argument:
+            for key, _ in settings.made(c.state.ids, c.tool.name, c.args, result):
+                c.state.enlist(key)
+        elif (key := c.id_of(taking.argument)) is not None:
             if taking.back:
                 c.state.relist(key)
             else:
                 c.state.unlist(key, taking.where)
+
+
+def made(
+    episodes: Sequence[Sequence[Step]], ids: Ids, takings: Mapping[str, Sequence[Taking]]
+) -> set[Key]:
+    """The things of the traffic that listings show because calls made them: each episode that shows
+    one made it."""
+    makers = {tool for tool, own in takings.items() if any(not t.argument for t in own)}
+    found, others = set[Key](), set[Key]()
+    for episode in episodes if makers else ():
+        own: set[Key] = set()
+        for s in (s for s in episode if not s.failed):
+            new = settings.made(ids, s.name, s.args, s.value) if s.name in makers else ()
+            shown = {(d, item) for d, item, _ in ids.of_result(s.name, s.value)}
+            own |= {key for key, _ in new if key not in others}
+            others |= shown - own
+        found |= own
+    return found - others
 
 
 @dataclass(slots=True)
@@ -79,7 +102,9 @@ class _Sight:
     listing: str
     args: dict[str, Any]
     shown: bool
-    level: str  # why it would be shown: "same" question as before, by the "rule", ""
+    level: str
+    """Why it would be shown: it was to the "same" question, it is by the "rule", or it was "made"
+    since that question was asked; ""."""
     calls: list[_Call]
     fold: int
     untold: list[tuple[str, Key]] = field(default_factory=list)
@@ -98,7 +123,7 @@ class _Traffic:
         rest = self.rests.get((s.listing, s.level), [])
         if s.shown:
             return True
-        return sum(rest) >= _SURE * len(rest) if len(rest) >= _LEAST else s.level == "same"
+        return sum(rest) >= _SURE * len(rest) if len(rest) >= _LEAST else s.level in ("same", "made")
 
     def weak(self, s: _Sight) -> list[str]:
         """The arguments by which a listing may have lost a thing that the call only changed."""
@@ -122,6 +147,7 @@ def mine(
         for s in episode:
             assert state is not None
             c, query = context(s, state), queries.get(s.name)
+            new = [] if s.failed else _new(s, state)
             if not s.failed and isinstance(s.value, (dict, list)):
                 traffic.changing |= set(_differing(s, state))
             if not s.failed and query is not None:
@@ -133,9 +159,16 @@ def mine(
             follow(s, c)
             if query is None:
                 said = settings.said(s.args, s.value, {})
-                for p, domain, item in c.ids:
-                    calls[domain, item].append(_Call(s.name, p, number, said))
+                own = [(p, (domain, item)) for p, domain, item in c.ids]
+                for p, key in [*own, *(("", key) for key in new)]:
+                    calls[key].append(_Call(s.name, p, number, said))
     return _takings(traffic)
+
+
+def _new(s: Step, state: State) -> list[Key]:
+    """The things that a call made."""
+    made = settings.made(state.ids, s.name, s.args, s.value)
+    return [key for key, _ in made if key not in state.things]
 
 
 def _differing(s: Step, state: State) -> Iterator[Key]:
@@ -165,21 +198,29 @@ def _look(
     before = [key for tool, key in asked if tool == s.name]
     touched = [key for key, own in calls.items() if own and key[0] == query.domain]
     for key in dict.fromkeys([*touched, *before]):
-        level = _level(s, c, query, key, asked.get((s.name, key), set()))
+        own = list(calls.get(key, ()))
+        new = _lacked(c, own)
+        level = _level(s, c, query, key, asked.get((s.name, key), set()), new)
         if key not in shown and (full or not level):
             continue
-        own = list(calls.get(key, ()))
-        if own:
+        if own and (own[-1].argument or new):
             sight = _Sight(s.name, s.args, key in shown, level, own, int(2 * chance("fold", s.origin)))
             sight.untold = _untold(query, key, s.args, c.state, own[-1].number)
             traffic.sights.append(sight)
-        elif level:
+        elif not own and level:
             traffic.rests[s.name, level].append(key in shown)
     for key in shown:
         asked[s.name, key].add(c.key)
 
 
-def _level(s: Step, c: Context, query: Query, key: Key, asked: set[str]) -> str:
+def _lacked(c: Context, calls: Sequence[_Call]) -> bool:
+    """Whether the same listing was seen before a call made the thing that calls touched."""
+    if not calls or calls[0].argument:
+        return False
+    return any(past.ok and past.key == c.key for past in c.state.calls[: calls[0].number])
+
+
+def _level(s: Step, c: Context, query: Query, key: Key, asked: set[str], new: bool) -> str:
     """Why a listing would show a thing; "" where nothing says so."""
     rows = query.by_key(key[1])
     if query.vary is not None:
@@ -194,7 +235,7 @@ def _level(s: Step, c: Context, query: Query, key: Key, asked: set[str]) -> str:
     if c.key in asked:
         return "same"
     others = any(e not in c.state.without for row in rows for e in row.episodes)
-    return "rule" if asked or (others and query.present >= 0.97) else ""
+    return "rule" if asked or (others and query.present >= 0.97) else "made" if new else ""
 
 
 def _untold(
@@ -237,7 +278,7 @@ def _idle(sights: Sequence[_Sight]) -> set[tuple[str, str]]:
     """The tools after whose calls alone things are listed as before."""
     alone: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for s in sights:
-        names = {(call.tool, call.argument) for call in s.calls}
+        names = {(call.tool, call.argument) for call in s.calls if call.argument}
         if len(names) == 1:
             alone[names.pop()].append(s.shown)
     return {
@@ -260,7 +301,7 @@ def _own(
         if s.calls and (s.calls[-1].tool, s.calls[-1].argument) == (tool, p):
             where = _where_before(s.calls[:-1], found)
             gone = where is not None and hidden(where, s.listing, s.args)
-            if gone == back:
+            if (gone or not p) == back:
                 own.append(s)
     return own
 

@@ -265,6 +265,10 @@ class _Learner:
             self.features[tool] += [("clash", n) for n in range(len(found))]
         self.draws = draws.mine(usable, self.queries)
         self.takings = gone.mine(usable, self.queries, *walk)
+        made = gone.made(usable, self.ids, self.takings)
+        for tool, query in self.queries.items():
+            if query is not None and made:
+                listings.forget(query, self.by_tool[tool], made)
         self.touched = effects.touched(usable, self.start, self._context, self.effects)
 
     def _follow_effects(self, s: Step, c: Context) -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import Any
@@ -58,6 +59,21 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     _mine_presence(query, good)
     _mine_unseen(query, good)
     return query
+
+
+def forget(query: Query, steps: Sequence[Step], made: AbstractSet[tuple[str, Any]]) -> None:
+    """Leave out of a listing's remembered records the things that calls made: no other episode has
+    them but where its own calls make them."""
+    kept = [row for row in query.rows if (query.domain, row.key) not in made]
+    if query.domain is None or not kept or len(kept) == len(query.rows):
+        return
+    query.rows, query._keyed, query._index = kept, None, None
+    found = [(s, list_in(s.value)) for s in steps if not s.failed]
+    good: Rows = [
+        (s, [r for r in own[1] if (query.domain, query.key_of(r)) not in made])
+        for s, own in found if own is not None
+    ]  # fmt: skip
+    _mine_presence(query, good)
 
 
 def _repeats(s: Step, rows: list[dict[str, Any]]) -> bool:

@@ -168,7 +168,7 @@ class Query:
                 continue
             if state.unlisted and state.hides((self.domain, row.key), self.tool, args):
                 continue
-            if self.present < 0.97 and chance(state.seed, "in", row.key) > self.present:
+            if row.episodes and self.present < 0.97 and chance(state.seed, "in", row.key) > self.present:
                 continue
             if self.derived:
                 fields = {n: self.value(fields, n, args) for n in fields}
@@ -359,8 +359,14 @@ def _folded(value: Any) -> Any:
 
 
 def session_rows(query: Query, tool: str, state: State) -> list[Row]:
-    """The records that the session's calls of a listing tool showed, as the last of them did."""
+    """The records that the session's calls of a listing tool showed, as the last of them did, and
+    those that its calls made, as they are known."""
     rows: dict[tuple[Any, str], Row] = {}
+    for domain, name in state.enlisted if query.key is not None and query.rows else ():
+        fields, columns = state.fields((domain, name)), query.rows[-1].fields
+        if domain == query.domain and columns.keys() <= {*fields, query.key}:
+            row = Row(name, {n: fields.get(n, name) for n in columns})
+            rows[query._place(row)] = row
     for past in state.calls if query.key is not None and tool in state.last else ():
         if not past.ok or past.name != tool:
             continue

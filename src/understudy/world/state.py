@@ -92,6 +92,7 @@ class State:
     numbering: dict[str, int] = field(default_factory=dict)  # counter -> its next number
     changed: int = -1  # the last call after which listings differ
     relisted: int = -1  # the last call after which they show more
+    enlisted: dict[Key, None] = field(default_factory=dict)  # made things that listings show
 
     def copy(self) -> "State":
         """An independent copy: results are shared, they are never edited."""
@@ -104,7 +105,7 @@ class State:
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
             dict(self.picked), set(self.shown), dict(self.unlisted),
             {k: list(v) for k, v in self.drawn.items()}, dict(self.largest), dict(self.numbering),
-            self.changed, self.relisted,
+            self.changed, self.relisted, dict(self.enlisted),
         )  # fmt: skip
 
     def remembered(self, key: Key) -> Remembered | None:
@@ -183,6 +184,11 @@ class State:
         """Have listings show a thing again."""
         if self.unlisted.pop(key, None) is not None:
             self.changed = self.relisted = len(self.calls)
+
+    def enlist(self, key: Key) -> None:
+        """Have listings show a thing that a call made."""
+        self.enlisted[key] = None
+        self.changed = self.relisted = len(self.calls)
 
     def hides(self, key: tuple[str | None, Any], tool: str, args: dict[str, Any]) -> bool:
         """Whether a listing does not show a thing, for what calls did to it."""
