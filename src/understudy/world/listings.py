@@ -2,14 +2,14 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import Any
 
 from understudy.world.formats import formats
 from understudy.world.ids import Ids
-from understudy.world.query import Query, Row, equal_values
+from understudy.world.matching import equal_values
+from understudy.world.query import Query, Row
 from understudy.world.transitions import Step
 from understudy.world.values import call_key, escape, is_number, kind_of
 
@@ -56,24 +56,9 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     free = [p for p in names if p not in taken]
     _mine_under(query, full, [p for p in free if p != query.limit_by])
     _mine_bounds(query, full, [p for p in free if p not in query.under and p != query.limit_by])
-    _mine_presence(query, good)
+    mine_presence(query, good)
     _mine_unseen(query, good)
     return query
-
-
-def forget(query: Query, steps: Sequence[Step], made: AbstractSet[tuple[str, Any]]) -> None:
-    """Leave out of a listing's remembered records the things that calls made: no other episode has
-    them but where its own calls make them."""
-    kept = [row for row in query.rows if (query.domain, row.key) not in made]
-    if query.domain is None or not kept or len(kept) == len(query.rows):
-        return
-    query.rows, query._keyed, query._index = kept, None, None
-    found = [(s, list_in(s.value)) for s in steps if not s.failed]
-    good: Rows = [
-        (s, [r for r in own[1] if (query.domain, query.key_of(r)) not in made])
-        for s, own in found if own is not None
-    ]  # fmt: skip
-    _mine_presence(query, good)
 
 
 def _repeats(s: Step, rows: list[dict[str, Any]]) -> bool:
@@ -393,7 +378,8 @@ def _mine_unseen(query: Query, good: Rows) -> None:
     query.typical = some[len(some) // 2] if some else 0
 
 
-def _mine_presence(query: Query, good: Rows) -> None:
+def mine_presence(query: Query, good: Rows) -> None:
+    """How surely a record that the rule selects is listed."""
     got = could = 0
     for s, rows in good[:400]:
         n = len(query.matches(s.args))

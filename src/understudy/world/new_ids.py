@@ -1,4 +1,4 @@
-"""Identifiers that calls make anew: whether the session has one already, and one that it has not."""
+"""Identifiers that calls make anew: whether the session has one, and one that it has not."""
 
 import json
 import random

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.formats import has_format
+from understudy.world.matching import answers, equal_values, folded, made_equal
 from understudy.world.state import RANK, Mark, State
 from understudy.world.values import FreshIds, call_key, chance, is_number, same
 
@@ -69,6 +70,10 @@ class Query:
                 self._keyed.setdefault(row.key, []).append(row)
         return self._keyed.get(key, []) if isinstance(key, (str, int)) else []
 
+    def forget(self, kept: list[Row]) -> None:
+        """Remember these records alone."""
+        self.rows, self._keyed, self._index = kept, None, None
+
     def matches(
         self, args: dict[str, Any], without: frozenset[int] = NONE, own: Sequence[Row] = ()
     ) -> list[Row]:
@@ -109,7 +114,7 @@ class Query:
         for (p, name), rows in self._index.items():
             value = args.get(p)
             if value is not None and not isinstance(value, (list, dict)):
-                found = rows.get(value if name is None else _folded(value), [])
+                found = rows.get(value if name is None else folded(value), [])
                 least = found if len(found) < len(least) else least
         return least
 
@@ -168,7 +173,8 @@ class Query:
                 continue
             if state.unlisted and state.hides((self.domain, row.key), self.tool, args):
                 continue
-            if row.episodes and self.present < 0.97 and chance(state.seed, "in", row.key) > self.present:
+            unsure = row.episodes and self.present < 0.97  # not what the session's calls showed
+            if unsure and chance(state.seed, "in", row.key) > self.present:
                 continue
             if self.derived:
                 fields = {n: self.value(fields, n, args) for n in fields}
@@ -232,9 +238,10 @@ class Query:
         donors = rng.sample(self.rows, min(n, len(self.rows)))
         fresh = FreshIds.mine([r.key for r in self.rows[:400]]) if self.key else None
         asked = {name: args[p] for p, name in self.equal if args.get(p) is not None}
-        made = []
+        made: list[tuple[Row, dict[str, Any]]] = []
         for i, row in enumerate(donors):
-            fields = {**row.fields, **{n: v for n, v in asked.items() if n in row.fields}}
+            told = {n: made_equal(v, row.fields[n]) for n, v in asked.items() if n in row.fields}
+            fields = {**row.fields, **told}
             fields = {n: self.value(fields, n, args) for n in fields}
             if self.key is not None and i < len(known):
                 fields[self.key] = known[i]
@@ -346,16 +353,9 @@ def _index(query: Query) -> _Index:
         equal = found[p, name] = {}
         for row in query.rows:
             value = row.fields.get(name)
-            if not isinstance(value, (list, dict)):
-                equal.setdefault(_folded(value), []).append(row)
+            for asked in () if isinstance(value, (list, dict)) else answers(value):
+                equal.setdefault(asked, []).append(row)
     return found
-
-
-def _folded(value: Any) -> Any:
-    """Alike for scalars that `equal_values` holds to be equal."""
-    if isinstance(value, str):
-        return value.strip().lower()
-    return ("boolean", value) if isinstance(value, bool) else value
 
 
 def session_rows(query: Query, tool: str, state: State) -> list[Row]:
@@ -384,9 +384,3 @@ def _call(source: str) -> int:
     """The number of the call that a value comes from; -1 where it comes from none."""
     head, _, number = source.partition(" ")
     return int(number) if head == "call" else -1
-
-
-def equal_values(a: Any, b: Any) -> bool:
-    if isinstance(a, str) and isinstance(b, str):
-        return a.strip().lower() == b.strip().lower()
-    return same(a, b)

@@ -16,8 +16,8 @@ from understudy.world.values import call_key, columns, escape
 
 Value = tuple[Any, ProvenanceKind, str]
 Where = list[tuple[str, str, str, bool]]
-"""Which listings a thing is missing in: (tool or "" for any, an argument and its value as JSON or ""
-for any, whether it is missing). The first that fits a call says it; where none does, it is."""
+"""Which listings a thing is missing in: (tool or "" for any, an argument and its value as JSON or
+"" for any, whether it is missing). The first that fits a call says it; where none does, it is."""
 
 
 def hidden(where: Where, tool: str, args: dict[str, Any]) -> bool:
