@@ -258,7 +258,7 @@ def _takings(traffic: _Traffic) -> dict[str, list[Taking]]:
     idle = _idle(sights)
     for s in sights:
         s.calls = [call for call in s.calls if (call.tool, call.argument) not in idle]
-    found: dict[str, list[Taking]] = defaultdict(list)
+    found = defaultdict[str, list[Taking]](list)
     names = sorted({(call.tool, call.argument) for s in sights for call in s.calls})
     for back in (False, True):
         ranked = []
