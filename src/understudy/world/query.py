@@ -110,6 +110,7 @@ class Query:
         """The fewest remembered records, in their order, that one selecting value alone leaves."""
         if self._index is None:
             self._index = _index(self)
+            self.by_key("")  # made once as well
         least = self.rows
         for (p, name), rows in self._index.items():
             value = args.get(p)
