@@ -12,7 +12,7 @@ from understudy.world.state import RANK, Mark, State
 from understudy.world.values import FreshIds, call_key, chance, is_number, same
 
 NONE: frozenset[int] = frozenset()
-_TRIES = 64  # draws of a key, after which one that is not new is taken
+_TRIES = 3  # draws of a key, after which one that is not new is taken
 
 
 @dataclass(slots=True)
