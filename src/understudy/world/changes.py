@@ -75,7 +75,7 @@ def of_call(before: State, after: State) -> Changes:
                 now.pop((domain, item), None)
     known = {key: _known(key, before, after) for key in now}
     fields = changed(known, now, new_things(before, after))
-    gone = sorted(after.unlisted - before.unlisted, key=str)
+    gone = sorted(after.unlisted.keys() - before.unlisted.keys(), key=str)
     return Changes(tuple(fields), tuple(gone))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, islice
 from typing import Any
 
-from understudy.world import joins
+from understudy.world import joins, new_ids
 from understudy.world.context import Context, Source, apply, branches, sources
 from understudy.world.edits import PLUS, aggregates, edits, explains, totals
 from understudy.world.features import Feature
@@ -48,6 +48,9 @@ class Seen:
     joined: dict[tuple[str, str], list[joins.Element]] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)  # leaf path -> its place in the result
     fold: int = 0  # 0 or 1: which half of the scenarios it is of
+    known: dict[str, bool] = field(default_factory=dict)  # see world.new_ids
+    key: str = ""  # of the call
+    again: bool = False  # whether the session had called the tool before
 
 
 def see(c: Context, value: Any, row: dict[Feature, Any], origin: int = 0) -> Seen:
@@ -97,7 +100,10 @@ def see(c: Context, value: Any, row: dict[Feature, Any], origin: int = 0) -> See
     places = {path: n for n, path in enumerate(values)}
     fold = int(2 * chance("fold", origin))
     joined = joins.see_joins(c, plain)
-    return Seen(row, values, right, had, numbers, moments, value, joined, places, fold)
+    known, again = new_ids.known(c, plain), c.tool.name in c.state.last
+    return Seen(
+        row, values, right, had, numbers, moments, value, joined, places, fold, known, c.key, again
+    )
 
 
 def text(value: Any) -> str:

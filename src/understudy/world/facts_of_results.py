@@ -20,8 +20,10 @@ from understudy.world.facts import (
     tally,
     value_text,
 )
+from understudy.world.gone import Taking
 from understudy.world.listings import list_in
-from understudy.world.query import Query, equal_values
+from understudy.world.matching import equal_values
+from understudy.world.query import Query
 from understudy.world.rules import Effect, Rule
 from understudy.world.shapes import Leaf
 from understudy.world.values import at, escape, is_number
@@ -210,6 +212,15 @@ def _get(value: Any, path: str) -> Any:
         return None
 
 
+def _listed_later(case: Case, taking: Taking) -> Iterator[Fact]:
+    """That listings show what the call names no longer, or again, where it hangs on nothing."""
+    if taking.where or taking.when or not taking.argument or taking.seen < case.bar.least:
+        return
+    text = f"Listings {'show' if taking.back else 'do not show'} the `{taking.argument}` given "
+    text += "again afterwards." if taking.back else "afterwards."
+    yield Fact(case.tool, "changes", "", text, taking.seen, taking.seen)
+
+
 def facts_of_changes(case: Case) -> Iterator[Fact]:
     """What differs after the call: in its own result, in other things, in later results."""
     evidence, known = case.model.evidence, case.world.ids.keys.get(case.tool, {})
@@ -233,8 +244,11 @@ def facts_of_changes(case: Case) -> Iterator[Fact]:
         yield from _effect(case, effect)
     for draw in case.model.draws:
         yield from _draw(case, draw)
+    for taking in case.model.takings:
+        yield from _listed_later(case, taking)
     told = [n for n, _ in evidence.changes.values()]
-    quiet = not (changed or case.model.effects or case.model.draws or _made(case))
+    acts = case.model.effects or case.model.draws or case.model.takings
+    quiet = not (changed or acts or _made(case))
     if told and quiet:
         text = "Shows records as earlier results did: no change was seen."
         differ = sum(d for _, d in evidence.changes.values())

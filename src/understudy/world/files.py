@@ -6,7 +6,7 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import draws, evidence, rules
+from understudy.world import draws, evidence, gone, rules
 from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
 from understudy.world.context import Overlap, ToolFacts, tuplify
@@ -25,7 +25,7 @@ from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.wording import Part, Votes
 
-FORMAT = 14
+FORMAT = 15
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -112,13 +112,14 @@ def to_json(world: World) -> dict[str, Any]:
 
 def _tool(m: ToolModel) -> dict[str, Any]:
     apart = "facts", "shapes", "texts", "query", "listings", "hard", "effects", "draws", "after"
-    plain = _fields(m, *apart, "evidence")
+    plain = _fields(m, *apart, "takings", "evidence")
     plain["facts"] = _fields(m.facts)
     plain["facts"]["overlaps"] = [list(_fields(o).values()) for o in m.facts.overlaps]
     plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
     plain["texts"] = {k: t.to_json() for k, t in m.texts.items()}
     plain["hard"] = {k: _fields(h) for k, h in m.hard.items()}
     plain["effects"] = rules.to_json(m.effects)
+    plain["takings"] = gone.to_json(m.takings)
     plain["draws"] = [_fields(d) for d in m.draws]
     plain["after"] = {k: _fields(a) for k, a in m.after.items()}
     plain["evidence"] = _fields(m.evidence)
@@ -235,6 +236,7 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
             "texts": {k: Template.from_json(t) for k, t in data["texts"].items()},
             "hard": {k: Hard(**h) for k, h in data["hard"].items()},
             "effects": rules.from_json(data["effects"]),
+            "takings": gone.from_json(data["takings"]),
             "draws": [draws.read(d) for d in data["draws"]],
             "after": {k: After(**a) for k, a in data["after"].items()},
             "recall": {k: [(e, v) for e, v in held] for k, held in data["recall"].items()},

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
-from understudy.world import draws, effects, evidence, frames, listings, logs, overlaps
+from understudy.world import draws, effects, evidence, frames, listings, logs, mine_gone, overlaps
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.aside import set_aside
@@ -17,6 +17,7 @@ from understudy.world.delays import mine_delays
 from understudy.world.explain import Seen, see
 from understudy.world.features import feature, feature_names, field_kinds
 from understudy.world.formats import formats
+from understudy.world.gone import Taking
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
 from understudy.world.memory import Memory, two
@@ -190,6 +191,7 @@ class _Learner:
         self.delays: dict[str, list[tuple[str, float | None]]] = defaultdict(list)
         self.effects: dict[str, list[Effect]] = {}
         self.draws: dict[str, list[draws.Draw]] = {}
+        self.takings: dict[str, list[Taking]] = {}
         self.touched: effects.Touched = {}
         self.evidence: evidence.Evidences = {}
 
@@ -263,6 +265,8 @@ class _Learner:
             self.facts[tool].overlaps = found
             self.features[tool] += [("clash", n) for n in range(len(found))]
         self.draws = draws.mine(usable, self.queries)
+        self.takings = mine_gone.mine(usable, self.queries, *walk)
+        mine_gone.forget(usable, self.ids, self.takings, self.queries)
         self.touched = effects.touched(usable, self.start, self._context, self.effects)
 
     def _follow_effects(self, s: Step, c: Context) -> None:
@@ -350,6 +354,7 @@ class _Learner:
                 conditions=count_conditions([(r[2], r[1]) for r in rows]),
                 effects=self.effects.get(tool, []),
                 draws=self.draws.get(tool, []),
+                takings=self.takings.get(tool, []),
                 recall=self.recall[tool],
                 calls=len(rows),
                 evidence=self.evidence.get(tool, evidence.Evidence()),

@@ -8,7 +8,8 @@ from typing import Any
 
 from understudy.world.formats import formats
 from understudy.world.ids import Ids
-from understudy.world.query import Query, Row, equal_values
+from understudy.world.matching import equal_values
+from understudy.world.query import Query, Row
 from understudy.world.transitions import Step
 from understudy.world.values import call_key, escape, is_number, kind_of
 
@@ -42,7 +43,7 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
         return None  # a record that has a list, not a listing
     keyed = ids.keys.get(tool, {}).get(f"/{escape(where)}/#" if where else "/#", {})
     key = next(iter(keyed), None) or _own_key(full)
-    query = Query(where, key, keyed.get(key or ""))
+    query = Query(where, key, keyed.get(key or ""), tool)
     _collect(query, full)
     names = sorted({p for s, _ in good for p in s.args})
     _mine_varying(query, full, names)
@@ -55,7 +56,7 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     free = [p for p in names if p not in taken]
     _mine_under(query, full, [p for p in free if p != query.limit_by])
     _mine_bounds(query, full, [p for p in free if p not in query.under and p != query.limit_by])
-    _mine_presence(query, good)
+    mine_presence(query, good)
     _mine_unseen(query, good)
     return query
 
@@ -377,7 +378,8 @@ def _mine_unseen(query: Query, good: Rows) -> None:
     query.typical = some[len(some) // 2] if some else 0
 
 
-def _mine_presence(query: Query, good: Rows) -> None:
+def mine_presence(query: Query, good: Rows) -> None:
+    """How surely a record that the rule selects is listed."""
     got = could = 0
     for s, rows in good[:400]:
         n = len(query.matches(s.args))

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.formats import has_format
+from understudy.world.matching import answers, equal_values, folded, made_equal
 from understudy.world.state import RANK, Mark, State
 from understudy.world.values import FreshIds, call_key, chance, is_number, same
 
 NONE: frozenset[int] = frozenset()
+_TRIES = 3  # draws of a key, after which one that is not new is taken
 
 
 @dataclass(slots=True)
@@ -31,6 +33,7 @@ class Query:
     where: str  # the key that holds the list, "" for the whole result
     key: str | None  # the field that tells records apart
     domain: str | None = None
+    tool: str = ""
     equal: list[tuple[str, str]] = field(default_factory=list)  # (argument, field)
     most: list[tuple[str, str]] = field(default_factory=list)  # field <= argument
     least: list[tuple[str, str]] = field(default_factory=list)  # field >= argument
@@ -66,6 +69,10 @@ class Query:
             for row in self.rows:
                 self._keyed.setdefault(row.key, []).append(row)
         return self._keyed.get(key, []) if isinstance(key, (str, int)) else []
+
+    def forget(self, kept: list[Row]) -> None:
+        """Remember these records alone."""
+        self.rows, self._keyed, self._index = kept, None, None
 
     def matches(
         self, args: dict[str, Any], without: frozenset[int] = NONE, own: Sequence[Row] = ()
@@ -103,11 +110,12 @@ class Query:
         """The fewest remembered records, in their order, that one selecting value alone leaves."""
         if self._index is None:
             self._index = _index(self)
+            self.by_key("")  # made once as well
         least = self.rows
         for (p, name), rows in self._index.items():
             value = args.get(p)
             if value is not None and not isinstance(value, (list, dict)):
-                found = rows.get(value if name is None else _folded(value), [])
+                found = rows.get(value if name is None else folded(value), [])
                 least = found if len(found) < len(least) else least
         return least
 
@@ -164,9 +172,10 @@ class Query:
             fields = self._current(row, state)
             if fields is not row.fields and not self.selects(fields, args):
                 continue
-            if state.unlisted and (self.domain, row.key) in state.unlisted:
+            if state.unlisted and state.hides((self.domain, row.key), self.tool, args):
                 continue
-            if self.present < 0.97 and chance(state.seed, "in", row.key) > self.present:
+            unsure = row.episodes and self.present < 0.97  # not what the session's calls showed
+            if unsure and chance(state.seed, "in", row.key) > self.present:
                 continue
             if self.derived:
                 fields = {n: self.value(fields, n, args) for n in fields}
@@ -194,7 +203,7 @@ class Query:
                 if own is not None and n in own.fields and _call(own.fields[n][2]) > call
             }
             fields = {**record, **({} if self.vary else later)}
-            gone = (self.domain or "", name) in state.unlisted
+            gone = self.domain is not None and state.hides((self.domain, name), self.tool, args)
             if not gone and (not later or self.selects(fields, args)):
                 kept.append(fields)
         if len(kept) < len(shown) and (self.limit or self.limit_by):
@@ -202,6 +211,14 @@ class Query:
         rows = [(Row(r.get(self.key or ""), r), r) for r in kept]
         by = self._by(args)
         return [r for _, r in (self._sorted(rows, by) if by else rows)]
+
+    def listed(
+        self, shown: list[dict[str, Any]], args: dict[str, Any], state: State
+    ) -> list[dict[str, Any]] | None:
+        """What of a listing the session's calls left there; None where records that it cut off may
+        have moved up."""
+        kept = [r for r in shown if not state.hides((self.domain, self.key_of(r)), self.tool, args)]
+        return None if len(kept) < len(shown) and (self.limit or self.limit_by) else kept
 
     def _lists(self, args: dict[str, Any], without: frozenset[int]) -> bool:
         """Whether calls that no remembered record answers, with values of these forms, mostly list
@@ -222,17 +239,28 @@ class Query:
         donors = rng.sample(self.rows, min(n, len(self.rows)))
         fresh = FreshIds.mine([r.key for r in self.rows[:400]]) if self.key else None
         asked = {name: args[p] for p, name in self.equal if args.get(p) is not None}
-        made = []
+        made: list[tuple[Row, dict[str, Any]]] = []
         for i, row in enumerate(donors):
-            fields = {**row.fields, **{n: v for n, v in asked.items() if n in row.fields}}
+            told = {n: made_equal(v, row.fields[n]) for n, v in asked.items() if n in row.fields}
+            fields = {**row.fields, **told}
             fields = {n: self.value(fields, n, args) for n in fields}
             if self.key is not None and i < len(known):
                 fields[self.key] = known[i]
             elif fresh is not None and self.key is not None:
-                fields[self.key] = fresh.draw(rng)
+                fields[self.key] = self._new(fresh, [f[self.key] for _, f in made], rng, state)
             made.append((row, fields))
         made = self._ordered([m for m in made if self.selects(m[1], args)], args, state.seed)
         return [(fields, Mark("invented", "like other records")) for _, fields in made]
+
+    def _new(self, fresh: FreshIds, made: list[Any], rng: random.Random, state: State) -> Any:
+        """A key that no remembered record and none of those `made` has, as far as there are such.
+        Those that the session's listings showed are drawn again for the same question."""
+        remembered = state.memory.versions.get(self.domain or "", {})
+        for _ in range(_TRIES):
+            key = fresh.draw(rng)
+            if key not in made and key not in remembered and not self.by_key(key):
+                break
+        return key
 
     def _known(self, args: dict[str, Any], state: State) -> list[Any]:
         """The keys of things that no listing showed, but session or traffic have with the values
@@ -247,7 +275,8 @@ class Query:
         found = []
         for key in keys:
             fields = state.fields((self.domain, key))
-            if all(equal_values(fields.get(n), v) for n, v in asked.items()):
+            told = all(equal_values(fields.get(n), v) for n, v in asked.items())
+            if told and not state.hides((self.domain, key), self.tool, args):
                 found.append(key)
         return found
 
@@ -325,21 +354,20 @@ def _index(query: Query) -> _Index:
         equal = found[p, name] = {}
         for row in query.rows:
             value = row.fields.get(name)
-            if not isinstance(value, (list, dict)):
-                equal.setdefault(_folded(value), []).append(row)
+            for asked in () if isinstance(value, (list, dict)) else answers(value):
+                equal.setdefault(asked, []).append(row)
     return found
 
 
-def _folded(value: Any) -> Any:
-    """Alike for scalars that `equal_values` holds to be equal."""
-    if isinstance(value, str):
-        return value.strip().lower()
-    return ("boolean", value) if isinstance(value, bool) else value
-
-
 def session_rows(query: Query, tool: str, state: State) -> list[Row]:
-    """The records that the session's calls of a listing tool showed, as the last of them did."""
+    """The records that the session's calls of a listing tool showed, as the last of them did, and
+    those that its calls made, as they are known."""
     rows: dict[tuple[Any, str], Row] = {}
+    for domain, name in state.enlisted if query.key is not None and query.rows else ():
+        fields, columns = state.fields((domain, name)), query.rows[-1].fields
+        if domain == query.domain and columns.keys() <= {*fields, query.key}:
+            row = Row(name, {n: fields.get(n, name) for n in columns})
+            rows[query._place(row)] = row
     for past in state.calls if query.key is not None and tool in state.last else ():
         if not past.ok or past.name != tool:
             continue
@@ -357,9 +385,3 @@ def _call(source: str) -> int:
     """The number of the call that a value comes from; -1 where it comes from none."""
     head, _, number = source.partition(" ")
     return int(number) if head == "call" else -1
-
-
-def equal_values(a: Any, b: Any) -> bool:
-    if isinstance(a, str) and isinstance(b, str):
-        return a.strip().lower() == b.strip().lower()
-    return same(a, b)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.core.types import ProvenanceKind
-from understudy.world import joins
+from understudy.world import joins, new_ids
 from understudy.world.context import Context, Found, Source, branches, resolve, tuplify
 from understudy.world.edits import PLUS, mirror
 from understudy.world.explain import (
@@ -32,6 +32,7 @@ from understudy.world.values import FreshIds, escape, is_number, put
 _NONE = object()
 _UNSURE = 0.5  # doubt of a value with parts that nothing knows
 _SOURCES = 5  # of a leaf
+_SEVERAL = 2  # calls after others of their session
 
 
 @dataclass(slots=True)
@@ -46,6 +47,7 @@ class Leaf:
     fresh: FreshIds | None = None
     share: float = 1.0  # how often the form has this leaf
     repeated: bool = False  # whether the traffic shows an equal call, its things not named between
+    made: bool = False  # an identifier that each call makes anew
 
 
 _WIDE = 200  # keys of an object that are taken one by one
@@ -108,6 +110,9 @@ class Shape:
                 mark, doubt = Mark("invented", "another result of this tool"), 0.7
                 if c.recall is not None:
                     mark, doubt = Mark("remembered", "the same call in the traffic"), 0.3
+            if leaf.made and isinstance(item, (str, int)) and new_ids.has(c, leaf.path, item):
+                item = new_ids.another(leaf.tree, leaf.path, item, c)
+                mark, doubt = Mark("inferred", "new id"), max(doubt, _UNSURE)
             if leaf.path not in counted:
                 wrong += doubt
                 made_up = max(made_up, doubt * (mark.kind == "invented"))
@@ -152,7 +157,8 @@ class Shape:
             mark = Mark("inferred" if share > 0.9 else "invented", "decision tree")
             return json.loads(label), mark, 1 - share
         if leaf.fresh is not None:
-            return leaf.fresh.draw(rng), Mark("inferred", "new id"), 0.0 if not greedy else 1.0
+            item = new_ids.of_format(leaf.fresh, leaf.path, c, rng)
+            return item, Mark("inferred", "new id"), 0.0 if not greedy else 1.0
         return _NONE, Mark("invented", ""), 1.0
 
     def _resolve(
@@ -194,6 +200,7 @@ class Shape:
                 lf.fresh and lf.fresh.to_json(),
                 lf.share,
                 lf.repeated,
+                lf.made,
             ]
             for lf in self.leaves
         ]
@@ -211,8 +218,9 @@ class Shape:
                 FreshIds.from_json(fresh) if fresh else None,
                 share,
                 repeated,
+                made,
             )
-            for path, found_sources, tree, choice, fresh, share, repeated in found
+            for path, found_sources, tree, choice, fresh, share, repeated, made in found
         ]
         return cls(read, donors, listing, joins.from_json(joined))
 
@@ -290,6 +298,7 @@ def _mine_leaf(
     leaf.fresh = _mine_fresh(path, left if counts_up else seen, kinds)
     if leaf.fresh is not None:
         leaf.sources = [s for s in leaf.sources if s[1] > 0.97]
+    leaf.made = _made(path, seen, bool(leaf.sources or leaf.tree))
     return leaf
 
 
@@ -334,3 +343,25 @@ def _mine_fresh(path: str, seen: Sequence[Seen], kinds: int) -> FreshIds | None:
     if len(new) > 0.9 * len(seen) and kinds > 0.6 * len(seen) and len(seen) > 4:
         return FreshIds.mine([v for v in new if isinstance(v, (str, int))][:400])
     return None
+
+
+def _made(path: str, seen: Sequence[Seen], explained: bool) -> bool:
+    """Whether a leaf is an identifier that each call makes: no session had one before. Where
+    something tells which one it is, calls that say other things must have been given the same,
+    as by a system that begins anew with every episode, so that it does not hang on what they say;
+    and sessions must have made several, or results be the records of what their calls say."""
+    own = [s for s in seen if path in s.known]
+    if not own or any(s.known[path] for s in own):
+        return False
+    calls: dict[Any, set[str]] = defaultdict(set)
+    for s in own:
+        calls[s.values[path]].add(s.key)
+    alike = any(len(keys) > 1 for keys in calls.values())
+    several = sum(s.again for s in own) >= _SEVERAL
+    return not explained or (alike and (several or all(map(_echoes, own))))
+
+
+def _echoes(s: Seen) -> bool:
+    """Whether a result has all that its call says."""
+    said = {source for source in s.had if source[0] == "arg"}
+    return bool(said) and said <= set().union(*s.right.values())

@@ -1,6 +1,7 @@
 """What a session knows: the calls so far, things by type and id with where each value comes
 from, and under them the memory of what the traffic showed in other episodes."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from operator import ne
@@ -14,6 +15,18 @@ from understudy.world.memory import Key, Memory, Remembered, idlike, maskable
 from understudy.world.values import call_key, columns, escape
 
 Value = tuple[Any, ProvenanceKind, str]
+Where = list[tuple[str, str, str, bool]]
+"""Which listings a thing is missing in: (tool or "" for any, an argument and its value as JSON or
+"" for any, whether it is missing). The first that fits a call says it; where none does, it is."""
+
+
+def hidden(where: Where, tool: str, args: dict[str, Any]) -> bool:
+    """Whether a thing that is missing `where` is missing in a call's listing."""
+    for listing, p, value, gone in where:
+        asked = not p or (p in args and json.dumps(args[p], sort_keys=True) == value)
+        if listing in ("", tool) and asked:
+            return gone
+    return True
 
 
 class Mark(NamedTuple):
@@ -69,7 +82,7 @@ class State:
     immune: dict[str, bool] = field(default_factory=dict)  # tool+scope that went well
     picked: dict[Key, Remembered | None] = field(default_factory=dict)
     shown: set[Any] = field(default_factory=set)  # id-like texts in the session's results
-    unlisted: set[Key] = field(default_factory=set)  # things that listings no longer show
+    unlisted: dict[Key, Where] = field(default_factory=dict)  # things that listings show no longer
     drawn: dict[tuple[str, Any, str], list[tuple[int, tuple[Any, ...], float]]] = field(
         default_factory=dict
     )
@@ -78,6 +91,8 @@ class State:
     largest: dict[str, int] = field(default_factory=dict)  # domain -> number of a record shown
     numbering: dict[str, int] = field(default_factory=dict)  # counter -> its next number
     changed: int = -1  # the last call after which listings differ
+    relisted: int = -1  # the last call after which they show more
+    enlisted: dict[Key, None] = field(default_factory=dict)  # made things that listings show
 
     def copy(self) -> "State":
         """An independent copy: results are shared, they are never edited."""
@@ -88,9 +103,9 @@ class State:
                 for k, t in self.things.items()
             },
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
-            dict(self.picked), set(self.shown), set(self.unlisted),
+            dict(self.picked), set(self.shown), dict(self.unlisted),
             {k: list(v) for k, v in self.drawn.items()}, dict(self.largest), dict(self.numbering),
-            self.changed,
+            self.changed, self.relisted, dict(self.enlisted),
         )  # fmt: skip
 
     def remembered(self, key: Key) -> Remembered | None:
@@ -160,10 +175,25 @@ class State:
         seen = [past.names for past in self.calls if one in past.names]
         return any(other in names for names in seen) if seen else None
 
-    def unlist(self, key: Key) -> None:
-        """Take a thing out of later listings."""
-        self.unlisted.add(key)
+    def unlist(self, key: Key, where: Where | None = None) -> None:
+        """Take a thing out of later listings: of all of them, or `where`."""
+        self.unlisted[key] = where or []
         self.changed = len(self.calls)
+
+    def relist(self, key: Key) -> None:
+        """Have listings show a thing again."""
+        if self.unlisted.pop(key, None) is not None:
+            self.changed = self.relisted = len(self.calls)
+
+    def enlist(self, key: Key) -> None:
+        """Have listings show a thing that a call made."""
+        self.enlisted[key] = None
+        self.changed = self.relisted = len(self.calls)
+
+    def hides(self, key: tuple[str | None, Any], tool: str, args: dict[str, Any]) -> bool:
+        """Whether a listing does not show a thing, for what calls did to it."""
+        where = self.unlisted.get((key[0] or "", key[1]))
+        return where is not None and hidden(where, tool, args)
 
     def correct(self, key: Key, fields: dict[str, Any]) -> None:
         """Take fields of a thing that a failing call told."""

@@ -4,6 +4,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.world import gone
 from understudy.world.context import Context, ToolFacts, kind_at
 from understudy.world.delays import Delays
 from understudy.world.draws import Draw, after, note
@@ -82,6 +83,7 @@ class ToolModel:
     recall: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
     effects: list[Effect] = field(default_factory=list)
     draws: list[Draw] = field(default_factory=list)
+    takings: list[gone.Taking] = field(default_factory=list)
     latencies: Delays = field(default_factory=dict)
     compact: bool = False
     calls: int = 0
@@ -189,9 +191,11 @@ class ToolModel:
 
     def follow_up(self, c: Context, label: str, value: Any) -> None:
         """Write what a call changed elsewhere: a failure for what is listed later (see
-        world.aftermath), a success on other things than its result shows (see world.effects)."""
+        world.aftermath), a success on other things than its result shows (see world.effects) and
+        for what is listed (see world.gone)."""
         if label.startswith("ok"):
             apply(self.effects, c, value)
+            gone.apply(self.takings, c, value)
             note(self.draws, c.args, value, c.state)
         after = self.after.get(label)
         if after is None:
@@ -222,7 +226,7 @@ class ToolModel:
         paths = [f"/{escape(key)}" for key in counts]
         value, marks, doubt = shape.render(c, rng, greedy, paths)
         if shape.listing is not None and self.query is not None:
-            again = self._again(c)
+            again = self._again(c, counts)
             if again is not None:
                 return again[0], None, self.flags.get(label, 0.0) > 0.5, {"": again[1]}, 0.02
             found = self.query.answer(
@@ -242,8 +246,9 @@ class ToolModel:
                 marks |= dict.fromkeys(paths, Mark("inferred", "number of records"))
         return value, None, self.flags.get(label, float(flag)) > 0.5, marks, doubt
 
-    def _again(self, c: Context) -> tuple[Any, Mark] | None:
-        """A listing that repeats itself: in this session, or as the traffic showed it."""
+    def _again(self, c: Context, counts: list[str]) -> tuple[Any, Mark] | None:
+        """A listing that repeats itself: in this session, or as the traffic showed it. `counts`:
+        the keys that hold how many records it has."""
         assert self.query is not None
         n = c.state.same.get(c.key)
         if self.query.repeats >= 0.8 and n is not None and c.state.calls[n].ok:
@@ -253,14 +258,21 @@ class ToolModel:
                 return past.value, mark
             where, shown = list_in(past.value) or ("", [])
             now = self.query.refreshed(shown, n, c.args, c.state)
-            if now is None:
+            if now is None or n < c.state.relisted:
                 return None
             now = [self._drawn(fields, c, n) for fields in now]
-            return ({**past.value, where: now} if where else now), mark
+            told = dict.fromkeys(counts, len(now))
+            return ({**past.value, where: now, **told} if where else now), mark
         if n is not None and n < c.state.changed:
             return None
         if self.query.recalls >= 0.8 and c.recall is not None:
-            return c.recall, Mark("remembered", "the same call in the traffic")
+            mark = Mark("remembered", "the same call in the traffic")
+            where, shown = list_in(c.recall) or ("", [])
+            now = self.query.listed(shown, c.args, c.state)
+            if now is None or len(now) == len(shown):
+                return None if now is None else (c.recall, mark)
+            told = dict.fromkeys(counts, len(now))
+            return ({**c.recall, where: now, **told} if where else now), mark
         return None
 
     def _drawn(self, fields: dict[str, Any], c: Context, since: int) -> dict[str, Any]:
