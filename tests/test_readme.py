@@ -17,6 +17,7 @@ from pathlib import Path
 
 from traffic import conversations, write_jsonl
 from understudy import OpenAI
+from understudy.core.chat_files import ImportOptions, episode_from_row
 from understudy.core.ids import uuid7
 from understudy.core.types import ModelRef, Scenario
 from understudy.demo import owner_check
@@ -54,6 +55,13 @@ def test_the_two_commands_are_targets_of_the_makefile() -> None:
 def test_links_of_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_row_of_the_readme_is_one() -> None:
+    (row,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
+    episode = episode_from_row(json.loads(row), ImportOptions(), "readme")
+    assert [f.name for f in episode.feedback] == ["outcome"]
+    assert [r.latency_s for r in episode.results.values()] == [0.2]
 
 
 async def test_the_commands_of_the_readme_run(tmp_path: Path) -> None:

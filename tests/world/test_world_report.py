@@ -269,6 +269,21 @@ def test_what_stands_near_the_ceiling_is_good_however_high_the_floor() -> None:
     assert "nothing was kept aside" in weaknesses(unmeasured, Trust())[0]
 
 
+def test_a_tool_that_is_worse_than_its_nearest_calls_is_a_weakness() -> None:
+    def row(n: int, share: float) -> dict[str, dict[str, float]]:
+        return {"known_f1": {"value": share, "n": n}}
+
+    base = {"calls": 100, "overall": {c: {"value": 0.9} for c in ("exact_but_free", "known_f1")}}
+    base["overall"] |= {"flag": {"value": 0.9}, "rate_gap": {"value": 0.0}}
+    base["floor"] = {c: {"value": 0.5} for c in ("exact_but_free", "known_f1", "flag")}
+    base |= {"tools": {"find": row(10, 0.3), "show": row(10, 0.65), "rare": row(9, 0.0)}}
+    base |= {"floor_tools": {t: row(10, 0.7) for t in ("find", "show", "rare")}}
+    assert weaknesses(base, Trust()) == [
+        "find: 30% of knowable leaves; the nearest call of the traffic has 70%"
+    ]
+    assert not weaknesses(base, Trust(below=0.5))
+
+
 def test_a_made_up_identifier_stands_for_the_real_one_in_a_rollout() -> None:
     def episode(n: int) -> Episode:
         made = f"T-{random.Random(n).randint(10_000, 99_999)}"

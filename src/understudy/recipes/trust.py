@@ -33,9 +33,15 @@ class Trust(Config):
     doubt_ece: float = Field(
         default=0.15, ge=0, le=1, description="largest calibration error of the doubt number"
     )
+    below: float = Field(
+        default=0.1, ge=0, le=1,
+        description="how far a tool's knowable leaves may lie below the retrieval floor's; of "
+        "tools with at least ten calls",
+    )  # fmt: skip
     calls: int = Field(default=50, ge=1, description="fewest calls that fidelity was measured on")
 
 
+_FEW = 10  # calls of a tool say nothing of it
 _JUDGED = {
     "exact_but_free": "results exact but for free values",
     "known_f1": "knowable leaves",
@@ -59,6 +65,13 @@ def weaknesses(report: dict[str, Any] | None, trust: Trust) -> list[str]:
             found.append(
                 f"{name}: {own:.0%}, floor {floor:.0%}, ceiling {ceiling:.0%}: not "
                 f"{trust.way:.0%} of the way"
+            )
+    for tool, row in report.get("tools", {}).items():
+        own, floor = row["known_f1"], report.get("floor_tools", {}).get(tool, {}).get("known_f1")
+        if floor and own["n"] >= _FEW and own["value"] < floor["value"] - trust.below:
+            found.append(
+                f"{tool}: {own['value']:.0%} of knowable leaves; the nearest call of the traffic "
+                f"has {floor['value']:.0%}"
             )
     gap = report["overall"]["rate_gap"]["value"]
     if abs(gap) > trust.rate_gap:
