@@ -51,6 +51,7 @@ class ToolFacts:
     numeric: list[str] = field(default_factory=list)
     ranges: dict[str, Range] = field(default_factory=dict)  # of numbers that are no ids
     patterns: dict[str, list[str]] = field(default_factory=dict)  # formats of good arguments
+    refused: dict[str, list[str]] = field(default_factory=dict)  # formats of failed calls alone
     kinds: dict[str, list[str]] = field(default_factory=dict)  # JSON types of good arguments
     words: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Good values of arguments that have few of them, each with (up to two) origins."""

@@ -24,7 +24,8 @@ class Evidence:
 
     classes: dict[str, int] = field(default_factory=dict)  # outcome class -> calls
     repeats: dict[str, list[int]] = field(default_factory=dict)
-    """Failure class -> [equal calls that followed in the episode, of these: failed alike]."""
+    """Failure class -> [equal calls that followed in the episode, of these: failed alike]. Only
+    where no call that went well named one of their things in between: it may have mended them."""
     origins: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """Identifier argument -> where its value was first shown -> [calls, of these: went well]."""
     changes: dict[str, list[int]] = field(default_factory=dict)
@@ -46,7 +47,8 @@ def note(evidences: Evidences, c: Context, label: str, value: Any, told: str) ->
     own = evidences.setdefault(c.tool.name, Evidence())
     own.classes[label] = own.classes.get(label, 0) + 1
     before = c.state.same.get(c.key)
-    if before is not None and (failure := c.state.calls[before].outcome).startswith("err"):
+    failure = "" if before is None else c.state.calls[before].outcome
+    if before is not None and failure.startswith("err") and not _named_since(c, before):
         _count(own.repeats, failure, label == failure)
     for p, item in c.args.items():
         if idlike(item) or any(p == named for named, _, _ in c.ids):
@@ -54,6 +56,12 @@ def note(evidences: Evidences, c: Context, label: str, value: Any, told: str) ->
             _count(seen, _origin(item, c.state.calls, told), label.startswith("ok"))
     if label.startswith("ok") and isinstance(value, (dict, list)):
         _sights(evidences, own, c, value)
+
+
+def _named_since(c: Context, n: int) -> bool:
+    """Whether a call that went well named a thing of this call after call `n`."""
+    own = {(domain, item) for _, domain, item in c.ids}
+    return any(past.ok and not own.isdisjoint(past.ids) for past in c.state.calls[n + 1 :])
 
 
 def _count(table: dict[str, list[int]], key: str, holds: bool) -> None:

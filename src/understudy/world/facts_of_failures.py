@@ -184,6 +184,8 @@ def _phrase(case: Case, feature: Feature, value: Any, holds: bool) -> str | None
     no = "" if holds else "not "
     if isinstance(value, list):
         at_most = f"is at most {value[1]}" if holds else f"is above {value[1]}"
+        if head in ("amount", "size"):
+            return f"{_number(head, rest[1])} of the record that {p} names {at_most}"
         return f"{p} {at_most}" if head == "num" else None
     if head in ("has", "fmt", "hits", "unseen", "miss", "extra", "done", "prev", "with", "in"):
         if not isinstance(value, bool):
@@ -195,13 +197,20 @@ def _phrase(case: Case, feature: Feature, value: Any, holds: bool) -> str | None
         return f"{p} is {no}a {value} (JSON type)"
     if head == "field" and value is not None:
         return f"`{rest[1]}` of the record that {p} names is {no}{value_text(value)}"
+    words = {"<": "below", ">": "above", "=": "equal to", True: "equal to"}
+    if head == "pair" and value in words:
+        one, other = _number(rest[1], rest[2]), _number(rest[3], rest[4])
+        return f"{one} is {no}{words[value]} {other}, both of the record that {p} names"
     if head == "cmp":
-        words = {"<": "below", ">": "above", "=": "equal to", True: "equal to"}
         other = f"`{rest[2]}` of the record that {p} names"
         return f"`{rest[1]}` is {no}{words[value]} {other}" if value in words else None
     if head == "known":
         return _known(p, value, holds) if value in ("session", "new") else None
     return None
+
+
+def _number(head: str, name: str) -> str:
+    return f"the number of items in `{name}`" if head == "size" else f"`{name}`"
 
 
 def _known(p: str, value: str, holds: bool) -> str:

@@ -1,16 +1,20 @@
 """Features of the situation that a call meets: what may explain how it goes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from understudy.world.context import Context, ToolFacts
-from understudy.world.formats import has_format
+from understudy.world.formats import accepted
 from understudy.world.ids import Ids
 from understudy.world.memory import Key
 from understudy.world.transitions import Step
 from understudy.world.values import columns, is_number, kind_of, same
 
+_SCALARS, _LISTS, _PAIRED = 14, 6, 6  # fields of a record that are looked at; of numbers, in pairs
+OF_OUTCOMES = ("amount", "size", "pair")  # they part outcomes, not the values of results
 Feature = tuple[Any, ...]
 
 
@@ -35,7 +39,9 @@ def _number(f: Feature, c: Context) -> Any:
 
 def _formed(f: Feature, c: Context) -> Any:
     value = c.args.get(f[1])
-    return has_format(value, c.tool.patterns.get(f[1], ())) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    return accepted(value, c.tool.patterns.get(f[1], ()), c.tool.refused.get(f[1], ()))
 
 
 def _repeated(f: Feature, c: Context) -> Any:
@@ -97,6 +103,25 @@ def _field(f: Feature, c: Context, key: Key) -> Any:
     return found[0] if found and not isinstance(found[0], (dict, list)) else None
 
 
+def _amount(f: Feature, c: Context, key: Key) -> Any:
+    found = c.state.field(key, f[2])
+    return found[0] if found and is_number(found[0]) else None
+
+
+def _size(f: Feature, c: Context, key: Key) -> Any:
+    found = c.state.field(key, f[2])
+    return len(found[0]) if found and isinstance(found[0], list) else None
+
+
+def _paired(f: Feature, c: Context, key: Key) -> Any:
+    one, other = (_OF_THINGS[head](("", f[1], name), c, key) for head, name in (f[2:4], f[4:6]))
+    return None if one is None or other is None else _sign(one, other)
+
+
+def _sign(one: float, other: float) -> str:
+    return "<" if one < other else ">" if one > other else "="
+
+
 def _together(f: Feature, c: Context, key: Key) -> Any:
     value = c.args.get(f[2])
     return c.state.together(key[1], value) if isinstance(value, str) else None
@@ -107,7 +132,7 @@ def _compared(f: Feature, c: Context, key: Key) -> Any:
     if found is None or value is None:
         return None
     if is_number(found[0]) and is_number(value):
-        return "<" if value < found[0] else ">" if value > found[0] else "="
+        return _sign(value, found[0])
     return same(found[0], value)
 
 
@@ -130,6 +155,9 @@ _OF_THINGS: dict[str, Callable[[Feature, Context, Key], Any]] = {
     "idfail": _failed_elsewhere,
     "ownfail": _failed_here,
     "field": _field,
+    "amount": _amount,
+    "size": _size,
+    "pair": _paired,
     "with": _together,
     "cmp": _compared,
     "in": _within,
@@ -137,11 +165,24 @@ _OF_THINGS: dict[str, Callable[[Feature, Context, Key], Any]] = {
 """Features of the thing that argument f[1] names."""
 
 
+Number = tuple[str, str]  # ("amount", a number) or ("size", a list, which counts as its length)
+
+
+@dataclass(slots=True)
+class Fields:
+    """What the records of a kind of thing hold that may explain an outcome."""
+
+    kinds: dict[str, str] = field(default_factory=dict)  # scalars: "number" or "text"
+    lists: list[str] = field(default_factory=list)
+    pairs: list[tuple[Number, Number]] = field(default_factory=list)
+    """Numbers of which not always the same one is the larger."""
+
+
 def feature_names(
-    tool: ToolFacts, ids: dict[str, str], fields: dict[str, dict[str, str]]
+    tool: ToolFacts, ids: dict[str, str], fields: Mapping[str, Fields]
 ) -> list[Feature]:
-    """The features that may explain a tool's outcomes; `fields` has the kind of each field of
-    each id argument's things."""
+    """The features that may explain a tool's outcomes; `fields` has what the things of each id
+    argument hold."""
     names: list[Feature] = [("miss",), ("extra",), ("unseen",), ("hits",), ("rep",), ("n",)]
     for p in tool.known:
         names += [("has", p), ("kind", p)]
@@ -156,22 +197,29 @@ def feature_names(
         names += [("known", p), ("near", p), ("by", p), ("since", p), ("idfail", p)]
         names.append(("ownfail", p))
         names += [("prev", p, t) for t in tool.tools]
-        for name, kind in fields.get(p, {}).items():
+        own = fields.get(p, Fields())
+        for name, kind in own.kinds.items():
             names.append(("field", p, name))
+            if kind == "number":
+                names.append(("amount", p, name))
             for q in tool.known:
                 if q != p and (kind == "number") == (q in tool.numeric):
                     names.append(("cmp", p, q, name))
+        names += [("size", p, name) for name in own.lists]
+        names += [("pair", p, *one, *other) for one, other in own.pairs]
         names += [("with", p, q) for q in ids if q != p]
         names += [("in", p, q) for q in tool.known if q != p and q not in tool.numeric]
     return names
 
 
-def field_kinds(
+def fields_of_things(
     all_steps: Sequence[Step], ids: Ids, of_thing: Callable[[str, dict[str, Any]], dict[str, Any]]
-) -> dict[str, dict[str, str]]:
-    """Scalar fields of each domain's records: few-valued texts, and numbers. `of_thing`: what a
-    tool's result says of the thing that its call names."""
+) -> dict[str, Fields]:
+    """What each domain's records hold: few-valued texts, numbers, lists. `of_thing`: what a tool's
+    result says of the thing that its call names."""
     values: dict[str, dict[str, Counter[Any]]] = defaultdict(lambda: defaultdict(Counter))
+    lists: dict[str, Counter[str]] = defaultdict(Counter)
+    records: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for s in all_steps:
         if s.failed:
             continue
@@ -181,16 +229,41 @@ def field_kinds(
             told = of_thing(s.name, s.value)
             named = [(held[0][1], held[0][2], told)] if len(held) == 1 else []
         for domain, _, record in named:
+            records[domain].append(record)
             for name, item in record.items():
-                if not isinstance(item, (dict, list)):
+                if isinstance(item, list):
+                    lists[domain][name] += 1
+                elif not isinstance(item, dict):
                     values[domain][name][item] += 1
-    kinds: dict[str, dict[str, str]] = defaultdict(dict)
-    for domain, fields in values.items():
-        for name, seen in fields.items():
-            if all(is_number(v) or v is None for v in seen):
-                kinds[domain][name] = "number"
-            elif len(seen) <= 12 or len(seen) > 0.2 * sum(seen.values()):
-                kinds[domain][name] = "text"
-    return {d: dict(list(f.items())[:14]) for d, f in kinds.items()} | {
-        d: {} for t in ids.args.values() for d in t.values() if d not in kinds
-    }
+    found = {d: Fields() for t in ids.args.values() for d in t.values()}
+    for domain in records:
+        kinds = _kinds(values[domain])
+        long = [name for name in lists[domain] if name not in values[domain]][:_LISTS]
+        numbers = [name for name, kind in kinds.items() if kind == "number"][:_PAIRED]
+        pairs = _pairs(records[domain], long, numbers)
+        found[domain] = Fields(kinds, long, pairs)
+    return found
+
+
+def _kinds(fields: Mapping[str, Counter[Any]]) -> dict[str, str]:
+    kinds = {}
+    for name, seen in fields.items():
+        if all(is_number(v) or v is None for v in seen):
+            kinds[name] = "number"
+        elif len(seen) <= 12 or len(seen) > 0.2 * sum(seen.values()):
+            kinds[name] = "text"
+    return dict(list(kinds.items())[:_SCALARS])
+
+
+def _pairs(
+    records: Sequence[dict[str, Any]], lists: Sequence[str], numbers: Sequence[str]
+) -> list[tuple[Number, Number]]:
+    signs: dict[tuple[Number, Number], set[str]] = defaultdict(set)
+    for record in records:
+        held: dict[Number, float] = {
+            ("size", n): len(record[n]) for n in lists if isinstance(record.get(n), list)
+        }
+        held |= {("amount", n): record[n] for n in numbers if is_number(record.get(n))}
+        for one, other in combinations(held, 2):
+            signs[one, other].add(_sign(held[one], held[other]))
+    return [pair for pair, seen in signs.items() if len(seen) > 1]

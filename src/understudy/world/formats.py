@@ -1,14 +1,17 @@
 """Formats of texts: what the values of an argument look like, as far as the traffic shows it."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from understudy.world.values import pattern
 
 _MANY = 10  # different values of one width, after which another width is another format
 _UNSEEN = 0.1  # the chance of a format that the traffic lacks, above which it shows none
 _DIGITS = re.compile("0+")
+_SIGN = re.compile(r"[a0]\+|.", re.DOTALL)
 
 
 def formats(seen: Iterable[tuple[str, int]]) -> list[str]:
@@ -24,8 +27,8 @@ def formats(seen: Iterable[tuple[str, int]]) -> list[str]:
     shown = set(seen)
     for text, origin in shown:
         exact = pattern(text)
-        alike[_loose(exact)][exact].add(text)
-        origins[_loose(exact)].add(origin)
+        alike[_wide(exact)][exact].add(text)
+        origins[_wide(exact)].add(origin)
     single = sum(len(own) == 1 for own in origins.values())
     shared = len(shown) >= 2 * len({text for text, _ in shown})
     if single > _UNSEEN * len({origin for _, origin in shown}) and not shared:
@@ -40,8 +43,37 @@ def formats(seen: Iterable[tuple[str, int]]) -> list[str]:
 def has_format(text: str, known: Sequence[str]) -> bool:
     """Whether a text is of one of these formats."""
     exact = pattern(text)
-    return exact in known or _loose(exact) in known
+    return exact in known or _wide(exact) in known
 
 
-def _loose(exact: str) -> str:
+def accepted(text: str, good: Sequence[str], refused: Sequence[str]) -> bool:
+    """Whether a text is of a good form or, where it is of none that was seen, no nearer to the
+    refused forms than to the good ones."""
+    return has_format(text, good) or distance(text, good) <= distance(text, refused)
+
+
+def distance(text: str, known: Sequence[str]) -> float:
+    """The least edits (Levenshtein's) from a text's form to one of these; a run is one sign."""
+    if has_format(text, known):
+        return 0
+    return min((_edits(loose(text), form) for form in known), default=math.inf)
+
+
+@lru_cache(maxsize=4096)
+def _edits(one: str, other: str) -> int:
+    a, b = _SIGN.findall(one), _SIGN.findall(_wide(other))
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+    return row[-1]
+
+
+def loose(text: str) -> str:
+    """The form of a text with its runs of digits of any length."""
+    return _wide(pattern(text))
+
+
+def _wide(exact: str) -> str:
     return _DIGITS.sub("0+", exact)

@@ -10,21 +10,21 @@ from understudy.core.types import Episode, Tool, Transition, is_function, text_o
 from understudy.world import draws, effects, evidence, frames, listings, logs, mine_gone, overlaps
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
+from understudy.world.amiss import blamed
 from understudy.world.aside import set_aside
 from understudy.world.context import Context, ToolFacts
 from understudy.world.decisions import count_conditions, outcome_tree
 from understudy.world.delays import mine_delays
 from understudy.world.explain import Seen, see
-from understudy.world.features import feature, feature_names, field_kinds
-from understudy.world.formats import formats
+from understudy.world.features import OF_OUTCOMES, feature, feature_names, fields_of_things
 from understudy.world.gone import Taking
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
-from understudy.world.memory import Memory, two
+from understudy.world.memory import Memory
 from understudy.world.model import World
+from understudy.world.noting import note_good, note_refused, note_values
 from understudy.world.owners import Relation, broken, lasting, relations
 from understudy.world.query import Query
-from understudy.world.ranges import range_of
 from understudy.world.remembering import remember
 from understudy.world.rules import Effect
 from understudy.world.scenarios import mine_book
@@ -37,7 +37,7 @@ from understudy.world.tools import (
     context_of,
 )
 from understudy.world.transitions import Failures, Step, steps, transitions
-from understudy.world.values import columns, is_number, kind_of
+from understudy.world.values import columns, kind_of
 
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
 
@@ -111,32 +111,6 @@ def _text(s: Step) -> str:
     return s.value if isinstance(s.value, str) else s.content
 
 
-def _note_values(facts: ToolFacts, p: str, values: Sequence[Any], amount: bool) -> None:
-    """Whether an argument has few values, or numbers, of all calls; the range of an amount."""
-    scalars = [v for v in values if not isinstance(v, (dict, list))]
-    distinct = {repr(v): v for v in scalars}
-    if scalars and len(scalars) > 0.8 * len(values) and len(distinct) <= 24:
-        facts.categorical[p] = list(distinct.values())
-    if scalars and sum(map(is_number, scalars)) > 0.8 * len(scalars):
-        facts.numeric.append(p)
-    numbers = [v for v in scalars if is_number(v)]
-    if numbers and amount:
-        facts.ranges[p] = range_of(numbers)
-
-
-def _note_good(facts: ToolFacts, p: str, good: Sequence[Step]) -> None:
-    """The JSON types, the words and the formats of an argument, of calls that went well."""
-    kinds = Counter(kind_of(s.args[p]) for s in good)
-    facts.kinds[p] = [k for k, n in kinds.items() if n > 0.02 * sum(kinds.values())]
-    texts = [(s.args[p], s.origin) for s in good if isinstance(s.args[p], str)]
-    if p in facts.categorical and len(texts) >= 5 * len({text for text, _ in texts}):
-        facts.words[p] = {}
-        for text, origin in texts:
-            two(facts.words[p].setdefault(text, []), origin)
-    if forms := formats(texts):
-        facts.patterns[p] = forms
-
-
 class _Learner:
     """Collects what each tool's calls show, in the order of the traffic."""
 
@@ -168,7 +142,7 @@ class _Learner:
             t: listings.mine(self.by_tool[t], ids) for t in self.real
         }
         self.listings = [q for q in self.queries.values() if q is not None]
-        fields = field_kinds(all_steps, ids, memory.of_thing)
+        fields = fields_of_things(all_steps, ids, memory.of_thing)
         self.features = {
             t: feature_names(
                 self.facts[t],
@@ -205,12 +179,13 @@ class _Learner:
         required = list(spec.get("required") or ())
         required += [
             p for p, n in counts.items() if n == len(good) >= 5 and p not in required and p in known
-        ] if not spec else []  # fmt: skip
+        ] if not properties else []  # fmt: skip
         facts = ToolFacts(tool, known, required, tools=sorted(self._successful()))
         for p in known:
             amount = p not in self.ids.args.get(tool, {})
-            _note_values(facts, p, [s.args[p] for s in found if p in s.args], amount)
-            _note_good(facts, p, [s for s in good if p in s.args])
+            note_values(facts, p, [s.args[p] for s in found if p in s.args], amount)
+            note_good(facts, p, [s for s in good if p in s.args])
+            note_refused(facts, p, [s.args[p] for s in found if s.failed and p in s.args])
         return facts
 
     def _prose(self, tool: str) -> frozenset[str]:
@@ -284,8 +259,9 @@ class _Learner:
                 continue
             c = self._context(s, state)
             row = {f: feature(f, c) for f in self.features[s.name]}
-            label = self._label(s, c, row)
-            self.rows[s.name].append((row, label, conditions(c)))
+            label = self._label(s, c, {f: v for f, v in row.items() if f[0] not in OF_OUTCOMES})
+            wrong = blamed(conditions(c), _text(s), c) if s.failed else conditions(c)
+            self.rows[s.name].append((row, label, wrong))
             self.relations[s.name].append(relations(c))
             self.flags[s.name][label].append(s.flag)
             if not s.failed:

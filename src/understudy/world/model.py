@@ -125,6 +125,9 @@ class World:
             self.doubts.correct(name, p)
         else:
             doubt_beyond(p)
+        if c is not None:
+            least = self.models[name].untried(c, p.outcome)
+            p.doubt, p.wrong = max(p.doubt, least), max(p.wrong, least)
         return p, c
 
     def _predict(

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world import gone
+from understudy.world.amiss import UNSEEN, untried
 from understudy.world.context import Context, ToolFacts, kind_at
 from understudy.world.delays import Delays
 from understudy.world.draws import Draw, after, note
 from understudy.world.effects import apply
 from understudy.world.evidence import Evidence
 from understudy.world.failing import TRANSIENT
-from understudy.world.features import feature
+from understudy.world.features import Feature, feature
 from understudy.world.formats import has_format
 from understudy.world.listings import list_in
 from understudy.world.overlaps import obstacles
@@ -125,6 +126,8 @@ class ToolModel:
                 continue
             if total and failed >= 0.8 * total:
                 return {k: v / total for k, v in use.items()}
+        if "missing" in found and "missing" not in {*self.conditions, *pooled}:
+            return {UNSEEN: 1.0}
         if self.calls >= _MANY and not failing:
             for condition in found:
                 sign, _, what = condition.partition(":")
@@ -132,6 +135,13 @@ class ToolModel:
                 if sign in ("form", "value", "new") and not heard and self._all_known(what):
                     return {unheard(what): 1.0}
         return None
+
+    def untried(self, c: Context, outcome: str) -> float:
+        """The least doubt of an outcome for arguments that no call of the tool had."""
+        asked: dict[Feature, Any] = {}
+        if c.tool.refused:
+            decide(self.tree, lambda f: asked.setdefault(f, feature(f, c)))
+        return untried(c, outcome, self.conditions, asked)
 
     def _all_known(self, what: str) -> bool:
         """Whether the traffic shows all values that an argument of few may have: each came again

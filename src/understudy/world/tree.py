@@ -12,9 +12,11 @@ from understudy.world.values import is_number
 # Of splits that explain a sample nearly as well, the one that is likelier to hold elsewhere.
 _TRUST = (
     "miss", "extra", "unseen", "hits", "clash", "known", "near", "field", "has", "kind", "fmt",
-    "val", "cmp", "in", "with", "rep", "prev", "ownfail", "idfail", "by",
+    "val", "cmp", "pair", "in", "with", "size", "amount", "rep", "prev", "ownfail", "idfail", "by",
     "num", "done", "since", "n",
 )  # fmt: skip
+_ORDERED = ("num", "n", "since", "amount", "size")  # features with bounds, not values
+_MOST = 200  # values of a feature that are told apart
 Node = dict[str, Any]  # {"counts"} and, unless a leaf, {"feature", "value", "yes", "no"}
 
 
@@ -80,15 +82,11 @@ def _best_split(
         )
         by_value: dict[Any, Counter[str]] = {}
         for (value, label), n in joint.items():
-            if (
-                not isinstance(value, bool)
-                and is_number(value)
-                and name[0] in ("num", "n", "since")
-            ):
+            if is_number(value) and name[0] in _ORDERED:
                 by_value.setdefault(value, Counter())[label] += n
             else:
                 by_value.setdefault((type(value).__name__, value), Counter())[label] += n
-        if len(by_value) < 2 or len(by_value) > 200:
+        if len(by_value) < 2 or len(by_value) > _MOST:
             continue
         for test, inside in _tests(name, by_value):
             tests += 1
