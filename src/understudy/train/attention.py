@@ -4,8 +4,8 @@ Nodes lie on one axis in depth-first order, so whatever a chain of nodes may loo
 slices of that axis: the part of each ancestor chain above the branching point, then the chain
 itself, causally. Full precision on the CPU goes by those slices (tree_flash.py). Here is what half
 precision does: each chain is a small dense problem; nothing is computed for pairs of nodes that do
-not see each other, but for the triangle of one query block. Probabilities are kept for the backward
-pass while they fit in `KEEP_BYTES` a layer, else computed again.
+not see each other, but for the triangle of one query block. The backward pass computes
+probabilities again: to keep them is no faster.
 
 oneDNN, which multiplies half precision on CPUs, compiles a kernel for each shape that it meets, and
 that takes longer than most of these products. Blocks are therefore filled up to multiples of
@@ -31,7 +31,6 @@ from understudy.train.tree_flash import Slices, TreeFlash, slices_of
 
 NAME = "understudy_tree"
 QUERY_BLOCK = 256
-KEEP_BYTES = 128 << 20
 QUERIES, KEYS = 32, 64
 
 
@@ -103,36 +102,32 @@ class TreeAttention(torch.autograd.Function):
         q = q * scale
         out = q.new_zeros(n, heads, width)
         unseen = _unseen(plan, q)
-        keep = plan.pairs * heads * q.element_size() <= KEEP_BYTES
-        kept: list[Tensor] = []
         for block in plan.blocks:
             keys, values = _gather(k, block), _gather(v, block)
             probs = _probs(_queries(q, block, k.shape[0]), keys, block, unseen)
             rows = torch.bmm(probs, values).view(heads, -1, width)
             out[block.start : block.stop] = rows[:, : block.stop - block.start].transpose(0, 1)
-            if keep:
-                kept.append(probs)
-        ctx.save_for_backward(q, k, v, *kept)
+        ctx.save_for_backward(q, k, v)
         ctx.plan, ctx.scale = plan, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        q, k, v, *kept = ctx.saved_tensors
+        q, k, v = ctx.saved_tensors
         plan: Plan = ctx.plan
         heads, _, width = q.shape
         groups = k.shape[0]
         unseen = _unseen(plan, q)
         grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         grad_HND = grad.transpose(0, 1)
-        for i, block in enumerate(plan.blocks):
+        for block in plan.blocks:
             queries, keys, values = (
                 _queries(q, block, groups),
                 _gather(k, block),
                 _gather(v, block),
             )
-            probs = kept[i] if kept else _probs(queries, keys, block, unseen)
+            probs = _probs(queries, keys, block, unseen)
             g = _queries(grad_HND, block, groups)
             _scatter(grad_v, torch.bmm(probs.transpose(1, 2), g), block)
             grad_probs = torch.bmm(g, values.transpose(1, 2))
