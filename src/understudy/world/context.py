@@ -58,6 +58,7 @@ class ToolFacts:
     tools: list[str] = field(default_factory=list)  # the other tools of the traffic
     owners: list[tuple[str, str, str, str]] = field(default_factory=list)  # see world.owners
     frames: list[str] = field(default_factory=list)  # see world.frames
+    quotes: list[str] = field(default_factory=list)  # see world.quotes
     overlaps: list[Overlap] = field(default_factory=list)  # see world.overlaps
 
     def missing(self, args: dict[str, Any]) -> list[str]:
