@@ -59,7 +59,7 @@ def describe(
     if out is not None:
         print(f"{len(found)} tools in {out}")
         if left := withheld(learned, found, bar):
-            print(f"  {left} statements stand there without the sentences that they quote, or not")
+            print(f"  {left} statements are shortened or left out there: they quote whole sentences")
 
 
 def told_lines(facts: Sequence["Fact"]) -> Iterator[str]:

@@ -6,7 +6,8 @@ from typing import Any
 from understudy.world.facts import Case
 from understudy.world.features import Feature
 from understudy.world.sources import forms_text, quoted, value_text
-from understudy.world.templates import Template
+from understudy.world.templates import PROSE, Template
+from understudy.world.tools import ToolModel
 from understudy.world.values import unescape
 
 _SIGNS = {"<": "below", ">": "above", "=": "equal to"}
@@ -40,6 +41,21 @@ def _named(source: tuple[Any, ...]) -> str | None:
     if source[0] == "arg":
         return f"<{unescape(source[1].rpartition('/')[2])}>"
     return {"missing": "<argument>", "extra": "<argument>"}.get(source[0])
+
+
+def outcome_text(model: ToolModel, label: str) -> str:
+    """An outcome class in words."""
+    kind, _, what = label.partition(":")
+    template = model.texts.get(label)
+    text = wording(template) if template is not None else what.replace("{{", "{").replace("}}", "}")
+    if kind == "err":
+        return "fails in words that came once" if label in PROSE else f"fails: {text}"
+    if what.startswith("{"):
+        names = what[1:-1].replace(",", ", ")
+        return f"goes well: gives {names}" if names else "goes well: gives nothing"
+    if what.startswith("text:"):
+        return f"goes well: {text.removeprefix('text:')}"
+    return f"goes well: gives {_article('text' if label in PROSE else what)}"
 
 
 def condition_text(case: Case, condition: str) -> str | None:
