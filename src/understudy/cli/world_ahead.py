@@ -60,7 +60,7 @@ def ahead(
     language_model: ModelOption = None,
     language_key_env: KeyOption = None,
 ) -> None:
-    """Ask what a call would return, or which of several plans ends well.
+    """Ask what a call would return, or which plan ends well.
 
     A plan's argument "$1/parts/0/sku" is the value at /parts/0/sku in the result of its first
     call; "$$" stands for a dollar sign. Without --check a plan ends well where no call fails.
@@ -71,6 +71,8 @@ def ahead(
     takes the conversation so far (OpenAI chat messages), a tool's name and its arguments;
     compare_plans the conversation and plans as in --plans. Nothing that is asked changes anything,
     and each question stands alone. What is printed with --http is the URL.
+
+    Example: understudy world ahead build/world --history so-far.json --call 'get_order id=17'
 
     Example: understudy world ahead build/world --history so-far.json --plans plans.json --n 100
 

@@ -36,7 +36,7 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Write a page into this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold what happens in a world against real conversations of other scenarios.
+    """Compare conversations in a world with real ones.
 
     World and users are learned from a share of the scenarios. Errors, next results, turns, words,
     tools stand beside the other scenarios' real ones, and beside how far real ones are apart.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _WIDTH = 100  # columns
 _KINDS = ("takes", "gives", "changes", "needs", "fails")
 
+
 def describe(
     world: Annotated[Path, typer.Argument(help="A folder that `world learn` wrote.")],
     out: Annotated[
@@ -28,7 +29,7 @@ def describe(
     ] = 0.95,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what each tool takes, gives and changes, what comes before it and how it fails.
+    """Tell what each tool takes, gives and changes, and how it fails.
 
     Each statement with the calls that agree, of those that could show it. With --out the
     statements become descriptions that can be handed to an agent; what was declared stays. The
@@ -59,12 +60,12 @@ def describe(
     if out is not None:
         print(f"{len(found)} tools in {out}")
         if left := withheld(learned, found, bar):
-            print(f"  {left} statements are shortened or left out there: they quote whole sentences")
+            print(f"  {left} statements are shorter there or left out: they quote sentences")
 
 
 def told_lines(facts: Sequence["Fact"]) -> Iterator[str]:
     """Statements as lines of a terminal: those of an argument together, and those of a failure."""
-    groups: dict[tuple[str, str], list["Fact"]] = {}
+    groups: dict[tuple[str, str], list[Fact]] = {}
     for f in facts:
         apart = f.about if f.kind in ("takes", "fails") else ""
         groups.setdefault((f.kind, apart), []).append(f)

@@ -31,7 +31,7 @@ def export(
         typer.Option(help="Equal keys make equal replacements in every export; else at random."),
     ] = None,
 ) -> None:
-    """Write the things that a world remembers as staging data: a table for each kind of thing.
+    """Write a world's things as staging data, a table for each kind.
 
     OUT gets TYPE.jsonl, staging.db with ids as primary keys and the references between things as
     foreign keys, and manifest.json: what there is, which version of a thing was taken, what was

@@ -24,7 +24,7 @@ def paths(
     html: Annotated[Path | None, typer.Option(help="Write a page with the tree drawn.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which ways an agent takes through its tools, where success parts, loops, dead ends.
+    """Show an agent's paths: where success parts, loops, dead ends.
 
     Example: understudy world paths understudy.db --workload support --html paths.html
     """

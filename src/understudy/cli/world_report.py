@@ -26,7 +26,9 @@ def report(
     html: Annotated[Path | None, typer.Option(help="Write the page into this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how faithful a world is: as measured when it was learned, or on other traffic.
+    """Show how faithful a world is, as text, JSON or a page.
+
+    As measured when it was learned, or with --store on other traffic.
 
     The page is one file that loads nothing: all columns against floor and ceiling, tools,
     calibration, where to collect traces, the worst misses.
@@ -49,7 +51,9 @@ def report(
     else:
         file = world / "fidelity.json"
         if not file.exists():
-            raise ValueError(f"{world} has no fidelity.json; learn the world with `world learn`")
+            raise ValueError(
+                f"{world} has no fidelity.json; write it with `understudy world learn`"
+            )
         measured = FidelityReport.from_json(json.loads(file.read_text()))
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)

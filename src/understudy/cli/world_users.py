@@ -28,7 +28,7 @@ def users(
     seed: Annotated[int, typer.Option(help="Of the users and of the random halves.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare simulated users with real ones of conversations that the world did not learn from.
+    """Compare a world's users with real ones, not learned from.
 
     Each figure of the simulated users has that of a second real sample beside it. A world that
     learned from all of the store leaves nothing to compare with: --fit mines users anew, from a

@@ -56,6 +56,7 @@ USERS, PLAYED = "users, agent's words replayed", "played"
 STAND_IN = "a stand-in by retrieval, mined from the fit half"
 EXACT, TWICE = "next result exact", "exact, calls of both halves"
 _AT_ONCE = 16  # episodes that are played at a time
+_TAUGHT = "real conversations that the model was taught"
 _SILENT = "conversations not played, for users say nothing in the traffic"
 _EVERY = 3  # calls between the starts of free-running rollouts
 
@@ -128,7 +129,7 @@ async def measure_likeness(
                 found.language.update(counts_of(answering))
                 size = min(sum(len(s.words) for s in side) for side in (a, played))
                 b = [real[e.id] for e in others if e.id not in taught]
-                found.left_out["real conversations that the model was taught"] += len(others) - len(b)
+                found.left_out[_TAUGHT] += len(others) - len(b)
                 if played and b:
                     found.add(PLAYED, figures.all(b, a, size, n), figures.all(b, played, size, n))
             else:

@@ -192,8 +192,9 @@ def _block(block: Block) -> dict[str, Any]:
                 columns = ", ".join(block.columns)
                 raise ValueError(f"row {list(row)!r} does not fit the columns {columns}")
         plain["rows"] = [[_cell(cell) for cell in row] for row in block.rows]
-        columns = zip(*plain["rows"], strict=True) if block.rows else [()] * len(block.columns)
-        plain["numbers"] = [any(cell["number"] for cell in column) for column in columns]
+        plain["numbers"] = [
+            any(row[n]["number"] for row in plain["rows"]) for n in range(len(block.columns))
+        ]
     elif isinstance(block, Comparison):
         plain["view"] = compare(block.conversations)
     return plain

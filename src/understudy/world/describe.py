@@ -68,9 +68,8 @@ def described_tools(
 def withheld(world: World, facts: dict[str, list[Fact]], bar: Bar | None = None) -> int:
     """How many statements `described_tools` shortens or leaves out; see `_plain`."""
     cases = {name: case_of(world, world.models[name], bar or Bar()) for name in facts}
-    return sum(
-        f not in kept for name, own in facts.items() for kept in [_plain(cases[name], own)] for f in own
-    )
+    kept = {name: _plain(case, facts[name]) for name, case in cases.items()}
+    return sum(f not in kept[name] for name, own in facts.items() for f in own)
 
 
 def _plain(case: Case, facts: Sequence[Fact]) -> list[Fact]:

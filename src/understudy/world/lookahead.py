@@ -66,7 +66,8 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Foreseen:
     """What a call would return. `chances`: the probability of each outcome class, which is told
-    in words; the rest is the likeliest result, with what the call would change and listings would no longer show."""
+    in words; the rest is the likeliest result, with what the call would change and listings would
+    no longer show."""
 
     chances: Mapping[str, float]
     result: ToolResult
