@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,3 +186,30 @@ def test_the_list_of_commands_cuts_no_sentence(capsys: pytest.CaptureFixture[str
     shown = strip_ansi(capsys.readouterr().out).split("Commands")[1]
     assert "..." not in shown
     assert shown.index(" learn ") < shown.index(" describe ")
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (["learn", "{file}", "--store", "{file}"], "is a file: name a folder"),
+        (["learn", "{file}/new", "--store", "{file}"], "cannot be written"),
+        (["describe", "{world}", "--out", "{world}"], "is a folder: name a file in it"),
+        (["report", "{world}", "--html", "{file}/x/page.html"], "cannot be written"),
+        (["compare", "{file}", "--html", "{world}"], "is a folder: name a file in it"),
+        (["export", "{world}", "{file}"], "is a file: name a folder"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(
+    command: list[str],
+    why: str,
+    world_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("no store")
+    named = [part.format(file=file, world=world_folder) for part in command]
+    assert main(["world", *named]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert why in said.err.splitlines()[-1]

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, captured
+from understudy.cli.places import ready_file, ready_folder
 from understudy.cli.tools_file import ToolsOption, world_shown
 from understudy.cli.world_ahead import ahead
 from understudy.cli.world_compare import compare
@@ -62,6 +63,8 @@ def learn(
     from understudy.recipes.isolation import only_the_store
     from understudy.recipes.world import learn_world
 
+    ready_folder(out)
+    ready_folder(second)
     if isolated:
         only_the_store([store])
     found = captured(store, workload)
@@ -121,7 +124,7 @@ def bench(
         raise ValueError("--bound takes neither --rename nor --language: leave them out")
     if not (folder / "replays.jsonl.gz").exists():
         raise ValueError(f"{folder} has no replays.jsonl.gz")
-    predictions.parent.mkdir(parents=True, exist_ok=True)
+    ready_file(predictions)
     if bound:
         print(json.dumps(run_bound(folder, predictions, hindsight)))
         return

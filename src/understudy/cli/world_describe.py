@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from understudy.cli.data import JsonOption
+from understudy.cli.places import ready_file
 
 if TYPE_CHECKING:
     from understudy.world.facts import Fact
@@ -44,6 +45,7 @@ def describe(
     from understudy.world.facts import Bar
     from understudy.world.model import World
 
+    ready_file(out)
     learned, bar = World.load(world), Bar(least, sure)
     with Progress("describe", total=len(learned.models), unit="tools") as progress:
         found = told(learned, bar, progress)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import JsonOption, captured
+from understudy.cli.places import ready_file
 
 
 def paths(
@@ -33,6 +34,7 @@ def paths(
     from understudy.world import paths_page
     from understudy.world.paths import paths as mined
 
+    ready_file(html)
     found, broken = _episodes(episodes, workload, feedback)
     unjudged: list[str] = []
     judged = _judged(check, feedback, at_least, unjudged)

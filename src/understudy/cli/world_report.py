@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import JsonOption, captured
+from understudy.cli.places import ready_file
 from understudy.cli.world_language import KeyOption, ModelOption, RunOption, UrlOption, language
 
 
@@ -43,6 +44,7 @@ def report(
     from understudy.world.fidelity import FidelityReport
     from understudy.world.fidelity_page import page
 
+    ready_file(html)
     model = language(run, language_url, language_model, language_key_env)
     if model is not None and store is None:
         raise ValueError("a model is measured on episodes: name their --store")
@@ -56,7 +58,6 @@ def report(
             )
         measured = FidelityReport.from_json(json.loads(file.read_text()))
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
         write_report(page(measured, world.name), html)
     print(json.dumps(measured.to_json()) if as_json else measured.table())
 
