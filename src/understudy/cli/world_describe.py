@@ -15,7 +15,7 @@ from understudy.cli.places import ready_file
 if TYPE_CHECKING:
     from understudy.world.facts import Fact
 
-_WIDTH = 100  # columns
+_WIDTH, _HARD = 100, "\xa0"  # columns; a space that no line breaks at
 _KINDS = ("takes", "gives", "changes", "needs", "fails")
 
 
@@ -77,10 +77,12 @@ def told_lines(facts: Sequence["Fact"]) -> Iterator[str]:
             subject = f"{about}: " if kind == "takes" and n == 0 else ""
             inner = "" if n == 0 or kind not in ("takes", "fails") else "  "
             counts = f"{f.agree}" if f.agree == f.calls else f"{f.agree} of {f.calls}"
-            yield from textwrap.wrap(
-                f"{subject}{f.text} [{counts} calls]",
+            borne = f"[{counts} calls]".replace(" ", _HARD)
+            for line in textwrap.wrap(
+                f"{subject}{f.text} {borne}",
                 _WIDTH,
                 initial_indent=f"  {head:8}{inner}",
                 subsequent_indent=f"{'':12}{inner}",
                 break_on_hyphens=False,
-            )
+            ):
+                yield line.replace(_HARD, " ")
