@@ -85,7 +85,7 @@ def test_no_statement_stands_twice_and_each_tail_has_its_failure(
 def test_bounds_lengths_and_pairs_of_a_record_are_told(library: World) -> None:
     texts = " ".join(f.text for own in describe(library).values() for f in own)
     assert re.search(
-        r"`(loans|most|owed|renewals|on_shelf|days)`[^.]* is (at most|more than|\d)", texts
+        r"`(loans|most|owed|renewals|on_shelf|days)`[^.]* is (at most|above|\d)", texts
     )
 
 

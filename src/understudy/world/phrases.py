@@ -88,8 +88,8 @@ def phrase(case: Case, feature: Feature, value: Any, holds: bool) -> str:
     where `holds` is false, that it does not."""
     head, *rest = feature
     if isinstance(value, list):
-        at_most = "at most" if holds else "more than"
-        return _bound(head, rest, f"{at_most} {value[1]}")
+        over = "more than" if head in ("n", "since") else "above"
+        return _bound(head, rest, f"{'at most' if holds else over} {value[1]}")
     yes, no = _unknown(head, rest) if value is None else _both(case, head, rest, value)
     return yes if holds else no
 
