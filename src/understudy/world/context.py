@@ -9,6 +9,7 @@ from understudy.core.types import ProvenanceKind
 from understudy.world.memory import Key
 from understudy.world.moments import UNITS, is_moment, later
 from understudy.world.ranges import Range
+from understudy.world.sources import operation_text
 from understudy.world.state import Past, State
 from understudy.world.values import (
     SIZES,
@@ -284,7 +285,7 @@ def _operate(source: Source, c: Context) -> Found | None:
     if a is None or b is None or not is_number(a[0]) or not is_number(b[0]):
         return None
     kind: ProvenanceKind = "invented" if "invented" in (a[1], b[1]) else "inferred"
-    return apply(source[1], a[0], b[0]), kind, f"{source[2]} {source[1]} {source[3]}"
+    return apply(source[1], a[0], b[0]), kind, operation_text(*source[1:4])
 
 
 def apply(op: str, a: float, b: float) -> float:
