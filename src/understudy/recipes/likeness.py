@@ -26,6 +26,7 @@ from understudy.world import width
 from understudy.world.freerun import AT, free_runs
 from understudy.world.language import counts_of
 from understudy.world.learn import learn
+from understudy.world.order import in_time, moments
 from understudy.world.likeness import (
     Figures,
     Likeness,
@@ -100,6 +101,7 @@ async def measure_likeness(
             "the model was taught all of these conversations: `understudy train world` without "
             "split=all leaves those held out to compare with"
         )
+    episodes = in_time(episodes)
     failures = Failures.learn([t for e in episodes for t in transitions(e)])
     real = {e.id: see(e, failures, flat(goal_of(e))) for e in episodes}
     figures, answers = Figures(list(real.values())), answers_of(episodes)
@@ -114,6 +116,7 @@ async def measure_likeness(
         )
         for n, (known, others) in enumerate(_splits(episodes, fit, splits, seed)):
             world = learn(known)
+            world.moments = moments(known, episodes)
             found.left_out.update(world.left_out)
             a, b = [real[e.id] for e in known], [real[e.id] for e in others]
             same = agreement(answers, {e.id for e in known})

@@ -14,6 +14,7 @@ from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
 from understudy.world.memory import Memory
 from understudy.world.model import World
+from understudy.world.order import Moments
 from understudy.world.profiles import Population, Profile
 from understudy.world.query import Query, Row
 from understudy.world.scenarios import Book, Opening
@@ -25,7 +26,7 @@ from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.wording import Part, Votes
 
-FORMAT = 15
+FORMAT = 16
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -81,6 +82,9 @@ def to_json(world: World) -> dict[str, Any]:
             for d, things in world.memory.versions.items()
         ],
         "kept": [world.memory.limit, world.memory.dropped, world.memory.receipts],
+        "lasts": world.memory.lasts,
+        "gone": [[d, list(own.items())] for d, own in world.memory.gone.items()],
+        "times": world.moments.times,
         "mentions": world.memory.mentions,
         "words": world.memory.words,
         "models": [_tool(m) for m in world.models.values()],
@@ -162,7 +166,10 @@ def from_json(data: dict[str, Any]) -> World:
         m.listings = listings
     return World(
         Ids(**data["ids"]),
-        Memory(versions, limit, dropped, receipts, data["mentions"], data["words"]),
+        Memory(
+            versions, limit, dropped, receipts, data["mentions"], data["words"],
+            data["lasts"], {d: dict(own) for d, own in data["gone"]},
+        ),
         {m.facts.name: m for m in models},
         data["declared"],
         data["pooled"],
@@ -181,6 +188,7 @@ def from_json(data: dict[str, Any]) -> World:
         data["episodes"],
         doubts=_doubts(data["doubts"]),
         left_out=data.get("left_out", {}),
+        moments=Moments(data["times"]),
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
-from understudy.world import draws, effects, evidence, frames, listings, logs, mine_gone, overlaps
+from understudy.world import draws, effects, evidence, frames, listings, logs, mine_gone, order
 from understudy.world import ids as ids_module
+from understudy.world import overlaps
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.amiss import blamed
 from understudy.world.aside import set_aside
@@ -20,7 +21,8 @@ from understudy.world.features import OF_OUTCOMES, feature, feature_names, field
 from understudy.world.gone import Taking
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
-from understudy.world.memory import Memory
+from understudy.world.leaving import leave
+from understudy.world.memory import Later, Memory
 from understudy.world.model import World
 from understudy.world.noting import note_good, note_refused, note_values
 from understudy.world.owners import Relation, broken, lasting, relations
@@ -39,6 +41,7 @@ from understudy.world.tools import (
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.values import columns, kind_of
 
+_ANSWERS, _MOMENTS = 4, 16  # answers to one call that are kept, so many times as state lasts
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
 
 
@@ -51,10 +54,14 @@ class WorldConfig(BaseModel):
     versions: int = Field(default=8, ge=1, description="remembered versions of a thing")
     max_forms: int = Field(default=24, ge=1, description="text forms of a tool kept apart")
     max_rows: int = Field(default=1500, ge=50, description="results of a tool compared in full")
+    lasting: bool | None = Field(
+        default=None, description="whether state lasts between episodes; found out where it is None"
+    )
 
 
 def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> World:
-    """A world learned from episodes alone. Raises ValueError where no call has a result."""
+    """A world learned from episodes alone, in the order in which they are given: of time, where
+    that may matter (see world.order.in_time). Raises ValueError where no call has a result."""
     config = config or WorldConfig()
     found = [transitions(e) for e in episodes]
     flat = [t for ts in found for t in ts]
@@ -69,9 +76,15 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
     told = {n: _told(ts) for n, ts in enumerate(found)}
     memory = remember(all_steps, ids, told, config.versions)
     declared = {t["function"]["name"]: t for e in episodes for t in e.tools if is_function(t)}
+    if config.lasting is None:
+        config = config.model_copy(update={"lasting": order.lasting(all_steps, ids)})
     learner = _Learner(config, ids, memory, declared, all_steps, origins)
+    if config.lasting:
+        learner.leave(by_episode)
     learner.find_effects(by_episode)
-    if learner.touched:
+    if config.lasting:
+        learner.leave(by_episode)
+    elif learner.touched:
         learner.memory = remember(all_steps, ids, told, config.versions, learner.touched)
     for n, episode in enumerate(by_episode):
         learner.follow(episode, told[n])
@@ -90,6 +103,7 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
         failures,
         [e.id for e in episodes],
         left_out=left_out,
+        moments=order.moments(episodes),
     )
 
 
@@ -222,8 +236,14 @@ class _Learner:
         return {t for t, ss in self.by_tool.items() if any(not s.failed for s in ss)}
 
     def start(self, first: Step) -> State:
-        """The state before an episode: what other scenarios told."""
-        return State(self.ids, self.memory, first.episode, without=self.siblings[first.origin])
+        """The state before an episode: what other scenarios told, earlier ones where it lasts."""
+        known = Later(first.episode) if self.config.lasting else self.siblings[first.origin]
+        return State(self.ids, self.memory, first.episode, without=known)
+
+    def leave(self, by_episode: Sequence[list[Step]]) -> None:
+        """Remember what episodes left, as far as it is known what calls do."""
+        usable = [[s for s in episode if self._usable(s)] for episode in by_episode]
+        leave(self.memory, usable, self.ids, self._context, self._follow_effects)
 
     def _usable(self, s: Step) -> bool:
         return s.name in self.real and not s.bad_json
@@ -269,7 +289,7 @@ class _Learner:
                 if held and self.origins[held[-1][0]] == s.origin:
                     held.pop()
                 held.append((s.episode, s.value))
-                del held[:-4]
+                del held[: -_ANSWERS * (_MOMENTS if self.config.lasting else 1)]
             evidence.note(self.evidence, c, label, s.value, told)
             state.observe(s.name, s.args, label, s.value)
             if not s.failed:

@@ -1,12 +1,22 @@
 """What the traffic showed in other episodes: versions of things, and what was mentioned."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from understudy.world.values import chance
+from understudy.world.values import chance, same
 
 Key = tuple[str, Any]  # domain, id
+
+
+class Later:
+    """The episodes of a traffic from a number on, in the order of time."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __contains__(self, episode: object) -> bool:
+        return isinstance(episode, int) and episode >= self.first
 
 
 def two(seen: list[int], origin: int) -> None:
@@ -25,6 +35,7 @@ def _masks_of(value: str) -> list[str]:
     return [f"{value[:i]}\0{value[i + 1 :]}" for i in range(len(value))]
 
 
+_MOMENTS = 512  # versions of a thing whose state lasts
 _WORD, _WORDS = 32, 20_000  # characters of a word that is kept; how many words are
 
 
@@ -44,7 +55,10 @@ class Remembered(NamedTuple):
 @dataclass(slots=True)
 class Memory:
     """Versions of every thing in the traffic: fields as an episode first showed them. Of each field
-    the last `limit` versions are kept; `dropped` counts the values of others, by domain."""
+    the last `limit` versions are kept; `dropped` counts the values of others, by domain.
+
+    Where the traffic's state `lasts` from one episode to the next (world.order), a version is what
+    an episode left, of fields that differ from what those before it left."""
 
     versions: dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]] = field(default_factory=dict)
     limit: int = 8
@@ -52,6 +66,9 @@ class Memory:
     receipts: dict[str, list[str]] = field(default_factory=dict)  # see world.receipts
     mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
     words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
+    lasts: bool = False
+    gone: dict[str, dict[Any, list[int]]] = field(default_factory=dict)
+    """Domain -> id -> the episodes after which there was no such thing any more."""
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
     _having: dict[tuple[str, str], dict[Any, list[Any]]] = field(default_factory=dict, repr=False)
 
@@ -80,14 +97,14 @@ class Memory:
         elif len(value) < _WORD and (value in self.words or len(self.words) < _WORDS):
             two(self.words.setdefault(value, []), origin)
 
-    def says(self, value: str, without: frozenset[int]) -> bool:
+    def says(self, value: str, without: Container[int]) -> bool:
         """Whether results of the traffic hold a text, as a value or as a key."""
         return any(e not in without for e in self.words.get(value, ()))
 
-    def mentioned(self, value: Any, without: frozenset[int]) -> bool:
+    def mentioned(self, value: Any, without: Container[int]) -> bool:
         return any(e not in without for e in self.mentions.get(value, ()))
 
-    def near(self, value: Any, without: frozenset[int]) -> bool:
+    def near(self, value: Any, without: Container[int]) -> bool:
         """Whether a text differs in one character from an identifier of the traffic."""
         if not maskable(value):
             return False
@@ -131,13 +148,41 @@ class Memory:
                 self.dropped[key[0]] = self.dropped.get(key[0], 0) + 1
         held[:] = [h for n, h in enumerate(held) if h[1] or n >= len(held) - self.limit]
 
-    def pick(self, key: Key, seed: int, without: frozenset[int]) -> Remembered | None:
+    def restart(self) -> None:
+        """Forget the versions of things, to remember what episodes leave of them."""
+        self.lasts, self.versions, self.gone = True, {}, {}
+        self._masks, self._having, self._largest = None, {}, {}
+
+    def leave(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
+        """Take what an episode left of a thing, those before it being known."""
+        held = self.versions.setdefault(key[0], {}).setdefault(key[1], [])
+        known: dict[str, Any] = {}
+        for _, own in held:
+            known.update(own)
+        new = {n: v for n, v in fields.items() if n not in known or not same(known[n], v)}
+        if new or not held or self.ended(key, Later(episode)):
+            held.append((episode, new or dict(fields)))
+        if len(held) > _MOMENTS:
+            held[:2] = [(held[1][0], held[0][1] | held[1][1])]
+
+    def end(self, key: Key, episode: int) -> None:
+        """A thing that there was no more after an episode."""
+        self.gone.setdefault(key[0], {}).setdefault(key[1], []).append(episode)
+
+    def ended(self, key: Key, without: Container[int]) -> bool:
+        """Whether there is no such thing any more, and no later episode showed it again."""
+        ends = [e for e in self.gone.get(key[0], {}).get(key[1], ()) if e not in without]
+        held = self.versions.get(key[0], {}).get(key[1], ())
+        return bool(ends) and not any(e > ends[-1] for e, _ in held if e not in without)
+
+    def pick(self, key: Key, seed: int, without: Container[int]) -> Remembered | None:
         """One episode's version of a thing, completed by the others' fields; fixed by the seed."""
         held = self.versions.get(key[0], {}).get(key[1], [])
         held = [h for h in held if h[0] not in without] if without else held
-        if not held:
+        if not held or (self.gone and self.ended(key, without)):
             return None
-        chosen = held[int(chance(seed, key) * len(held))] if len(held) > 1 else held[0]
+        drawn = len(held) > 1 and not self.lasts
+        chosen = held[int(chance(seed, key) * len(held))] if drawn else held[-1]
         fields, others = chosen[1], {}
         for episode, other in reversed(held):
             if new := other.keys() - fields.keys():

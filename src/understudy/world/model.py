@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,13 @@ from understudy.core.types import (
 from understudy.world.aside import LARGEST
 from understudy.world.calibration import Doubts, doubt_beyond
 from understudy.world.context import Context, ToolFacts
+from understudy.world.declared import schema
 from understudy.world.delays import delay
 from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
-from understudy.world.memory import Memory
+from understudy.world.memory import Later, Memory
 from understudy.world.notes import Notes
+from understudy.world.order import Moments
 from understudy.world.ranges import outside
 from understudy.world.refusals import refusal
 from understudy.world.scenarios import Book, draw_scenarios, user_seed
@@ -58,6 +60,7 @@ class World:
     doubts: Doubts | None = None  # how often results were wrong; None: doubt as it was reckoned
     fidelity: dict[str, Any] | None = None  # the JSON of the world's FidelityReport
     left_out: dict[str, int] = field(default_factory=dict)  # calls set aside, by their reason
+    moments: Moments = field(default_factory=Moments)
     _known: Known | None = field(default=None, repr=False)
     _hidden: dict[str, dict[str, Any]] | None = field(default=None, repr=False)
 
@@ -69,16 +72,29 @@ class World:
         return self.session(seed, snapshot, scenario.tools)
 
     def session(
-        self, seed: int = 0, snapshot: Any | None = None, tools: tuple[Tool, ...] = ()
+        self,
+        seed: int = 0,
+        snapshot: Any | None = None,
+        tools: tuple[Tool, ...] = (),
+        at: int | None = None,
     ) -> "WorldSession":
+        """A session; where state lasts, `at` is how many episodes of the traffic came before it
+        (see `moment`): without it, all did."""
         state = snapshot.copy() if snapshot is not None else State(self.ids, self.memory, seed)
+        if at is not None and snapshot is None and self.memory.lasts:
+            state.without = Later(at)
         return WorldSession(self, state, seed, tools or tuple(self.tools()))
+
+    def moment(self, episode: Episode) -> int | None:
+        """How many episodes of the traffic came before another one; None where it is not known, or
+        does not matter as no state lasts."""
+        return self.moments.before(episode) if self.memory.lasts else None
 
     def tools(self) -> list[Tool]:
         """The tools as the traffic declared them, and others that went well, as it used them."""
         names = {t["function"]["name"] for t in self.declared if is_function(t)}
         used = [m for m in self.models.values() if m.facts.name not in names]
-        return self.declared + [_schema(m) for m in used if m.recall or not self.declared]
+        return self.declared + [schema(m) for m in used if m.recall or not self.declared]
 
     def scenarios(self, n: int, seed: int = 0, split: Split = "train") -> list[Scenario]:
         """Up to n different scenarios of a split, recombined from its episodes."""
@@ -260,21 +276,6 @@ class World:
         from understudy.world.files import read
 
         return read(Path(folder))
-
-
-def _schema(model: ToolModel) -> Tool:
-    """A tool's schema as its calls show it; an argument has the types that good calls gave it."""
-    properties = {p: _argument(model.facts.kinds.get(p, ())) for p in model.facts.known}
-    parameters = {"type": "object", "properties": properties, "required": model.facts.required}
-    return {"type": "function", "function": {"name": model.facts.name, "parameters": parameters}}
-
-
-def _argument(kinds: Iterable[str]) -> dict[str, Any]:
-    types = sorted({"string" if k == "empty" else k for k in kinds})
-    if not types:
-        return {}
-    schema: dict[str, Any] = {"type": types[0] if len(types) == 1 else types}
-    return schema | ({"items": {}} if "array" in types else {})
 
 
 def _doubt(doubt: float, c: Context, model: ToolModel, label: str, fact: bool) -> float:

@@ -2,7 +2,7 @@
 from, and under them the memory of what the traffic showed in other episodes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from operator import ne
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ class State:
     ids: Ids
     memory: Memory
     seed: int = 0
-    without: frozenset[int] = frozenset()
+    without: Container[int] = frozenset()
     calls: list[Past] = field(default_factory=list)
     things: dict[Key, Thing] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)  # tool -> last successful call
@@ -115,11 +115,13 @@ class State:
 
     def standing(self, key: Key) -> str:
         """`session`: a record of this session's results; `shown`: named in one of them;
-        `memory`: in the traffic only; `new`."""
+        `memory`: in the traffic only; `gone`: no more since an episode of the traffic; `new`."""
         if key in self.things and self.things[key].fields:
             return "session"
         if key[1] in self.shown:
             return "shown"
+        if self.memory.gone and self.memory.ended(key, self.without):
+            return "gone"
         if self.remembered(key) is not None or self.memory.mentioned(key[1], self.without):
             return "memory"
         return "new"
@@ -193,7 +195,9 @@ class State:
     def hides(self, key: tuple[str | None, Any], tool: str, args: dict[str, Any]) -> bool:
         """Whether a listing does not show a thing, for what calls did to it."""
         where = self.unlisted.get((key[0] or "", key[1]))
-        return where is not None and hidden(where, tool, args)
+        if where is None:
+            return bool(self.memory.gone) and self.standing((key[0] or "", key[1])) == "gone"
+        return hidden(where, tool, args)
 
     def correct(self, key: Key, fields: dict[str, Any]) -> None:
         """Take fields of a thing that a failing call told."""
