@@ -83,7 +83,10 @@ def to_json(world: World) -> dict[str, Any]:
         ],
         "kept": [world.memory.limit, world.memory.dropped, world.memory.receipts],
         "lasts": world.memory.lasts,
-        "gone": [[d, list(own.items())] for d, own in world.memory.gone.items()],
+        "lives": [
+            [[d, list(own.items())] for d, own in kept.items()]
+            for kept in (world.memory.gone, world.memory.born, world.memory.fixed)
+        ],
         "times": world.moments.times,
         "mentions": world.memory.mentions,
         "words": world.memory.words,
@@ -168,7 +171,7 @@ def from_json(data: dict[str, Any]) -> World:
         Ids(**data["ids"]),
         Memory(
             versions, limit, dropped, receipts, data["mentions"], data["words"],
-            data["lasts"], {d: dict(own) for d, own in data["gone"]},
+            data["lasts"], *({d: dict(own) for d, own in kept} for kept in data["lives"]),
         ),
         {m.facts.name: m for m in models},
         data["declared"],

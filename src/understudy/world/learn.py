@@ -237,7 +237,8 @@ class _Learner:
 
     def start(self, first: Step) -> State:
         """The state before an episode: what other scenarios told, earlier ones where it lasts."""
-        known = Later(first.episode) if self.config.lasting else self.siblings[first.origin]
+        own = self.siblings[first.origin]
+        known = Later(first.episode, own) if self.config.lasting else own
         return State(self.ids, self.memory, first.episode, without=known)
 
     def leave(self, by_episode: Sequence[list[Step]]) -> None:

@@ -2,12 +2,15 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
+from understudy.world import settings
 from understudy.world.context import Context
 from understudy.world.ids import Ids
-from understudy.world.memory import Key, Later, Memory
+from understudy.world.memory import Key, Later, Memory, two
 from understudy.world.state import State
 from understudy.world.transitions import Step
+from understudy.world.values import same
 
 Ending = tuple[str, str]  # tool, the argument that names what it ends
 _LEAST, _SURE = 5, 0.9
@@ -25,25 +28,71 @@ def leave(
     what a successful call does to other things than its result shows."""
     memory.restart()
     ending = endings([s for own in episodes for s in own], ids)
+    steady = _Steady()
     for own in episodes:
         if not own:
             continue
-        number = own[0].episode
+        number, origin = own[0].episode, own[0].origin
         state = State(ids, memory, number, without=Later(number))
         ended: set[Key] = set()
         for s in own:
             c = context(s, state)
+            shown = [] if s.failed else list(ids.of_result(s.name, s.value))
+            for domain, item, record in shown:
+                steady.note((domain, item), record, origin)
+            new = [] if s.failed else settings.made(ids, s.name, s.args, s.value)
+            for key, _ in new:
+                if key not in state.things and state.remembered(key) is None:
+                    memory.born.setdefault(key[0], {})[key[1]] = number
             state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
             if s.failed:
                 continue
             follow(s, c)
-            ended -= {key[:2] for key in ids.of_result(s.name, s.value)}
+            ended -= {key[:2] for key in shown}
             ended |= {(d, v) for p, d, v in c.ids if (s.name, p) in ending}
         for key, thing in state.things.items():
+            fields = {n: v for n, (v, _, _) in thing.fields.items()}
+            steady.note(key, fields, origin)
             if key in ended:
                 memory.end(key, number)
-            elif thing.fields:
-                memory.leave(key, number, {n: v for n, (v, _, _) in thing.fields.items()})
+            elif fields:
+                memory.leave(key, number, fields)
+    memory.fixed = steady.fixed()
+
+
+class _Steady:
+    """Which fields no thing of a kind changes."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, dict[Any, dict[str, tuple[Any, list[int]]]]] = {}
+        self.moved: set[tuple[str, str]] = set()
+
+    def note(self, key: Key, fields: dict[str, Any], origin: int) -> None:
+        """What is told of a thing."""
+        held = self.seen.setdefault(key[0], {}).setdefault(key[1], {})
+        for name, value in fields.items():
+            first, origins = held.setdefault(name, (value, []))
+            if not same(first, value):
+                self.moved.add((key[0], name))
+            two(origins, origin)
+
+    def fixed(self) -> dict[str, dict[Any, dict[str, tuple[Any, list[int]]]]]:
+        """By kind and thing, the fields that never changed, where several episodes looked."""
+        again = Counter(
+            (domain, name)
+            for domain, things in self.seen.items()
+            for fields in things.values()
+            for name, (_, origins) in fields.items()
+            if len(origins) > 1
+        )
+        sure = {f for f, n in again.items() if n >= _LEAST and f not in self.moved}
+        return {
+            domain: {
+                item: {n: told for n, told in fields.items() if (domain, n) in sure}
+                for item, fields in things.items()
+            }
+            for domain, things in self.seen.items()
+        }
 
 
 def endings(steps: Sequence[Step], ids: Ids) -> Collection[Ending]:

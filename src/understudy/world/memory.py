@@ -10,10 +10,11 @@ Key = tuple[str, Any]  # domain, id
 
 
 class Later:
-    """The episodes of a traffic from a number on, in the order of time."""
+    """The episodes of a traffic from a number on, in the order of time; `own` are those of which
+    not even what never changes is known."""
 
-    def __init__(self, first: int) -> None:
-        self.first = first
+    def __init__(self, first: int, own: Container[int] = frozenset()) -> None:
+        self.first, self.own = first, own
 
     def __contains__(self, episode: object) -> bool:
         return isinstance(episode, int) and episode >= self.first
@@ -69,6 +70,11 @@ class Memory:
     lasts: bool = False
     gone: dict[str, dict[Any, list[int]]] = field(default_factory=dict)
     """Domain -> id -> the episodes after which there was no such thing any more."""
+    born: dict[str, dict[Any, int]] = field(default_factory=dict)
+    """Domain -> id -> the episode that made the thing."""
+    fixed: dict[str, dict[Any, dict[str, tuple[Any, list[int]]]]] = field(default_factory=dict)
+    """Domain -> id -> the fields that no thing of the kind changes, each with two origins: they are
+    known at any moment."""
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
     _having: dict[tuple[str, str], dict[Any, list[Any]]] = field(default_factory=dict, repr=False)
 
@@ -150,7 +156,7 @@ class Memory:
 
     def restart(self) -> None:
         """Forget the versions of things, to remember what episodes leave of them."""
-        self.lasts, self.versions, self.gone = True, {}, {}
+        self.lasts, self.versions, self.gone, self.born, self.fixed = True, {}, {}, {}, {}
         self._masks, self._having, self._largest = None, {}, {}
 
     def leave(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
@@ -179,11 +185,38 @@ class Memory:
         """One episode's version of a thing, completed by the others' fields; fixed by the seed."""
         held = self.versions.get(key[0], {}).get(key[1], [])
         held = [h for h in held if h[0] not in without] if without else held
-        if not held or (self.gone and self.ended(key, without)):
+        if self.lasts:
+            return self._last(key, held, without)
+        if not held:
             return None
-        drawn = len(held) > 1 and not self.lasts
-        chosen = held[int(chance(seed, key) * len(held))] if drawn else held[-1]
-        fields, others = chosen[1], {}
+        chosen = held[int(chance(seed, key) * len(held))] if len(held) > 1 else held[0]
+        return self._completed(chosen, held)
+
+    def _last(
+        self, key: Key, held: list[tuple[int, dict[str, Any]]], without: Container[int]
+    ) -> Remembered | None:
+        """What was last left of a thing, with what never changes of it; None where it is gone, or
+        not made yet."""
+        if self.ended(key, without) or self.born.get(key[0], {}).get(key[1], -1) in without:
+            return None
+        own = without.own if isinstance(without, Later) else without
+        fixed = {}
+        for name, (value, origins) in self.fixed.get(key[0], {}).get(key[1], {}).items():
+            other = next((e for e in origins if e not in own), None)
+            if other is not None:
+                fixed[name] = other, value
+        found = self._completed(held[-1], held) if held else Remembered(-1, {}, {})
+        more = {n: v for n, (_, v) in fixed.items() if n not in found.fields}
+        if not held and not more:
+            return None
+        others = found.others | {n: fixed[n][0] for n in more}
+        return Remembered(found.episode, {**found.fields, **more}, others)
+
+    def _completed(
+        self, chosen: tuple[int, dict[str, Any]], held: list[tuple[int, dict[str, Any]]]
+    ) -> Remembered:
+        """A version with the fields that others alone have, of the latest."""
+        fields, others = chosen[1], dict[str, int]()
         for episode, other in reversed(held):
             if new := other.keys() - fields.keys():
                 fields = {**other, **fields}

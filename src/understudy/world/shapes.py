@@ -339,6 +339,8 @@ def _others(
 def _mine_fresh(path: str, seen: Sequence[Seen], kinds: int) -> FreshIds | None:
     """The format of identifiers that each call makes anew."""
     new = [s.values[path] for s in seen if not s.right[path]]
+    if all(map(is_moment, new)):
+        return None
     # ids of a small space recur across episodes by chance, hence far less than all different
     if len(new) > 0.9 * len(seen) and kinds > 0.6 * len(seen) and len(seen) > 4:
         return FreshIds.mine([v for v in new if isinstance(v, (str, int))][:400])
