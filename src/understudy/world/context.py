@@ -296,7 +296,7 @@ _KINDS: dict[str, Callable[[Source, Context], Found | None]] = {
     "still": _repeat,
     "recall": _recall, "short": _short, "word": _word, "next": _next, "later": _reckon,
     "day": _reckon, "long": _long, "clash": _clash, "tool": _tool, "missing": _amiss,
-    "extra": _amiss, "op": _operate,
+    "extra": _amiss, "op": _operate, "now": lambda s, c: c.state.now(s[1]),
 }  # fmt: skip
 
 
@@ -327,6 +327,8 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
         if isinstance(past.value, dict):
             for path, value in leaves(past.value):
                 yield ("last", tool, path), value
+    times = ((form, c.state.now(form)) for form in c.state.memory.course.ticks)
+    yield from ((("now", form), time[0]) for form, time in times if time is not None)
     for domain in (*c.state.memory.versions, *c.state.numbering):
         number = c.state.next_number(domain)
         if number is not None:

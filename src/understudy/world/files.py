@@ -6,7 +6,7 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import draws, evidence, gone, rules
+from understudy.world import course, draws, evidence, gone, rules
 from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
 from understudy.world.context import Overlap, ToolFacts, tuplify
@@ -87,6 +87,7 @@ def to_json(world: World) -> dict[str, Any]:
             [[d, list(own.items())] for d, own in kept.items()]
             for kept in (world.memory.gone, world.memory.born, world.memory.fixed)
         ],
+        "course": course.to_json(world.memory.course),
         "times": world.moments.times,
         "mentions": world.memory.mentions,
         "words": world.memory.words,
@@ -172,6 +173,7 @@ def from_json(data: dict[str, Any]) -> World:
         Memory(
             versions, limit, dropped, receipts, data["mentions"], data["words"],
             data["lasts"], *({d: dict(own) for d, own in kept} for kept in data["lives"]),
+            course.from_json(data["course"]),
         ),
         {m.facts.name: m for m in models},
         data["declared"],

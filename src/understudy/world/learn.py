@@ -14,6 +14,7 @@ from understudy.world.aftermath import mine_aftermath
 from understudy.world.amiss import blamed
 from understudy.world.aside import set_aside
 from understudy.world.context import Context, ToolFacts
+from understudy.world.course import Later
 from understudy.world.decisions import count_conditions, outcome_tree
 from understudy.world.delays import mine_delays
 from understudy.world.explain import Seen, see
@@ -22,7 +23,7 @@ from understudy.world.gone import Taking
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
 from understudy.world.leaving import leave
-from understudy.world.memory import Later, Memory
+from understudy.world.memory import Memory
 from understudy.world.model import World
 from understudy.world.noting import note_good, note_refused, note_values
 from understudy.world.owners import Relation, broken, lasting, relations

@@ -4,10 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from understudy.world import settings
+from understudy.world import course, settings
 from understudy.world.context import Context
+from understudy.world.course import Later
 from understudy.world.ids import Ids
-from understudy.world.memory import Key, Later, Memory, two
+from understudy.world.memory import Key, Memory, two
 from understudy.world.state import State
 from understudy.world.transitions import Step
 from understudy.world.values import same
@@ -27,7 +28,8 @@ def leave(
     what it first saw: the last that was told of it, and what later calls did to it. `follow` writes
     what a successful call does to other things than its result shows."""
     memory.restart()
-    ending = endings([s for own in episodes for s in own], ids)
+    steps = [s for own in episodes for s in own]
+    ending = endings(steps, ids)
     steady = _Steady()
     for own in episodes:
         if not own:
@@ -58,6 +60,7 @@ def leave(
             elif fields:
                 memory.leave(key, number, fields)
     memory.fixed = steady.fixed()
+    memory.course = course.mine(memory.born, memory.versions, steps)
 
 
 class _Steady:

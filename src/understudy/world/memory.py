@@ -4,20 +4,10 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from understudy.world.course import Course, Later
 from understudy.world.values import chance, same
 
 Key = tuple[str, Any]  # domain, id
-
-
-class Later:
-    """The episodes of a traffic from a number on, in the order of time; `own` are those of which
-    not even what never changes is known."""
-
-    def __init__(self, first: int, own: Container[int] = frozenset()) -> None:
-        self.first, self.own = first, own
-
-    def __contains__(self, episode: object) -> bool:
-        return isinstance(episode, int) and episode >= self.first
 
 
 def two(seen: list[int], origin: int) -> None:
@@ -75,6 +65,7 @@ class Memory:
     fixed: dict[str, dict[Any, dict[str, tuple[Any, list[int]]]]] = field(default_factory=dict)
     """Domain -> id -> the fields that no thing of the kind changes, each with two origins: they are
     known at any moment."""
+    course: Course = field(default_factory=Course)
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
     _having: dict[tuple[str, str], dict[Any, list[Any]]] = field(default_factory=dict, repr=False)
 
@@ -157,7 +148,7 @@ class Memory:
     def restart(self) -> None:
         """Forget the versions of things, to remember what episodes leave of them."""
         self.lasts, self.versions, self.gone, self.born, self.fixed = True, {}, {}, {}, {}
-        self._masks, self._having, self._largest = None, {}, {}
+        self.course, self._masks, self._having, self._largest = Course(), None, {}, {}
 
     def leave(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
         """Take what an episode left of a thing, those before it being known."""

@@ -24,11 +24,12 @@ from understudy.core.types import (
 from understudy.world.aside import LARGEST
 from understudy.world.calibration import Doubts, doubt_beyond
 from understudy.world.context import Context, ToolFacts
+from understudy.world.course import Later
 from understudy.world.declared import schema
 from understudy.world.delays import delay
 from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
-from understudy.world.memory import Later, Memory
+from understudy.world.memory import Memory
 from understudy.world.notes import Notes
 from understudy.world.order import Moments
 from understudy.world.ranges import outside

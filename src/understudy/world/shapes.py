@@ -9,6 +9,7 @@ from typing import Any
 
 from understudy.core.types import ProvenanceKind
 from understudy.world import joins, new_ids
+from understudy.world.clocks import goes_on
 from understudy.world.context import Context, Found, Source, branches, resolve, tuplify
 from understudy.world.edits import PLUS, mirror
 from understudy.world.explain import (
@@ -113,6 +114,8 @@ class Shape:
             if leaf.made and isinstance(item, (str, int)) and new_ids.has(c, leaf.path, item):
                 item = new_ids.another(leaf.tree, leaf.path, item, c)
                 mark, doubt = Mark("inferred", "new id"), max(doubt, _UNSURE)
+            if mark.kind == "invented" and (time := goes_on(c, leaf.path)) is not None:
+                item, mark = time, Mark("invented", "the last time told")
             if leaf.path not in counted:
                 wrong += doubt
                 made_up = max(made_up, doubt * (mark.kind == "invented"))

@@ -93,6 +93,7 @@ class State:
     changed: int = -1  # the last call after which listings differ
     relisted: int = -1  # the last call after which they show more
     enlisted: dict[Key, None] = field(default_factory=dict)  # made things that listings show
+    times: dict[str, str] = field(default_factory=dict)  # see world.course: the last by form
 
     def copy(self) -> "State":
         """An independent copy: results are shared, they are never edited."""
@@ -105,7 +106,7 @@ class State:
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
             dict(self.picked), set(self.shown), dict(self.unlisted),
             {k: list(v) for k, v in self.drawn.items()}, dict(self.largest), dict(self.numbering),
-            self.changed, self.relisted, dict(self.enlisted),
+            self.changed, self.relisted, dict(self.enlisted), dict(self.times),
         )  # fmt: skip
 
     def remembered(self, key: Key) -> Remembered | None:
@@ -162,14 +163,25 @@ class State:
                 return domain, value
         return None
 
-    def next_number(self, domain: str) -> int | None:
-        """The next number of a counter, or one more than the largest that a thing of a kind has;
-        None where none has any."""
+    def next_number(self, domain: str) -> int | str | None:
+        """The next number of a counter, or one more than the largest that a thing of a kind has,
+        as its id; None where none has any."""
         if domain in self.numbering:
             return self.numbering[domain]
-        own, remembered = self.largest.get(domain), self.memory.largest(domain)
-        known = [v for v in (own, remembered) if v is not None]
-        return max(known) + 1 if known else None
+        course = self.memory.course
+        serial = domain in course.serials
+        last = course.peak(domain, self.without) if serial else self.memory.largest(domain)
+        known = [v for v in (self.largest.get(domain), last) if v is not None]
+        if not known:
+            return None
+        return course.written(domain, max(known) + 1) if serial else max(known) + 1
+
+    def now(self, form: str) -> Value | None:
+        """The last time that a result told, of the session or of the traffic before it."""
+        if form in self.times:
+            return self.times[form], "inferred", "the last time told"
+        time = self.memory.course.tick(form, self.without)
+        return None if time is None else (time, "remembered", "the last time told")
 
     def together(self, one: Any, other: Any) -> bool | None:
         """Whether a result of the session named two identifiers at once; None where none named
@@ -228,6 +240,8 @@ class State:
                 names = frozenset(v for _, v in columns(value) if idlike(v))
                 self.shown |= names
             self.last[name] = n
+            for time in self.memory.course.told(name, args, value):
+                self.times[str(len(time))] = max(time, self.times.get(str(len(time)), time))
             for path, (counter, step) in self.ids.counters.get(name, {}).items():
                 number = dict(numbers(value)).get(path)
                 if number is not None:
@@ -276,8 +290,9 @@ class State:
         thing = self.things.get(key)
         if thing is None:
             thing = self.things[key] = Thing(first=n)
-        if type(key[1]) is int:
-            self.largest[key[0]] = max(key[1], self.largest.get(key[0], key[1]))
+        number = key[1] if type(key[1]) is int else self.memory.course.number(*key)
+        if number is not None:
+            self.largest[key[0]] = max(number, self.largest.get(key[0], number))
         source = f"call {n}"
         for field_name, item in record.items():
             if marks is None:
