@@ -87,6 +87,7 @@ def to_json(world: World) -> dict[str, Any]:
             [[d, list(own.items())] for d, own in kept.items()]
             for kept in (world.memory.gone, world.memory.born, world.memory.fixed)
         ],
+        "lists": world.memory.lists,
         "course": course.to_json(world.memory.course),
         "times": world.moments.times,
         "mentions": world.memory.mentions,
@@ -173,7 +174,7 @@ def from_json(data: dict[str, Any]) -> World:
         Memory(
             versions, limit, dropped, receipts, data["mentions"], data["words"],
             data["lasts"], *({d: dict(own) for d, own in kept} for kept in data["lives"]),
-            course.from_json(data["course"]),
+            data["lists"], course.from_json(data["course"]),
         ),
         {m.facts.name: m for m in models},
         data["declared"],

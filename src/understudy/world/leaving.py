@@ -30,7 +30,7 @@ def leave(
     memory.restart()
     steps = [s for own in episodes for s in own]
     ending = endings(steps, ids)
-    steady = _Steady()
+    steady, listed = _Steady(), _Listed(memory)
     for own in episodes:
         if not own:
             continue
@@ -42,6 +42,7 @@ def leave(
             shown = [] if s.failed else list(ids.of_result(s.name, s.value))
             for domain, item, record in shown:
                 steady.note((domain, item), record, origin)
+                listed.note((domain, item), record, state)
             new = [] if s.failed else settings.made(ids, s.name, s.args, s.value)
             for key, _ in new:
                 if key not in state.things and state.remembered(key) is None:
@@ -59,7 +60,7 @@ def leave(
                 memory.end(key, number)
             elif fields:
                 memory.leave(key, number, fields)
-    memory.fixed = steady.fixed()
+    memory.fixed, memory.lists = steady.fixed(), listed.lists()
     memory.course = course.mine(memory.born, memory.versions, steps)
 
 
@@ -96,6 +97,37 @@ class _Steady:
             }
             for domain, things in self.seen.items()
         }
+
+
+class _Listed:
+    """Which fields list things of a kind as long as there are such."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.dropped: Counter[tuple[str, str, str]] = Counter()
+        self.kept: Counter[tuple[str, str, str]] = Counter()
+
+    def note(self, key: Key, record: dict[str, Any], state: State) -> None:
+        """What is told of a thing, in the state before: of what it listed when it was seen last,
+        and is no more, what it lists still."""
+        held = state.remembered(key)
+        for name, value in record.items() if held is not None else ():
+            before = held.fields.get(name) if held is not None else None
+            if not isinstance(value, list) or not isinstance(before, list):
+                continue
+            for item in (v for v in before if isinstance(v, (str, int))):
+                for domain in self.memory.gone:
+                    if self.memory.ended((domain, item), state.without):
+                        counts = self.kept if item in value else self.dropped
+                        counts[key[0], name, domain] += 1
+
+    def lists(self) -> dict[str, dict[str, str]]:
+        """By kind of thing and field, the kind of what it lists."""
+        found: dict[str, dict[str, str]] = {}
+        for (own, name, domain), n in self.dropped.items():
+            if n >= _LEAST and n >= _SURE * (n + self.kept[own, name, domain]):
+                found.setdefault(own, {})[name] = domain
+        return found
 
 
 def endings(steps: Sequence[Step], ids: Ids) -> Collection[Ending]:

@@ -65,6 +65,8 @@ class Memory:
     fixed: dict[str, dict[Any, dict[str, tuple[Any, list[int]]]]] = field(default_factory=dict)
     """Domain -> id -> the fields that no thing of the kind changes, each with two origins: they are
     known at any moment."""
+    lists: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Domain -> field -> the domain of the things that it lists as long as there are such."""
     course: Course = field(default_factory=Course)
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
     _having: dict[tuple[str, str], dict[Any, list[Any]]] = field(default_factory=dict, repr=False)
@@ -148,6 +150,7 @@ class Memory:
     def restart(self) -> None:
         """Forget the versions of things, to remember what episodes leave of them."""
         self.lasts, self.versions, self.gone, self.born, self.fixed = True, {}, {}, {}, {}
+        self.lists = {}
         self.course, self._masks, self._having, self._largest = Course(), None, {}, {}
 
     def leave(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
@@ -201,7 +204,12 @@ class Memory:
         if not held and not more:
             return None
         others = found.others | {n: fixed[n][0] for n in more}
-        return Remembered(found.episode, {**found.fields, **more}, others)
+        fields = {**found.fields, **more}
+        for name, domain in self.lists.get(key[0], {}).items():
+            if isinstance(fields.get(name), list):
+                there = [v for v in fields[name] if not self.ended((domain, v), without)]
+                fields[name] = there
+        return Remembered(found.episode, fields, others)
 
     def _completed(
         self, chosen: tuple[int, dict[str, Any]], held: list[tuple[int, dict[str, Any]]]
