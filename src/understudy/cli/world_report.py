@@ -98,8 +98,8 @@ def _measure(world: Path, store: Path, workload: str | None, model: Any) -> Any:
 def _apart(episodes: list[Any]) -> tuple[Any, list[Any]]:
     """A world of the episodes that are not held out, and those that are."""
     from understudy.core.types import HELDOUT_SHARE, parted
+    from understudy.world.config import WorldConfig
     from understudy.world.crossfit import calibrated
-    from understudy.world.learn import WorldConfig
     from understudy.world.order import arranged, moments
 
     ordered, lasts = arranged(episodes, parted(episodes, HELDOUT_SHARE)[0])

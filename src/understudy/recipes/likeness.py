@@ -26,7 +26,6 @@ from understudy.world import width
 from understudy.world.freerun import AT, free_runs
 from understudy.world.language import counts_of
 from understudy.world.learn import learn
-from understudy.world.order import in_time, moments
 from understudy.world.likeness import (
     Figures,
     Likeness,
@@ -40,6 +39,7 @@ from understudy.world.likeness import (
     unit_of,
 )
 from understudy.world.model import World
+from understudy.world.order import in_time, moments
 from understudy.world.replayed import (
     Replayed,
     agreement,

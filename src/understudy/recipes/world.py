@@ -6,10 +6,11 @@ from pathlib import Path
 from understudy.core.types import HELDOUT_SHARE, Episode, parted
 from understudy.runs.progress import Progress
 from understudy.world.calibration import Doubts
+from understudy.world.config import WorldConfig
 from understudy.world.crossfit import cross_fit, evidence
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.guards import Guard
-from understudy.world.learn import WorldConfig, learn
+from understudy.world.learn import learn
 from understudy.world.order import arranged, moments
 from understudy.world.transitions import (
     custom_calls,

@@ -21,9 +21,10 @@ from understudy.recipes.rehearsal import gather
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
+from understudy.world.config import WorldConfig
 from understudy.world.crossfit import folds
 from understudy.world.language import Answering, LanguageWorld
-from understudy.world.learn import WorldConfig, learn
+from understudy.world.learn import learn
 from understudy.world.lessons import Lesson, lessons, tried
 from understudy.world.model import World
 from understudy.world.order import arranged, moments

@@ -1,7 +1,7 @@
 """Predictions of a benchmark folder: learn from its train split, predict its test split.
 
-The folder holds `replays.jsonl.gz`: episodes in the order of time, with `split` and `messages` (OpenAI chat, one tool
-call a message, tool messages with `is_error`).
+The folder holds `replays.jsonl.gz`: episodes in the order of time, with `split` and `messages`
+(OpenAI chat, one tool call a message, tool messages with `is_error`).
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from typing import Any
 
 from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
 from understudy.runs.machine import own_peak_mb
+from understudy.world.config import WorldConfig
 from understudy.world.crossfit import calibrated
 from understudy.world.fidelity import calibration, told
 from understudy.world.freerun import free_runs
 from understudy.world.language import LanguageWorld
-from understudy.world.learn import WorldConfig
 from understudy.world.model import Foretold, World
 from understudy.world.order import moments
 from understudy.world.renaming import Renaming

@@ -8,7 +8,7 @@ from understudy.world.values import is_number
 def goes_on(c: Context, path: str) -> str | None:
     """What a clock of a call's tool says at a path of its result, if it has one there: as late as
     the last time that was told, at least."""
-    course = c.state.memory.course
+    course = c.state.memory.lives.course
     for own, p, seconds in course.clocks.get(c.tool.name, ()):
         for form in course.ticks if own == path else ():
             now = c.state.now(form)

@@ -327,7 +327,7 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
         if isinstance(past.value, dict):
             for path, value in leaves(past.value):
                 yield ("last", tool, path), value
-    times = ((form, c.state.now(form)) for form in c.state.memory.course.ticks)
+    times = ((form, c.state.now(form)) for form in c.state.memory.lives.course.ticks)
     yield from ((("now", form), time[0]) for form, time in times if time is not None)
     for domain in (*c.state.memory.versions, *c.state.numbering):
         number = c.state.next_number(domain)

@@ -178,8 +178,8 @@ def _find_clocks(course: Course, steps: Sequence[Step]) -> None:
             if _goes_on([t for _, t in times]):
                 kept[tool].append(clock)
                 ticks = times
-        for tool, own in kept.items():
-            course.clocks.setdefault(tool, []).extend(own)
+        for tool, clocks_ in kept.items():
+            course.clocks.setdefault(tool, []).extend(clocks_)
         course.ticks[form] = _largest(ticks)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from understudy.core.types import Episode, parted
 from understudy.world.calibration import Doubts, Evidence, row_of
 from understudy.world.compare import failed, label_of
-from understudy.world.learn import WorldConfig, learn
+from understudy.world.config import WorldConfig
+from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.order import moments
 from understudy.world.scoring import walk, world_values

@@ -23,7 +23,8 @@ Ranked = tuple[Source, float, int]  # a source, its precision, how often it was 
 _COST = {
     "arg": 0.9, "own": 1, "ref": 2, "word": 2.1, "join": 2.2, "mirror": 2.5, "sum": 2.5,
     "append": 2.6, "count": 2.7, "total": 2.8, "out": 2.9, "repeat": 3, "const": 3.5,
-    "recall": 4, "last": 5, "ref2": 6, "op": 7, "next": 3.2, "now": 3.3, "later": 6, "day": 3, "still": 2.9,
+    "recall": 4, "last": 5, "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3, "still": 2.9,
+    "now": 3.3,
 }  # fmt: skip
 # (right, wrong) calls that each kind of source is credited with before the first is seen
 _TRUST = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import course, draws, evidence, gone, rules
+from understudy.world import draws, evidence, gone, lives, rules
 from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
 from understudy.world.context import Overlap, ToolFacts, tuplify
@@ -83,12 +83,7 @@ def to_json(world: World) -> dict[str, Any]:
         ],
         "kept": [world.memory.limit, world.memory.dropped, world.memory.receipts],
         "lasts": world.memory.lasts,
-        "lives": [
-            [[d, list(own.items())] for d, own in kept.items()]
-            for kept in (world.memory.gone, world.memory.born, world.memory.fixed)
-        ],
-        "lists": world.memory.lists,
-        "course": course.to_json(world.memory.course),
+        "lives": lives.to_json(world.memory.lives),
         "times": world.moments.times,
         "mentions": world.memory.mentions,
         "words": world.memory.words,
@@ -172,9 +167,14 @@ def from_json(data: dict[str, Any]) -> World:
     return World(
         Ids(**data["ids"]),
         Memory(
-            versions, limit, dropped, receipts, data["mentions"], data["words"],
-            data["lasts"], *({d: dict(own) for d, own in kept} for kept in data["lives"]),
-            data["lists"], course.from_json(data["course"]),
+            versions,
+            limit,
+            dropped,
+            receipts,
+            data["mentions"],
+            data["words"],
+            data["lasts"],
+            lives.from_json(data["lives"]),
         ),
         {m.facts.name: m for m in models},
         data["declared"],

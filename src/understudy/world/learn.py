@@ -4,15 +4,23 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
-from understudy.world import draws, effects, evidence, frames, listings, logs, mine_gone, order
+from understudy.world import (
+    draws,
+    effects,
+    evidence,
+    frames,
+    listings,
+    logs,
+    mine_gone,
+    order,
+    overlaps,
+)
 from understudy.world import ids as ids_module
-from understudy.world import overlaps
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.amiss import blamed
 from understudy.world.aside import set_aside
+from understudy.world.config import WorldConfig
 from understudy.world.context import Context, ToolFacts
 from understudy.world.course import Later
 from understudy.world.decisions import count_conditions, outcome_tree
@@ -34,30 +42,12 @@ from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
 from understudy.world.state import State
 from understudy.world.templates import Template, abstract, once
-from understudy.world.tools import (
-    ToolModel,
-    conditions,
-    context_of,
-)
+from understudy.world.tools import ToolModel, conditions, context_of
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.values import columns, kind_of
 
 _ANSWERS, _MOMENTS = 4, 16  # answers to one call that are kept, so many times as state lasts
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
-
-
-class WorldConfig(BaseModel):
-    """How a world is learned. The defaults are the recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    precision: float = Field(default=0.9, gt=0.5, le=1.0, description="of a rule that overrides")
-    versions: int = Field(default=8, ge=1, description="remembered versions of a thing")
-    max_forms: int = Field(default=24, ge=1, description="text forms of a tool kept apart")
-    max_rows: int = Field(default=1500, ge=50, description="results of a tool compared in full")
-    lasting: bool | None = Field(
-        default=None, description="whether state lasts between episodes; found out where it is None"
-    )
 
 
 def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> World:

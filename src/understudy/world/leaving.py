@@ -1,7 +1,7 @@
 """What the episodes of a traffic left behind, where its state lasts (world.order)."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from understudy.world import course, settings
@@ -29,14 +29,13 @@ def leave(
     what a successful call does to other things than its result shows."""
     memory.restart()
     steps = [s for own in episodes for s in own]
-    ending = endings(steps, ids)
+    memory.lives.endings = endings(steps, ids)
     steady, listed = _Steady(), _Listed(memory)
     for own in episodes:
         if not own:
             continue
         number, origin = own[0].episode, own[0].origin
         state = State(ids, memory, number, without=Later(number))
-        ended: set[Key] = set()
         for s in own:
             c = context(s, state)
             shown = [] if s.failed else list(ids.of_result(s.name, s.value))
@@ -46,22 +45,19 @@ def leave(
             new = [] if s.failed else settings.made(ids, s.name, s.args, s.value)
             for key, _ in new:
                 if key not in state.things and state.remembered(key) is None:
-                    memory.born.setdefault(key[0], {})[key[1]] = number
+                    memory.lives.born.setdefault(key[0], {})[key[1]] = number
             state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
-            if s.failed:
-                continue
-            follow(s, c)
-            ended -= {key[:2] for key in shown}
-            ended |= {(d, v) for p, d, v in c.ids if (s.name, p) in ending}
+            if not s.failed:
+                follow(s, c)
         for key, thing in state.things.items():
             fields = {n: v for n, (v, _, _) in thing.fields.items()}
             steady.note(key, fields, origin)
-            if key in ended:
+            if key in state.ended:
                 memory.end(key, number)
             elif fields:
                 memory.leave(key, number, fields)
-    memory.fixed, memory.lists = steady.fixed(), listed.lists()
-    memory.course = course.mine(memory.born, memory.versions, steps)
+    memory.lives.fixed, memory.lives.lists = steady.fixed(), listed.lists()
+    memory.lives.course = course.mine(memory.lives.born, memory.versions, steps)
 
 
 class _Steady:
@@ -116,7 +112,7 @@ class _Listed:
             if not isinstance(value, list) or not isinstance(before, list):
                 continue
             for item in (v for v in before if isinstance(v, (str, int))):
-                for domain in self.memory.gone:
+                for domain in self.memory.lives.gone:
                     if self.memory.ended((domain, item), state.without):
                         counts = self.kept if item in value else self.dropped
                         counts[key[0], name, domain] += 1
@@ -130,7 +126,7 @@ class _Listed:
         return found
 
 
-def endings(steps: Sequence[Step], ids: Ids) -> Collection[Ending]:
+def endings(steps: Sequence[Step], ids: Ids) -> list[Ending]:
     """The tools after whose success on a thing all calls that name it fail, those of other tools
     among them, until a result shows it again. `steps` are in the order of time."""
     last: dict[Key, set[Ending]] = defaultdict(set)
@@ -146,7 +142,7 @@ def endings(steps: Sequence[Step], ids: Ids) -> Collection[Ending]:
         for domain, value, _ in () if s.failed else ids.of_result(s.name, s.value):
             if (domain, value) not in {(d, v) for _, d, v in ids.of_args(s.name, s.args)}:
                 last[domain, value] = set()
-    return {
+    return sorted(
         e for e, n in tally.items()
         if others[e] and n[True] >= _LEAST and n[True] >= _SURE * n.total()
-    }  # fmt: skip
+    )  # fmt: skip

@@ -4,7 +4,8 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from understudy.world.course import Course, Later
+from understudy.world.course import Later
+from understudy.world.lives import Lives
 from understudy.world.values import chance, same
 
 Key = tuple[str, Any]  # domain, id
@@ -58,16 +59,7 @@ class Memory:
     mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
     words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
     lasts: bool = False
-    gone: dict[str, dict[Any, list[int]]] = field(default_factory=dict)
-    """Domain -> id -> the episodes after which there was no such thing any more."""
-    born: dict[str, dict[Any, int]] = field(default_factory=dict)
-    """Domain -> id -> the episode that made the thing."""
-    fixed: dict[str, dict[Any, dict[str, tuple[Any, list[int]]]]] = field(default_factory=dict)
-    """Domain -> id -> the fields that no thing of the kind changes, each with two origins: they are
-    known at any moment."""
-    lists: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Domain -> field -> the domain of the things that it lists as long as there are such."""
-    course: Course = field(default_factory=Course)
+    lives: Lives = field(default_factory=Lives)
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
     _having: dict[tuple[str, str], dict[Any, list[Any]]] = field(default_factory=dict, repr=False)
 
@@ -149,9 +141,8 @@ class Memory:
 
     def restart(self) -> None:
         """Forget the versions of things, to remember what episodes leave of them."""
-        self.lasts, self.versions, self.gone, self.born, self.fixed = True, {}, {}, {}, {}
-        self.lists = {}
-        self.course, self._masks, self._having, self._largest = Course(), None, {}, {}
+        self.lasts, self.lives, self.versions = True, Lives(), {}
+        self._masks, self._having, self._largest = None, {}, {}
 
     def leave(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
         """Take what an episode left of a thing, those before it being known."""
@@ -167,11 +158,11 @@ class Memory:
 
     def end(self, key: Key, episode: int) -> None:
         """A thing that there was no more after an episode."""
-        self.gone.setdefault(key[0], {}).setdefault(key[1], []).append(episode)
+        self.lives.gone.setdefault(key[0], {}).setdefault(key[1], []).append(episode)
 
     def ended(self, key: Key, without: Container[int]) -> bool:
         """Whether there is no such thing any more, and no later episode showed it again."""
-        ends = [e for e in self.gone.get(key[0], {}).get(key[1], ()) if e not in without]
+        ends = [e for e in self.lives.gone.get(key[0], {}).get(key[1], ()) if e not in without]
         held = self.versions.get(key[0], {}).get(key[1], ())
         return bool(ends) and not any(e > ends[-1] for e, _ in held if e not in without)
 
@@ -191,11 +182,11 @@ class Memory:
     ) -> Remembered | None:
         """What was last left of a thing, with what never changes of it; None where it is gone, or
         not made yet."""
-        if self.ended(key, without) or self.born.get(key[0], {}).get(key[1], -1) in without:
+        if self.ended(key, without) or self.lives.born.get(key[0], {}).get(key[1], -1) in without:
             return None
         own = without.own if isinstance(without, Later) else without
         fixed = {}
-        for name, (value, origins) in self.fixed.get(key[0], {}).get(key[1], {}).items():
+        for name, (value, origins) in self.lives.fixed.get(key[0], {}).get(key[1], {}).items():
             other = next((e for e in origins if e not in own), None)
             if other is not None:
                 fixed[name] = other, value
@@ -205,7 +196,7 @@ class Memory:
             return None
         others = found.others | {n: fixed[n][0] for n in more}
         fields = {**found.fields, **more}
-        for name, domain in self.lists.get(key[0], {}).items():
+        for name, domain in self.lives.lists.get(key[0], {}).items():
             if isinstance(fields.get(name), list):
                 there = [v for v in fields[name] if not self.ended((domain, v), without)]
                 fields[name] = there

@@ -62,7 +62,9 @@ def moments(traffic: Sequence[Episode], episodes: Sequence[Episode] = ()) -> Mom
     ordered = len(known) == len(times) and known == sorted(known) and known[:1] < known[-1:]
     own = {e.id for e in traffic}
     numbers = accumulate((e.id in own for e in episodes), initial=0)
-    return Moments(known if ordered else [], {e.id: n for e, n in zip(episodes, numbers, strict=False)})
+    return Moments(
+        known if ordered else [], {e.id: n for e, n in zip(episodes, numbers, strict=False)}
+    )
 
 
 def began(episode: Episode) -> float | None:

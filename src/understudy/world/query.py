@@ -172,7 +172,9 @@ class Query:
             fields = self._current(row, state)
             if fields is not row.fields and not self.selects(fields, args):
                 continue
-            if (state.unlisted or state.memory.gone) and state.hides((self.domain, row.key), self.tool, args):
+            if (state.unlisted or state.memory.lives.gone) and state.hides(
+                (self.domain, row.key), self.tool, args
+            ):
                 continue
             unsure = row.episodes and self.present < 0.97  # not what the session's calls showed
             if unsure and chance(state.seed, "in", row.key) > self.present:

@@ -93,6 +93,7 @@ class State:
     changed: int = -1  # the last call after which listings differ
     relisted: int = -1  # the last call after which they show more
     enlisted: dict[Key, None] = field(default_factory=dict)  # made things that listings show
+    ended: set[Key] = field(default_factory=set)  # things that there are no more
     times: dict[str, str] = field(default_factory=dict)  # see world.course: the last by form
 
     def copy(self) -> "State":
@@ -106,7 +107,8 @@ class State:
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
             dict(self.picked), set(self.shown), dict(self.unlisted),
             {k: list(v) for k, v in self.drawn.items()}, dict(self.largest), dict(self.numbering),
-            self.changed, self.relisted, dict(self.enlisted), dict(self.times),
+            self.changed, self.relisted, dict(self.enlisted), set(self.ended),
+            dict(self.times),
         )  # fmt: skip
 
     def remembered(self, key: Key) -> Remembered | None:
@@ -116,12 +118,14 @@ class State:
 
     def standing(self, key: Key) -> str:
         """`session`: a record of this session's results; `shown`: named in one of them;
-        `memory`: in the traffic only; `gone`: no more since an episode of the traffic; `new`."""
+        `memory`: in the traffic only; `gone`: no more, where state lasts; `new`."""
+        if key in self.ended:
+            return "gone"
         if key in self.things and self.things[key].fields:
             return "session"
         if key[1] in self.shown:
             return "shown"
-        if self.memory.gone and self.memory.ended(key, self.without):
+        if self.memory.lives.gone and self.memory.ended(key, self.without):
             return "gone"
         if self.remembered(key) is not None or self.memory.mentioned(key[1], self.without):
             return "memory"
@@ -141,12 +145,20 @@ class State:
         """A field of a thing: the session's value first, the traffic's else."""
         thing = self.things.get(key)
         if thing is not None and name in thing.fields:
-            return thing.fields[name]
+            value, kind, source = thing.fields[name]
+            return self._there(key, name, value), kind, source
         held = self.remembered(key)
         if held is not None and name in held.fields:
             episode = held.others.get(name, held.episode)
-            return held.fields[name], "remembered", f"episode {episode}"
+            return self._there(key, name, held.fields[name]), "remembered", f"episode {episode}"
         return None
+
+    def _there(self, key: Key, name: str, value: Any) -> Any:
+        """A field without what it lists and there is no more."""
+        domain = self.memory.lives.lists.get(key[0], {}).get(name) if self.ended else None
+        if domain is None or not isinstance(value, list):
+            return value
+        return [item for item in value if (domain, item) not in self.ended]
 
     def fields(self, key: Key) -> dict[str, Any]:
         held = self.remembered(key)
@@ -154,6 +166,9 @@ class State:
         thing = self.things.get(key)
         if thing is not None:
             found.update((n, v[0]) for n, v in thing.fields.items())
+        for name in self.memory.lives.lists.get(key[0], ()) if self.ended else ():
+            if name in found:
+                found[name] = self._there(key, name, found[name])
         return found
 
     def named(self, value: str | int) -> Key | None:
@@ -168,7 +183,7 @@ class State:
         as its id; None where none has any."""
         if domain in self.numbering:
             return self.numbering[domain]
-        course = self.memory.course
+        course = self.memory.lives.course
         serial = domain in course.serials
         last = course.peak(domain, self.without) if serial else self.memory.largest(domain)
         known = [v for v in (self.largest.get(domain), last) if v is not None]
@@ -180,7 +195,7 @@ class State:
         """The last time that a result told, of the session or of the traffic before it."""
         if form in self.times:
             return self.times[form], "inferred", "the last time told"
-        time = self.memory.course.tick(form, self.without)
+        time = self.memory.lives.course.tick(form, self.without)
         return None if time is None else (time, "remembered", "the last time told")
 
     def together(self, one: Any, other: Any) -> bool | None:
@@ -208,7 +223,7 @@ class State:
         """Whether a listing does not show a thing, for what calls did to it."""
         where = self.unlisted.get((key[0] or "", key[1]))
         if where is None:
-            return bool(self.memory.gone) and self.standing((key[0] or "", key[1])) == "gone"
+            return bool(self.memory.lives.gone) and self.standing((key[0] or "", key[1])) == "gone"
         return hidden(where, tool, args)
 
     def correct(self, key: Key, fields: dict[str, Any]) -> None:
@@ -235,12 +250,14 @@ class State:
         own: list[Key] = []
         names: frozenset[Any] = frozenset()
         if ok:
+            if self.memory.lives.endings:
+                self._end(name, args, value)
             own = self._take_records(name, alone if read is None else [read], value, n, marks)
             if isinstance(value, (dict, list)):
                 names = frozenset(v for _, v in columns(value) if idlike(v))
                 self.shown |= names
             self.last[name] = n
-            for time in self.memory.course.told(name, args, value):
+            for time in self.memory.lives.course.told(name, args, value):
                 self.times[str(len(time))] = max(time, self.times.get(str(len(time)), time))
             for path, (counter, step) in self.ids.counters.get(name, {}).items():
                 number = dict(numbers(value)).get(path)
@@ -255,6 +272,12 @@ class State:
                 thing.failed[name] = outcome
         self.same[key] = n
         self.calls.append(Past(name, key, args, outcome, value, tuple(named), marks or {}, names))
+
+    def _end(self, name: str, args: dict[str, Any], value: Any) -> None:
+        """Take what there is no more, and what there is again."""
+        self.ended -= {key[:2] for key in self.ids.of_result(name, value)}
+        named = self.ids.of_args(name, args)
+        self.ended |= {(d, v) for p, d, v in named if (name, p) in self.memory.lives.endings}
 
     def _take_records(
         self, name: str, named: list[Key], value: Any, n: int, marks: Any
@@ -290,7 +313,7 @@ class State:
         thing = self.things.get(key)
         if thing is None:
             thing = self.things[key] = Thing(first=n)
-        number = key[1] if type(key[1]) is int else self.memory.course.number(*key)
+        number = key[1] if type(key[1]) is int else self.memory.lives.course.number(*key)
         if number is not None:
             self.largest[key[0]] = max(number, self.largest.get(key[0], number))
         source = f"call {n}"
