@@ -34,6 +34,7 @@ def describe(
     from understudy.world.describe import describe as told
     from understudy.world.describe import described_tools, withheld
     from understudy.world.facts import Bar
+    from understudy.world.facts_of_time import facts_of_time
     from understudy.world.model import World
 
     learned, bar = World.load(world), Bar(least, sure)
@@ -45,6 +46,7 @@ def describe(
     if as_json:
         print(json.dumps({tool: [asdict(f) for f in own] for tool, own in found.items()}))
         return
+    print("\n".join(facts_of_time(learned)))
     for tool, own in found.items():
         print(f"{tool}  ({learned.models[tool].calls} calls)")
         for f in own:

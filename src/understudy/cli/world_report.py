@@ -61,14 +61,14 @@ def _measure(world: Path, store: Path, workload: str | None, model: Any) -> Any:
     from understudy.runs.progress import Progress
     from understudy.world.fidelity import fidelity, filled_results
     from understudy.world.model import World
-    from understudy.world.order import in_time, moments
+    from understudy.world.order import in_time
 
     learned = World.load(world)
     found = captured(store, workload)
     known = set(learned.episode_ids)
     new = [e for e in found if e.id not in known]
     if known <= {e.id for e in found}:
-        learned.moments = moments([e for e in found if e.id in known], in_time(found))
+        learned.moments.place(learned.episode_ids, in_time(found))
     if not new and model is not None:
         learned, new = _apart(found)
     if model is not None:
@@ -100,10 +100,10 @@ def _apart(episodes: list[Any]) -> tuple[Any, list[Any]]:
     from understudy.core.types import HELDOUT_SHARE, parted
     from understudy.world.config import WorldConfig
     from understudy.world.crossfit import calibrated
-    from understudy.world.order import arranged, moments
+    from understudy.world.order import arranged
 
     ordered, lasts = arranged(episodes, parted(episodes, HELDOUT_SHARE)[0])
     train, held = parted(ordered, HELDOUT_SHARE)
     world = calibrated(train, WorldConfig(lasting=lasts))
-    world.moments = moments(train, ordered)
+    world.moments.place(world.episode_ids, ordered)
     return world, held

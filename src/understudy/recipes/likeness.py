@@ -39,7 +39,7 @@ from understudy.world.likeness import (
     unit_of,
 )
 from understudy.world.model import World
-from understudy.world.order import in_time, moments
+from understudy.world.order import in_time
 from understudy.world.replayed import (
     Replayed,
     agreement,
@@ -116,7 +116,7 @@ async def measure_likeness(
         )
         for n, (known, others) in enumerate(_splits(episodes, fit, splits, seed)):
             world = learn(known)
-            world.moments = moments(known, episodes)
+            world.moments.place(world.episode_ids, episodes)
             found.left_out.update(world.left_out)
             a, b = [real[e.id] for e in known], [real[e.id] for e in others]
             same = agreement(answers, {e.id for e in known})

@@ -11,7 +11,7 @@ from understudy.world.crossfit import cross_fit, evidence
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.guards import Guard
 from understudy.world.learn import learn
-from understudy.world.order import arranged, moments
+from understudy.world.order import arranged, in_time
 from understudy.world.transitions import (
     custom_calls,
     transitions,
@@ -45,12 +45,13 @@ def learn_world(
     """
     if not episodes:
         raise ValueError("there are no episodes to learn from; capture or import some first")
+    timed = in_time(episodes)
     every, lasts = arranged(episodes, parted(episodes, heldout)[0] or None)
     episodes, config = every, WorldConfig(lasting=lasts)
     if second is not None:
         episodes, others = parted(every, salt="half:")
         beside = learn(others, config)
-        beside.moments = moments(others, every)
+        beside.moments.place(beside.episode_ids, every)
         Guard.learn(beside, episodes).save(second)
     rest, apart = parted(episodes, heldout)
     unmeasured = _unmeasured(rest, apart)
@@ -60,8 +61,8 @@ def learn_world(
         if unmeasured:
             report = FidelityReport(0, 0, unmeasured=unmeasured)
         else:
-            measured = learn(rest, config)
-            measured.moments = moments(rest, every)
+            measured = learn(rest, config, timed)
+            measured.moments.place(measured.episode_ids, every)
             kept_aside = evidence(measured, apart)
             measured.doubts = Doubts.fit(found)
             report = fidelity(measured, apart, rest)
@@ -76,7 +77,7 @@ def learn_world(
         uncalled = sum(uncalled_results(e) for e in episodes)
         if uncalled:
             report.left_out["of which the result alone was captured, or a second one"] = uncalled
-        world = learn(episodes, config)
+        world = learn(episodes, config, timed)
         report.left_out |= world.left_out
         world.doubts, world.fidelity = Doubts.fit(found), report.to_json()
         world.save(out)

@@ -27,7 +27,7 @@ from understudy.world.language import Answering, LanguageWorld
 from understudy.world.learn import learn
 from understudy.world.lessons import Lesson, lessons, tried
 from understudy.world.model import World
-from understudy.world.order import arranged, moments
+from understudy.world.order import arranged
 from understudy.world.trial import Case, Trial
 
 if TYPE_CHECKING:  # what speaks HTTP takes half a second to import
@@ -192,7 +192,7 @@ def open_calls(episodes: Sequence[Episode]) -> list[Taught]:
     found = []
     for rest, apart in folds(ordered):
         world = learn(rest, WorldConfig(lasting=lasts))
-        world.moments = moments(rest, ordered)
+        world.moments.place(world.episode_ids, ordered)
         found.append(Taught(world, list(lessons(world, apart))))
     if not any(t.lessons for t in found):
         raise ValueError("the world leaves no value of these episodes open: nothing to teach")

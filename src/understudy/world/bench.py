@@ -22,7 +22,6 @@ from understudy.world.fidelity import calibration, told
 from understudy.world.freerun import free_runs
 from understudy.world.language import LanguageWorld
 from understudy.world.model import Foretold, World
-from understudy.world.order import moments
 from understudy.world.renaming import Renaming
 from understudy.world.transitions import steps, transitions
 
@@ -76,7 +75,7 @@ def bench(
     ]
     began = time.perf_counter()
     world = calibrated(train, config)
-    world.moments = moments(train, every)
+    world.moments.place(world.episode_ids, every)
     learned = time.perf_counter()
     opening = language(world, train) if language is not None else None
     rows, seconds, counted = asyncio.run(_predictions(world, test, opening))

@@ -35,7 +35,6 @@ from understudy.world.fidelity import told
 from understudy.world.learn import learn
 from understudy.world.memory import Key
 from understudy.world.model import World
-from understudy.world.order import moments
 from understudy.world.owners import relations
 from understudy.world.tools import ToolModel, conditions
 from understudy.world.transitions import Step, steps, transitions
@@ -52,7 +51,7 @@ def bound(folder: str | Path, out: str | Path, hindsight: bool = False) -> dict[
     train = [e for e, r in zip(every, rows, strict=True) if r["split"] == "train"]
     test = [e for e, r in zip(every, rows, strict=True) if r["split"] != "train"]
     world = learn(train)
-    world.moments = moments(train, every)
+    world.moments.place(world.episode_ids, every)
     nearest = _Nearest(world, train) if hindsight else None
     found: dict[str, Counter[str]] = {"successes": Counter(), "failures": Counter()}
     calls = 0

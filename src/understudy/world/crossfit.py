@@ -8,7 +8,6 @@ from understudy.world.compare import failed, label_of
 from understudy.world.config import WorldConfig
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.order import moments
 from understudy.world.scoring import walk, world_values
 from understudy.world.transitions import transitions
 
@@ -30,7 +29,7 @@ def cross_fit(episodes: Sequence[Episode], config: WorldConfig | None = None) ->
         if not any(transitions(e) for e in rest):
             return []
         world = learn(rest, config)
-        world.moments = moments(rest, episodes)
+        world.moments.place(world.episode_ids, episodes)
         found += evidence(world, apart)
     return found
 

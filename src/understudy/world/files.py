@@ -24,6 +24,7 @@ from understudy.world.templates import Template
 from understudy.world.tools import After, Hard, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
+from understudy.world.versions import Version
 from understudy.world.wording import Part, Votes
 
 FORMAT = 16
@@ -84,7 +85,8 @@ def to_json(world: World) -> dict[str, Any]:
         "kept": [world.memory.limit, world.memory.dropped, world.memory.receipts],
         "lasts": world.memory.lasts,
         "lives": lives.to_json(world.memory.lives),
-        "times": world.moments.times,
+        "times": [world.moments.times, *world.moments.sights],
+        "versions": {tool: _fields(v) for tool, v in world.versions.items()},
         "mentions": world.memory.mentions,
         "words": world.memory.words,
         "models": [_tool(m) for m in world.models.values()],
@@ -141,6 +143,7 @@ def from_json(data: dict[str, Any]) -> World:
         for d, things in data["memory"]
     }
     limit, dropped, receipts = data["kept"]
+    times, left, anew = data["times"]
     book = data["book"]
     openings = [Opening(**{**o, "parts": _parts(o["parts"])}) for o in book["openings"]]
     situations = [
@@ -194,7 +197,8 @@ def from_json(data: dict[str, Any]) -> World:
         data["episodes"],
         doubts=_doubts(data["doubts"]),
         left_out=data.get("left_out", {}),
-        moments=Moments(data["times"]),
+        moments=Moments(times, (left, anew)),
+        versions={tool: Version(**v) for tool, v in data["versions"].items()},
     )
 
 

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from understudy.world.context import Context, ToolFacts
 from understudy.world.course import Later
 from understudy.world.declared import schema
 from understudy.world.delays import delay
+from understudy.world.doubting import doubt_of, far_out
 from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
 from understudy.world.memory import Memory
@@ -41,6 +41,7 @@ from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.users import Known, MinedUser
 from understudy.world.values import kind_of, parse, writable
+from understudy.world.versions import Version
 from understudy.world.wording import flat
 from understudy.world.written import content
 
@@ -62,6 +63,7 @@ class World:
     fidelity: dict[str, Any] | None = None  # the JSON of the world's FidelityReport
     left_out: dict[str, int] = field(default_factory=dict)  # calls set aside, by their reason
     moments: Moments = field(default_factory=Moments)
+    versions: dict[str, Version] = field(default_factory=dict)  # by tool
     _known: Known | None = field(default=None, repr=False)
     _hidden: dict[str, dict[str, Any]] | None = field(default=None, repr=False)
 
@@ -137,7 +139,7 @@ class World:
         p, c = self._predict(state, name, args, rng, greedy, outcome)
         p.wrong = 1 - (1 - p.doubt) * p.chances.get(p.outcome, 1.0)
         if c is not None:
-            p.outside = _outside(c, p.marks)
+            p.outside = far_out(c, p.marks)
         if self.doubts is not None:
             self.doubts.correct(name, p)
         else:
@@ -170,7 +172,7 @@ class World:
             value, text, flag, marks, doubt = model.render(label, c, rng, greedy)
         failure = sum(p for k, p in chances.items() if k.startswith("err"))
         prediction = Prediction(label, value, text, flag, marks, 0.0, failure, chances)
-        prediction.doubt = _doubt(doubt, c, model, label, fact)
+        prediction.doubt = doubt_of(doubt, c, model, label, fact)
         return prediction, c
 
     def provenance(self, p: Prediction) -> tuple[Provenance, ...]:
@@ -277,26 +279,6 @@ class World:
         from understudy.world.files import read
 
         return read(Path(folder))
-
-
-def _doubt(doubt: float, c: Context, model: ToolModel, label: str, fact: bool) -> float:
-    """The probability that the result is not what the real system would say, chance aside."""
-    if fact:
-        return min(1.0, 0.02 + doubt)
-    novelty = 0.5 / (1 + model.calls) ** 0.5
-    if label.startswith("ok") and any(c.state.standing((d, v)) == "new" for _, d, v in c.ids):
-        novelty = max(novelty, 0.4)
-    return min(1.0, 1 - (1 - novelty) * (1 - min(1.0, doubt)))
-
-
-def _outside(c: Context, marks: Mapping[str, Mark]) -> float:
-    """How far beyond all experience a call is, or one of the session that its result rests on."""
-    found = outside(c.args, c.tool.ranges)
-    for mark in marks.values():
-        head, _, number = mark.source.partition(" ")
-        if head == "call" and mark.kind != "observed":
-            found = max(found, c.state.calls[int(number)].outside)
-    return found
 
 
 @dataclass(slots=True)

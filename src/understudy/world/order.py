@@ -7,12 +7,13 @@ episode changed: the next one that shows them shows either what it left, or what
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 from understudy.core.types import Episode
+from understudy.world.aside import set_aside
 from understudy.world.ids import Ids, mine
 from understudy.world.memory import Key
 from understudy.world.receipts import mine_receipts
@@ -44,7 +45,14 @@ class Moments:
     many of them came before other episodes, by their ids."""
 
     times: list[float] = field(default_factory=list)
+    sights: tuple[int, int] = (0, 0)  # of changed fields: found as they were left, or anew
     places: dict[str, int] = field(default_factory=dict)
+
+    def place(self, traffic: Iterable[str], episodes: Sequence[Episode]) -> None:
+        """Take the order of episodes, among them those of the traffic (by their ids)."""
+        own = set(traffic)
+        numbers = accumulate((e.id in own for e in episodes), initial=0)
+        self.places = {e.id: n for e, n in zip(episodes, numbers, strict=False)}
 
     def before(self, episode: Episode) -> int | None:
         """How many episodes of the traffic came before an episode, where it is known."""
@@ -54,17 +62,12 @@ class Moments:
         return None if time is None or not self.times else bisect_left(self.times, time)
 
 
-def moments(traffic: Sequence[Episode], episodes: Sequence[Episode] = ()) -> Moments:
-    """The moments of a traffic, and those of all `episodes`, in their order, some of which are the
-    traffic's."""
+def moments(traffic: Sequence[Episode], found: Sights) -> Moments:
+    """The moments of a traffic's episodes, which are in the order to learn from them."""
     times = [began(e) for e in traffic]
     known = [t for t in times if t is not None]
     ordered = len(known) == len(times) and known == sorted(known) and known[:1] < known[-1:]
-    own = {e.id for e in traffic}
-    numbers = accumulate((e.id in own for e in episodes), initial=0)
-    return Moments(
-        known if ordered else [], {e.id: n for e, n in zip(episodes, numbers, strict=False)}
-    )
+    return Moments(known if ordered else [], (found.left, found.anew))
 
 
 def began(episode: Episode) -> float | None:
@@ -129,10 +132,10 @@ def _records(
         yield named[0], {n: v for n, v in s.value.items() if kept is None or n in kept}
 
 
-def lasting(steps: Sequence[Step], ids: Ids) -> bool:
-    """Whether a traffic's state lasts from one episode to the next."""
+def lasting(steps: Sequence[Step], ids: Ids) -> Sights:
+    """What tells whether a traffic's state lasts from one episode to the next."""
     found = sights(steps, ids).values()
-    return bool(Sights(sum(s.left for s in found), sum(s.anew for s in found)).lasts)
+    return Sights(sum(s.left for s in found), sum(s.anew for s in found))
 
 
 def arranged(
@@ -144,7 +147,8 @@ def arranged(
     timed = in_time(episodes)
     made = [transitions(e) for e in (timed if evidence is None else in_time(evidence))]
     failures = Failures.learn([t for own in made for t in own])
-    read = [s for n, own in enumerate(made) for s in steps_of(own, n, failures)]
-    if lasting(read, mine(read)):
+    by_episode, _ = set_aside([steps_of(own, n, failures) for n, own in enumerate(made)])
+    read = [s for own in by_episode for s in own]
+    if lasting(read, mine(read)).lasts:
         return timed, True
     return sorted(timed, key=lambda e: (e.scenario_id or e.id, e.id)), False

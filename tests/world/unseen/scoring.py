@@ -11,7 +11,6 @@ from understudy.world.bench import episode_of, predictions
 from understudy.world.freerun import free_runs
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.order import moments
 from understudy.world.values import columns, parse
 from unseen.playing import Service, play_all
 
@@ -48,7 +47,7 @@ def score(
     train = [episode_of(r) for r in rows if r["split"] == "train"]
     test = [episode_of(r) for r in rows if r["split"] == "test"]
     world = learn(train)
-    world.moments = moments(train, [episode_of(r) for r in rows])
+    world.moments.place(world.episode_ids, [episode_of(r) for r in rows])
     said = asyncio.run(_said(world, test))
     scored = Scored()
     known = {v for r in rows if r["split"] == "train" for call in calls(r) for v in texts(call)}
