@@ -104,6 +104,9 @@ class Shape:
             if leaf.share < 0.5 or (leaf.share < 1 and not greedy and rng.random() > leaf.share):
                 continue
             item, mark, doubt = self._leaf(leaf, c, rng, greedy)
+            time = goes_on(c, leaf.path) if item is _NONE or mark.kind == "invented" else None
+            if time is not None:
+                item, mark, doubt = time, Mark("invented", "the last time told"), _UNSURE
             if item is _NONE:
                 if donor is _NONE:
                     donor = self._donor(c, rng)
@@ -114,8 +117,6 @@ class Shape:
             if leaf.made and isinstance(item, (str, int)) and new_ids.has(c, leaf.path, item):
                 item = new_ids.another(leaf.tree, leaf.path, item, c)
                 mark, doubt = Mark("inferred", "new id"), max(doubt, _UNSURE)
-            if mark.kind == "invented" and (time := goes_on(c, leaf.path)) is not None:
-                item, mark = time, Mark("invented", "the last time told")
             if leaf.path not in counted:
                 wrong += doubt
                 made_up = max(made_up, doubt * (mark.kind == "invented"))
