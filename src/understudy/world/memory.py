@@ -27,6 +27,11 @@ def _masks_of(value: str) -> list[str]:
     return [f"{value[:i]}\0{value[i + 1 :]}" for i in range(len(value))]
 
 
+def _own(without: Container[int]) -> Container[int]:
+    """The episodes of which not even what never changes is known."""
+    return without.own if isinstance(without, Later) else without
+
+
 _MOMENTS = 512  # versions of a thing whose state lasts
 _WORD, _WORDS = 32, 20_000  # characters of a word that is kept; how many words are
 
@@ -90,7 +95,8 @@ class Memory:
 
     def says(self, value: str, without: Container[int]) -> bool:
         """Whether results of the traffic hold a text, as a value or as a key."""
-        return any(e not in without for e in self.words.get(value, ()))
+        own = _own(without)
+        return any(e not in own for e in self.words.get(value, ()))
 
     def mentioned(self, value: Any, without: Container[int]) -> bool:
         return any(e not in without for e in self.mentions.get(value, ()))
@@ -107,7 +113,8 @@ class Memory:
             for v, e in known:
                 for mask in _masks_of(v) if maskable(v) else ():
                     two(self._masks.setdefault(mask, []), e)
-        return any(e not in without for mask in _masks_of(value) for e in self._masks.get(mask, ()))
+        own = _own(without)
+        return any(e not in own for mask in _masks_of(value) for e in self._masks.get(mask, ()))
 
     def largest(self, domain: str) -> int | None:
         """The largest number that a thing of a kind has, if it has one."""
@@ -184,7 +191,7 @@ class Memory:
         not made yet."""
         if self.ended(key, without) or self.lives.born.get(key[0], {}).get(key[1], -1) in without:
             return None
-        own = without.own if isinstance(without, Later) else without
+        own = _own(without)
         fixed = {}
         for name, (value, origins) in self.lives.fixed.get(key[0], {}).get(key[1], {}).items():
             other = next((e for e in origins if e not in own), None)
