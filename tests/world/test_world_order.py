@@ -138,8 +138,10 @@ def test_what_an_earlier_episode_deleted_is_gone(
             args = json.dumps({"pot": pot})
             told = played.session().step("show", args, greedy=True)
             assert (told.is_error, json.loads(told.content)) == (True, {"error": f"no pot {pot}"})
-            was = next(n for n in range(EPISODES) if pot not in service.before[n])
-            assert not played.session(at=was - 1).step("show", args, greedy=True).is_error
+            was = next(n for n in range(EPISODES) if pot not in service.before[n]) - 1
+            shown = [e for e, _ in world.memory.versions["d0"].get(pot, ()) if e < was]
+            if shown:
+                assert not played.session(at=was).step("show", args, greedy=True).is_error
 
 
 def test_numbers_and_dates_go_on_from_the_last_ones(
