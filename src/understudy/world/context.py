@@ -58,6 +58,7 @@ class ToolFacts:
     tools: list[str] = field(default_factory=list)  # the other tools of the traffic
     owners: list[tuple[str, str, str, str]] = field(default_factory=list)  # see world.owners
     frames: list[str] = field(default_factory=list)  # see world.frames
+    quotes: list[str] = field(default_factory=list)  # see world.quotes
     overlaps: list[Overlap] = field(default_factory=list)  # see world.overlaps
 
     def missing(self, args: dict[str, Any]) -> list[str]:
@@ -155,7 +156,9 @@ def _out(source: Source, c: Context) -> Found | None:
 
 def _last(source: Source, c: Context) -> Found | None:
     n = c.state.last.get(source[1])
-    return None if n is None else _of_call(n, source[2], c)
+    if n is None or c.state.elsewhere(n, c.ids) != (source[0] == "other"):
+        return None
+    return _of_call(n, source[2], c)
 
 
 def _repeat(source: Source, c: Context) -> Found | None:
@@ -292,8 +295,8 @@ def apply(op: str, a: float, b: float) -> float:
 
 _KINDS: dict[str, Callable[[Source, Context], Found | None]] = {
     "const": _const, "arg": _arg, "own": _own, "ref": _ref, "ref2": _ref_of_ref, "out": _out,
-    "count": _aggregate, "sum": _aggregate, "total": _aggregate, "last": _last, "repeat": _repeat,
-    "still": _repeat,
+    "count": _aggregate, "sum": _aggregate, "total": _aggregate, "last": _last, "other": _last,
+    "repeat": _repeat, "still": _repeat,
     "recall": _recall, "short": _short, "word": _word, "next": _next, "later": _reckon,
     "day": _reckon, "long": _long, "clash": _clash, "tool": _tool, "missing": _amiss,
     "extra": _amiss, "op": _operate, "now": lambda s, c: c.state.now(s[1]),
@@ -325,8 +328,9 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
     for tool, n in c.state.last.items():
         past = c.state.calls[n]
         if isinstance(past.value, dict):
+            kind = "other" if c.state.elsewhere(n, c.ids) else "last"
             for path, value in leaves(past.value):
-                yield ("last", tool, path), value
+                yield (kind, tool, path), value
     times = ((form, c.state.now(form)) for form in c.state.memory.lives.course.ticks)
     yield from ((("now", form), time[0]) for form, time in times if time is not None)
     for domain in (*c.state.memory.versions, *c.state.numbering):

@@ -177,6 +177,11 @@ def _condition_text(case: Case, condition: str) -> str | None:
     return texts.get(sign)
 
 
+_YES_NO = (
+    "has", "fmt", "hits", "unseen", "miss", "extra", "done", "prev", "with", "in", "holds",
+)  # fmt: skip
+
+
 def _phrase(case: Case, feature: Feature, value: Any, holds: bool) -> str | None:
     """A test of the tree in words; None where it has none."""
     head, *rest = feature
@@ -187,7 +192,7 @@ def _phrase(case: Case, feature: Feature, value: Any, holds: bool) -> str | None
         if head in ("amount", "size"):
             return f"{_number(head, rest[1])} of the record that {p} names {at_most}"
         return f"{p} {at_most}" if head == "num" else None
-    if head in ("has", "fmt", "hits", "unseen", "miss", "extra", "done", "prev", "with", "in"):
+    if head in _YES_NO:
         if not isinstance(value, bool):
             return None
         return _yes_no(case, head, rest, value is holds)
@@ -235,5 +240,6 @@ def _yes_no(case: Case, head: str, rest: Sequence[str], yes: bool) -> str:
         "done": f"{p} went well before" if yes else f"{p} did not go well before",
         "prev": f"`{rest[-1] if rest else ''}` has {no}gone well with this {p} before",
         "with": f"{p} and `{rest[-1] if rest else ''}` were {no}shown in one result",
+        "holds": f"`{rest[-1] if rest else ''}` is {no}in the record that {p} names",
         "in": f"`{rest[-1] if rest else ''}` is {no}part of the record that {p} names",
     }[head]

@@ -304,6 +304,8 @@ def _rule(rule: Rule) -> str:
 def _value(source: Value) -> str:
     """Where in a call a value is, in words."""
     head, *_, path = source
+    if head == "const":
+        return f"{path}"
     if head in ("and", "less"):
         one, other = map(_value, source[1:])
         return f"{one} and {other}" if head == "and" else f"{one} less {other}"

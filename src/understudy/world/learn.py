@@ -15,6 +15,7 @@ from understudy.world import (
     mine_gone,
     order,
     overlaps,
+    quotes,
     versions,
 )
 from understudy.world import ids as ids_module
@@ -84,10 +85,11 @@ def learn(
     if config.lasting:
         learner.leave(by_episode)
     learner.find_effects(by_episode)
+    acting = {t for own in (learner.effects, learner.takings) for t, found in own.items() if found}
+    if acting:
+        learner.memory = remember(all_steps, ids, told, config.versions, learner.touched, acting)
     if config.lasting:
         learner.leave(by_episode)
-    elif learner.touched:
-        learner.memory = remember(all_steps, ids, told, config.versions, learner.touched)
     for n, episode in enumerate(by_episode):
         learner.follow(episode, told[n])
     learner.find_owners()
@@ -202,6 +204,14 @@ class _Learner:
             forms = [self._form(s) for s in texts]
             facts.frames = frames.mine(forms, common)
 
+    def _find_quotes(self, found: dict[str, list[str]]) -> None:
+        """Take the wordings that quote fields of things: others are forms anew."""
+        for tool, own in found.items():
+            self.facts[tool].quotes = own
+        if found:
+            self._find_frames()
+            self.prose |= {tool: self._prose(tool) for tool in found}
+
     def _form(self, s: Step) -> str:
         return abstract(_text(s), self._bare(s))[0]
 
@@ -230,6 +240,7 @@ class _Learner:
         added = logs.mine(usable, self.ids, *walk)
         for tool, own in added.items():
             self.effects.setdefault(tool, []).extend(own)
+        self._find_quotes(quotes.mine(usable, *walk, _text))
         for tool, found in overlaps.mine(usable, self.memory, *walk, self._form).items():
             self.facts[tool].overlaps = found
             self.features[tool] += [("clash", n) for n in range(len(found))]
