@@ -82,13 +82,6 @@ def test_no_statement_stands_twice_and_each_tail_has_its_failure(
                     assert heads.setdefault(f.about, f).text.startswith("Fails in "), f
 
 
-def test_bounds_lengths_and_pairs_of_a_record_are_told(library: World) -> None:
-    texts = " ".join(f.text for own in describe(library).values() for f in own)
-    assert re.search(
-        r"`(loans|most|owed|renewals|on_shelf|days)`[^.]* is (at most|above|\d)", texts
-    )
-
-
 def test_what_a_description_says_of_a_failure_has_its_subject(library: World) -> None:
     """Failures whose words are sentences are told without these, and with when they come."""
     facts = describe(library)

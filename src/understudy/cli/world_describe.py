@@ -43,6 +43,7 @@ def describe(
     from understudy.world.describe import describe as told
     from understudy.world.describe import described_tools, withheld
     from understudy.world.facts import Bar
+    from understudy.world.facts_of_time import facts_of_time
     from understudy.world.model import World
 
     ready_file(out)
@@ -55,6 +56,8 @@ def describe(
     if as_json:
         print(json.dumps({tool: [asdict(f) for f in own] for tool, own in found.items()}))
         return
+    for line in facts_of_time(learned):
+        print(textwrap.fill(line, _WIDTH))
     print("Each statement with the calls that show it, of those that could.\n")
     for tool, own in found.items():
         print(f"{tool}  ({learned.models[tool].calls} calls)")

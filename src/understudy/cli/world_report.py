@@ -66,11 +66,14 @@ def _measure(world: Path, store: Path, workload: str | None, model: Any) -> Any:
     from understudy.runs.progress import Progress
     from understudy.world.fidelity import fidelity, filled_results
     from understudy.world.model import World
+    from understudy.world.order import in_time
 
     learned = World.load(world)
     found = captured(store, workload)
     known = set(learned.episode_ids)
     new = [e for e in found if e.id not in known]
+    if known <= {e.id for e in found}:
+        learned.moments.place(learned.episode_ids, in_time(found))
     if not new and model is not None:
         learned, new = _apart(found)
     if model is not None:
@@ -99,9 +102,13 @@ def _measure(world: Path, store: Path, workload: str | None, model: Any) -> Any:
 
 def _apart(episodes: list[Any]) -> tuple[Any, list[Any]]:
     """A world of the episodes that are not held out, and those that are."""
-    from understudy.core.types import split_of
+    from understudy.core.types import HELDOUT_SHARE, parted
+    from understudy.world.config import WorldConfig
     from understudy.world.crossfit import calibrated
+    from understudy.world.order import arranged
 
-    ordered = sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))
-    held = [e for e in ordered if split_of(e.scenario_id or e.id) == "heldout"]
-    return calibrated([e for e in ordered if split_of(e.scenario_id or e.id) == "train"]), held
+    ordered, lasts = arranged(episodes, parted(episodes, HELDOUT_SHARE)[0])
+    train, held = parted(ordered, HELDOUT_SHARE)
+    world = calibrated(train, WorldConfig(lasting=lasts))
+    world.moments.place(world.episode_ids, ordered)
+    return world, held

@@ -39,6 +39,7 @@ from understudy.world.likeness import (
     unit_of,
 )
 from understudy.world.model import World
+from understudy.world.order import in_time
 from understudy.world.replayed import (
     Replayed,
     agreement,
@@ -102,6 +103,7 @@ async def measure_likeness(
             "the model was taught all of these conversations: `understudy train world` without "
             "split=all leaves those held out to compare with"
         )
+    episodes = in_time(episodes)
     failures = Failures.learn([t for e in episodes for t in transitions(e)])
     real = {e.id: see(e, failures, flat(goal_of(e))) for e in episodes}
     figures, answers = Figures(list(real.values())), answers_of(episodes)
@@ -116,6 +118,7 @@ async def measure_likeness(
         )
         for n, (known, others) in enumerate(_splits(episodes, fit, splits, seed)):
             world = learn(known)
+            world.moments.place(world.episode_ids, episodes)
             found.left_out.update(world.left_out)
             a, b = [real[e.id] for e in known], [real[e.id] for e in others]
             same = agreement(answers, {e.id for e in known})

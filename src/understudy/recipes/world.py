@@ -6,10 +6,12 @@ from pathlib import Path
 from understudy.core.types import HELDOUT_SHARE, Episode, parted
 from understudy.runs.progress import Progress
 from understudy.world.calibration import Doubts
+from understudy.world.config import WorldConfig
 from understudy.world.crossfit import cross_fit, evidence
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.guards import Guard
 from understudy.world.learn import learn
+from understudy.world.order import arranged, in_time
 from understudy.world.transitions import (
     custom_calls,
     transitions,
@@ -33,8 +35,8 @@ def learn_world(
     Fidelity is measured on a world that has not seen the episodes kept aside; the world that is
     written has learned from all of them. Where no kept-aside episode has a call with a result, or
     none else has, nothing is measured, and the report's `unmeasured` says so. Calls that the world
-    cannot learn from are left out and counted by their reason (see world.aside). Episodes are read
-    by scenario, so that it does not matter which of many at once was recorded first. Raises
+    cannot learn from are left out and counted by their reason (see world.aside). Where
+    state lasts between episodes, they are read in the order of time (world.order). Raises
     ValueError where there is nothing to learn from.
 
     With `second`, a second world is learned too, from one half of the scenarios, and the first
@@ -43,19 +45,24 @@ def learn_world(
     """
     if not episodes:
         raise ValueError("there are no episodes to learn from; capture or import some first")
-    episodes = sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))
+    timed = in_time(episodes)
+    every, lasts = arranged(episodes, parted(episodes, heldout)[0] or None)
+    episodes, config = every, WorldConfig(lasting=lasts)
     if second is not None:
-        episodes, others = parted(episodes, salt="half:")
-        Guard.learn(learn(others), episodes).save(second)
+        episodes, others = parted(every, salt="half:")
+        beside = learn(others, config)
+        beside.moments.place(beside.episode_ids, every)
+        Guard.learn(beside, episodes).save(second)
     rest, apart = parted(episodes, heldout)
     unmeasured = _unmeasured(rest, apart)
     with Progress("learn the world", total=3, unit="parts", quiet=quiet) as progress:
-        found = cross_fit(episodes if unmeasured else rest)
+        found = cross_fit(episodes if unmeasured else rest, config)
         progress.advance()
         if unmeasured:
             report = FidelityReport(0, 0, unmeasured=unmeasured)
         else:
-            measured = learn(rest)
+            measured = learn(rest, config, timed)
+            measured.moments.place(measured.episode_ids, every)
             kept_aside = evidence(measured, apart)
             measured.doubts = Doubts.fit(found)
             report = fidelity(measured, apart, rest)
@@ -70,7 +77,7 @@ def learn_world(
         uncalled = sum(uncalled_results(e) for e in episodes)
         if uncalled:
             report.left_out["of which the result alone was captured, or a second one"] = uncalled
-        world = learn(episodes)
+        world = learn(episodes, config, timed)
         report.left_out |= world.left_out
         world.doubts, world.fidelity = Doubts.fit(found), report.to_json()
         world.save(out)

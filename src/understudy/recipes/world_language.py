@@ -21,11 +21,13 @@ from understudy.recipes.rehearsal import gather
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
+from understudy.world.config import WorldConfig
 from understudy.world.crossfit import folds
 from understudy.world.language import Answering, LanguageWorld
 from understudy.world.learn import learn
 from understudy.world.lessons import Lesson, lessons, tried
 from understudy.world.model import World
+from understudy.world.order import arranged
 from understudy.world.trial import Case, Trial
 
 if TYPE_CHECKING:  # what speaks HTTP takes half a second to import
@@ -186,10 +188,11 @@ class Taught:
 def open_calls(episodes: Sequence[Episode]) -> list[Taught]:
     """The calls with gaps: each half of the episodes, by scenario, is foretold by a world that
     learned from the other. Raises ValueError where nothing is open."""
-    ordered = sorted(episodes, key=lambda e: (e.scenario_id or e.id, e.id))
+    ordered, lasts = arranged(episodes)
     found = []
     for rest, apart in folds(ordered):
-        world = learn(rest)
+        world = learn(rest, WorldConfig(lasting=lasts))
+        world.moments.place(world.episode_ids, ordered)
         found.append(Taught(world, list(lessons(world, apart))))
     if not any(t.lessons for t in found):
         raise ValueError("the world leaves no value of these episodes open: nothing to teach")

@@ -1,7 +1,7 @@
 """Predictions of a benchmark folder: learn from its train split, predict its test split.
 
-The folder holds `replays.jsonl.gz`: episodes with `split` and `messages` (OpenAI chat, one tool
-call a message, tool messages with `is_error`).
+The folder holds `replays.jsonl.gz`: episodes in the order of time, with `split` and `messages`
+(OpenAI chat, one tool call a message, tool messages with `is_error`).
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from typing import Any
 
 from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
 from understudy.runs.machine import own_peak_mb
+from understudy.world.config import WorldConfig
 from understudy.world.crossfit import calibrated
 from understudy.world.fidelity import calibration, told
 from understudy.world.freerun import free_runs
 from understudy.world.language import LanguageWorld
-from understudy.world.learn import WorldConfig
 from understudy.world.model import Foretold, World
 from understudy.world.renaming import Renaming
 from understudy.world.transitions import steps, transitions
@@ -68,16 +68,14 @@ def bench(
     """
     given = replay_rows(folder)
     names = Renaming(given, rename) if rename is not None else None
+    every = [episode_of(names.row(r) if names else r) for r in given]
     train, test = [
-        [
-            episode_of(names.row(r) if names else r)
-            for r in given
-            if (r["split"] == "train") == first
-        ]
+        [e for e, r in zip(every, given, strict=True) if (r["split"] == "train") == first]
         for first in (True, False)
     ]
     began = time.perf_counter()
     world = calibrated(train, config)
+    world.moments.place(world.episode_ids, every)
     learned = time.perf_counter()
     opening = language(world, train) if language is not None else None
     rows, seconds, counted = asyncio.run(_predictions(world, test, opening))
@@ -121,7 +119,7 @@ async def predictions(
     world: World, episode: Episode, seed: int, filling: LanguageWorld | None = None
 ) -> list[dict[str, Any]]:
     """What the world says to each call of an episode, with the true history before it."""
-    session = world.session(seed)
+    session = world.session(seed, at=world.moment(episode))
     rows = []
     for s in steps(transitions(episode), seed, world.failures):
         rng = random.Random(s.index)

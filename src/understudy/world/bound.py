@@ -47,9 +47,11 @@ def bound(folder: str | Path, out: str | Path, hindsight: bool = False) -> dict[
     calls there are, and by tool and reason those that are unknowable, successes and failures
     apart."""
     rows = replay_rows(folder)
-    train = [episode_of(r) for r in rows if r["split"] == "train"]
-    test = [episode_of(r) for r in rows if r["split"] != "train"]
+    every = [episode_of(r) for r in rows]
+    train = [e for e, r in zip(every, rows, strict=True) if r["split"] == "train"]
+    test = [e for e, r in zip(every, rows, strict=True) if r["split"] != "train"]
     world = learn(train)
+    world.moments.place(world.episode_ids, every)
     nearest = _Nearest(world, train) if hindsight else None
     found: dict[str, Counter[str]] = {"successes": Counter(), "failures": Counter()}
     calls = 0
@@ -86,7 +88,7 @@ def _bounded(
     world: World, episode: Episode, n: int, nearest: _Nearest | None
 ) -> Iterator[tuple[dict[str, Any], Step, str | None]]:
     """(prediction row, call, why it is unknowable or None) of an episode's calls."""
-    session = world.session(n)
+    session = world.session(n, at=world.moment(episode))
     for s in steps(transitions(episode), n, world.failures):
         p, c = world.predict(session.state, s.name, s.args, random.Random(s.index), greedy=True)
         reason = unknowable(world, c, s)

@@ -30,7 +30,7 @@ def consistency(
 
 
 def _kept(world: World, episode: Episode, traffic: set[str], seed: int) -> list[float | None]:
-    session = world.session(seed)
+    session = world.session(seed, at=world.moment(episode))
     made: dict[Scalar, Scalar] = {}  # real -> what the world made up in its place
     seen: set[str] = set()
     found: list[float | None] = []

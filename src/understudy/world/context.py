@@ -19,6 +19,7 @@ from understudy.world.values import (
     escape,
     is_number,
     leaves,
+    operate,
 )
 
 _SLUG = 64  # characters of an identifier that is taken apart, at most
@@ -285,13 +286,7 @@ def _operate(source: Source, c: Context) -> Found | None:
     if a is None or b is None or not is_number(a[0]) or not is_number(b[0]):
         return None
     kind: ProvenanceKind = "invented" if "invented" in (a[1], b[1]) else "inferred"
-    return apply(source[1], a[0], b[0]), kind, operation_text(*source[1:4])
-
-
-def apply(op: str, a: float, b: float) -> float:
-    """Arithmetic rounded to cents, an integer where it is one of integers."""
-    value = a * b if op == "*" else a + b if op == "+" else a - b
-    return value if isinstance(value, int) else round(value, 2)
+    return operate(source[1], a[0], b[0]), kind, operation_text(*source[1:4])
 
 
 _KINDS: dict[str, Callable[[Source, Context], Found | None]] = {
@@ -300,7 +295,7 @@ _KINDS: dict[str, Callable[[Source, Context], Found | None]] = {
     "repeat": _repeat, "still": _repeat,
     "recall": _recall, "short": _short, "word": _word, "next": _next, "later": _reckon,
     "day": _reckon, "long": _long, "clash": _clash, "tool": _tool, "missing": _amiss,
-    "extra": _amiss, "op": _operate,
+    "extra": _amiss, "op": _operate, "now": lambda s, c: c.state.now(s[1]),
 }  # fmt: skip
 
 
@@ -332,6 +327,9 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
             kind = "other" if c.state.elsewhere(n, c.ids) else "last"
             for path, value in leaves(past.value):
                 yield (kind, tool, path), value
+    for form in c.state.memory.lives.course.ticks:
+        if (time := c.state.now(form)) is not None:
+            yield ("now", form), time[0]
     for domain in (*c.state.memory.versions, *c.state.numbering):
         number = c.state.next_number(domain)
         if number is not None:

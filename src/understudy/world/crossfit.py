@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from understudy.core.types import Episode, parted
 from understudy.world.calibration import Doubts, Evidence, row_of
 from understudy.world.compare import failed, label_of
-from understudy.world.learn import WorldConfig, learn
+from understudy.world.config import WorldConfig
+from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.scoring import walk, world_values
 from understudy.world.transitions import transitions
@@ -15,6 +16,7 @@ def calibrated(episodes: Sequence[Episode], config: WorldConfig | None = None) -
     """The world of `learn` with doubt that was fitted on cross-fitted predictions: it costs as
     much again as learning. Raises ValueError where no call has a result."""
     world = learn(episodes, config)
+    config = (config or WorldConfig()).model_copy(update={"lasting": world.memory.lasts})
     world.doubts = Doubts.fit(cross_fit(episodes, config))
     return world
 
@@ -26,7 +28,9 @@ def cross_fit(episodes: Sequence[Episode], config: WorldConfig | None = None) ->
     for rest, apart in folds(episodes):
         if not any(transitions(e) for e in rest):
             return []
-        found += evidence(learn(rest, config), apart)
+        world = learn(rest, config)
+        world.moments.place(world.episode_ids, episodes)
+        found += evidence(world, apart)
     return found
 
 

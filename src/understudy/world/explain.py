@@ -10,12 +10,12 @@ from itertools import combinations, islice
 from typing import Any
 
 from understudy.world import joins, new_ids
-from understudy.world.context import Context, Source, apply, branches, sources
+from understudy.world.context import Context, Source, branches, sources
 from understudy.world.edits import PLUS, aggregates, edits, explains, totals
 from understudy.world.features import Feature
 from understudy.world.moments import is_moment, reckoned
 from understudy.world.tree import Node, decide, grow
-from understudy.world.values import chance, is_number, same
+from understudy.world.values import chance, is_number, operate, same
 
 Ranked = tuple[Source, float, int]  # a source, its precision, how often it was right
 
@@ -24,7 +24,7 @@ _COST = {
     "arg": 0.9, "own": 1, "ref": 2, "word": 2.1, "join": 2.2, "mirror": 2.5, "sum": 2.5,
     "append": 2.6, "count": 2.7, "total": 2.8, "out": 2.9, "repeat": 3, "const": 3.5,
     "recall": 4, "last": 5, "other": 5.1, "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3,
-    "still": 2.9,
+    "still": 2.9, "now": 3.3,
 }  # fmt: skip
 # (right, wrong) calls that each kind of source is credited with before the first is seen
 _TRUST = {
@@ -310,7 +310,7 @@ def _reckon(source: Source, numbers: dict[Source, float]) -> float | None:
     if source[0] != "op":
         return numbers.get(source)
     a, b = _reckon(source[2], numbers), _reckon(source[3], numbers)
-    return None if a is None or b is None else apply(source[1], a, b)
+    return None if a is None or b is None else operate(source[1], a, b)
 
 
 def _usable(path: str, s: Seen) -> Numbers:
@@ -341,7 +341,7 @@ def _made(target: float, known: Numbers) -> Iterator[Source]:
                 b, other = known[n]
                 if (op == "-" and n == i) or (op != "-" and n < i):
                     continue
-                if abs(apply(op, x, other) - target) < _CENT:
+                if abs(operate(op, x, other) - target) < _CENT:
                     yield "op", op, a, b
 
 
@@ -378,6 +378,6 @@ def _multiples(source: Source, beside: Sequence[tuple[float, float]]) -> Iterato
     top = [] if few else list(distinct.items())[-3:]
     found = {round(value / x, digits) for x, value in top if x for digits in (2, 4)}
     for factor in sorted(int(f) if f == int(f) else f for f in found):
-        n = sum(abs(apply("*", factor, x) - value) < 0.006 for x, value in beside)
+        n = sum(abs(operate("*", factor, x) - value) < 0.006 for x, value in beside)
         if factor not in (0, 1) and n >= 4 and n >= 0.9 * len(beside):
             yield ("op", "*", ("const", factor), source), n / len(beside), n

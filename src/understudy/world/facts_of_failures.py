@@ -14,6 +14,7 @@ from understudy.world.sources import quoted
 from understudy.world.tree import Node
 
 _WHEN = 0.9  # of the calls in a situation, those that fail: from here on it is the reason
+_MOSTLY = 0.6  # of a class's failures, those that a reason must explain
 _HELPS = 1.2  # how much more often a failure is after a test that is worth naming
 _WORDS = re.compile(r" with `.*` \(95%", re.DOTALL)
 _PASSES = 0.5  # of equal calls after a failure, those that fail alike: up to here it passes
@@ -93,6 +94,10 @@ def _when(case: Case, label: str, passing: set[str]) -> Iterator[Fact]:
     yield from conditions
     if conditions:
         return
+    reason = _reason(case, label, passing)
+    if reason is not None:
+        yield reason
+        return
     way = _way(case.model.tree, label, case.bar.sure)
     rates = [_rate(place.counts, label, passing) for place in way]
     while len(way) > 1 and rates[-1][0] < _HELPS * rates[-2][0]:
@@ -115,6 +120,33 @@ def _when(case: Case, label: str, passing: set[str]) -> Iterator[Fact]:
 def _rate(counts: dict[str, int], label: str, passing: set[str]) -> tuple[float, int]:
     n = sum(k for other, k in counts.items() if other not in passing)
     return counts.get(label, 0) / max(1, n), n
+
+
+def _reason(case: Case, label: str, passing: set[str]) -> Fact | None:
+    """What the ways to all leaves have in common that nearly always fail so, where these hold most
+    of the failures."""
+    leaves = [p for p in _leaves(case.model.tree) if _rate(p.counts, label, passing)[0] >= _WHEN]
+    hits = sum(p.counts.get(label, 0) for p in leaves)
+    total = case.model.tree["counts"].get(label, 0)
+    if hits < max(case.bar.least, _MOSTLY * total):
+        return None
+    first, *more = leaves
+    common = [test for test in first.tests if all(test in p.tests for p in more)]
+    about = " and ".join(dict.fromkeys(phrase(case, *test) for test in common))
+    if not about:
+        return None
+    head = "When" if hits >= case.bar.sure * total else f"{hits} of {total} times when"
+    n = sum(_rate(p.counts, label, passing)[1] for p in leaves)
+    return Fact(case.tool, "fails", label, f"{head} {about}.", n, hits)
+
+
+def _leaves(tree: Node, tests: tuple[tuple[Feature, Any, bool], ...] = ()) -> Iterator[_Place]:
+    if "feature" not in tree:
+        yield _Place(tests, tree["counts"])
+        return
+    for side in (True, False):
+        test = (tree["feature"], tree["value"], side)
+        yield from _leaves(tree["yes" if side else "no"], (*tests, test))
 
 
 def _way(tree: Node, label: str, sure: float) -> list[_Place]:

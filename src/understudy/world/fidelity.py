@@ -10,6 +10,7 @@ from typing import Any
 from understudy.core.types import Episode, ToolResult, canonical_json
 from understudy.world import latency, reliability
 from understudy.world.consistency import consistency
+from understudy.world.facts_of_time import facts_of_time
 from understudy.world.figures import Figure, auroc, ece, macro_f1, mean
 from understudy.world.floor import Floor, Said
 from understudy.world.gaps import collect
@@ -88,6 +89,7 @@ class FidelityReport:
     language: dict[str, int] = field(default_factory=dict)  # what became of the gaps
     entities: dict[str, Figure] = field(default_factory=dict)
     disjoint: dict[str, Figure] = field(default_factory=dict)
+    time: list[str] = field(default_factory=list)  # see world.facts_of_time
     elsewhere: dict[str, str] = field(default_factory=lambda: dict(UNMEASURED))
 
     def to_json(self) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def fidelity(
     if not scored:
         raise ValueError("these episodes hold no tool call with a result: nothing to compare")
     report = FidelityReport(len({s.step.episode for s in scored}), len(scored))
+    report.time = facts_of_time(world)
     report.overall = _figures(scored, "world", seed)
     if floor is not None:
         report.floor = _figures(scored, "floor", seed)

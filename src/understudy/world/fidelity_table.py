@@ -67,6 +67,7 @@ def _lines(report: FidelityReport) -> list[str]:
             found.append(
                 f"{name}: calibration error {error['value']:.3f} ({chance:.3f} by chance){ranks}"
             )
+    found += report.time
     if report.language:
         found.append(became(report.language))
     lived = [f"{100 * f['value']:.0f}% at {k}" for k, f in report.survival.items() if f["n"]]

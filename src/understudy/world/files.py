@@ -6,7 +6,7 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import draws, evidence, gone, rules
+from understudy.world import draws, evidence, gone, lives, rules
 from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
 from understudy.world.context import Overlap, ToolFacts, tuplify
@@ -14,6 +14,7 @@ from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
 from understudy.world.memory import Memory
 from understudy.world.model import World
+from understudy.world.order import Moments
 from understudy.world.profiles import Population, Profile
 from understudy.world.query import Query, Row
 from understudy.world.scenarios import Book, Opening
@@ -23,9 +24,10 @@ from understudy.world.templates import Template
 from understudy.world.tools import After, Hard, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
+from understudy.world.versions import Version
 from understudy.world.wording import Part, Votes
 
-FORMAT = 15
+FORMAT = 16
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -81,6 +83,10 @@ def to_json(world: World) -> dict[str, Any]:
             for d, things in world.memory.versions.items()
         ],
         "kept": [world.memory.limit, world.memory.dropped, world.memory.receipts],
+        "lasts": world.memory.lasts,
+        "lives": lives.to_json(world.memory.lives),
+        "times": [world.moments.times, *world.moments.sights],
+        "versions": {tool: _fields(v) for tool, v in world.versions.items()},
         "mentions": world.memory.mentions,
         "words": world.memory.words,
         "models": [_tool(m) for m in world.models.values()],
@@ -137,6 +143,7 @@ def from_json(data: dict[str, Any]) -> World:
         for d, things in data["memory"]
     }
     limit, dropped, receipts = data["kept"]
+    times, left, anew = data["times"]
     book = data["book"]
     openings = [Opening(**{**o, "parts": _parts(o["parts"])}) for o in book["openings"]]
     situations = [
@@ -162,7 +169,16 @@ def from_json(data: dict[str, Any]) -> World:
         m.listings = listings
     return World(
         Ids(**data["ids"]),
-        Memory(versions, limit, dropped, receipts, data["mentions"], data["words"]),
+        Memory(
+            versions,
+            limit,
+            dropped,
+            receipts,
+            data["mentions"],
+            data["words"],
+            data["lasts"],
+            lives.from_json(data["lives"]),
+        ),
         {m.facts.name: m for m in models},
         data["declared"],
         data["pooled"],
@@ -181,6 +197,8 @@ def from_json(data: dict[str, Any]) -> World:
         data["episodes"],
         doubts=_doubts(data["doubts"]),
         left_out=data.get("left_out", {}),
+        moments=Moments(times, (left, anew)),
+        versions={tool: Version(**v) for tool, v in data["versions"].items()},
     )
 
 

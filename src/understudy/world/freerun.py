@@ -89,7 +89,7 @@ def _rollouts(
 ) -> Iterator[tuple[str, Rollout]]:
     made = transitions(episode)
     real = steps(made, seed, world.failures)
-    history = world.session(seed)
+    history = world.session(seed, at=world.moment(episode))
     shown: dict[str, Said] = {}
     seen: set[str] = set()
     for i, s in enumerate(real):

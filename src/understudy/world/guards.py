@@ -88,7 +88,7 @@ class Guard:
 
         With `every`, signs that real episodes show too are among them.
         """
-        session = self.world.session()
+        session = self.world.session(at=self.world.moment(episode))
         signs: list[str] = []
         instead: dict[str, str] = {}
         count, novel = 0, 0

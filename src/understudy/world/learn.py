@@ -4,9 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from understudy.core.types import Episode, Tool, Transition, is_function, text_of
+from understudy.core.types import Episode, Tool, is_function
 from understudy.world import (
     draws,
     effects,
@@ -15,14 +13,18 @@ from understudy.world import (
     listings,
     logs,
     mine_gone,
+    order,
     overlaps,
     quotes,
+    versions,
 )
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.amiss import blamed
 from understudy.world.aside import set_aside
+from understudy.world.config import WorldConfig
 from understudy.world.context import Context, ToolFacts
+from understudy.world.course import Later
 from understudy.world.decisions import count_conditions, outcome_tree
 from understudy.world.delays import mine_delays
 from understudy.world.explain import Seen, see
@@ -30,60 +32,64 @@ from understudy.world.features import OF_OUTCOMES, feature, feature_names, field
 from understudy.world.gone import Taking
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
+from understudy.world.leaving import leave
 from understudy.world.memory import Memory
 from understudy.world.model import World
-from understudy.world.noting import note_good, note_refused, note_values
+from understudy.world.noting import facts_of
 from understudy.world.owners import Relation, broken, lasting, relations
 from understudy.world.query import Query
+from understudy.world.reading import origins_of, said_by_users
 from understudy.world.remembering import remember
 from understudy.world.rules import Effect
 from understudy.world.scenarios import mine_book
 from understudy.world.shapes import Shape
 from understudy.world.state import State
 from understudy.world.templates import Template, abstract, once
-from understudy.world.tools import (
-    ToolModel,
-    conditions,
-    context_of,
-)
+from understudy.world.tools import ToolModel, conditions, context_of
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.values import columns, kind_of
 
+_ANSWERS, _MOMENTS = 4, 16  # answers to one call that are kept, so many times as state lasts
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
 
 
-class WorldConfig(BaseModel):
-    """How a world is learned. The defaults are the recipe."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    precision: float = Field(default=0.9, gt=0.5, le=1.0, description="of a rule that overrides")
-    versions: int = Field(default=8, ge=1, description="remembered versions of a thing")
-    max_forms: int = Field(default=24, ge=1, description="text forms of a tool kept apart")
-    max_rows: int = Field(default=1500, ge=50, description="results of a tool compared in full")
-
-
-def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> World:
-    """A world learned from episodes alone. Raises ValueError where no call has a result."""
+def learn(
+    episodes: Sequence[Episode],
+    config: WorldConfig | None = None,
+    timed: Sequence[Episode] | None = None,
+) -> World:
+    """A world learned from episodes alone, in the order in which they are given: of time, where
+    their state lasts (see world.order.arranged). `timed`: they and others in the order of time,
+    where they are given otherwise. Raises ValueError where no call has a result."""
     config = config or WorldConfig()
     found = [transitions(e) for e in episodes]
     flat = [t for ts in found for t in ts]
     if not flat:
         raise ValueError("no tool call with a result in these episodes: nothing to learn from")
     failures = Failures.learn(flat)
-    origins = _origins(episodes)
+    origins = origins_of(episodes)
     read = [steps(ts, n, failures, origins[n]) for n, ts in enumerate(found)]
     by_episode, left_out = set_aside(read)
     all_steps = [s for ss in by_episode for s in ss]
     ids = ids_module.mine(all_steps)
-    told = {n: _told(ts) for n, ts in enumerate(found)}
+    told = {n: said_by_users(ts) for n, ts in enumerate(found)}
     memory = remember(all_steps, ids, told, config.versions)
     declared = {t["function"]["name"]: t for e in episodes for t in e.tools if is_function(t)}
+    sights = order.lasting(all_steps, ids)
+    if config.lasting is None:
+        config = config.model_copy(update={"lasting": bool(sights.lasts)})
     learner = _Learner(config, ids, memory, declared, all_steps, origins)
+    numbers = {e.id: n for n, e in enumerate(order.in_time(timed or episodes))}
+    ordered = sorted(by_episode, key=lambda ss: numbers[episodes[ss[0].episode].id] if ss else -1)
+    learner.versions = versions.mine([s for ss in ordered for s in ss], ids)
+    if config.lasting:
+        learner.leave(by_episode)
     learner.find_effects(by_episode)
     acting = {t for own in (learner.effects, learner.takings) for t, found in own.items() if found}
     if acting:
         learner.memory = remember(all_steps, ids, told, config.versions, learner.touched, acting)
+    if config.lasting:
+        learner.leave(by_episode)
     for n, episode in enumerate(by_episode):
         learner.follow(episode, told[n])
     learner.find_owners()
@@ -101,20 +107,9 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
         failures,
         [e.id for e in episodes],
         left_out=left_out,
+        moments=order.moments(episodes, sights),
+        versions=learner.versions,
     )
-
-
-def _origins(episodes: Sequence[Episode]) -> list[int]:
-    """For each episode the first of its scenario: what they share is no evidence of what a new
-    scenario will show."""
-    first: dict[str, int] = {}
-    return [first.setdefault(e.scenario_id or e.id, n) for n, e in enumerate(episodes)]
-
-
-def _told(found: Sequence[Transition]) -> str:
-    """What users said in an episode, as one text."""
-    longest = max((t.history for t in found), key=len, default=())
-    return "\n".join(text_of(m.get("content")) for m in longest if m["role"] == "user")
 
 
 def _text(s: Step) -> str:
@@ -136,6 +131,7 @@ class _Learner:
     ) -> None:
         self.config, self.ids, self.memory, self.declared = config, ids, memory, declared
         self.origins = origins
+        self.versions: dict[str, versions.Version] = {}
         siblings: dict[int, set[int]] = defaultdict(set)
         for n, origin in enumerate(origins):
             siblings[origin].add(n)
@@ -148,7 +144,11 @@ class _Learner:
             for t, ss in self.by_tool.items()
             if (t in declared or any(not s.failed for s in ss)) and any(not s.bad_json for s in ss)
         }
-        self.facts = {t: self._facts(t, ss) for t, ss in self.by_tool.items()}
+        successful = sorted(t for t, ss in self.by_tool.items() if any(not s.failed for s in ss))
+        self.facts = {
+            t: facts_of(t, ss, declared.get(t), ids.args.get(t, {}), successful)
+            for t, ss in self.by_tool.items()
+        }
         self.queries: dict[str, Query | None] = {
             t: listings.mine(self.by_tool[t], ids) for t in self.real
         }
@@ -179,25 +179,6 @@ class _Learner:
         self.takings: dict[str, list[Taking]] = {}
         self.touched: effects.Touched = {}
         self.evidence: evidence.Evidences = {}
-
-    def _facts(self, tool: str, found: list[Step]) -> ToolFacts:
-        good = [s for s in found if not s.failed] or []
-        own = self.declared.get(tool)
-        spec = (own["function"].get("parameters") or {}) if own is not None else {}
-        properties = list(spec.get("properties") or {})
-        counts = Counter(p for s in good for p in s.args)
-        known = properties or [p for p, n in counts.items() if n >= 0.01 * len(good)]
-        required = list(spec.get("required") or ())
-        required += [
-            p for p, n in counts.items() if n == len(good) >= 5 and p not in required and p in known
-        ] if not properties else []  # fmt: skip
-        facts = ToolFacts(tool, known, required, tools=sorted(self._successful()))
-        for p in known:
-            amount = p not in self.ids.args.get(tool, {})
-            note_values(facts, p, [s.args[p] for s in found if p in s.args], amount)
-            note_good(facts, p, [s for s in good if p in s.args])
-            note_refused(facts, p, [s.args[p] for s in found if s.failed and p in s.args])
-        return facts
 
     def _prose(self, tool: str) -> frozenset[str]:
         """The forms of a tool's good texts that are none of their own."""
@@ -237,12 +218,16 @@ class _Learner:
     def _bare(self, s: Step) -> Context:
         return Context(State(self.ids, self.memory, s.episode), self.facts[s.name], s.args)
 
-    def _successful(self) -> set[str]:
-        return {t for t, ss in self.by_tool.items() if any(not s.failed for s in ss)}
-
     def start(self, first: Step) -> State:
-        """The state before an episode: what other scenarios told."""
-        return State(self.ids, self.memory, first.episode, without=self.siblings[first.origin])
+        """The state before an episode: what other scenarios told, earlier ones where it lasts."""
+        own = self.siblings[first.origin]
+        known = Later(first.episode, own) if self.config.lasting else own
+        return State(self.ids, self.memory, first.episode, without=known)
+
+    def leave(self, by_episode: Sequence[list[Step]]) -> None:
+        """Remember what episodes left, as far as it is known what calls do."""
+        usable = [[s for s in episode if self._usable(s)] for episode in by_episode]
+        leave(self.memory, usable, self.ids, self._context, self._follow_effects)
 
     def _usable(self, s: Step) -> bool:
         return s.name in self.real and not s.bad_json
@@ -284,12 +269,12 @@ class _Learner:
             self.rows[s.name].append((row, label, wrong))
             self.relations[s.name].append(relations(c))
             self.flags[s.name][label].append(s.flag)
-            if not s.failed:
+            if not s.failed and not self._outdated(s):
                 held = self.recall[s.name].setdefault(c.key, [])
                 if held and self.origins[held[-1][0]] == s.origin:
                     held.pop()
                 held.append((s.episode, s.value))
-                del held[:-4]
+                del held[: -_ANSWERS * (_MOMENTS if self.config.lasting else 1)]
             evidence.note(self.evidence, c, label, s.value, told)
             state.observe(s.name, s.args, label, s.value)
             if not s.failed:
@@ -308,6 +293,11 @@ class _Learner:
         facts, query, recall = self.facts[s.name], self.queries[s.name], self.recall[s.name]
         return context_of(state, facts, s.args, self.listings, query, recall)
 
+    def _outdated(self, s: Step) -> bool:
+        """Whether a result has the fields that such results had before they changed."""
+        version = None if s.failed else self.versions.get(s.name)
+        return version is not None and version.outdated(s.value)
+
     def _label(self, s: Step, c: Context, row: dict[Any, Any]) -> str:
         if not s.failed and isinstance(s.value, str) and s.name in self.ids.written:
             label = "ok:prose"
@@ -321,6 +311,8 @@ class _Learner:
             if label not in ("err:other", "ok:prose"):
                 forms[label].append((slots, s.flag))
                 return label
+        elif self._outdated(s):
+            return "ok:{" + ",".join(self.versions[s.name].renewed(s.value)) + "}"
         elif isinstance(s.value, dict):
             label = "ok:{" + ",".join(sorted(s.value)) + "}"
             if label not in self.seen[s.name] and len(self.seen[s.name]) >= self.config.max_forms:

@@ -42,7 +42,7 @@ def lessons(world: World, episodes: Sequence[Episode]) -> Iterator[Lesson]:
     the real result lacks or fills with another JSON type."""
     earlier = Earlier(world)
     for n, episode in enumerate(episodes):
-        session = world.session(n)
+        session = world.session(n, at=world.moment(episode))
         for s in steps(transitions(episode), 0, world.failures):
             if not s.bad_json and s.name in world.models:
                 found = _lesson(world, earlier, session, s, episode)

@@ -1,10 +1,12 @@
 """What the traffic showed in other episodes: versions of things, and what was mentioned."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from understudy.world.values import chance
+from understudy.world.course import Later
+from understudy.world.lives import Lives
+from understudy.world.values import chance, same
 
 Key = tuple[str, Any]  # domain, id
 
@@ -25,6 +27,12 @@ def _masks_of(value: str) -> list[str]:
     return [f"{value[:i]}\0{value[i + 1 :]}" for i in range(len(value))]
 
 
+def _own(without: Container[int]) -> Container[int]:
+    """The episodes of which not even what never changes is known."""
+    return without.own if isinstance(without, Later) else without
+
+
+_MOMENTS = 512  # versions of a thing whose state lasts
 _WORD, _WORDS = 32, 20_000  # characters of a word that is kept; how many words are
 
 
@@ -44,7 +52,10 @@ class Remembered(NamedTuple):
 @dataclass(slots=True)
 class Memory:
     """Versions of every thing in the traffic: fields as an episode first showed them. Of each field
-    the last `limit` versions are kept; `dropped` counts the values of others, by domain."""
+    the last `limit` versions are kept; `dropped` counts the values of others, by domain.
+
+    Where the traffic's state `lasts` from one episode to the next (world.order), a version is what
+    an episode left, of fields that differ from what those before it left."""
 
     versions: dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]] = field(default_factory=dict)
     limit: int = 8
@@ -52,6 +63,8 @@ class Memory:
     receipts: dict[str, list[str]] = field(default_factory=dict)  # see world.receipts
     mentions: dict[str, list[int]] = field(default_factory=dict)  # id-like text -> two origins
     words: dict[str, list[int]] = field(default_factory=dict)  # other short texts and keys, alike
+    lasts: bool = False
+    lives: Lives = field(default_factory=Lives)
     _masks: dict[str, list[int]] | None = field(default=None, repr=False)
     _having: dict[tuple[str, str], dict[Any, list[Any]]] = field(default_factory=dict, repr=False)
 
@@ -80,14 +93,15 @@ class Memory:
         elif len(value) < _WORD and (value in self.words or len(self.words) < _WORDS):
             two(self.words.setdefault(value, []), origin)
 
-    def says(self, value: str, without: frozenset[int]) -> bool:
+    def says(self, value: str, without: Container[int]) -> bool:
         """Whether results of the traffic hold a text, as a value or as a key."""
-        return any(e not in without for e in self.words.get(value, ()))
+        own = _own(without)
+        return any(e not in own for e in self.words.get(value, ()))
 
-    def mentioned(self, value: Any, without: frozenset[int]) -> bool:
+    def mentioned(self, value: Any, without: Container[int]) -> bool:
         return any(e not in without for e in self.mentions.get(value, ()))
 
-    def near(self, value: Any, without: frozenset[int]) -> bool:
+    def near(self, value: Any, without: Container[int]) -> bool:
         """Whether a text differs in one character from an identifier of the traffic."""
         if not maskable(value):
             return False
@@ -99,7 +113,8 @@ class Memory:
             for v, e in known:
                 for mask in _masks_of(v) if maskable(v) else ():
                     two(self._masks.setdefault(mask, []), e)
-        return any(e not in without for mask in _masks_of(value) for e in self._masks.get(mask, ()))
+        own = _own(without)
+        return any(e not in own for mask in _masks_of(value) for e in self._masks.get(mask, ()))
 
     def largest(self, domain: str) -> int | None:
         """The largest number that a thing of a kind has, if it has one."""
@@ -131,14 +146,74 @@ class Memory:
                 self.dropped[key[0]] = self.dropped.get(key[0], 0) + 1
         held[:] = [h for n, h in enumerate(held) if h[1] or n >= len(held) - self.limit]
 
-    def pick(self, key: Key, seed: int, without: frozenset[int]) -> Remembered | None:
+    def restart(self) -> None:
+        """Forget the versions of things, to remember what episodes leave of them."""
+        self.lasts, self.lives, self.versions = True, Lives(), {}
+        self._masks, self._having, self._largest = None, {}, {}
+
+    def leave(self, key: Key, episode: int, fields: dict[str, Any]) -> None:
+        """Take what an episode left of a thing, those before it being known."""
+        held = self.versions.setdefault(key[0], {}).setdefault(key[1], [])
+        known: dict[str, Any] = {}
+        for _, own in held:
+            known.update(own)
+        new = {n: v for n, v in fields.items() if n not in known or not same(known[n], v)}
+        if new or not held or self.ended(key, Later(episode)):
+            held.append((episode, new or dict(fields)))
+        if len(held) > _MOMENTS:
+            held[:2] = [(held[1][0], held[0][1] | held[1][1])]
+
+    def end(self, key: Key, episode: int) -> None:
+        """A thing that there was no more after an episode."""
+        self.lives.gone.setdefault(key[0], {}).setdefault(key[1], []).append(episode)
+
+    def ended(self, key: Key, without: Container[int]) -> bool:
+        """Whether there is no such thing any more, and no later episode showed it again."""
+        ends = [e for e in self.lives.gone.get(key[0], {}).get(key[1], ()) if e not in without]
+        held = self.versions.get(key[0], {}).get(key[1], ())
+        return bool(ends) and not any(e > ends[-1] for e, _ in held if e not in without)
+
+    def pick(self, key: Key, seed: int, without: Container[int]) -> Remembered | None:
         """One episode's version of a thing, completed by the others' fields; fixed by the seed."""
         held = self.versions.get(key[0], {}).get(key[1], [])
         held = [h for h in held if h[0] not in without] if without else held
+        if self.lasts:
+            return self._last(key, held, without)
         if not held:
             return None
         chosen = held[int(chance(seed, key) * len(held))] if len(held) > 1 else held[0]
-        fields, others = chosen[1], {}
+        return self._completed(chosen, held)
+
+    def _last(
+        self, key: Key, held: list[tuple[int, dict[str, Any]]], without: Container[int]
+    ) -> Remembered | None:
+        """What was last left of a thing, with what never changes of it; None where it is gone, or
+        not made yet."""
+        if self.ended(key, without) or self.lives.born.get(key[0], {}).get(key[1], -1) in without:
+            return None
+        own = _own(without)
+        fixed = {}
+        for name, (value, origins) in self.lives.fixed.get(key[0], {}).get(key[1], {}).items():
+            other = next((e for e in origins if e not in own), None)
+            if other is not None:
+                fixed[name] = other, value
+        found = self._completed(held[-1], held) if held else Remembered(-1, {}, {})
+        more = {n: v for n, (_, v) in fixed.items() if n not in found.fields}
+        if not held and not more:
+            return None
+        others = found.others | {n: fixed[n][0] for n in more}
+        fields = {**found.fields, **more}
+        for name, domain in self.lives.lists.get(key[0], {}).items():
+            if isinstance(fields.get(name), list):
+                there = [v for v in fields[name] if not self.ended((domain, v), without)]
+                fields[name] = there
+        return Remembered(found.episode, fields, others)
+
+    def _completed(
+        self, chosen: tuple[int, dict[str, Any]], held: list[tuple[int, dict[str, Any]]]
+    ) -> Remembered:
+        """A version with the fields that others alone have, of the latest."""
+        fields, others = chosen[1], dict[str, int]()
         for episode, other in reversed(held):
             if new := other.keys() - fields.keys():
                 fields = {**other, **fields}

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,15 @@ from understudy.core.types import (
 from understudy.world.aside import LARGEST
 from understudy.world.calibration import Doubts, doubt_beyond
 from understudy.world.context import Context, ToolFacts
+from understudy.world.course import Later
+from understudy.world.declared import schema
 from understudy.world.delays import delay
+from understudy.world.doubting import doubt_of, far_out
 from understudy.world.envelope import Envelope
 from understudy.world.ids import Ids
 from understudy.world.memory import Memory
 from understudy.world.notes import Notes
+from understudy.world.order import Moments
 from understudy.world.ranges import outside
 from understudy.world.refusals import refusal
 from understudy.world.scenarios import Book, draw_scenarios, user_seed
@@ -38,6 +41,7 @@ from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
 from understudy.world.users import Known, MinedUser
 from understudy.world.values import kind_of, parse, writable
+from understudy.world.versions import Version
 from understudy.world.wording import flat
 from understudy.world.written import content
 
@@ -58,6 +62,8 @@ class World:
     doubts: Doubts | None = None  # how often results were wrong; None: doubt as it was reckoned
     fidelity: dict[str, Any] | None = None  # the JSON of the world's FidelityReport
     left_out: dict[str, int] = field(default_factory=dict)  # calls set aside, by their reason
+    moments: Moments = field(default_factory=Moments)
+    versions: dict[str, Version] = field(default_factory=dict)  # by tool
     _known: Known | None = field(default=None, repr=False)
     _hidden: dict[str, dict[str, Any]] | None = field(default=None, repr=False)
 
@@ -69,16 +75,29 @@ class World:
         return self.session(seed, snapshot, scenario.tools)
 
     def session(
-        self, seed: int = 0, snapshot: Any | None = None, tools: tuple[Tool, ...] = ()
+        self,
+        seed: int = 0,
+        snapshot: Any | None = None,
+        tools: tuple[Tool, ...] = (),
+        at: int | None = None,
     ) -> "WorldSession":
+        """A session; where state lasts, `at` is how many episodes of the traffic came before it
+        (see `moment`): without it, all did."""
         state = snapshot.copy() if snapshot is not None else State(self.ids, self.memory, seed)
+        if at is not None and snapshot is None and self.memory.lasts:
+            state.without = Later(at)
         return WorldSession(self, state, seed, tools or tuple(self.tools()))
+
+    def moment(self, episode: Episode) -> int | None:
+        """How many episodes of the traffic came before another one; None where it is not known, or
+        does not matter as no state lasts."""
+        return self.moments.before(episode) if self.memory.lasts else None
 
     def tools(self) -> list[Tool]:
         """The tools as the traffic declared them, and others that went well, as it used them."""
         names = {t["function"]["name"] for t in self.declared if is_function(t)}
         used = [m for m in self.models.values() if m.facts.name not in names]
-        return self.declared + [_schema(m) for m in used if m.recall or not self.declared]
+        return self.declared + [schema(m) for m in used if m.recall or not self.declared]
 
     def scenarios(self, n: int, seed: int = 0, split: Split = "train") -> list[Scenario]:
         """Up to n different scenarios of a split, recombined from its episodes."""
@@ -120,7 +139,7 @@ class World:
         p, c = self._predict(state, name, args, rng, greedy, outcome)
         p.wrong = 1 - (1 - p.doubt) * p.chances.get(p.outcome, 1.0)
         if c is not None:
-            p.outside = _outside(c, p.marks)
+            p.outside = far_out(c, p.marks)
         if self.doubts is not None:
             self.doubts.correct(name, p)
         else:
@@ -153,7 +172,7 @@ class World:
             value, text, flag, marks, doubt = model.render(label, c, rng, greedy)
         failure = sum(p for k, p in chances.items() if k.startswith("err"))
         prediction = Prediction(label, value, text, flag, marks, 0.0, failure, chances)
-        prediction.doubt = _doubt(doubt, c, model, label, fact)
+        prediction.doubt = doubt_of(doubt, c, model, label, fact)
         return prediction, c
 
     def provenance(self, p: Prediction) -> tuple[Provenance, ...]:
@@ -260,41 +279,6 @@ class World:
         from understudy.world.files import read
 
         return read(Path(folder))
-
-
-def _schema(model: ToolModel) -> Tool:
-    """A tool's schema as its calls show it; an argument has the types that good calls gave it."""
-    properties = {p: _argument(model.facts.kinds.get(p, ())) for p in model.facts.known}
-    parameters = {"type": "object", "properties": properties, "required": model.facts.required}
-    return {"type": "function", "function": {"name": model.facts.name, "parameters": parameters}}
-
-
-def _argument(kinds: Iterable[str]) -> dict[str, Any]:
-    types = sorted({"string" if k == "empty" else k for k in kinds})
-    if not types:
-        return {}
-    schema: dict[str, Any] = {"type": types[0] if len(types) == 1 else types}
-    return schema | ({"items": {}} if "array" in types else {})
-
-
-def _doubt(doubt: float, c: Context, model: ToolModel, label: str, fact: bool) -> float:
-    """The probability that the result is not what the real system would say, chance aside."""
-    if fact:
-        return min(1.0, 0.02 + doubt)
-    novelty = 0.5 / (1 + model.calls) ** 0.5
-    if label.startswith("ok") and any(c.state.standing((d, v)) == "new" for _, d, v in c.ids):
-        novelty = max(novelty, 0.4)
-    return min(1.0, 1 - (1 - novelty) * (1 - min(1.0, doubt)))
-
-
-def _outside(c: Context, marks: Mapping[str, Mark]) -> float:
-    """How far beyond all experience a call is, or one of the session that its result rests on."""
-    found = outside(c.args, c.tool.ranges)
-    for mark in marks.values():
-        head, _, number = mark.source.partition(" ")
-        if head == "call" and mark.kind != "observed":
-            found = max(found, c.state.calls[int(number)].outside)
-    return found
 
 
 @dataclass(slots=True)

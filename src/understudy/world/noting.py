@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from understudy.core.types import Tool
 from understudy.world.context import ToolFacts
 from understudy.world.formats import formats, has_format, loose
 from understudy.world.memory import two
@@ -12,6 +13,28 @@ from understudy.world.transitions import Step
 from understudy.world.values import is_number, kind_of
 
 _FORMS = 50  # forms of texts that were refused, of an argument
+
+
+def facts_of(
+    tool: str, found: Sequence[Step], declared: Tool | None, ids: dict[str, str], tools: list[str]
+) -> ToolFacts:
+    """What a tool's calls and its schema, where one is declared, say of its arguments; `ids` are
+    those that name things, `tools` all tools that went well."""
+    good = [s for s in found if not s.failed]
+    spec = (declared["function"].get("parameters") or {}) if declared is not None else {}
+    properties = list(spec.get("properties") or {})
+    counts = Counter(p for s in good for p in s.args)
+    known = properties or [p for p, n in counts.items() if n >= 0.01 * len(good)]
+    required = list(spec.get("required") or ())
+    if not properties:
+        always = [p for p, n in counts.items() if n == len(good) >= 5 and p in known]
+        required += [p for p in always if p not in required]
+    facts = ToolFacts(tool, known, required, tools=tools)
+    for p in known:
+        note_values(facts, p, [s.args[p] for s in found if p in s.args], p not in ids)
+        note_good(facts, p, [s for s in good if p in s.args])
+        note_refused(facts, p, [s.args[p] for s in found if s.failed and p in s.args])
+    return facts
 
 
 def note_values(facts: ToolFacts, p: str, values: Sequence[Any], amount: bool) -> None:

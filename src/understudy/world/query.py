@@ -2,7 +2,7 @@
 combinations of arguments from the records that the traffic showed."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,7 @@ class Query:
         self.rows, self._keyed, self._index = kept, None, None
 
     def matches(
-        self, args: dict[str, Any], without: frozenset[int] = NONE, own: Sequence[Row] = ()
+        self, args: dict[str, Any], without: Container[int] = NONE, own: Sequence[Row] = ()
     ) -> list[Row]:
         """The records that a call selects, before order and limit: those of the traffic, and the
         session's `own` in their places."""
@@ -94,7 +94,7 @@ class Query:
         """What tells a row from others: its key, and where records vary the value they vary by."""
         return row.key, repr(row.under.get(self.vary or ""))
 
-    def matched(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
+    def matched(self, args: dict[str, Any], without: Container[int] = NONE) -> bool:
         """Whether a call selects any remembered record."""
         args = self._unvaried(args)
         return any(self._matches(r, args, without) for r in self.narrowed(args))
@@ -102,7 +102,7 @@ class Query:
     def _unvaried(self, args: dict[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in args.items() if k != self.vary} if self.vary in args else args
 
-    def _matches(self, row: Row, args: dict[str, Any], without: frozenset[int]) -> bool:
+    def _matches(self, row: Row, args: dict[str, Any], without: Container[int]) -> bool:
         fresh = not without or any(e not in without for e in row.episodes)
         return fresh and self.chooses(row, args)
 
@@ -126,12 +126,12 @@ class Query:
                 return False
         return self.selects(row.fields, args)
 
-    def unseen(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
+    def unseen(self, args: dict[str, Any], without: Container[int] = NONE) -> bool:
         """Whether one of the selecting values alone matches no remembered record."""
         asked = self._selecting(args).items()
         return any(not self.matched({p: value}, without) for p, value in asked)
 
-    def new(self, args: dict[str, Any], without: frozenset[int] = NONE) -> bool:
+    def new(self, args: dict[str, Any], without: Container[int] = NONE) -> bool:
         """Whether the selecting values, bounds aside, match no remembered record together."""
         return not self.matched(self._selecting(args), without)
 
@@ -172,7 +172,9 @@ class Query:
             fields = self._current(row, state)
             if fields is not row.fields and not self.selects(fields, args):
                 continue
-            if state.unlisted and state.hides((self.domain, row.key), self.tool, args):
+            if (state.unlisted or state.memory.lives.gone) and state.hides(
+                (self.domain, row.key), self.tool, args
+            ):
                 continue
             unsure = row.episodes and self.present < 0.97  # not what the session's calls showed
             if unsure and chance(state.seed, "in", row.key) > self.present:
@@ -220,7 +222,7 @@ class Query:
         kept = [r for r in shown if not state.hides((self.domain, self.key_of(r)), self.tool, args)]
         return None if len(kept) < len(shown) and (self.limit or self.limit_by) else kept
 
-    def _lists(self, args: dict[str, Any], without: frozenset[int]) -> bool:
+    def _lists(self, args: dict[str, Any], without: Container[int]) -> bool:
         """Whether calls that no remembered record answers, with values of these forms, mostly list
         something."""
         share = self.filled if self.unseen(args, without) else self.paired

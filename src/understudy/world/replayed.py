@@ -38,17 +38,20 @@ def replay(world: World, e: Episode, seed: int) -> Replayed:
     in rehearsal."""
     found = steps(transitions(e), 0, world.failures)
     scenario = e.scenario_id or e.id
-    foretold = _foretold(world, found, seed)
+    at = world.moment(e)
+    foretold = _foretold(world, found, seed, at)
     calls = tuple((s.name, bad) for s, (bad, _) in zip(found, foretold, strict=True))
     own = tuple(
-        (s.name, bad) for s, bad in zip(found, _on_its_own(world, found, seed), strict=True)
+        (s.name, bad) for s, bad in zip(found, _on_its_own(world, found, seed, at), strict=True)
     )
     return Replayed(Seen(scenario, calls), Seen(scenario, own), tuple(x for _, x in foretold))
 
 
-def _foretold(world: World, found: Sequence[Step], seed: int) -> list[tuple[bool, bool]]:
+def _foretold(
+    world: World, found: Sequence[Step], seed: int, at: int | None
+) -> list[tuple[bool, bool]]:
     """Of each call: whether it fails in a draw, and whether its likeliest result is the real."""
-    session, rng, said = world.session(seed), random.Random(f"replay:{seed}"), []
+    session, rng, said = world.session(seed, at=at), random.Random(f"replay:{seed}"), []
     for s in found:
         p, _ = world.predict(session.state, s.name, s.args, rng, greedy=True)
         text = text_of_prediction(world, s.name, p)
@@ -60,10 +63,11 @@ def _foretold(world: World, found: Sequence[Step], seed: int) -> list[tuple[bool
     return said
 
 
-def _on_its_own(world: World, found: Sequence[Step], seed: int) -> list[bool]:
+def _on_its_own(world: World, found: Sequence[Step], seed: int, at: int | None) -> list[bool]:
     """Which calls fail when results are the world's own: what it made up where the real result
     showed something new stands for that in later calls."""
-    session, names, known, bad = world.session(seed), dict[Any, Any](), set[Any](), list[bool]()
+    session = world.session(seed, at=at)
+    names, known, bad = dict[Any, Any](), set[Any](), list[bool]()
     for s in found:
         result = session.step(s.name, json.dumps(renamed(s.args, names)))
         bad.append(failed(world.failures, s.name, result.content, result.is_error))

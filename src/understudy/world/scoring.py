@@ -58,8 +58,9 @@ def walk(
     """The calls of an episode in order, each predicted at its most probable; the session is given
     the real results. `traffic` holds the values that the world remembers, as text; the episodes
     `without`, by the world's numbers, are forgotten."""
-    session = world.session(seed + n)
-    session.state.without = without
+    session = world.session(seed + n, at=world.moment(episode))
+    if without:
+        session.state.without = without
     shown: dict[str, Said] = {}
     seen: set[str] = set()
     for s in steps(transitions(episode), n, world.failures):
@@ -105,7 +106,9 @@ class Scorer:
 
     def episode(self, episode: Episode, n: int) -> Iterator[Scored]:
         """The calls of one episode; `n` tells episodes apart."""
-        stored = Stored(self.world, self.floor, self.seed + n) if self.floor is not None else None
+        stored, at = None, self.world.moment(episode)
+        if self.floor is not None:
+            stored = Stored(self.world, self.floor, self.seed + n, at)
         for m in walk(self.world, episode, n, self.traffic, self.seed):
             s, p = m.truth.step, m.prediction
             said = {"world": (m.text, p.flag)}

@@ -9,6 +9,7 @@ from typing import Any
 
 from understudy.core.types import ProvenanceKind
 from understudy.world import joins, new_ids, sights
+from understudy.world.clocks import goes_on
 from understudy.world.context import Context, Found, Source, branches, resolve, tuplify
 from understudy.world.edits import PLUS, mirror
 from understudy.world.explain import (
@@ -103,6 +104,9 @@ class Shape:
             if leaf.share < 0.5 or (leaf.share < 1 and not greedy and rng.random() > leaf.share):
                 continue
             item, mark, doubt = self._leaf(leaf, c, rng, greedy)
+            time = goes_on(c, leaf.path) if item is _NONE or mark.kind == "invented" else None
+            if time is not None:
+                item, mark, doubt = time, Mark("invented", "the last time told"), _UNSURE
             if item is _NONE:
                 if donor is _NONE:
                     donor = self._donor(c, rng)
@@ -342,6 +346,8 @@ def _others(
 def _mine_fresh(path: str, seen: Sequence[Seen], kinds: int) -> FreshIds | None:
     """The format of identifiers that each call makes anew."""
     new = [s.values[path] for s in seen if not s.right[path]]
+    if all(map(is_moment, new)):
+        return None
     # ids of a small space recur across episodes by chance, hence far less than all different
     if len(new) > 0.9 * len(seen) and kinds > 0.6 * len(seen) and len(seen) > 4:
         return FreshIds.mine([v for v in new if isinstance(v, (str, int))][:400])

@@ -2,7 +2,7 @@
 from, and under them the memory of what the traffic showed in other episodes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from operator import ne
 from typing import Any, NamedTuple
@@ -76,7 +76,7 @@ class State:
     ids: Ids
     memory: Memory
     seed: int = 0
-    without: frozenset[int] = frozenset()
+    without: Container[int] = frozenset()
     calls: list[Past] = field(default_factory=list)
     things: dict[Key, Thing] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)  # tool -> last successful call
@@ -96,6 +96,8 @@ class State:
     changed: int = -1  # the last call after which listings differ
     relisted: int = -1  # the last call after which they show more
     enlisted: dict[Key, None] = field(default_factory=dict)  # made things that listings show
+    ended: set[Key] = field(default_factory=set)  # things that there are no more
+    times: dict[str, str] = field(default_factory=dict)  # see world.course: the last by form
 
     def copy(self) -> "State":
         """An independent copy: results are shared, they are never edited."""
@@ -108,7 +110,8 @@ class State:
             dict(self.last), dict(self.same), dict(self.facts), dict(self.immune),
             dict(self.picked), set(self.shown), dict(self.unlisted),
             {k: list(v) for k, v in self.drawn.items()}, dict(self.largest), dict(self.numbering),
-            self.changed, self.relisted, dict(self.enlisted),
+            self.changed, self.relisted, dict(self.enlisted), set(self.ended),
+            dict(self.times),
         )  # fmt: skip
 
     def remembered(self, key: Key) -> Remembered | None:
@@ -118,11 +121,15 @@ class State:
 
     def standing(self, key: Key) -> str:
         """`session`: a record of this session's results; `shown`: named in one of them;
-        `memory`: in the traffic only; `new`."""
+        `memory`: in the traffic only; `gone`: no more, where state lasts; `new`."""
+        if key in self.ended:
+            return "gone"
         if key in self.things and self.things[key].fields:
             return "session"
         if key[1] in self.shown:
             return "shown"
+        if self.memory.lives.gone and self.memory.ended(key, self.without):
+            return "gone"
         if self.remembered(key) is not None or self.memory.mentioned(key[1], self.without):
             return "memory"
         return "new"
@@ -141,12 +148,20 @@ class State:
         """A field of a thing: the session's value first, the traffic's else."""
         thing = self.things.get(key)
         if thing is not None and name in thing.fields:
-            return thing.fields[name]
+            value, kind, source = thing.fields[name]
+            return self._there(key, name, value), kind, source
         held = self.remembered(key)
         if held is not None and name in held.fields:
             episode = held.others.get(name, held.episode)
-            return held.fields[name], "remembered", f"episode {episode}"
+            return self._there(key, name, held.fields[name]), "remembered", f"episode {episode}"
         return None
+
+    def _there(self, key: Key, name: str, value: Any) -> Any:
+        """A field without what it lists and there is no more."""
+        domain = self.memory.lives.lists.get(key[0], {}).get(name) if self.ended else None
+        if domain is None or not isinstance(value, list):
+            return value
+        return [item for item in value if (domain, item) not in self.ended]
 
     def fields(self, key: Key) -> dict[str, Any]:
         held = self.remembered(key)
@@ -154,6 +169,9 @@ class State:
         thing = self.things.get(key)
         if thing is not None:
             found.update((n, v[0]) for n, v in thing.fields.items())
+        for name in self.memory.lives.lists.get(key[0], ()) if self.ended else ():
+            if name in found:
+                found[name] = self._there(key, name, found[name])
         return found
 
     def named(self, value: str | int) -> Key | None:
@@ -163,14 +181,25 @@ class State:
                 return domain, value
         return None
 
-    def next_number(self, domain: str) -> int | None:
-        """The next number of a counter, or one more than the largest that a thing of a kind has;
-        None where none has any."""
+    def next_number(self, domain: str) -> int | str | None:
+        """The next number of a counter, or one more than the largest that a thing of a kind has,
+        as its id; None where none has any."""
         if domain in self.numbering:
             return self.numbering[domain]
-        own, remembered = self.largest.get(domain), self.memory.largest(domain)
-        known = [v for v in (own, remembered) if v is not None]
-        return max(known) + 1 if known else None
+        course = self.memory.lives.course
+        serial = domain in course.serials
+        last = course.peak(domain, self.without) if serial else self.memory.largest(domain)
+        known = [v for v in (self.largest.get(domain), last) if v is not None]
+        if not known:
+            return None
+        return course.written(domain, max(known) + 1) if serial else max(known) + 1
+
+    def now(self, form: str) -> Value | None:
+        """The last time that a result told, of the session or of the traffic before it."""
+        if form in self.times:
+            return self.times[form], "inferred", "the last time told"
+        time = self.memory.lives.course.tick(form, self.without)
+        return None if time is None else (time, "remembered", "the last time told")
 
     def together(self, one: Any, other: Any) -> bool | None:
         """Whether a result of the session named two identifiers at once; None where none named
@@ -203,7 +232,9 @@ class State:
     def hides(self, key: tuple[str | None, Any], tool: str, args: dict[str, Any]) -> bool:
         """Whether a listing does not show a thing, for what calls did to it."""
         where = self.unlisted.get((key[0] or "", key[1]))
-        return where is not None and hidden(where, tool, args)
+        if where is None:
+            return bool(self.memory.lives.gone) and self.standing((key[0] or "", key[1])) == "gone"
+        return hidden(where, tool, args)
 
     def correct(self, key: Key, fields: dict[str, Any]) -> None:
         """Take fields of a thing that a failing call told."""
@@ -230,12 +261,16 @@ class State:
         names: frozenset[Any] = frozenset()
         cells: list[tuple[str, Any]] = []
         if ok:
+            if self.memory.lives.endings:
+                self._end(name, args, value)
             own = self._take_records(name, alone if read is None else [read], value, n, marks)
             if isinstance(value, (dict, list)):
                 cells = list(columns(value))
                 names = frozenset(v for _, v in cells if idlike(v))
                 self.shown |= names
             self.last[name] = n
+            for time in self.memory.lives.course.told(name, args, value):
+                self.times[str(len(time))] = max(time, self.times.get(str(len(time)), time))
             for path, (counter, step) in self.ids.counters.get(name, {}).items():
                 number = dict(numbers(value)).get(path)
                 if number is not None:
@@ -254,6 +289,12 @@ class State:
         self.calls.append(
             Past(name, key, args, outcome, value, tuple(named), marks or {}, names, of=of)
         )
+
+    def _end(self, name: str, args: dict[str, Any], value: Any) -> None:
+        """Take what there is no more, and what there is again."""
+        self.ended -= {key[:2] for key in self.ids.of_result(name, value)}
+        named = self.ids.of_args(name, args)
+        self.ended |= {(d, v) for p, d, v in named if (name, p) in self.memory.lives.endings}
 
     def _take_records(
         self, name: str, named: list[Key], value: Any, n: int, marks: Any
@@ -289,8 +330,9 @@ class State:
         thing = self.things.get(key)
         if thing is None:
             thing = self.things[key] = Thing(first=n)
-        if type(key[1]) is int:
-            self.largest[key[0]] = max(key[1], self.largest.get(key[0], key[1]))
+        number = key[1] if type(key[1]) is int else self.memory.lives.course.number(*key)
+        if number is not None:
+            self.largest[key[0]] = max(number, self.largest.get(key[0], number))
         source = f"call {n}"
         for field_name, item in record.items():
             if marks is None:

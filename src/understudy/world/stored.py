@@ -16,16 +16,15 @@ from understudy.world.compare import failed
 from understudy.world.floor import Floor, Said
 from understudy.world.memory import Key
 from understudy.world.model import World
-from understudy.world.state import State
 from understudy.world.values import call_key, parse
 
 
 class Stored:
     """Answers the calls of one episode; `observe` tells it what became of each."""
 
-    def __init__(self, world: World, floor: Floor, seed: int = 0) -> None:
+    def __init__(self, world: World, floor: Floor, seed: int = 0, at: int | None = None) -> None:
         self.ids, self.failures, self.floor = world.ids, world.failures, floor
-        self.state = State(world.ids, world.memory, seed)
+        self.state = world.session(seed, at=at).state
         self._shown: dict[str, Said] = {}
 
     def copy(self) -> "Stored":

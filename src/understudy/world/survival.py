@@ -45,7 +45,7 @@ def survival(
 
 def _steps(world: World, episode: Episode, traffic: set[str], seed: int) -> tuple[int, int]:
     """How many results of an episode are right before the first that is wrong, of how many."""
-    session = world.session(seed)
+    session = world.session(seed, at=world.moment(episode))
     own: dict[Scalar, Scalar] = {}  # real -> what the world made up in its place
     seen: set[str] = set()
     found = steps(transitions(episode), 0, world.failures)

@@ -58,6 +58,12 @@ def is_number(value: Any) -> bool:
     return number and -_LARGEST < value < _LARGEST
 
 
+def operate(op: str, a: float, b: float) -> float:
+    """Arithmetic rounded to cents, an integer where it is one of integers."""
+    value = a * b if op == "*" else a + b if op == "+" else a - b
+    return value if isinstance(value, int) else round(value, 2)
+
+
 def column_sum(items: list[Any], name: str) -> float | None:
     """The sum of a field of records, to cents; None where one of them has no number there."""
     column = [r.get(name) if isinstance(r, dict) else None for r in items]

@@ -47,6 +47,7 @@ def score(
     train = [episode_of(r) for r in rows if r["split"] == "train"]
     test = [episode_of(r) for r in rows if r["split"] == "test"]
     world = learn(train)
+    world.moments.place(world.episode_ids, [episode_of(r) for r in rows])
     said = asyncio.run(_said(world, test))
     scored = Scored()
     known = {v for r in rows if r["split"] == "train" for call in calls(r) for v in texts(call)}
