@@ -16,8 +16,9 @@ from understudy.world.features import Feature, feature
 from understudy.world.formats import has_format
 from understudy.world.listings import list_in
 from understudy.world.overlaps import obstacles
+from understudy.world.own_rows import session_rows
 from understudy.world.owners import broken, relations
-from understudy.world.query import Query, session_rows
+from understudy.world.query import Query
 from understudy.world.refusals import takes_new, unheard
 from understudy.world.rules import Effect
 from understudy.world.shapes import Shape, weighted
@@ -234,14 +235,17 @@ class ToolModel:
         lists = shape.listing is not None and self.query is not None
         counts = _counts(shape) if lists and shape.listing else []
         paths = [f"/{escape(key)}" for key in counts]
+        if lists and self.query is not None and self.query.total:
+            paths.append(f"/{escape(self.query.total)}")
         value, marks, doubt = shape.render(c, rng, greedy, paths)
         if shape.listing is not None and self.query is not None:
             again = self._again(c, counts)
             if again is not None:
                 return again[0], None, self.flags.get(label, 0.0) > 0.5, {"": again[1]}, 0.02
-            found = self.query.answer(
-                c.args, c.state, session_rows(self.query, self.facts.name, c.state)
-            )
+            own = session_rows(self.query, self.facts.name, c.state)
+            found = self.query.selected(c.args, c.state, own)
+            total = {self.query.total: len(found)} if self.query.total else {}
+            found = found[: self.query.at_most(c.args)]
             path = f"/{escape(shape.listing)}" if shape.listing else ""
             marks[path] = Mark("remembered", "records of the traffic")
             marks |= {f"{path}/{i}": mark for i, (_, mark) in enumerate(found)}
@@ -252,7 +256,7 @@ class ToolModel:
             if shape.listing == "":
                 value = listed
             else:
-                value = _insert(value, shape, listed, counts)
+                value = _insert(value, shape, listed, dict.fromkeys(counts, len(listed)) | total)
                 marks |= dict.fromkeys(paths, Mark("inferred", "number of records"))
         return value, None, self.flags.get(label, float(flag)) > 0.5, marks, doubt
 
@@ -327,8 +331,8 @@ def _counts(shape: Shape) -> list[str]:
     ]
 
 
-def _insert(value: Any, shape: Shape, listed: list[Any], counts: list[str]) -> Any:
-    """The listing at its place among the other keys, a count of it kept true."""
+def _insert(value: Any, shape: Shape, listed: list[Any], counts: dict[str, int]) -> Any:
+    """The listing at its place among the other keys, counts of it kept true."""
     assert shape.listing is not None
     donor = shape.donors[-1]
     own = value if isinstance(value, dict) else {}
@@ -337,7 +341,7 @@ def _insert(value: Any, shape: Shape, listed: list[Any], counts: list[str]) -> A
         if key == shape.listing:
             out[key] = listed
         elif key in own:
-            out[key] = len(listed) if key in counts else own[key]
+            out[key] = counts.get(key, own[key])
     return out
 
 
