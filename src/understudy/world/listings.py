@@ -6,6 +6,7 @@ from typing import Any
 
 from understudy.world.formats import formats
 from understudy.world.ids import Ids
+from understudy.world.lacks import mine_lacks
 from understudy.world.matching import equal_values
 from understudy.world.memory import Memory
 from understudy.world.mine_elsewhere import mine_elsewhere
@@ -53,19 +54,21 @@ def mine(steps: Sequence[Step], ids: Ids, memory: Memory) -> Query | None:
     _mine_repeats(query, good)
     _mine_equal(query, full, names)
     mine_limit(query, full, names)
-    free = [p for p in names if p not in {e[0] for e in query.equal} | {query.vary, query.limit_by}]
+    taken = {query.vary, query.limit_by, *(p for p, _ in query.equal)}
+    free = [p for p in names if p not in taken]
     mine_search(query, good, free)
     searched = {s.argument for s in query.searches}
     mine_elsewhere(query, good, [p for p in free if p not in searched], memory)
     mine_order(query, full, names)
-    taken = {e[0] for e in query.equal} | searched | query.elsewhere.keys()
-    taken |= set(query.order) | {query.vary}
+    taken |= searched | query.elsewhere.keys() | query.order.keys()
     _mine_total(query, good)
     free = [p for p in names if p not in taken]
     _mine_under(query, full, [p for p in free if p != query.limit_by])
     _mine_bounds(query, full, [p for p in free if p not in query.under and p != query.limit_by])
     mine_presence(query, good)
     _mine_unseen(query, good)
+    if query.searches or query.elsewhere:
+        mine_lacks(query, good)
     return query
 
 
@@ -205,10 +208,10 @@ def _mine_total(query: Query, good: Rows) -> None:
     wholes = [(s, s.value, len(rows)) for s, rows in good if isinstance(s.value, dict)]
     for name in wholes[-1][1] if wholes and query.where else ():
         counts = [(s, v.get(name), n) for s, v, n in wholes]
-        if not all(type(count) is int and count >= n for _, count, n in counts):
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v >= n for _, v, n in counts):
             continue
-        whole = [count == n for s, count, n in counts if not query.cuts(n, s.args)]
-        more = sum(count > n for _, count, n in counts)
+        whole = [v == n for s, v, n in counts if not query.cuts(n, s.args)]
+        more = sum(v != n for _, v, n in counts)
         if more >= 3 and len(whole) >= 3 and sum(whole) >= 0.98 * len(whole):
             query.total = name
             return

@@ -5,8 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from understudy.world.matching import values_of
 from understudy.world.memory import Memory
-from understudy.world.query import Query, Row, values_of
+from understudy.world.query import Query, Row
 from understudy.world.transitions import Step
 
 _LEAST = 5  # listed records whose field another scenario showed

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from understudy.world.query import Query, Row, values_of
+from understudy.world.matching import values_of
+from understudy.world.query import Query, Row
 from understudy.world.state import State
 
 
@@ -14,10 +15,11 @@ def session_rows(query: Query, tool: str, state: State) -> list[Row]:
     for domain, name in state.enlisted if query.key is not None and query.rows else ():
         fields, columns = state.fields((domain, name)), query.rows[-1].fields
         if domain == query.domain and columns.keys() <= {*fields, query.key}:
-            row = Row(name, {n: fields.get(n, name) for n in columns})
+            under = {p: values_of(fields[n]) for p, n in query.elsewhere.items() if n in fields}
+            row = Row(name, {n: fields.get(n, name) for n in columns}, under)
             rows[query._place(row)] = row
-    for row in _changed(query, state) if query.elsewhere else ():
-        rows[query._place(row)] = row
+    told = {row.key: row for row in _told(query, state)} if query.elsewhere else {}
+    rows |= {query._place(row): row for row in told.values()}
     for past in state.calls if query.key is not None and tool in state.last else ():
         if not past.ok or past.name != tool:
             continue
@@ -25,16 +27,16 @@ def session_rows(query: Query, tool: str, state: State) -> list[Row]:
         shown = whole.get(query.where) if query.where else past.value
         for record in shown if isinstance(shown, list) else ():
             if isinstance(record, dict) and query.key in record:
+                key = query.key_of(record)
                 under = {p: [v] for p, v in past.args.items() if isinstance(v, (str, int, float))}
-                known = query.by_key(key := query.key_of(record)) if query.elsewhere else []
-                told = [rows[k] for k in [(key, repr(None))] if k in rows] or known
-                under |= {p: r.under[p] for r in told for p in query.elsewhere if p in r.under}
+                known = [told[key]] if key in told else query.by_key(key)
+                under |= {p: v for r in known for p, v in r.under.items() if p in query.elsewhere}
                 row = Row(key, record, under)
                 rows[query._place(row)] = row
     return list(rows.values())
 
 
-def _changed(query: Query, state: State) -> Iterator[Row]:
+def _told(query: Query, state: State) -> Iterator[Row]:
     """Remembered records with what the session told of fields that the listing does not show."""
     for (domain, key), thing in state.things.items():
         told = {p: values_of(thing.fields[n][0]) for p, n in query.elsewhere.items()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.formats import has_format
-from understudy.world.matching import answers, equal_values, folded, made_equal
+from understudy.world.matching import answers, equal_values, folded, made_equal, values_of
 from understudy.world.search import Search
 from understudy.world.state import RANK, Mark, State
 from understudy.world.values import FreshIds, call_key, chance, is_number, same
@@ -53,6 +53,7 @@ class Query:
     repeats: float = 0.0  # share of equal calls of an episode with equal answers
     recalls: float = 0.0  # the same across episodes
     present: float = 1.0  # chance that a matching record is listed
+    lacks: list[float] = field(default_factory=list)  # see world.lacks
     filled: float = 0.0  # share of calls with an unknown selecting value that list something
     paired: float = 0.0  # the same of known values that no remembered record has together
     typical: int = 0  # how many records those list
@@ -362,12 +363,6 @@ class Query:
             return found
         typed.sort(key=lambda r: r[1][name], reverse=down)
         return typed + rest
-
-
-def values_of(value: Any) -> list[Any]:
-    """What a field answers to: its value, or each of a list."""
-    several = value if isinstance(value, list) else [value]
-    return [v for v in several if isinstance(v, (str, int, float))]
 
 
 _Index = dict[tuple[str, str | None], dict[Any, list[Row]]]

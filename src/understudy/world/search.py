@@ -65,7 +65,7 @@ def found(mode: str, asked: str, texts: Sequence[str]) -> bool:
 def text_of(value: Any) -> str:
     """An argument as the text that is looked for, "" where it is none."""
     if isinstance(value, str):
-        return value.strip()
+        return value
     return str(value) if type(value) is int else ""
 
 

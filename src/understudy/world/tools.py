@@ -14,6 +14,8 @@ from understudy.world.evidence import Evidence
 from understudy.world.failing import TRANSIENT
 from understudy.world.features import Feature, feature
 from understudy.world.formats import has_format
+from understudy.world.lacks import lack
+from understudy.world.listed import counts_of, inserted
 from understudy.world.listings import list_in
 from understudy.world.overlaps import obstacles
 from understudy.world.own_rows import session_rows
@@ -233,7 +235,7 @@ class ToolModel:
         if shape is None:
             return None, None, flag, {}, 1.0
         lists = shape.listing is not None and self.query is not None
-        counts = _counts(shape) if lists and shape.listing else []
+        counts = counts_of(shape) if lists and shape.listing else []
         paths = [f"/{escape(key)}" for key in counts]
         if lists and self.query is not None and self.query.total:
             paths.append(f"/{escape(self.query.total)}")
@@ -251,12 +253,14 @@ class ToolModel:
             marks |= {f"{path}/{i}": mark for i, (_, mark) in enumerate(found)}
             found = [(self._drawn(fields, c, -1), mark) for fields, mark in found]
             made_up = any(mark.kind == "invented" for _, mark in found)
-            doubt = max(doubt, 0.8 if made_up else 0.1 if found else 0.3)
+            lacking = lack(self.query, c.args, len(found))
+            unsure = 0.1 if found else 0.3 if lacking is None else 0.0
+            doubt = max(doubt, 0.8 if made_up else unsure, lacking or 0.0)
             listed = [fields for fields, _ in found]
             if shape.listing == "":
                 value = listed
             else:
-                value = _insert(value, shape, listed, dict.fromkeys(counts, len(listed)) | total)
+                value = inserted(value, shape, listed, dict.fromkeys(counts, len(listed)) | total)
                 marks |= dict.fromkeys(paths, Mark("inferred", "number of records"))
         return value, None, self.flags.get(label, float(flag)) > 0.5, marks, doubt
 
@@ -315,34 +319,6 @@ def context_of(
     if held:
         c.recall = next((v for e, v in reversed(held) if e not in state.without), None)
     return c
-
-
-def _counts(shape: Shape) -> list[str]:
-    """The keys beside a listing that always hold how many records it has."""
-    assert shape.listing is not None
-    first = shape.donors[-1]
-    return [
-        key
-        for key in first
-        if all(
-            d.get(key) == len(d.get(shape.listing, ())) and isinstance(d.get(key), int)
-            for d in shape.donors
-        )
-    ]
-
-
-def _insert(value: Any, shape: Shape, listed: list[Any], counts: dict[str, int]) -> Any:
-    """The listing at its place among the other keys, counts of it kept true."""
-    assert shape.listing is not None
-    donor = shape.donors[-1]
-    own = value if isinstance(value, dict) else {}
-    out: dict[str, Any] = {}
-    for key in donor:
-        if key == shape.listing:
-            out[key] = listed
-        elif key in own:
-            out[key] = counts.get(key, own[key])
-    return out
 
 
 def conditions(c: Context) -> list[str]:
