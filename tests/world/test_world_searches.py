@@ -9,6 +9,7 @@ import pytest
 from recorded import recorded
 
 from understudy.world import files
+from understudy.world.describe import describe
 from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.query import Query
@@ -228,6 +229,12 @@ def test_a_total_counts_what_is_cut_off() -> None:
     assert (query.total, query.limit, query.limit_by) == ("of", 4, "top")
     for args in ({"q": "oa"}, {"q": "a", "top": 3}, {"q": "stool", "top": 20}, {"q": "zebra"}):
         assert told(world, **args) == paged("seek", args)
+
+
+def test_what_an_argument_looks_for_is_described() -> None:
+    facts = describe(taught(within, wings=0.4, n=160))["seek"]
+    assert {f.about for f in facts if "`label` or `maker` contains this text" in f.text} == {"q"}
+    assert {f.about for f in facts if "this `wing`, which other tools show" in f.text} == {"wing"}
 
 
 def test_a_world_read_from_its_file_searches_as_before(tmp_path: Any) -> None:
