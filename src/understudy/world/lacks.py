@@ -1,9 +1,9 @@
 """How much of what a listing selects the memory does not know."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from understudy.world.lives import siblings
 from understudy.world.query import Query
 from understudy.world.transitions import Step
 
@@ -27,14 +27,12 @@ def lack(query: Query, args: dict[str, Any], found: int) -> float | None:
 def mine_lacks(query: Query, good: Sequence[tuple[Step, list[dict[str, Any]]]]) -> None:
     """How often calls list more than the records that other scenarios showed, by Laplace's rule:
     where they showed none, and where some."""
-    siblings: dict[int, set[int]] = defaultdict(set)
-    for s, _ in good:
-        siblings[s.origin].add(s.episode)
+    own = siblings(good)
     lacking: dict[bool, list[bool]] = {False: [], True: []}
     for s, rows in good[:400]:
-        known = len(query.matches(s.args, frozenset(siblings[s.origin])))
+        known = len(query.matches(s.args, own[s.origin]))
         counted = query.total is not None and isinstance(s.value, dict)
         real = s.value[query.total] if counted else len(rows)
         if counted or known < len(rows) or not query.cuts(len(rows), s.args):
             lacking[known > 0].append(known < real)
-    query.lacks = [(sum(own) + 1) / (len(own) + 2) for own in lacking.values()]
+    query.lacks = [(sum(found) + 1) / (len(found) + 2) for found in lacking.values()]

@@ -7,6 +7,7 @@ from typing import Any
 from understudy.world.formats import formats
 from understudy.world.ids import Ids
 from understudy.world.lacks import mine_lacks
+from understudy.world.lives import lives, siblings, there
 from understudy.world.matching import equal_values
 from understudy.world.memory import Memory
 from understudy.world.mine_elsewhere import mine_elsewhere
@@ -300,9 +301,14 @@ def _mine_unseen(query: Query, good: Rows) -> None:
 def mine_presence(query: Query, good: Rows) -> None:
     """How surely a record that the rule selects is listed."""
     got = could = 0
+    life = lives(query, good) if query.searches or query.elsewhere else None
+    own = siblings(good) if life is not None else {}
     for s, rows in good[:400]:
-        n = len(query.matches(s.args))
-        if query.cuts(n, s.args):
+        found = query.matches(s.args)
+        if query.cuts(len(found), s.args):
             continue
-        got, could = got + min(len(rows), n), could + n
+        if life is not None:
+            found = [r for r in found if there(life.get(r.key), own[s.origin])]
+            rows = [r for r in rows if there(life.get(query.key_of(r)), own[s.origin])]
+        got, could = got + min(len(rows), len(found)), could + len(found)
     query.present = got / could if could else 1.0

@@ -1,10 +1,11 @@
 """Mining what selects records by a field that they show through other tools alone: the values go to
 what the records are listed under."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from understudy.world.lives import lives, siblings, there
 from understudy.world.matching import values_of
 from understudy.world.memory import Memory
 from understudy.world.query import Query, Row
@@ -32,9 +33,10 @@ def mine_elsewhere(query: Query, good: Rows, names: Sequence[str], memory: Memor
         if n not in shown
     }
     told = {n: _told(query, n, memory) for n in sorted(hidden)}
+    life = lives(query, good)
     for p in names:
         asked = [(s, rows) for s, rows in good if isinstance(s.args.get(p), (str, int))]
-        fits = {n: f for n, own in told.items() if (f := _fit(query, p, own, asked, names))}
+        fits = {n: f for n, own in told.items() if (f := _fit(query, p, own, asked, life))}
         if fits:
             name = max(fits, key=lambda n: fits[n])
             query.elsewhere[p] = name
@@ -53,19 +55,19 @@ def _told(query: Query, name: str, memory: Memory) -> _Told:
     }
 
 
-def _fit(query: Query, p: str, told: _Told, asked: Rows, names: Sequence[str]) -> float:
+def _fit(
+    query: Query, p: str, told: _Told, asked: Rows, life: Mapping[Any, tuple[int, int]]
+) -> float:
     """How often records had what an argument asks for where chance would not; 0 where it is no
     rule."""
-    siblings: dict[int, set[int]] = defaultdict(set)
-    for s, _ in asked:
-        siblings[s.origin].add(s.episode)
+    own = siblings(asked)
     spread = Counter(v for own in told.values() if own for v in own[-1][1])
     known = sum(1 for own in told.values() if own)
     right = total = listed = could = 0
     chance = 0.0
     values = set()
     for s, rows in asked:
-        value, without = s.args[p], siblings[s.origin]
+        value, without = s.args[p], own[s.origin]
         keys = {query.key_of(r) for r in rows}
         for held in (_latest(told, key, without) for key in keys):
             if held is None:
@@ -76,25 +78,26 @@ def _fit(query: Query, p: str, told: _Told, asked: Rows, names: Sequence[str]) -
             values.add(value)
         if query.cuts(len(rows), s.args):
             continue
-        for row in _others(query, p, s, names):
+        for row in _others(query, p, s):
             held = _latest(told, row.key, without)
-            if held is not None and value in held:
+            if held is not None and value in held and there(life.get(row.key), without):
                 could += 1
                 listed += row.key in keys
     ok = total >= _LEAST and len(values) > 1 and right >= _RIGHT * total
     return chance if ok and chance >= _LEAST and listed >= _PRECISION * could else 0.0
 
 
-def _latest(told: _Told, key: Any, without: set[int]) -> list[Any] | None:
+def _latest(told: _Told, key: Any, without: frozenset[int]) -> list[Any] | None:
     return next((v for e, v in reversed(told.get(key, ())) if e not in without), None)
 
 
-def _others(query: Query, p: str, s: Step, names: Sequence[str]) -> Iterator[Row]:
+def _others(query: Query, p: str, s: Step) -> Iterator[Row]:
     """The records that the other arguments of a call select."""
     rest = {q: v for q, v in s.args.items() if q not in (p, query.limit_by) and v is not None}
     if any(isinstance(v, (list, dict)) for v in rest.values()):
         return
+    chosen = {q for q, _ in query.equal} | {search.argument for search in query.searches}
     for row in query.rows:
-        under = all(v in row.under.get(q, ()) for q, v in rest.items() if q in names)
+        under = all(v in row.under.get(q, ()) for q, v in rest.items() if q not in chosen)
         if under and query.selects(row.fields, rest):
             yield row

@@ -1,11 +1,11 @@
 """Mining text searches (world.search): what is listed holds the text, what is known to hold it is
 listed, and what is not listed would not have been so rare by chance."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.world.lives import enough, lives, siblings, there
 from understudy.world.query import Query
 from understudy.world.search import MODES, Search, found, text_of, texts_of, words
 from understudy.world.transitions import Step
@@ -22,12 +22,14 @@ Rows = Sequence[tuple[Step, list[dict[str, Any]]]]
 @dataclass(slots=True)
 class _Call:
     """A call with the text that it looks for: the records that it listed, and those of other
-    scenarios that it did not though its other arguments listed them; none where it was cut."""
+    scenarios that it did not though its other arguments listed them; none where it was cut.
+    `there`: of those that other scenarios showed, those that were there (world.lives)."""
 
     asked: str
     listed: list[dict[str, Any]]
-    known: int  # of the listed, those that other scenarios showed
-    others: list[dict[str, Any]] = field(default_factory=list)
+    known: int = 0  # of the listed, those that other scenarios showed
+    there: int = 0
+    others: list[tuple[dict[str, Any], bool]] = field(default_factory=list)  # record, there
 
 
 def mine_search(query: Query, good: Rows, names: Sequence[str]) -> None:
@@ -47,14 +49,12 @@ def mine_search(query: Query, good: Rows, names: Sequence[str]) -> None:
 
 
 def _calls(query: Query, good: Rows, p: str, names: Sequence[str]) -> list[_Call]:
-    siblings: dict[int, set[int]] = defaultdict(set)
-    for s, _ in good:
-        siblings[s.origin].add(s.episode)
+    own, life = siblings(good), lives(query, good)
     equal = {q for q, _ in query.equal}
     asked = [(s, rows) for s, rows in good if text_of(s.args.get(p))]
     calls = []
     for s, rows in asked[-_MANY:]:
-        call = _Call(text_of(s.args[p]), rows, 0)
+        call = _Call(text_of(s.args[p]), rows)
         calls.append(call)
         rest = {q: v for q, v in s.args.items() if q not in (p, query.limit_by) and v is not None}
         if query.cuts(len(rows), s.args) or any(isinstance(v, (list, dict)) for v in rest.values()):
@@ -63,12 +63,14 @@ def _calls(query: Query, good: Rows, p: str, names: Sequence[str]) -> list[_Call
         pool = [
             row
             for row in query.narrowed(rest)
-            if any(e not in siblings[s.origin] for e in row.episodes)
+            if any(e not in own[s.origin] for e in row.episodes)
             and all(v in row.under.get(q, ()) for q, v in rest.items() if q not in equal)
             and query.selects(row.fields, rest)
         ]
         call.known = sum(row.key in shown for row in pool)
-        others = [row.fields for row in pool if row.key not in shown]
+        sure = {row.key for row in pool if there(life.get(row.key), own[s.origin])}
+        call.there = len(sure & shown)
+        others = [(row.fields, row.key in sure) for row in pool if row.key not in shown]
         call.others = others[:: len(others) // _MANY + 1]
     return calls
 
@@ -103,16 +105,18 @@ def _fields(mode: str, tests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]
 
 def _against(rule: Search, calls: Sequence[_Call]) -> int | None:
     """How much speaks against a rule; None where too much does, or too little for it."""
+    sure = enough(sum(c.there for c in calls))
     wrong = missed = held = 0
     chance = total = 0.0
     for c in calls:
         asked = {rule.argument: c.asked}
         wrong += not all(rule.holds(r, asked) for r in c.listed)
-        extra = sum(rule.holds(r, asked) for r in c.others)
-        missed, held = missed + extra, held + c.known
+        extra = [there for r, there in c.others if rule.holds(r, asked)]
+        missed += sum(extra) if sure else len(extra)
+        held += c.there if sure else c.known
         total += len(c.listed)
         pool = len(c.others) + c.known
-        chance += len(c.listed) * (len(c.others) - extra) / pool if pool else 0.0
+        chance += len(c.listed) * (len(c.others) - len(extra)) / pool if pool else 0.0
     if wrong > 0.02 * len(calls) or held < _PRECISION * (held + missed):
         return None
     return wrong + missed if chance >= 5 and chance > 0.04 * total else None
