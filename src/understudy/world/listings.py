@@ -7,7 +7,7 @@ from typing import Any
 from understudy.world.formats import formats
 from understudy.world.ids import Ids
 from understudy.world.lacks import mine_lacks
-from understudy.world.lives import lives, siblings, there
+from understudy.world.lives import bury, lives, siblings, there
 from understudy.world.matching import equal_values
 from understudy.world.memory import Memory
 from understudy.world.mine_elsewhere import mine_elsewhere
@@ -66,6 +66,8 @@ def mine(steps: Sequence[Step], ids: Ids, memory: Memory) -> Query | None:
     free = [p for p in names if p not in taken]
     _mine_under(query, full, [p for p in free if p != query.limit_by])
     _mine_bounds(query, full, [p for p in free if p not in query.under and p != query.limit_by])
+    if query.searches or query.elsewhere:
+        bury(query, good)
     mine_presence(query, good)
     _mine_unseen(query, good)
     if query.searches or query.elsewhere:

@@ -9,6 +9,7 @@ from understudy.world.query import Query
 from understudy.world.transitions import Step
 
 Rows = Sequence[tuple[Step, list[dict[str, Any]]]]
+_FINAL = 3  # records that listings showed no more, after they were missing once
 _ENOUGH = 10  # records that calls of one argument list between others that list them
 
 
@@ -39,3 +40,21 @@ def enough(shown: int) -> bool:
     """Whether so many records, listed by calls between others that list them, say what is listed
     of those that are there; where there are fewer all records count as there."""
     return shown >= _ENOUGH
+
+
+def bury(query: Query, good: Rows) -> None:
+    """Forget the records that were missing last where they would be listed, if those that are
+    missing once never come back: what is deleted stays so from one episode to the next."""
+    missing: dict[Any, bool] = {}
+    back: set[Any] = set()
+    life = lives(query, good)
+    for s, rows in good if query.key else ():
+        listed = {query.key_of(r) for r in rows}
+        back |= {key for key in listed if missing.get(key)}
+        missing.update(dict.fromkeys(listed, False))
+        if not query.cuts(len(rows), s.args):
+            selected = (r.key for r in query.matches(s.args) if life[r.key][0] < s.episode)
+            missing.update({key: True for key in selected if key not in listed})
+    gone = {key for key, missed in missing.items() if missed} - back
+    if len(gone) >= _FINAL and len(back) <= 0.05 * len(gone):
+        query.forget([r for r in query.rows if not missing[r.key]])

@@ -22,11 +22,12 @@ Rows = Sequence[tuple[Step, list[dict[str, Any]]]]
 @dataclass(slots=True)
 class _Call:
     """A call with the text that it looks for: the records that it listed, and those of other
-    scenarios that it did not though its other arguments listed them; none where it was cut.
+    scenarios that it did not though its other arguments list them.
     `there`: of those that other scenarios showed, those that were there (world.lives)."""
 
     asked: str
     listed: list[dict[str, Any]]
+    cut: bool  # what it did not list may have been cut off
     known: int = 0  # of the listed, those that other scenarios showed
     there: int = 0
     others: list[tuple[dict[str, Any], bool]] = field(default_factory=list)  # record, there
@@ -54,10 +55,10 @@ def _calls(query: Query, good: Rows, p: str, names: Sequence[str]) -> list[_Call
     asked = [(s, rows) for s, rows in good if text_of(s.args.get(p))]
     calls = []
     for s, rows in asked[-_MANY:]:
-        call = _Call(text_of(s.args[p]), rows)
+        call = _Call(text_of(s.args[p]), rows, query.cuts(len(rows), s.args))
         calls.append(call)
         rest = {q: v for q, v in s.args.items() if q not in (p, query.limit_by) and v is not None}
-        if query.cuts(len(rows), s.args) or any(isinstance(v, (list, dict)) for v in rest.values()):
+        if any(isinstance(v, (list, dict)) for v in rest.values()):
             continue
         shown = {query.key_of(r) for r in rows}
         pool = [
@@ -105,15 +106,16 @@ def _fields(mode: str, tests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]
 
 def _against(rule: Search, calls: Sequence[_Call]) -> int | None:
     """How much speaks against a rule; None where too much does, or too little for it."""
-    sure = enough(sum(c.there for c in calls))
+    sure = enough(sum(c.there for c in calls if not c.cut))
     wrong = missed = held = 0
     chance = total = 0.0
     for c in calls:
         asked = {rule.argument: c.asked}
         wrong += not all(rule.holds(r, asked) for r in c.listed)
         extra = [there for r, there in c.others if rule.holds(r, asked)]
-        missed += sum(extra) if sure else len(extra)
-        held += c.there if sure else c.known
+        if not c.cut:
+            missed += sum(extra) if sure else len(extra)
+            held += c.there if sure else c.known
         total += len(c.listed)
         pool = len(c.others) + c.known
         chance += len(c.listed) * (len(c.others) - len(extra)) / pool if pool else 0.0
