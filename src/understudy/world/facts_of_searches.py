@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from understudy.world.facts import Case, Fact, quoted, tally
+from understudy.world.facts import Case, Fact, tally
 from understudy.world.query import Query
 from understudy.world.search import Search
+from understudy.world.sources import quoted
 
 _WORDED = {
     "is": "is this text",
