@@ -26,7 +26,7 @@ from understudy.world.transitions import transitions
 # backticks are the service's own; values that are data keep their words.
 TRUE = [
     ("find_parts", "category", 'One of "pumps"'),
-    ("find_parts", "category", "Chooses which records are listed"),
+    ("find_parts", "category", "Only records with this `category`, which other tools show"),
     ("find_parts", "max_price", "Optional"),
     ("find_parts", "max_price", "Only records whose `price` is at most this are listed."),
     ("find_parts", "order", 'With "price" records come by `price`, from the lowest.'),

@@ -11,6 +11,7 @@ from understudy.world.context import resolve
 from understudy.world.draws import Draw
 from understudy.world.explain import same_value
 from understudy.world.facts import Case, Fact, common_fields, tally
+from understudy.world.facts_of_searches import facts_of_searches
 from understudy.world.gone import Taking
 from understudy.world.listings import list_in
 from understudy.world.matching import equal_values
@@ -56,6 +57,7 @@ def _listing(case: Case, query: Query) -> Iterator[Fact]:
     whole = tally(all(f in r for r in listed for f in fields) for _, listed in full)
     yield from case.fact("gives", query.where, text, whole)
     yield from _chosen(case, query, full)
+    yield from facts_of_searches(case, query, full)
     yield from _ordered(case, query, full)
     whole_values = [v for _, v in case.calls if isinstance(v, dict) and query.where in v]
     for name in common_fields(whole_values, case.bar.sure) if query.where else ():
@@ -96,7 +98,7 @@ def _chosen(case: Case, query: Query, full: Rows) -> Iterator[Fact]:
             text = f"Only records whose `{name}` is at {word} this are listed."
             yield from case.fact("takes", p, text, right)
     for p in query.under:
-        if p == query.vary:
+        if p == query.vary or p in query.elsewhere:
             continue
         groups: dict[Any, set[str]] = defaultdict(set)
         times: dict[Any, int] = defaultdict(int)

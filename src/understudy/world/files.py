@@ -18,6 +18,7 @@ from understudy.world.order import Moments
 from understudy.world.profiles import Population, Profile
 from understudy.world.query import Query, Row
 from understudy.world.scenarios import Book, Opening
+from understudy.world.search import Search
 from understudy.world.shapes import Shape
 from understudy.world.situations import Reply, Situation
 from understudy.world.templates import Template
@@ -27,7 +28,7 @@ from understudy.world.tree import tuples
 from understudy.world.versions import Version
 from understudy.world.wording import Part, Votes
 
-FORMAT = 16
+FORMAT = 17
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -132,6 +133,7 @@ def _tool(m: ToolModel) -> dict[str, Any]:
     plain["query"] = None
     if m.query is not None:
         plain["query"] = _fields(m.query, "rows", "_keyed", "_index")
+        plain["query"]["searches"] = [_fields(s) for s in m.query.searches]
         plain["query"]["rows"] = [_fields(r) for r in m.query.rows]
     return plain
 
@@ -238,6 +240,7 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
         rows = [Row(**r) for r in query.pop("rows")]
         for name in ("equal", "most", "least"):
             query[name] = [tuple(x) for x in query[name]]
+        query["searches"] = [Search(**s) for s in query["searches"]]
         query["order"] = {p: [tuple(r) for r in rules] for p, rules in query["order"].items()}
         query["default"] = tuple(query["default"]) if query["default"] else None
         query["derived"] = {k: tuple(v) for k, v in query["derived"].items()}

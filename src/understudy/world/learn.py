@@ -150,7 +150,7 @@ class _Learner:
             for t, ss in self.by_tool.items()
         }
         self.queries: dict[str, Query | None] = {
-            t: listings.mine(self.by_tool[t], ids) for t in self.real
+            t: listings.mine(self.by_tool[t], ids, memory) for t in self.real
         }
         self.listings = [q for q in self.queries.values() if q is not None]
         fields = fields_of_things(all_steps, ids, memory.of_thing)

@@ -2,16 +2,20 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from graphlib import CycleError, TopologicalSorter
-from itertools import pairwise
 from typing import Any
 
 from understudy.world.formats import formats
 from understudy.world.ids import Ids
+from understudy.world.lacks import mine_lacks
 from understudy.world.matching import equal_values
+from understudy.world.memory import Memory
+from understudy.world.mine_elsewhere import mine_elsewhere
+from understudy.world.mine_order import mine_limit, mine_order
+from understudy.world.mine_search import mine_search
 from understudy.world.query import Query, Row
+from understudy.world.spans import bury, siblings, spans, there
 from understudy.world.transitions import Step
-from understudy.world.values import call_key, escape, is_number, kind_of
+from understudy.world.values import call_key, escape, is_number
 
 Rows = list[tuple[Step, list[dict[str, Any]]]]
 
@@ -28,7 +32,7 @@ def list_in(value: Any) -> tuple[str, list[dict[str, Any]]] | None:
     return None
 
 
-def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
+def mine(steps: Sequence[Step], ids: Ids, memory: Memory) -> Query | None:
     """The listing that a tool's successful calls are, or None."""
     lists = [(s, list_in(s.value)) for s in steps if not s.failed]
     good: Rows = [(s, found[1]) for s, found in lists if found is not None]
@@ -50,14 +54,24 @@ def mine(steps: Sequence[Step], ids: Ids) -> Query | None:
     _mine_derived(query, full, names)
     _mine_repeats(query, good)
     _mine_equal(query, full, names)
-    _mine_order(query, full, names)
-    _mine_limit(query, full, names)
-    taken = {e[0] for e in query.equal} | set(query.order) | {query.vary}
+    mine_limit(query, full, names)
+    taken = {query.vary, query.limit_by, *(p for p, _ in query.equal)}
+    free = [p for p in names if p not in taken]
+    mine_search(query, good, free)
+    searched = {s.argument for s in query.searches}
+    mine_elsewhere(query, good, [p for p in free if p not in searched], memory)
+    mine_order(query, full, names)
+    taken |= searched | query.elsewhere.keys() | query.order.keys()
+    _mine_total(query, good)
     free = [p for p in names if p not in taken]
     _mine_under(query, full, [p for p in free if p != query.limit_by])
     _mine_bounds(query, full, [p for p in free if p not in query.under and p != query.limit_by])
+    if query.searches or query.elsewhere:
+        bury(query, good)
     mine_presence(query, good)
     _mine_unseen(query, good)
+    if query.searches or query.elsewhere:
+        mine_lacks(query, good)
     return query
 
 
@@ -192,110 +206,18 @@ def _mine_derived(query: Query, full: Rows, names: list[str]) -> None:
                 break
 
 
-def _monotone(rows: list[dict[str, Any]], name: str) -> tuple[bool, bool] | None:
-    values = [r.get(name) for r in rows]
-    kinds = {kind_of(v) for v in values}
-    if kinds not in ({"number"}, {"string"}) or len(set(values)) < 2:
-        return None
-    pairs = list(pairwise(values))
-    return all(a <= b for a, b in pairs), all(a >= b for a, b in pairs)  # type: ignore[operator]
-
-
-def _order_of(lists: list[list[dict[str, Any]]]) -> tuple[str, bool] | None:
-    """The field and direction that all lists follow. None without enough evidence."""
-    best: tuple[float, str, bool] | None = None
-    for name in lists[0][0] if lists else ():
-        seen = [m for m in (_monotone(rows, name) for rows in lists if len(rows) > 1) if m]
-        odds = sum(len(rows) > 2 for rows in lists)
-        if len(seen) < 4 or (odds < 2 and len(seen) < 8):
+def _mine_total(query: Query, good: Rows) -> None:
+    """The key beside a list that counts what was selected, also where the list was cut."""
+    wholes = [(s, s.value, len(rows)) for s, rows in good if isinstance(s.value, dict)]
+    for name in wholes[-1][1] if wholes and query.where else ():
+        counts = [(s, v.get(name), n) for s, v, n in wholes]
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v >= n for _, v, n in counts):
             continue
-        for down in (False, True):
-            share = sum(m[down] for m in seen) / len(seen)
-            if share >= 0.97 and (best is None or (share, len(seen)) > (best[0], 0)):
-                best = best or (share, name, down)
-    return (best[1], best[2]) if best else None
-
-
-def _mine_order(query: Query, full: Rows, names: list[str]) -> None:
-    chosen: set[int] = set()
-    equal = {p for p, _ in query.equal}
-    for p in names:
-        groups: dict[str, list[int]] = defaultdict(list)
-        values: dict[str, Any] = {}
-        for i, (s, _) in enumerate(full):
-            if isinstance(s.args.get(p), (str, bool)):
-                groups[repr(s.args[p])].append(i)
-                values[repr(s.args[p])] = s.args[p]
-        if p in equal or not groups or len(groups) > 12:
-            continue
-        rules = []
-        for text, members in groups.items():
-            by = _order_of([full[i][1] for i in members])
-            if by is not None:
-                rules.append((values[text], by[0], by[1]))
-        rest = _order_of([rows for s, rows in full if p not in s.args])
-        alone = all(p in s.args for s, _ in full)
-        if rules and alone and len({r[1:] for r in rules}) == 1:
-            continue  # it is so whatever the argument says
-        if rules and any((f, d) != rest for _, f, d in rules):
-            query.order[p] = rules
-            chosen.update(i for g in groups.values() for i in g)
-            _mine_ties(query, [(full[i][1], f) for v, f, _ in rules for i in groups[repr(v)]])
-    plain = [rows for i, (_, rows) in enumerate(full) if i not in chosen]
-    query.default = _order_of(plain) if plain else None
-    query.stable = query.default is None and _is_stable(query, plain)
-    if query.stable and query.key:
-        _arrange(query, plain)
-
-
-def _mine_ties(query: Query, lists: list[tuple[list[dict[str, Any]], str]]) -> None:
-    """Arrange the remembered records as sorted lists show those that the sort leaves equal."""
-    first: dict[Any, set[Any]] = defaultdict(set)
-    for rows, name in lists:
-        for a, b in pairwise(rows):
-            if query.key and a.get(name) == b.get(name):
-                first[query.key_of(b)].add(query.key_of(a))
-    try:
-        order = {key: n for n, key in enumerate(TopologicalSorter(first).static_order())}
-    except CycleError:
-        return  # equal records come in any order
-    query.ties = True
-    query.rows.sort(key=lambda r: order.get(r.key, -1))
-
-
-def _is_stable(query: Query, lists: list[list[dict[str, Any]]]) -> bool:
-    """Whether pairs of records always come in the same order."""
-    if query.key is None:
-        return False
-    before: Counter[tuple[Any, Any]] = Counter()
-    for rows in lists:
-        listed = [query.key_of(r) for r in rows]
-        before.update((a, b) for a, b in pairwise(listed))
-    pairs = [(n, before[b, a]) for (a, b), n in before.items() if n + before[b, a] > 1]
-    total = sum(n + m for n, m in pairs)
-    return total >= 4 and sum(max(n, m) for n, m in pairs) >= 0.98 * total
-
-
-def _arrange(query: Query, lists: list[list[dict[str, Any]]]) -> None:
-    """Remembered records in the traffic's order: by mean relative position."""
-    place: dict[Any, list[float]] = defaultdict(list)
-    for rows in lists:
-        for i, r in enumerate(rows):
-            place[query.key_of(r)].append(i / max(1, len(rows) - 1))
-    query.rows.sort(key=lambda r: sum(place[r.key]) / max(1, len(place[r.key])))
-
-
-def _mine_limit(query: Query, full: Rows, names: list[str]) -> None:
-    for p in names:
-        asked = [(s.args[p], len(r)) for s, r in full if is_number(s.args.get(p))]
-        if len(asked) < 5 or len({v for v, _ in asked}) < 2:
-            continue
-        if all(n <= v for v, n in asked) and sum(n == v for v, n in asked) > 0.3 * len(asked):
-            query.limit_by = p
+        whole = [v == n for s, v, n in counts if not query.cuts(n, s.args)]
+        more = sum(v != n for _, v, n in counts)
+        if more >= 3 and len(whole) >= 3 and sum(whole) >= 0.98 * len(whole):
+            query.total = name
             return
-    longest = max(len(rows) for _, rows in full)
-    if longest > 1 and sum(len(rows) == longest for _, rows in full) >= 0.1 * len(full):
-        query.limit = longest
 
 
 def _mine_under(query: Query, full: Rows, names: list[str]) -> None:
@@ -381,10 +303,14 @@ def _mine_unseen(query: Query, good: Rows) -> None:
 def mine_presence(query: Query, good: Rows) -> None:
     """How surely a record that the rule selects is listed."""
     got = could = 0
+    life = spans(query, good) if query.searches or query.elsewhere else None
+    own = siblings(good) if life is not None else {}
     for s, rows in good[:400]:
-        n = len(query.matches(s.args))
-        limit = s.args.get(query.limit_by) if query.limit_by else query.limit
-        if is_number(limit) and limit is not None and n >= limit:
+        found = query.matches(s.args)
+        if query.cuts(len(found), s.args):
             continue
-        got, could = got + min(len(rows), n), could + n
+        if life is not None:
+            found = [r for r in found if there(life.get(r.key), own[s.origin])]
+            rows = [r for r in rows if there(life.get(query.key_of(r)), own[s.origin])]
+        got, could = got + min(len(rows), len(found)), could + len(found)
     query.present = got / could if could else 1.0

@@ -31,6 +31,12 @@ def answers(value: Any) -> Iterator[Any]:
         yield day
 
 
+def values_of(value: Any) -> list[Any]:
+    """What a field answers to: its value, or each of a list."""
+    several = value if isinstance(value, list) else [value]
+    return [v for v in several if isinstance(v, (str, int, float))]
+
+
 def made_equal(asked: Any, value: Any) -> Any:
     """A field's value changed into one that has what is asked for."""
     if isinstance(asked, str) and _day(value) is not None and len(asked.strip()) == _DAY:

@@ -23,7 +23,7 @@ from understudy.world.query import Query, Row
 from understudy.world.settings import Setting
 from understudy.world.state import State, Where, hidden
 from understudy.world.transitions import Step
-from understudy.world.values import chance, is_number
+from understudy.world.values import chance
 
 _LEAST = 3  # listings that show something
 _SURE = 0.9
@@ -192,8 +192,7 @@ def _look(
     if inside is None or query.key is None or query.domain is None:
         return
     shown = {(query.domain, query.key_of(record)) for record in inside[1] if query.key in record}
-    limit = s.args.get(query.limit_by) if query.limit_by else query.limit
-    full = is_number(limit) and limit is not None and len(shown) >= limit
+    full = query.cuts(len(shown), s.args)
     before = [key for tool, key in asked if tool == s.name]
     touched = [key for key, own in calls.items() if own and key[0] == query.domain]
     for key in dict.fromkeys([*touched, *before]):

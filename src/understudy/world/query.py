@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.formats import has_format
-from understudy.world.matching import answers, equal_values, folded, made_equal
+from understudy.world.matching import answers, equal_values, folded, made_equal, values_of
+from understudy.world.search import Search
 from understudy.world.state import RANK, Mark, State
 from understudy.world.values import FreshIds, call_key, chance, is_number, same
 
@@ -38,6 +39,9 @@ class Query:
     most: list[tuple[str, str]] = field(default_factory=list)  # field <= argument
     least: list[tuple[str, str]] = field(default_factory=list)  # field >= argument
     under: list[str] = field(default_factory=list)  # arguments that partition the records
+    searches: list[Search] = field(default_factory=list)  # texts that the records have
+    elsewhere: dict[str, str] = field(default_factory=dict)  # of `under`: a field of other tools
+    total: str | None = None  # the key beside the list that counts what is selected
     order: dict[str, list[tuple[Any, str, bool]]] = field(default_factory=dict)  # descending?
     default: tuple[str, bool] | None = None
     ties: bool = False  # records that a sort leaves equal come in the order of `rows`
@@ -49,6 +53,7 @@ class Query:
     repeats: float = 0.0  # share of equal calls of an episode with equal answers
     recalls: float = 0.0  # the same across episodes
     present: float = 1.0  # chance that a matching record is listed
+    lacks: list[float] = field(default_factory=list)  # see world.lacks
     filled: float = 0.0  # share of calls with an unknown selecting value that list something
     paired: float = 0.0  # the same of known values that no remembered record has together
     typical: int = 0  # how many records those list
@@ -148,7 +153,18 @@ class Query:
                 bound, value = args.get(p), self.value(fields, name, args)
                 if is_number(bound) and is_number(value) and sign * (value - bound) > 0:
                     return False
-        return True
+        return all(search.holds(fields, args) for search in self.searches)
+
+    def at_most(self, args: dict[str, Any]) -> int | None:
+        """How many records a call lists at most."""
+        asked = args.get(self.limit_by) if self.limit_by else None
+        own = int(asked) if is_number(asked) and asked is not None and asked >= 0 else None
+        return self.limit if own is None else own
+
+    def cuts(self, n: int, args: dict[str, Any]) -> bool:
+        """Whether so many listed records are as many as a call lists at most."""
+        most = self.at_most(args)
+        return most is not None and n >= most
 
     def value(self, fields: dict[str, Any], name: str, args: dict[str, Any]) -> Any:
         if name in self.derived:
@@ -162,6 +178,12 @@ class Query:
     ) -> list[tuple[dict[str, Any], Mark]]:
         """The records of a call, in the order of the tool, and where each comes from. `own` are
         those that the session's calls listed."""
+        return self.selected(args, state, own)[: self.at_most(args)]
+
+    def selected(
+        self, args: dict[str, Any], state: State, own: Sequence[Row] = ()
+    ) -> list[tuple[dict[str, Any], Mark]]:
+        """The records of a call, as `answer` has them, before the rest is cut off."""
         found = []
         if self.vary and self.vary in self.forms and not self._formed(self.vary, args):
             return []
@@ -176,6 +198,8 @@ class Query:
                 (self.domain, row.key), self.tool, args
             ):
                 continue
+            if self.elsewhere and not self._still(row, args, state):
+                continue
             unsure = row.episodes and self.present < 0.97  # not what the session's calls showed
             if unsure and chance(state.seed, "in", row.key) > self.present:
                 continue
@@ -183,12 +207,15 @@ class Query:
                 fields = {n: self.value(fields, n, args) for n in fields}
             found.append((row, fields))
         found = self._ordered(found, args, state.seed)
-        limit = args.get(self.limit_by) if self.limit_by else None
-        if is_number(limit) and limit is not None and limit >= 0:
-            found = found[: int(limit)]
-        elif self.limit is not None:
-            found = found[: self.limit]
         return [(dict(fields), self._mark(row, state)) for row, fields in found]
+
+    def _still(self, row: Row, args: dict[str, Any], state: State) -> bool:
+        """Whether a record has what a call asks of fields that the listing does not show, as far as
+        the session told of them."""
+        thing = state.things.get((self.domain or "", row.key))
+        own = thing.fields if thing else {}
+        asked = [(args[p], own[n][0]) for p, n in self.elsewhere.items() if p in args and n in own]
+        return all(value is None or value in values_of(told) for value, told in asked)
 
     def refreshed(
         self, shown: list[dict[str, Any]], call: int, args: dict[str, Any], state: State
@@ -359,28 +386,6 @@ def _index(query: Query) -> _Index:
             for asked in () if isinstance(value, (list, dict)) else answers(value):
                 equal.setdefault(asked, []).append(row)
     return found
-
-
-def session_rows(query: Query, tool: str, state: State) -> list[Row]:
-    """The records that the session's calls of a listing tool showed, as the last of them did, and
-    those that its calls made, as they are known."""
-    rows: dict[tuple[Any, str], Row] = {}
-    for domain, name in state.enlisted if query.key is not None and query.rows else ():
-        fields, columns = state.fields((domain, name)), query.rows[-1].fields
-        if domain == query.domain and columns.keys() <= {*fields, query.key}:
-            row = Row(name, {n: fields.get(n, name) for n in columns})
-            rows[query._place(row)] = row
-    for past in state.calls if query.key is not None and tool in state.last else ():
-        if not past.ok or past.name != tool:
-            continue
-        whole = past.value if isinstance(past.value, dict) else {}
-        shown = whole.get(query.where) if query.where else past.value
-        for record in shown if isinstance(shown, list) else ():
-            if isinstance(record, dict) and query.key in record:
-                under = {p: [v] for p, v in past.args.items() if isinstance(v, (str, int, float))}
-                row = Row(query.key_of(record), record, under)
-                rows[query._place(row)] = row
-    return list(rows.values())
 
 
 def _call(source: str) -> int:

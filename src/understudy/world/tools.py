@@ -14,10 +14,13 @@ from understudy.world.evidence import Evidence
 from understudy.world.failing import TRANSIENT
 from understudy.world.features import Feature, feature
 from understudy.world.formats import has_format
+from understudy.world.lacks import lack
+from understudy.world.listed import counts_of, inserted
 from understudy.world.listings import list_in
 from understudy.world.overlaps import obstacles
+from understudy.world.own_rows import session_rows
 from understudy.world.owners import broken, relations
-from understudy.world.query import Query, session_rows
+from understudy.world.query import Query
 from understudy.world.refusals import takes_new, unheard
 from understudy.world.rules import Effect
 from understudy.world.shapes import Shape, weighted
@@ -232,27 +235,32 @@ class ToolModel:
         if shape is None:
             return None, None, flag, {}, 1.0
         lists = shape.listing is not None and self.query is not None
-        counts = _counts(shape) if lists and shape.listing else []
+        counts = counts_of(shape) if lists and shape.listing else []
         paths = [f"/{escape(key)}" for key in counts]
+        if lists and self.query is not None and self.query.total:
+            paths.append(f"/{escape(self.query.total)}")
         value, marks, doubt = shape.render(c, rng, greedy, paths)
         if shape.listing is not None and self.query is not None:
             again = self._again(c, counts)
             if again is not None:
                 return again[0], None, self.flags.get(label, 0.0) > 0.5, {"": again[1]}, 0.02
-            found = self.query.answer(
-                c.args, c.state, session_rows(self.query, self.facts.name, c.state)
-            )
+            own = session_rows(self.query, self.facts.name, c.state)
+            found = self.query.selected(c.args, c.state, own)
+            total = {self.query.total: len(found)} if self.query.total else {}
+            found = found[: self.query.at_most(c.args)]
             path = f"/{escape(shape.listing)}" if shape.listing else ""
             marks[path] = Mark("remembered", "records of the traffic")
             marks |= {f"{path}/{i}": mark for i, (_, mark) in enumerate(found)}
             found = [(self._drawn(fields, c, -1), mark) for fields, mark in found]
             made_up = any(mark.kind == "invented" for _, mark in found)
-            doubt = max(doubt, 0.8 if made_up else 0.1 if found else 0.3)
+            lacking = lack(self.query, c.args, len(found))
+            unsure = 0.1 if found else 0.3 if lacking is None else 0.0
+            doubt = max(doubt, 0.8 if made_up else unsure, lacking or 0.0)
             listed = [fields for fields, _ in found]
             if shape.listing == "":
                 value = listed
             else:
-                value = _insert(value, shape, listed, counts)
+                value = inserted(value, shape, listed, dict.fromkeys(counts, len(listed)) | total)
                 marks |= dict.fromkeys(paths, Mark("inferred", "number of records"))
         return value, None, self.flags.get(label, float(flag)) > 0.5, marks, doubt
 
@@ -311,34 +319,6 @@ def context_of(
     if held:
         c.recall = next((v for e, v in reversed(held) if e not in state.without), None)
     return c
-
-
-def _counts(shape: Shape) -> list[str]:
-    """The keys beside a listing that always hold how many records it has."""
-    assert shape.listing is not None
-    first = shape.donors[-1]
-    return [
-        key
-        for key in first
-        if all(
-            d.get(key) == len(d.get(shape.listing, ())) and isinstance(d.get(key), int)
-            for d in shape.donors
-        )
-    ]
-
-
-def _insert(value: Any, shape: Shape, listed: list[Any], counts: list[str]) -> Any:
-    """The listing at its place among the other keys, a count of it kept true."""
-    assert shape.listing is not None
-    donor = shape.donors[-1]
-    own = value if isinstance(value, dict) else {}
-    out: dict[str, Any] = {}
-    for key in donor:
-        if key == shape.listing:
-            out[key] = listed
-        elif key in own:
-            out[key] = len(listed) if key in counts else own[key]
-    return out
 
 
 def conditions(c: Context) -> list[str]:
