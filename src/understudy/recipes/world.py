@@ -5,8 +5,7 @@ from pathlib import Path
 
 from understudy.core.types import HELDOUT_SHARE, Episode, parted
 from understudy.runs.progress import Progress
-from understudy.world.calibration import Doubts
-from understudy.world.crossfit import cross_fit, evidence
+from understudy.world.crossfit import check, correct, cross_fit
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.guards import Guard
 from understudy.world.learn import learn
@@ -56,8 +55,8 @@ def learn_world(
             report = FidelityReport(0, 0, unmeasured=unmeasured)
         else:
             measured = learn(rest)
-            kept_aside = evidence(measured, apart)
-            measured.doubts = Doubts.fit(found)
+            kept_aside = check(measured, rest, apart)
+            correct(measured, rest, found)
             report = fidelity(measured, apart, rest)
             found += kept_aside
         progress.advance()
@@ -72,7 +71,8 @@ def learn_world(
             report.left_out["of which the result alone was captured, or a second one"] = uncalled
         world = learn(episodes)
         report.left_out |= world.left_out
-        world.doubts, world.fidelity = Doubts.fit(found), report.to_json()
+        correct(world, episodes, found)
+        world.fidelity = report.to_json()
         world.save(out)
         progress.advance()
     return report

@@ -1,32 +1,62 @@
-"""A world whose doubt was checked on episodes that it had not seen."""
+"""A world whose answers and doubt were checked on episodes that it had not seen."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from understudy.core.types import Episode, parted
+from understudy.world.aside import set_aside
 from understudy.world.calibration import Doubts, Evidence, row_of
 from understudy.world.compare import failed, label_of
 from understudy.world.learn import WorldConfig, learn
+from understudy.world.likelier import Compared, Comparison, as_done, choose, makes
 from understudy.world.model import World
+from understudy.world.retrieval import Held, remembered_calls
 from understudy.world.scoring import walk, world_values
-from understudy.world.transitions import transitions
+from understudy.world.transitions import steps, transitions
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A prediction of a call that the world had not seen: evidence on its doubt, and how right the
+    call is answered in other ways."""
+
+    evidence: Evidence
+    compared: Compared | None
 
 
 def calibrated(episodes: Sequence[Episode], config: WorldConfig | None = None) -> World:
-    """The world of `learn` with doubt that was fitted on cross-fitted predictions: it costs as
-    much again as learning. Raises ValueError where no call has a result."""
+    """The world of `learn`, corrected by cross-fitted predictions: it costs as much again as
+    learning. Raises ValueError where no call has a result."""
     world = learn(episodes, config)
-    world.doubts = Doubts.fit(cross_fit(episodes, config))
+    correct(world, episodes, cross_fit(episodes, config))
     return world
 
 
-def cross_fit(episodes: Sequence[Episode], config: WorldConfig | None = None) -> list[Evidence]:
+def correct(world: World, episodes: Sequence[Episode], found: Sequence[Checked]) -> None:
+    """Let a world of these episodes answer as was right most often (world.likelier), and state the
+    doubt that goes with it (world.calibration)."""
+    ways = choose([f.compared for f in found if f.compared is not None])
+    held = _held(world, episodes) if ways else {}
+    for tool, how in ways.items():
+        model = world.models.get(tool)
+        if model is not None and not makes(model) and held.get(tool):
+            how.held, model.retrieval = held[tool], how
+    world.doubts = Doubts.fit([_as_done(world, f) for f in found])
+
+
+def _as_done(world: World, f: Checked) -> Evidence:
+    model = world.models.get(f.compared.tool) if f.compared is not None else None
+    return as_done(f.evidence, f.compared, model.retrieval if model is not None else None)
+
+
+def cross_fit(episodes: Sequence[Episode], config: WorldConfig | None = None) -> list[Checked]:
     """How right each half of the episodes is predicted by a world of the other half; nothing
     where a half has no call with a result."""
-    found: list[Evidence] = []
+    found: list[Checked] = []
     for rest, apart in folds(episodes):
         if not any(transitions(e) for e in rest):
             return []
-        found += evidence(learn(rest, config), apart)
+        found += check(learn(rest, config), rest, apart)
     return found
 
 
@@ -37,11 +67,11 @@ def folds(episodes: Sequence[Episode]) -> Iterator[tuple[list[Episode], list[Epi
     yield other, one
 
 
-def evidence(world: World, episodes: Sequence[Episode]) -> list[Evidence]:
-    """How right a world is on episodes that it has not learned from. Its doubt must not have been
-    corrected yet."""
+def check(world: World, rest: Sequence[Episode], episodes: Sequence[Episode]) -> list[Checked]:
+    """How right a world of `rest` is on episodes that it has not learned from. Nothing must have
+    been corrected in it yet."""
     assert world.doubts is None
-    traffic = world_values(world)
+    traffic, comparison = world_values(world), Comparison(world, _held(world, rest))
     found = []
     for n, episode in enumerate(episodes):
         for m in walk(world, episode, n, traffic):
@@ -49,5 +79,11 @@ def evidence(world: World, episodes: Sequence[Episode]) -> list[Evidence]:
             fails = failed(world.failures, name, m.text, p.flag)
             same = label_of(m.truth.step.read(m.text), fails) == m.truth.label
             wrong = m.truth.scores(m.text, p.flag)["known_f1"] != 1.0
-            found.append(Evidence(row_of(name, p), wrong, same, p.outside))
+            compared = comparison.of(m, episode.scenario_id or episode.id)
+            found.append(Checked(Evidence(row_of(name, p), wrong, same, p.outside), compared))
     return found
+
+
+def _held(world: World, episodes: Sequence[Episode]) -> dict[str, list[Held]]:
+    read = [steps(transitions(e), n, world.failures) for n, e in enumerate(episodes)]
+    return remembered_calls(set_aside(read)[0])

@@ -6,7 +6,7 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import draws, evidence, gone, rules
+from understudy.world import draws, evidence, gone, retrieval, rules
 from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
 from understudy.world.context import Overlap, ToolFacts, tuplify
@@ -25,7 +25,7 @@ from understudy.world.transitions import Failures
 from understudy.world.tree import tuples
 from understudy.world.wording import Part, Votes
 
-FORMAT = 15
+FORMAT = 16
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -112,7 +112,7 @@ def to_json(world: World) -> dict[str, Any]:
 
 def _tool(m: ToolModel) -> dict[str, Any]:
     apart = "facts", "shapes", "texts", "query", "listings", "hard", "effects", "draws", "after"
-    plain = _fields(m, *apart, "takings", "evidence")
+    plain = _fields(m, *apart, "takings", "evidence", "retrieval")
     plain["facts"] = _fields(m.facts)
     plain["facts"]["overlaps"] = [list(_fields(o).values()) for o in m.facts.overlaps]
     plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
@@ -123,6 +123,7 @@ def _tool(m: ToolModel) -> dict[str, Any]:
     plain["draws"] = [_fields(d) for d in m.draws]
     plain["after"] = {k: _fields(a) for k, a in m.after.items()}
     plain["evidence"] = _fields(m.evidence)
+    plain["retrieval"] = None if m.retrieval is None else m.retrieval.to_json()
     plain["query"] = None
     if m.query is not None:
         plain["query"] = _fields(m.query, "rows", "_keyed", "_index")
@@ -242,5 +243,6 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
             "recall": {k: [(e, v) for e, v in held] for k, held in data["recall"].items()},
             "query": query,
             "evidence": evidence.read(data.get("evidence", {})),
+            "retrieval": retrieval.read(data["retrieval"]),
         }
     )

@@ -19,6 +19,7 @@ from understudy.world.overlaps import obstacles
 from understudy.world.owners import broken, relations
 from understudy.world.query import Query, session_rows
 from understudy.world.refusals import takes_new, unheard
+from understudy.world.retrieval import Retrieval
 from understudy.world.rules import Effect
 from understudy.world.shapes import Shape, weighted
 from understudy.world.state import Mark
@@ -89,6 +90,7 @@ class ToolModel:
     compact: bool = False
     calls: int = 0
     evidence: Evidence = field(default_factory=Evidence)
+    retrieval: Retrieval | None = None  # where nearest calls are right more often than the rules
 
     def context(self, state: Any, args: dict[str, Any]) -> Context:
         return context_of(state, self.facts, args, self.listings, self.query, self.recall)
