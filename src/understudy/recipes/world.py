@@ -55,7 +55,7 @@ def learn_world(
             report = FidelityReport(0, 0, unmeasured=unmeasured)
         else:
             measured = learn(rest)
-            kept_aside = check(measured, rest, apart)
+            kept_aside = check(measured, 2, rest, apart)
             correct(measured, rest, found)
             report = fidelity(measured, apart, rest)
             found += kept_aside

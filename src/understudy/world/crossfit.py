@@ -1,5 +1,6 @@
 """A world whose answers and doubt were checked on episodes that it had not seen."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,11 +9,13 @@ from understudy.world.aside import set_aside
 from understudy.world.calibration import Doubts, Evidence, row_of
 from understudy.world.compare import failed, label_of
 from understudy.world.learn import WorldConfig, learn
-from understudy.world.likelier import Compared, Comparison, as_done, choose, makes
+from understudy.world.likelier import Compared, Comparison, as_done, choose, wins
 from understudy.world.model import World
 from understudy.world.retrieval import Held, remembered_calls
 from understudy.world.scoring import walk, world_values
 from understudy.world.transitions import steps, transitions
+
+WHOLE = -1  # the number of the world of all episodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,28 @@ def correct(world: World, episodes: Sequence[Episode], found: Sequence[Checked])
     doubt that goes with it (world.calibration)."""
     ways = choose([f.compared for f in found if f.compared is not None])
     held = _held(world, episodes) if ways else {}
+    again = list(_in_itself(world, episodes, set(ways))) if ways else []
     for tool, how in ways.items():
         model = world.models.get(tool)
-        if model is not None and not makes(model) and held.get(tool):
+        if model is not None and wins([c for c in again if c.tool == tool], how.way):
             how.held, model.retrieval = held[tool], how
     world.doubts = Doubts.fit([_as_done(world, f) for f in found])
+
+
+def _in_itself(world: World, episodes: Sequence[Episode], tools: set[str]) -> Iterator[Compared]:
+    """Calls as a world answers them that has learned from them too, with nothing remembered of
+    their scenarios."""
+    held = {tool: own for tool, own in _held(world, episodes, 2).items() if tool in tools}
+    comparison, traffic = Comparison(world, WHOLE, held), world_values(world)
+    own: dict[str, set[int]] = defaultdict(set)
+    for n, e in enumerate(episodes):
+        own[e.scenario_id or e.id].add(n)
+    for n, e in enumerate(episodes):
+        scenario = e.scenario_id or e.id
+        for m in walk(world, e, n, traffic, 0, frozenset(own[scenario]), comparison.ways):
+            compared = comparison.of(m, scenario)
+            if compared is not None:
+                yield compared
 
 
 def _as_done(world: World, f: Checked) -> Evidence:
@@ -53,10 +73,10 @@ def cross_fit(episodes: Sequence[Episode], config: WorldConfig | None = None) ->
     """How right each half of the episodes is predicted by a world of the other half; nothing
     where a half has no call with a result."""
     found: list[Checked] = []
-    for rest, apart in folds(episodes):
+    for number, (rest, apart) in enumerate(folds(episodes)):
         if not any(transitions(e) for e in rest):
             return []
-        found += check(learn(rest, config), rest, apart)
+        found += check(learn(rest, config), number, rest, apart)
     return found
 
 
@@ -67,11 +87,13 @@ def folds(episodes: Sequence[Episode]) -> Iterator[tuple[list[Episode], list[Epi
     yield other, one
 
 
-def check(world: World, rest: Sequence[Episode], episodes: Sequence[Episode]) -> list[Checked]:
+def check(
+    world: World, number: int, rest: Sequence[Episode], episodes: Sequence[Episode]
+) -> list[Checked]:
     """How right a world of `rest` is on episodes that it has not learned from. Nothing must have
-    been corrected in it yet."""
+    been corrected in it yet; the number tells it from other worlds."""
     assert world.doubts is None
-    traffic, comparison = world_values(world), Comparison(world, _held(world, rest))
+    traffic, comparison = world_values(world), Comparison(world, number, _held(world, rest))
     found = []
     for n, episode in enumerate(episodes):
         for m in walk(world, episode, n, traffic):
@@ -84,6 +106,9 @@ def check(world: World, rest: Sequence[Episode], episodes: Sequence[Episode]) ->
     return found
 
 
-def _held(world: World, episodes: Sequence[Episode]) -> dict[str, list[Held]]:
-    read = [steps(transitions(e), n, world.failures) for n, e in enumerate(episodes)]
-    return remembered_calls(set_aside(read)[0])
+def _held(world: World, episodes: Sequence[Episode], times: int = 1) -> dict[str, list[Held]]:
+    """The calls that these episodes can be answered from."""
+    first: dict[str, int] = {}
+    origins = [first.setdefault(e.scenario_id or e.id, n) for n, e in enumerate(episodes)]
+    read = [steps(transitions(e), n, world.failures, origins[n]) for n, e in enumerate(episodes)]
+    return remembered_calls(set_aside(read)[0], times)

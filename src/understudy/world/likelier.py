@@ -1,12 +1,14 @@
 """Which tools answer as their nearest remembered call was answered, because that was right more
 often than the rules on calls that neither had learned from.
 
-Every call of the cross-fitted episodes (world.crossfit) is answered by the rules and in four ways
-by the nearest call (world.retrieval: failures too or not, with the session's knowledge or not). A
-call scores the mean of what is exact, free values aside, and of the F1 of its knowable leaves. The
-best way is taken where its scores lie above those of the rules with confidence, scenarios being
-what is drawn, and neither of the two figures falls. A tool that makes new identifiers keeps its
-rules: a remembered one would be another thing's.
+Every call of the cross-fitted episodes (world.crossfit) is answered by the rules and in several
+ways by the nearest call (world.retrieval: failures too or not, with the session's knowledge or not,
+however far it is or not). A call scores the mean of what is exact, free values aside, and of the F1
+of its knowable leaves. The best way is taken where its scores lie above those of the rules with
+confidence, scenarios being what is drawn, and neither of the two figures falls in either of the two
+worlds; and where that is so too of the rules of the world of all episodes (a call's own scenario is
+forgotten then): what a half of the traffic does not show, all of it may. A tool that makes new
+identifiers keeps its rules: a remembered one would be another thing's.
 """
 
 import math
@@ -18,14 +20,16 @@ from understudy.world.calibration import Evidence, Row
 from understudy.world.compare import failed, label_of
 from understudy.world.model import World
 from understudy.world.nearest import answer
-from understudy.world.retrieval import LEVELS, Held, Retrieval, Tally
+from understudy.world.retrieval import FAR, LEVELS, Held, Retrieval, Tally
 from understudy.world.scoring import Moment, text_of_prediction
 from understudy.world.tools import ToolModel
 
 LEAST = 5  # scenarios in which the ways must differ
 _LEVEL = 1.645  # of a one-sided test at 95%, of a normal distribution
-_WAYS = tuple((whole, current) for whole in (False, True) for current in (True, False))
-Way = tuple[bool, bool]  # `whole` and `current` of world.retrieval
+_TWO = (False, True)
+_ASKED = [(whole, current) for whole in _TWO for current in reversed(_TWO)]
+_WAYS = [(*asked, far) for asked in _ASKED for far in reversed(_TWO)]
+Way = tuple[bool, bool, bool]  # `whole`, `current` and `far` of world.retrieval
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +60,33 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One call, answered by the rules and in other ways; a way that is missing has the rules'."""
+    """One call, answered by the rules of a world, by its number, and as nearest calls were, by
+    (`whole`, `current`)."""
 
     tool: str
     scenario: str
+    world: int
     rules: Right
-    others: Mapping[Way, Near]
+    others: Mapping[tuple[bool, bool], Near]
+
+    def near(self, way: Way) -> Near | None:
+        """The nearest call's answer in a way; None where the rules answer."""
+        near = self.others.get(way[:2])
+        return near if near is not None and (way[2] or near.level < FAR) else None
 
     def by(self, way: Way) -> Right:
-        near = self.others.get(way)
+        near = self.near(way)
         return self.rules if near is None else near.right
 
 
 class Comparison:
-    """Answers held-out calls from the calls that a world has learned from."""
+    """Answers calls of tools from those that a world, the one of a number, learned from."""
 
-    def __init__(self, world: World, held: Mapping[str, list[Held]]) -> None:
-        self.world = world
+    def __init__(self, world: World, number: int, held: Mapping[str, list[Held]]) -> None:
+        self.world, self.number = world, number
         self.ways = {
-            tool: {(w, c): Retrieval(w, c, [Tally()] * len(LEVELS), 0, 0, 0, own)
-                   for w, c in _WAYS}
+            tool: {(w, c): Retrieval(w, c, True, [Tally()] * len(LEVELS), 0, 0, 0, own)
+                   for w, c in _ASKED}
             for tool, own in held.items()
             if tool in world.models and not makes(world.models[tool])
         }  # fmt: skip
@@ -98,7 +109,7 @@ class Comparison:
                 seen[said] = self._right(m, *said)
             chance = m.prediction.chances.get(p.outcome, 1.0)
             others[way] = Near(seen[said], *got, p.outcome, chance)
-        return Compared(name, scenario, next(iter(seen.values())), others)
+        return Compared(name, scenario, self.number, next(iter(seen.values())), others)
 
     def _right(self, m: Moment, text: str, flag: bool) -> Right:
         scores, step = m.truth.scores(text, flag), m.truth.step
@@ -126,16 +137,23 @@ def choose(found: Sequence[Compared]) -> dict[str, Retrieval]:
     chosen = {}
     for tool, own in sorted(by_tool.items()):
         way = max(_WAYS, key=lambda w: sum(c.by(w).score for c in own))
-        if _wins(own, way):
+        if wins(own, way):
             chosen[tool] = _retrieval(own, way)
     return chosen
 
 
-def _wins(own: Sequence[Compared], way: Way) -> bool:
-    if any(
-        sum(getattr(c.by(way), figure) - getattr(c.rules, figure) for c in own) < 0
+def _holds(own: Sequence[Compared], way: Way) -> bool:
+    """Whether neither figure falls in a way of answering calls."""
+    return all(
+        sum(getattr(c.by(way), figure) - getattr(c.rules, figure) for c in own) >= 0
         for figure in ("but_free", "known")
-    ):
+    )
+
+
+def wins(own: Sequence[Compared], way: Way) -> bool:
+    """Whether calls are answered better in a way, with confidence and by every world's rules."""
+    worlds = {c.world for c in own}
+    if not all(_holds([c for c in own if c.world == world], way) for world in worlds):
         return False
     gained: dict[str, float] = defaultdict(float)
     calls: dict[str, int] = defaultdict(int)
@@ -159,7 +177,7 @@ def quantile(freedom: int) -> float:
 def _retrieval(own: Sequence[Compared], way: Way) -> Retrieval:
     levels = [Tally() for _ in LEVELS]
     for c in own:
-        near = c.others.get(way)
+        near = c.near(way)
         if near is not None:
             tally = levels[near.level]
             tally.calls += 1
@@ -171,7 +189,7 @@ def _retrieval(own: Sequence[Compared], way: Way) -> Retrieval:
 
 def as_done(e: Evidence, c: Compared | None, how: Retrieval | None) -> Evidence:
     """The evidence on a prediction as the world makes it now."""
-    near = None if how is None or c is None else c.others.get((how.whole, how.current))
+    near = None if how is None or c is None else c.near(how.way)
     if how is None or near is None:
         return e
     tally = how.levels[near.level]

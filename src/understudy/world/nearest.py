@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from understudy.world.context import Context, kind_at
 from understudy.world.listings import list_in
 from understudy.world.query import Query
-from understudy.world.retrieval import Retrieval, things_of
+from understudy.world.retrieval import FAR, Retrieval, things_of
 from understudy.world.state import Mark
 from understudy.world.tools import Prediction, ToolModel, conditions
 from understudy.world.values import escape, parse
@@ -21,12 +21,12 @@ def answer(
 ) -> tuple[int, bool] | None:
     """Replace a prediction's result by that of the nearest call; its level of nearness, and whether
     the outcome class is that call's too. None, the prediction as it was, where the rules say
-    that the call fails and are to be believed, or nothing is remembered."""
+    that the call fails and are to be believed, or nothing near is remembered."""
     whole = how.whole and not _decided(world, model, c)
     if not whole and not p.outcome.startswith("ok"):
         return None
     found = how.best(c, not whole)
-    if found is None:
+    if found is None or (found[1] == FAR and not how.far):
         return None
     call, level = found
     if isinstance(call, int):

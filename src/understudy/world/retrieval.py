@@ -21,6 +21,7 @@ from understudy.world.values import call_key
 
 MOST = 1000  # calls of a tool that are remembered whole, the latest; of equal ones the last
 LEVELS = ("the same call", "a call of the same things", "another call")
+FAR = 2  # the level of a call that is not of the same things
 
 
 class Held(NamedTuple):
@@ -63,10 +64,12 @@ class Tally:
 @dataclass(slots=True)
 class Retrieval:
     """How a tool answers as its nearest call was answered. `whole`: failures too, else what the
-    rules say will go well alone. `current`: records show what the session knows of their things."""
+    rules say will go well alone. `current`: records show what the session knows of their things.
+    `far`: also where no call of the same things is remembered."""
 
     whole: bool
     current: bool
+    far: bool
     levels: list[Tally]  # by LEVELS
     calls: int  # held-out calls on which it was decided
     rules: int  # of those exact by the rules
@@ -74,6 +77,10 @@ class Retrieval:
     held: list[Held] = field(default_factory=list)
     _read: list[_About] = field(default_factory=list, repr=False)
     _found: dict[tuple[str, bool], Held | None] = field(default_factory=dict, repr=False)
+
+    @property
+    def way(self) -> tuple[bool, bool, bool]:
+        return self.whole, self.current, self.far
 
     def best(self, c: Context, good: bool) -> tuple[Held | int, int] | None:
         """The nearest call, of the traffic or by its number in the session, and its level;
@@ -151,17 +158,31 @@ def read(data: dict[str, Any] | None) -> Retrieval | None:
     return Retrieval(**{**data, "levels": levels, "held": held})
 
 
-def remembered_calls(episodes: Iterable[Sequence[Step]]) -> dict[str, list[Held]]:
-    """The calls of each tool that can be answered from."""
-    last: dict[str, dict[tuple[str, bool], Held]] = {}
+def remembered_calls(
+    episodes: Iterable[Sequence[Step]], times: int = 1
+) -> dict[str, list[Held]]:
+    """The calls of each tool that can be answered from: of equal ones those of the last scenarios,
+    one a scenario, as an episode first answered it, before what it changed itself."""
+    last: dict[str, dict[tuple[str, bool], dict[int, Held]]] = {}
     for own in episodes:
         for s in own:
             if s.bad_json or len(s.content) > LARGEST:
                 continue
-            calls, key = last.setdefault(s.name, {}), (call_key(s.name, s.args), s.failed)
-            calls.pop(key, None)
-            calls[key] = Held(s.episode, s.index, s.args, s.content, s.flag, s.failed)
-    return {name: list(calls.values())[-MOST:] for name, calls in last.items()}
+            key = call_key(s.name, s.args), s.failed
+            held = last.setdefault(s.name, {}).setdefault(key, {})
+            before = held.get(s.origin)
+            if before is not None and before.episode == s.episode:
+                continue
+            held.pop(s.origin, None)
+            held[s.origin] = Held(s.episode, s.index, s.args, s.content, s.flag, s.failed)
+            for origin in list(held)[:-times]:
+                del held[origin]
+    return {name: _latest(h for held in own.values() for h in held.values())
+            for name, own in last.items()}  # fmt: skip
+
+
+def _latest(held: Iterable[Held]) -> list[Held]:
+    return sorted(held, key=lambda h: (h.episode, h.index))[-MOST:]
 
 
 def things_of(
