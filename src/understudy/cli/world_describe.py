@@ -50,6 +50,8 @@ def describe(
         for f in own:
             about = f"{f.about}: " if f.kind == "takes" else ""
             print(f"  {f.kind:7} {about}{f.text}  [{f.agree} of {f.calls}]")
+        if how := learned.models[tool].retrieval:
+            print(f"  world   answers as the nearest remembered call was: {how.told()}")
         if not own:
             print(f"  nothing that {least} calls show")
     if out is not None:

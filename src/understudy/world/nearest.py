@@ -20,8 +20,11 @@ def answer(
     world: "World", model: ToolModel, how: Retrieval, c: Context, p: Prediction
 ) -> tuple[int, bool] | None:
     """Replace a prediction's result by that of the nearest call; its level of nearness, and whether
-    the outcome class is that call's too. None, the prediction as it was, where the rules say
-    that the call fails and are to be believed, or nothing near is remembered."""
+    the outcome class is that call's too. None, the prediction as it was, where the session
+    knows better, the rules say that the call fails and are to be believed, or nothing near is
+    remembered."""
+    if _session_knows(model, c):
+        return None
     whole = how.whole and not _decided(world, model, c)
     if not whole and not p.outcome.startswith("ok"):
         return None
@@ -39,7 +42,7 @@ def answer(
         failed, args, flag = call.failed, call.args, call.flag
         value = parse(call.content) if failed else world.failures.envelope.read(call.content)
         text = call.content if failed else value if isinstance(value, str) else None
-        marks = {"": Mark("remembered", f"episode {call.episode} call {call.index}")}
+        marks = {"": Mark("remembered", f"episode {call.episode} call {call.step}")}
     if failed == p.outcome.startswith("ok"):
         content = text if text is not None else json.dumps(world.failures.envelope.closed(value))
         p.outcome = world.classify(c, content, failed)
@@ -61,6 +64,13 @@ def sure_of(chances: dict[str, float], outcome: str, sure: float) -> dict[str, f
     if total <= 0:
         return {outcome: 1.0}
     return {outcome: sure, **{k: (1 - sure) * v / total for k, v in rest.items()}}
+
+
+def _session_knows(model: ToolModel, c: Context) -> bool:
+    """Whether the session's own calls tell what a call will be answered: it made this very call
+    before, or something that listings show now and no memory of them does."""
+    made = c.state.relisted >= 0 and (model.query is not None or not c.ids)
+    return made or c.key in c.state.same
 
 
 def _decided(world: "World", model: ToolModel, c: Context) -> bool:

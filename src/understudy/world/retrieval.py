@@ -28,7 +28,7 @@ class Held(NamedTuple):
     """A call of the traffic and its result as it was written."""
 
     episode: int
-    index: int  # of the call in its episode
+    step: int  # of the call in its episode
     args: dict[str, Any]
     content: str
     flag: bool
@@ -158,9 +158,7 @@ def read(data: dict[str, Any] | None) -> Retrieval | None:
     return Retrieval(**{**data, "levels": levels, "held": held})
 
 
-def remembered_calls(
-    episodes: Iterable[Sequence[Step]], times: int = 1
-) -> dict[str, list[Held]]:
+def remembered_calls(episodes: Iterable[Sequence[Step]], times: int = 1) -> dict[str, list[Held]]:
     """The calls of each tool that can be answered from: of equal ones those of the last scenarios,
     one a scenario, as an episode first answered it, before what it changed itself."""
     last: dict[str, dict[tuple[str, bool], dict[int, Held]]] = {}
@@ -182,7 +180,7 @@ def remembered_calls(
 
 
 def _latest(held: Iterable[Held]) -> list[Held]:
-    return sorted(held, key=lambda h: (h.episode, h.index))[-MOST:]
+    return sorted(held, key=lambda h: (h.episode, h.step))[-MOST:]
 
 
 def things_of(

@@ -90,7 +90,7 @@ class ToolModel:
     compact: bool = False
     calls: int = 0
     evidence: Evidence = field(default_factory=Evidence)
-    retrieval: Retrieval | None = None  # where nearest calls are right more often than the rules
+    retrieval: Retrieval | None = None  # where nearest calls are right more often
 
     def context(self, state: Any, args: dict[str, Any]) -> Context:
         return context_of(state, self.facts, args, self.listings, self.query, self.recall)
@@ -209,8 +209,7 @@ class ToolModel:
             apply(self.effects, c, value)
             gone.apply(self.takings, c, value)
             note(self.draws, c.args, value, c.state)
-        after = self.after.get(label)
-        if after is None:
+        if (after := self.after.get(label)) is None:
             return
         for _, domain, item in c.ids:
             if after.vanishes:
