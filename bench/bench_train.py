@@ -2,8 +2,7 @@
 
 Both sides train the shipped tiny model with LoRA of rank 16 on every linear layer, on the same
 cores, with the same loss; their steps alternate, and a ratio is TRL's seconds over ours, the median
-of the pairs. TRL takes the rows a forward pass that are fastest for it here. Where there is a CUDA
-device, larger models of random weights are trained there too.
+of the pairs. TRL takes the rows a forward pass that are fastest for it here.
 
 `multi-turn` episodes part ways turn by turn; `multi_turn_bound` is what their sharing can gain at
 TRL's own speed, were attention to what is shared free. `arithmetic_ratio` is a tree's seconds for
@@ -256,7 +255,7 @@ def _arithmetic(
             seen = [(ours.step(tree), plain.step(dense)) for _ in range(pairs + 1)][1:]
             times = [t.seconds / d.seconds for t, d in seen]
             tokens = seen[0][0].tokens_computed / seen[0][1].tokens_computed
-            work = _operations(ours.model, tree) / _operations(plain.model, dense)
+            work = operations(ours.model, tree) / operations(plain.model, dense)
             for name, share in (("arithmetic", work), ("token", tokens)):
                 found[f"{name}_ratio_{precision}"] = figure(
                     [ratio / share for ratio in times], "x a plain batch's time for as much"
@@ -278,7 +277,7 @@ def _arithmetic(
     return found
 
 
-def _operations(model: Any, rows: Sequence[Row]) -> float:
+def operations(model: Any, rows: Sequence[Row]) -> float:
     """Multiplications of a step over the rows' tree: forward, and twice as many back."""
     config, tree = model.config, build([trim(row) for row in rows])
     blocks = sum(layer.weight.numel() for _, layer in lora_layers(model))

@@ -43,6 +43,10 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "likeness": {"traffic": 40, "seeds": (0,), "splits": 1},
     "ranking": {"traffic": 40, "played": 4},
     "train": {"prompt": 24, "size": 4, "rest": 8, "turns": 2, "pairs": 1, "scales": (1, 2)},
+    "train_cuda": {
+        "shapes": {"small": {"num_hidden_layers": 1}}, "prompt": 24, "size": 2, "rest": 8,
+        "pairs": 1, "micro": 2, "side": 64, "device": "cpu",
+    },
     "transfer": {
         "levels": (50,), "seeds": (0,), "traffic": 60, "proof": 3,
         "rft": ("scenarios=12", "reader_epochs=1", "readings=1", "max_turns=4"),
@@ -58,7 +62,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
 
 def slow(name: str) -> bool:
     """Whether only the slow set runs it; what the demo does quickly has tests of its own."""
-    return bench.takes_hours(name) or name in ("demo", "train", "users")
+    return bench.takes_hours(name) or name in ("demo", "train", "train_cuda", "users")
 
 
 def test_every_benchmark_is_tested() -> None:

@@ -30,6 +30,8 @@ README = (ROOT / "README.md").read_text()
 SMALL = {  # what is added to a command of the README so that it takes seconds
     "eval": "--scenarios 4 --quiet",
     "train sft": "--set epochs=1 --quiet --threads 1",
+    "train kto": "--set epochs=1 --quiet --threads 1",
+    "train correct": "--set steps=1 --set turns_per_step=2 --set samples=1 --quiet --threads 1",
     "train world": "--set epochs=1 --quiet --threads 1",
     "train rft": "--set readings=1 --set reader_epochs=1 --set scenarios=8 --set max_turns=3 "
     "--quiet --threads 1",

@@ -10,7 +10,7 @@ from understudy.core.rows import Entry, Row
 VOCABULARY = 23
 
 
-def small_model(kind="qwen3", dtype=torch.float64, seed=0, tied=True):
+def small_model(kind="qwen3", dtype=torch.float64, seed=0, tied=True, head_dim=4):
     torch.manual_seed(seed)
     shape = {
         "vocab_size": VOCABULARY,
@@ -19,7 +19,7 @@ def small_model(kind="qwen3", dtype=torch.float64, seed=0, tied=True):
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": 4,
+        "head_dim": head_dim,
         "max_position_embeddings": 512,
         "tie_word_embeddings": tied,
         "initializer_range": 0.3,

@@ -83,14 +83,13 @@ def test_every_layout_equals_independent_rows(kind, dtype, layout):
         assert metrics.tokens_in_rows >= metrics.tokens_computed or layout == "padded"
 
 
-@pytest.mark.parametrize("by_slices", [True, False])
-def test_deep_trees_by_slices_or_in_small_blocks_without_kept_probabilities(monkeypatch, by_slices):
+@pytest.mark.parametrize("kernel", ["slices", "blocks"])
+def test_deep_trees_by_slices_or_in_small_blocks(monkeypatch, kernel):
     rows = random_rows(random.Random(5), count=40, longest=60)
     assert len(build(rows)) < sum(len(r.ids) for r in rows)
     model = small_model()
     _, gradient, _ = oracle(model, rows)
-    monkeypatch.setattr(attention, "by_slices", lambda value: by_slices)
-    monkeypatch.setattr(attention, "KEEP_BYTES", 0)
+    monkeypatch.setattr(attention, "kernel_for", lambda value: kernel)
     monkeypatch.setattr(attention.plan_of, "__defaults__", (3,))
     _, got, metrics = step_gradient(model, rows, max_tokens_per_microbatch=100_000)
     assert metrics.microbatches == 1

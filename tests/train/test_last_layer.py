@@ -33,11 +33,11 @@ def sparse_rows(rng, count=8, prompt=70, turn=45):
     return [row for row in rows if row.entries]
 
 
-@pytest.mark.parametrize("slices", [True, False])
+@pytest.mark.parametrize("kernel", ["slices", "blocks"])
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 @pytest.mark.parametrize("seed", range(4))
-def test_nodes_that_nobody_looks_at_are_left_out_exactly(monkeypatch, kind, seed, slices):
-    monkeypatch.setattr(attention, "by_slices", lambda value: slices)
+def test_nodes_that_nobody_looks_at_are_left_out_exactly(monkeypatch, kind, seed, kernel):
+    monkeypatch.setattr(attention, "kernel_for", lambda value: kernel)
     rows = sparse_rows(random.Random(seed))
     model = small_model(kind, torch.float64, seed)
     loss, wanted, _ = oracle(model, rows)

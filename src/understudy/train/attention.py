@@ -2,10 +2,10 @@
 
 Nodes lie on one axis in depth-first order, so whatever a chain of nodes may look at is a few
 slices of that axis: the part of each ancestor chain above the branching point, then the chain
-itself, causally. Full precision on the CPU goes by those slices (tree_flash.py). Here is what half
-precision does: each chain is a small dense problem; nothing is computed for pairs of nodes that do
-not see each other, but for the triangle of one query block. Probabilities are kept for the backward
-pass while they fit in `KEEP_BYTES` a layer, else computed again.
+itself, causally. GPUs attend by one mask (tree_flex.py), full precision on the CPU by those slices
+(tree_flash.py). Here is what half precision on the CPU does: each chain is a small dense problem;
+nothing is computed for pairs of nodes that do not see each other, but for the triangle of one query
+block. The backward pass computes probabilities again: to keep them is no faster.
 
 oneDNN, which multiplies half precision on CPUs, compiles a kernel for each shape that it meets, and
 that takes longer than most of these products. Blocks are therefore filled up to multiples of
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,10 +28,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from understudy.core.token_tree import TokenTree
 from understudy.train.tree_flash import Slices, TreeFlash, slices_of
+from understudy.train.tree_flex import Spans, attend
 
 NAME = "understudy_tree"
 QUERY_BLOCK = 256
-KEEP_BYTES = 128 << 20
 QUERIES, KEYS = 32, 64
 
 
@@ -67,6 +67,7 @@ class Plan:
 
     blocks: tuple[Block, ...]
     slices: Slices
+    spans: Spans
     nodes: int
 
     @property
@@ -91,7 +92,7 @@ def plan_of(tree: TokenTree, query_block: int = QUERY_BLOCK) -> Plan:
         count = -(-(stop - start) // query_block)
         edges = [start + (stop - start) * i // count for i in range(count + 1)]
         blocks += [Block(a, b, start, above[c]) for a, b in pairwise(edges)]
-    return Plan(tuple(blocks), slices_of(tree), len(tree))
+    return Plan(tuple(blocks), slices_of(tree), Spans(tree.end_N), len(tree))
 
 
 class TreeAttention(torch.autograd.Function):
@@ -103,36 +104,32 @@ class TreeAttention(torch.autograd.Function):
         q = q * scale
         out = q.new_zeros(n, heads, width)
         unseen = _unseen(plan, q)
-        keep = plan.pairs * heads * q.element_size() <= KEEP_BYTES
-        kept: list[Tensor] = []
         for block in plan.blocks:
             keys, values = _gather(k, block), _gather(v, block)
             probs = _probs(_queries(q, block, k.shape[0]), keys, block, unseen)
             rows = torch.bmm(probs, values).view(heads, -1, width)
             out[block.start : block.stop] = rows[:, : block.stop - block.start].transpose(0, 1)
-            if keep:
-                kept.append(probs)
-        ctx.save_for_backward(q, k, v, *kept)
+        ctx.save_for_backward(q, k, v)
         ctx.plan, ctx.scale = plan, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        q, k, v, *kept = ctx.saved_tensors
+        q, k, v = ctx.saved_tensors
         plan: Plan = ctx.plan
         heads, _, width = q.shape
         groups = k.shape[0]
         unseen = _unseen(plan, q)
         grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
         grad_HND = grad.transpose(0, 1)
-        for i, block in enumerate(plan.blocks):
+        for block in plan.blocks:
             queries, keys, values = (
                 _queries(q, block, groups),
                 _gather(k, block),
                 _gather(v, block),
             )
-            probs = kept[i] if kept else _probs(queries, keys, block, unseen)
+            probs = _probs(queries, keys, block, unseen)
             g = _queries(grad_HND, block, groups)
             _scatter(grad_v, torch.bmm(probs.transpose(1, 2), g), block)
             grad_probs = torch.bmm(g, values.transpose(1, 2))
@@ -201,17 +198,22 @@ def tree_attention_forward(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # under autocast norms and rotations leave float32 behind: attention runs in the values' type
     q, k, v = query[0].to(value.dtype), key[0].to(value.dtype), value[0]
-    if by_slices(v):
+    kernel = kernel_for(v)
+    if kernel == "flex":
+        out = attend(q, k, v, understudy_plan.spans, scale)
+    elif kernel == "slices":
         out = TreeFlash.apply(q, k, v, understudy_plan.slices, scale)  # type: ignore[no-untyped-call]
     else:
         out = TreeAttention.apply(q, k, v, understudy_plan, scale)  # type: ignore[no-untyped-call]
     return out.unsqueeze(0), None
 
 
-def by_slices(value: Tensor) -> bool:
-    """Whether attention over this goes by slices: in full precision torch's fused kernel for CPUs
-    is as fast as products and softmax and keeps no probabilities; in half it is slower."""
-    return value.device.type == "cpu" and value.dtype in (torch.float32, torch.float64)
+def kernel_for(value: Tensor) -> Literal["flex", "slices", "blocks"]:
+    """How attention over this is computed. In full precision torch's fused kernel for CPUs is as
+    fast as products and softmax; in half it is slower."""
+    if value.device.type != "cpu":
+        return "flex"
+    return "slices" if value.dtype in (torch.float32, torch.float64) else "blocks"
 
 
 @contextmanager

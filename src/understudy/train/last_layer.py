@@ -55,7 +55,7 @@ def only_at(decoder: Any, nodes_U: Ints, plan: Plan) -> Iterator[None]:
 
 def plan_at(plan: Plan, nodes_U: Ints) -> Plan:
     """The plan with these nodes' attention, ascending; that of others is left out where that saves
-    something."""
+    something. By one mask all of it is computed."""
 
     def looked_at(start: int, stop: int) -> tuple[int, int] | None:
         """From the first of the nodes within start..stop to the last."""
@@ -89,4 +89,4 @@ def plan_at(plan: Plan, nodes_U: Ints) -> Plan:
     for part in plan.slices.below:
         if (own := looked_at(part.start, part.stop)) is not None:
             below.append(replace(part, start=own[0], stop=own[1]))
-    return Plan(tuple(blocks), Slices(tuple(chains), tuple(below)), plan.nodes)
+    return Plan(tuple(blocks), Slices(tuple(chains), tuple(below)), plan.spans, plan.nodes)

@@ -30,6 +30,9 @@ Layout = Literal["tree", "packed", "padded"]
 # A micro-batch costs about as much as this many tokens beside its tokens: where cutting at a
 # shared beginning is cheaper than one more micro-batch.
 MICROBATCH_COST = 256
+# Beyond so many tokens it leaves the caches of a CPU, and each costs so much more: what shares
+# little is better cut, which also takes less memory (`python -m bench.train_microbatches`).
+CACHED, BEYOND = 1536, 0.25
 # Nodes are filled up to a multiple of this: oneDNN compiles a kernel for each number that it meets.
 NODES = 128
 
@@ -110,7 +113,7 @@ def _cuts(lengths: list[int], shared: list[int], max_tokens: int, padded: bool) 
             tokens = longest * (stop - start) if padded else size
             if tokens > max_tokens and not first:
                 break
-            cost = best[start] + tokens + MICROBATCH_COST
+            cost = best[start] + tokens + MICROBATCH_COST + BEYOND * max(0, tokens - CACHED)
             if cost < best[stop]:
                 best[stop], last[stop] = cost, start
     cuts = [n]

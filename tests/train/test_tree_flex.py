@@ -1,0 +1,81 @@
+"""Attention by one mask: what FlexAttention is told of a tree is the tree."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from exact_models import random_rows, relative_error, small_model
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from test_exactness import BOUND, oracle, step_gradient
+
+from understudy.core.token_tree import build
+from understudy.train import attention
+from understudy.train.optimiser import TrainerConfig
+from understudy.train.trainer import Trainer
+from understudy.train.tree_flex import BLOCK, block_mask
+
+torch.set_num_threads(1)
+CPU = torch.device("cpu")
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(1, 200)), min_size=1, max_size=8))
+@example([(0, 255), (255, 1)])  # all but a block's last query see all of another
+@settings(max_examples=40, deadline=None)
+def test_a_block_is_left_out_where_nobody_sees_and_unmasked_where_all_do(chains):
+    """Any forest: each chain hangs some steps up the path that the last one ended."""
+    ups = [up if n == 0 else 0 for up, length in chains for n in range(length)]
+    path: list[int] = []
+    end_N = np.zeros(len(ups), dtype=np.int64)
+    for n, up in enumerate(ups):
+        kept = max(0, len(path) - up)
+        for left in path[kept:]:
+            end_N[left] = n
+        path = [*path[:kept], n]
+    end_N[path] = len(ups)
+    places = np.arange(len(ups))
+    sees = (places[None] <= places[:, None]) & (places[:, None] < end_N[None])
+    mask = block_mask(end_N, CPU)
+    blocks = -(-len(ups) // BLOCK)
+    for q in range(blocks):
+        masked, whole = (
+            set(indices[0, 0, q, : int(count[0, 0, q])].tolist())
+            for count, indices in (
+                (mask.kv_num_blocks, mask.kv_indices),
+                (mask.full_kv_num_blocks, mask.full_kv_indices),
+            )
+        )
+        for k in range(blocks):
+            pairs = sees[q * BLOCK : (q + 1) * BLOCK, k * BLOCK : (k + 1) * BLOCK]
+            assert (k in masked) + (k in whole) == int(pairs.any())
+            assert k not in whole or pairs.all()
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("layout", ["tree", "packed"])
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_logprobs_by_one_mask_are_those_of_lone_rows(monkeypatch, kind, layout):
+    rows = random_rows(random.Random(4), count=30, longest=60)
+    model = small_model(kind)
+    trainer = Trainer(model, TrainerConfig(layout="padded", max_tokens_per_microbatch=1))
+    wanted = trainer.logprobs(rows)
+    monkeypatch.setattr(attention, "kernel_for", lambda value: "flex")
+    config = TrainerConfig(layout=layout, max_tokens_per_microbatch=100_000)
+    told = Trainer(model, config).logprobs(rows)
+    for own, other in zip(told, wanted, strict=True):
+        assert own == pytest.approx(other, rel=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention's gradients need a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_by_one_mask_are_those_of_lone_rows(dtype):
+    """In double precision by plain operations, in single by the compiled kernel."""
+    rows = random_rows(random.Random(5), count=40, longest=60)
+    assert len(build(rows)) < sum(len(r.ids) for r in rows)
+    wide = dtype == torch.float32  # the kernel's heads have at least 16 numbers
+    model = small_model(dtype=dtype, head_dim=32 if wide else 4)
+    _, gradient, _ = oracle(model, rows)
+    _, got, _ = step_gradient(model.cuda(), rows, max_tokens_per_microbatch=100_000)
+    assert relative_error(got.cpu(), gradient) < BOUND[dtype]
