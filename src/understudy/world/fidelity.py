@@ -64,8 +64,8 @@ class FidelityReport:
     Intervals are 95%, by bootstrap over scenarios. `calibration` has bins [stated, true, calls] of
     `flag` and `doubt`, `coverage` (see reliability.coverage), and the calibration error that exact
     probabilities would show in a sample of this size (`flag_chance`, `doubt_chance`). `survival`:
-    see world.survival. `latency`: see world.latency. `collect`: see world.gaps. `retrieved`: why tools
-    answer as their nearest remembered call was answered, of those that do (world.likelier).
+    see world.survival. `latency`: see world.latency. `collect`: see world.gaps. `retrieved`: the
+    tools that answer as their nearest remembered call was answered, and why (world.likelier).
     `left_out` counts the calls in all episodes that the world could not learn from, by reason.
     `unmeasured` says why there are no figures.
     """

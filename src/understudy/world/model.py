@@ -127,7 +127,7 @@ class World:
         else:
             doubt_beyond(p)
         if c is not None:
-            least = self.models[name].untried(c, p.outcome)
+            least = max(p.least, self.models[name].untried(c, p.outcome))
             p.doubt, p.wrong = max(p.doubt, least), max(p.wrong, least)
         return p, c
 

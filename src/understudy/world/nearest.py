@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from understudy.world.context import Context, kind_at
 from understudy.world.listings import list_in
 from understudy.world.query import Query
-from understudy.world.retrieval import FAR, Retrieval, things_of
+from understudy.world.retrieval import FAR, FEW, Retrieval, things_of
 from understudy.world.state import Mark
 from understudy.world.tools import Prediction, ToolModel, conditions
 from understudy.world.values import escape, parse
@@ -51,6 +51,7 @@ def answer(
         _unlist(model.query, c, value)
     p.value, p.text, p.flag, p.marks = value, text, flag, marks
     p.doubt = how.levels[level].doubt
+    p.least = p.doubt if how.levels[level].calls < FEW else 0.0
     if whole:
         p.chances = sure_of(p.chances, p.outcome, how.levels[level].sure)
         p.failure = sum(v for k, v in p.chances.items() if k.startswith("err"))

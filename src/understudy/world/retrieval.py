@@ -21,6 +21,7 @@ from understudy.world.values import call_key
 
 MOST = 1000  # calls of a tool that are remembered whole, the latest; of equal ones the last
 LEVELS = ("the same call", "a call of the same things", "another call")
+FEW = 10  # held-out calls of a level, below which its doubt stands whatever others showed
 FAR = 2  # the level of a call that is not of the same things
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from understudy.world import gone
 from understudy.world.amiss import UNSEEN, untried
+from understudy.world.beside import counts_of, insert
 from understudy.world.context import Context, ToolFacts, kind_at
 from understudy.world.delays import Delays
 from understudy.world.draws import Draw, after, note
@@ -66,6 +67,7 @@ class Prediction:
     chances: dict[str, float]
     wrong: float = 0.0  # `doubt` with chance: that the outcome is another counts as wrong
     outside: float = 0.0  # how far beyond all experience the call is, or one that it rests on
+    least: float = 0.0  # doubt that no correction takes away, for too few held-out calls like it
 
 
 @dataclass(slots=True)
@@ -233,7 +235,7 @@ class ToolModel:
         if shape is None:
             return None, None, flag, {}, 1.0
         lists = shape.listing is not None and self.query is not None
-        counts = _counts(shape) if lists and shape.listing else []
+        counts = counts_of(shape) if lists and shape.listing else []
         paths = [f"/{escape(key)}" for key in counts]
         value, marks, doubt = shape.render(c, rng, greedy, paths)
         if shape.listing is not None and self.query is not None:
@@ -253,7 +255,7 @@ class ToolModel:
             if shape.listing == "":
                 value = listed
             else:
-                value = _insert(value, shape, listed, counts)
+                value = insert(value, shape, listed, counts)
                 marks |= dict.fromkeys(paths, Mark("inferred", "number of records"))
         return value, None, self.flags.get(label, float(flag)) > 0.5, marks, doubt
 
@@ -312,34 +314,6 @@ def context_of(
     if held:
         c.recall = next((v for e, v in reversed(held) if e not in state.without), None)
     return c
-
-
-def _counts(shape: Shape) -> list[str]:
-    """The keys beside a listing that always hold how many records it has."""
-    assert shape.listing is not None
-    first = shape.donors[-1]
-    return [
-        key
-        for key in first
-        if all(
-            d.get(key) == len(d.get(shape.listing, ())) and isinstance(d.get(key), int)
-            for d in shape.donors
-        )
-    ]
-
-
-def _insert(value: Any, shape: Shape, listed: list[Any], counts: list[str]) -> Any:
-    """The listing at its place among the other keys, a count of it kept true."""
-    assert shape.listing is not None
-    donor = shape.donors[-1]
-    own = value if isinstance(value, dict) else {}
-    out: dict[str, Any] = {}
-    for key in donor:
-        if key == shape.listing:
-            out[key] = listed
-        elif key in own:
-            out[key] = len(listed) if key in counts else own[key]
-    return out
 
 
 def conditions(c: Context) -> list[str]:
