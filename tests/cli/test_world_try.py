@@ -85,7 +85,7 @@ def said_last(world: World, seed: int, lines: list[str]) -> str:
         ("fly to=moon", "no tool fly; there are"),
         ("part {sku}", "the arguments are no JSON"),
         ("part P1222", "write arguments as name=value"),
-        ('part sku="P1222', "No closing quotation"),
+        ('part sku="P1222', "a quotation mark is not closed"),
         ("new soon", "a seed is a whole number, not soon"),
     ],
 )

@@ -246,7 +246,8 @@ def test_the_command_writes_tools_and_says_counts(
     out = tmp_path / "tools.json"
     assert main(["world", "describe", str(world_folder), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "reservation: `reservation` of an earlier result of `reserve`.  [" in printed
+    assert "`reservation` of an earlier result of `reserve`. [" in printed
+    assert max(map(len, printed.splitlines())) <= 100
     assert tools_problem(json.loads(out.read_text())) is None
     assert main(["world", "describe", str(world_folder), "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) == set(World.load(world_folder).models)

@@ -123,3 +123,9 @@ def call(name: str, args: dict[str, Any]) -> Any:
         "type": "function",
         "function": {"name": name, "arguments": json.dumps(args)},
     }
+
+
+def test_an_argument_of_a_wrong_type_names_no_thing(learned: World, train: list[Episode]) -> None:
+    stored = Stored(learned, Floor.of(train, learned.failures))
+    text, _ = stored.answer("show", {"box": ["B-12"]})
+    assert isinstance(text, str)

@@ -151,7 +151,7 @@ def test_who_leaves_before_any_call_went_well_withdraws_in_any_language(
 
 
 def test_too_few_scenarios_are_refused() -> None:
-    with pytest.raises(ValueError, match="hold out four at least"):
+    with pytest.raises(ValueError, match="four at least are needed"):
         asyncio.run(measure_users(lambda e, seed: Monotonous(), customers(3)))
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, captured
+from understudy.cli.places import ready_file, ready_folder
 from understudy.cli.tools_file import ToolsOption, world_shown
 from understudy.cli.world_ahead import ahead
 from understudy.cli.world_compare import compare
@@ -32,8 +33,6 @@ from understudy.cli.world_users import users
 from understudy.core.types import HELDOUT_SHARE
 
 app = typer.Typer(help="A world learned from traffic.", no_args_is_help=True, rich_markup_mode=None)
-for command in (describe, ahead, paths, users, compare, export):
-    app.command()(command)
 
 
 @app.command()
@@ -52,7 +51,9 @@ def learn(
         bool, typer.Option(help="Refuse everything but the store, for the process's life.")
     ] = False,
 ) -> None:
-    """Learn a world model from the store's episodes, and measure it on those kept aside.
+    """Learn a world from a store's episodes, and measure it.
+
+    It is measured on the share kept aside; the world that is written has learned from all.
 
     With --second, the traffic is split by scenario and each half gives a world: the second one
     looks over what is played in the first (`train grpo --second`).
@@ -62,6 +63,8 @@ def learn(
     from understudy.recipes.isolation import only_the_store
     from understudy.recipes.world import learn_world
 
+    ready_folder(out)
+    ready_folder(second)
     if isolated:
         only_the_store([store])
     found = captured(store, workload)
@@ -92,7 +95,9 @@ def bench(
     language_model: ModelOption = None,
     language_key_env: KeyOption = None,
 ) -> None:
-    """Learn from the train split of recorded episodes, and predict each call of the test split.
+    """Learn from recorded episodes, and predict those held out.
+
+    The train split is learned from, and each call of the test split is predicted.
 
     A prediction a line: episode, step, content, is_error, doubt, provenance. What is printed is
     a line of JSON: how many calls, the seconds of learning, the milliseconds of a prediction, the
@@ -119,7 +124,7 @@ def bench(
         raise ValueError("--bound takes neither --rename nor --language: leave them out")
     if not (folder / "replays.jsonl.gz").exists():
         raise ValueError(f"{folder} has no replays.jsonl.gz")
-    predictions.parent.mkdir(parents=True, exist_ok=True)
+    ready_file(predictions)
     if bound:
         print(json.dumps(run_bound(folder, predictions, hindsight)))
         return
@@ -136,7 +141,10 @@ def try_(
     language_model: ModelOption = None,
     language_key_env: KeyOption = None,
 ) -> None:
-    """Call the world's tools by hand; see provenance, doubt and what it changed after each call.
+    """Call a world's tools by hand, and see why it answers so.
+
+    After each call: where every value comes from, how sure the world is, what the call changed.
+    Arguments are name=value ... or one JSON object: get_order id=17
 
     Example: understudy world try build/world
     """
@@ -184,7 +192,7 @@ def serve(
     language_model: ModelOption = None,
     language_key_env: KeyOption = None,
 ) -> None:
-    """Serve a world's tools over MCP: on stdin and stdout, or over HTTP.
+    """Serve a world's tools over MCP, on stdin and stdout or HTTP.
 
     Each client session is a life of its own. Over HTTP, a URL that ends in ?seed=N asks for that
     life; what is printed is the URL. With --key-env, clients send the key as a bearer token in the
@@ -241,3 +249,7 @@ def _factor(text: str) -> float:
     if not 0 <= factor < math.inf:
         raise ValueError(f"--latency {text!r} is neither real, none nor a factor")
     return factor
+
+
+for command in (describe, ahead, paths, users, compare, export):
+    app.command()(command)

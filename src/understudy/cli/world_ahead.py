@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from understudy.cli.world_language import KeyOption, ModelOption, RunOption, Url
 from understudy.cli.world_serving import address_of, key_of, until_told
 from understudy.core.openai_wire import message_problem
 
-_WIDE = 60  # characters of a failure that are shown
+_WIDTH, _NAME = 100, 40  # columns of what is printed, and of a plan's name
 
 
 def ahead(
@@ -59,7 +60,7 @@ def ahead(
     language_model: ModelOption = None,
     language_key_env: KeyOption = None,
 ) -> None:
-    """Ask what a call would return, or which of several plans ends well.
+    """Ask what a call would return, or which plan ends well.
 
     A plan's argument "$1/parts/0/sku" is the value at /parts/0/sku in the result of its first
     call; "$$" stands for a dollar sign. Without --check a plan ends well where no call fails.
@@ -70,6 +71,8 @@ def ahead(
     takes the conversation so far (OpenAI chat messages), a tool's name and its arguments;
     compare_plans the conversation and plans as in --plans. Nothing that is asked changes anything,
     and each question stands alone. What is printed with --http is the URL.
+
+    Example: understudy world ahead build/world --history so-far.json --call 'get_order id=17'
 
     Example: understudy world ahead build/world --history so-far.json --plans plans.json --n 100
 
@@ -144,7 +147,7 @@ def _json(path: Path) -> Any:
 
 
 def _foresee(played: Any, row: Mapping[str, Any], call: str, as_json: bool) -> None:
-    from understudy.cli.world_try import arguments_of, pretty
+    from understudy.cli.world_try import arguments_of, pretty, sources_text
     from understudy.world.lookahead import foresee
 
     name, _, rest = call.strip().partition(" ")
@@ -153,10 +156,9 @@ def _foresee(played: Any, row: Mapping[str, Any], call: str, as_json: bool) -> N
         print(json.dumps(asdict(seen)))
         return
     for outcome, chance in seen.chances.items():
-        print(f"{100 * chance:5.1f}%  {outcome}")
+        print(textwrap.fill(f"{100 * chance:5.1f}%  {outcome}", _WIDTH, subsequent_indent=" " * 10))
     print(("error " if seen.result.is_error else "") + pretty(seen.result.content))
-    for p in seen.result.provenance:
-        print(f"  {p.path or '(all)'}  {p.kind}  {p.source}".rstrip())
+    print(sources_text(seen.result.provenance))
     print(f"  doubt {seen.result.doubt:.2f}")
     for c in seen.changes:
         after = json.dumps(c.after, ensure_ascii=False)
@@ -200,15 +202,19 @@ def _plans(
     if as_json:
         print(json.dumps(found.to_json()))
         return
-    width = max(4, *(len(r.name) for r in found.plans))
-    print(f"{'plan':{width}}  ends well  95% interval  on invented  calls  doubt  fails mostly at")
+    width = min(_NAME, max(4, *(len(r.name) for r in found.plans)))
+    print(f"{'plan':{width}}  ends well  95% interval  on invented  calls  doubt")
     for r in found.plans:
         s = r.success
         interval = f"{100 * s.low:.0f} to {100 * s.high:.0f}%"
         print(
-            f"{r.name:{width}}  {100 * s.mean:8.0f}%  {interval:>12}  "
-            f"{100 * r.invented / s.n:10.0f}%  {r.calls:5.1f}  {r.doubt:5.2f}  {_mostly(r)}"
+            f"{_short(r.name, width):{width}}  {100 * s.mean:8.0f}%  {interval:>12}  "
+            f"{100 * r.invented / s.n:10.0f}%  {r.calls:5.1f}  {r.doubt:5.2f}"
         )
+        if r.failures:
+            (number, tool, said), times = r.failures.most_common(1)[0]
+            where = f"  fails at call {number}, {tool}, in {times} of {s.n} rollouts: "
+            print(where + _short(" ".join(said.split()), max(20, _WIDTH - len(where))))
         for reason, count in r.unjudged.items():
             print(f"  {count} rollouts not judged: {reason}")
     print(found.verdict)
@@ -216,9 +222,5 @@ def _plans(
         print(f"left out of the history: {count} calls, {reason}")
 
 
-def _mostly(report: Any) -> str:
-    if not report.failures:
-        return "-"
-    (number, tool, said), times = report.failures.most_common(1)[0]
-    said = said if len(said) <= _WIDE else said[: _WIDE - 3] + "..."
-    return f"call {number}, {tool}: {said} ({times})"
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."

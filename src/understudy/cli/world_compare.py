@@ -9,6 +9,7 @@ import typer
 
 from understudy.cli.agents import opened_agent
 from understudy.cli.data import JsonOption, captured
+from understudy.cli.places import ready_file
 from understudy.cli.world_language import KeyOption, ModelOption, RunOption, UrlOption, language
 
 
@@ -36,7 +37,7 @@ def compare(
     html: Annotated[Path | None, typer.Option(help="Write a page into this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold what happens in a world against real conversations of other scenarios.
+    """Compare conversations in a world with real ones.
 
     World and users are learned from a share of the scenarios. Errors, next results, turns, words,
     tools stand beside the other scenarios' real ones, and beside how far real ones are apart.
@@ -52,6 +53,7 @@ def compare(
     from understudy.runs.report import write_report
     from understudy.world.likeness_page import page
 
+    ready_file(html)
     fills = language(run, language_url, language_model, language_key_env)
     found = captured(store, workload)
 
@@ -63,6 +65,5 @@ def compare(
 
     report = asyncio.run(measured())
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
         write_report(page(report, f"of {store.name}"), html)
     print(json.dumps(report.to_json()) if as_json else report.table())

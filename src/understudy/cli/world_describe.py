@@ -1,13 +1,22 @@
 """Tell what each tool does from the traffic that a world was learned from."""
 
 import json
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from understudy.cli.data import JsonOption
+from understudy.cli.places import ready_file
+
+if TYPE_CHECKING:
+    from understudy.world.facts import Fact
+
+_WIDTH, _HARD = 100, "\xa0"  # columns; a space that no line breaks at
+_KINDS = ("takes", "gives", "changes", "needs", "fails")
 
 
 def describe(
@@ -21,7 +30,7 @@ def describe(
     ] = 0.95,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what each tool takes, gives and changes, what comes before it and how it fails.
+    """Tell what each tool takes, gives and changes, and how it fails.
 
     Each statement with the calls that agree, of those that could show it. With --out the
     statements become descriptions that can be handed to an agent; what was declared stays. The
@@ -36,6 +45,7 @@ def describe(
     from understudy.world.facts import Bar
     from understudy.world.model import World
 
+    ready_file(out)
     learned, bar = World.load(world), Bar(least, sure)
     with Progress("describe", total=len(learned.models), unit="tools") as progress:
         found = told(learned, bar, progress)
@@ -45,16 +55,36 @@ def describe(
     if as_json:
         print(json.dumps({tool: [asdict(f) for f in own] for tool, own in found.items()}))
         return
+    print("Each statement with the calls that show it, of those that could.\n")
     for tool, own in found.items():
         print(f"{tool}  ({learned.models[tool].calls} calls)")
-        for f in own:
-            about = f"{f.about}: " if f.kind == "takes" else ""
-            print(f"  {f.kind:7} {about}{f.text}  [{f.agree} of {f.calls}]")
+        print("\n".join(told_lines(own)) or f"  nothing that {least} calls show")
         if how := learned.models[tool].retrieval:
-            print(f"  world   answers as the nearest remembered call was: {how.told()}")
-        if not own:
-            print(f"  nothing that {least} calls show")
+            print(f"  The world answers as its nearest remembered call was ({how.told()}).")
     if out is not None:
         print(f"{len(found)} tools in {out}")
         if left := withheld(learned, found, bar):
-            print(f"  left out: {left} statements, which quote sentences of the traffic")
+            print(f"  {left} statements are shorter there or left out: they quote sentences")
+
+
+def told_lines(facts: Sequence["Fact"]) -> Iterator[str]:
+    """Statements as lines of a terminal: those of an argument together, and those of a failure."""
+    groups: dict[tuple[str, str], list[Fact]] = {}
+    for f in facts:
+        apart = f.about if f.kind in ("takes", "fails") else ""
+        groups.setdefault((f.kind, apart), []).append(f)
+    for (kind, about), own in sorted(groups.items(), key=lambda g: _KINDS.index(g[0][0])):
+        for n, f in enumerate(own):
+            head = kind if n == 0 else ""
+            subject = f"{about}: " if kind == "takes" and n == 0 else ""
+            inner = "" if n == 0 or kind not in ("takes", "fails") else "  "
+            counts = f"{f.agree}" if f.agree == f.calls else f"{f.agree} of {f.calls}"
+            borne = f"[{counts} calls]".replace(" ", _HARD)
+            for line in textwrap.wrap(
+                f"{subject}{f.text} {borne}",
+                _WIDTH,
+                initial_indent=f"  {head:8}{inner}",
+                subsequent_indent=f"{'':12}{inner}",
+                break_on_hyphens=False,
+            ):
+                yield line.replace(_HARD, " ")

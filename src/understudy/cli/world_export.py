@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from understudy.cli.places import ready_folder
+
 
 class Format(StrEnum):
     jsonl = "jsonl"
@@ -31,7 +33,7 @@ def export(
         typer.Option(help="Equal keys make equal replacements in every export; else at random."),
     ] = None,
 ) -> None:
-    """Write the things that a world remembers as staging data: a table for each kind of thing.
+    """Write a world's things as staging data, a table for each kind.
 
     OUT gets TYPE.jsonl, staging.db with ids as primary keys and the references between things as
     foreign keys, and manifest.json: what there is, which version of a thing was taken, what was
@@ -53,10 +55,11 @@ def export(
     if scrub or scrub_field:
         key = scrub_key.encode() if scrub_key else None
         replacing = Scrub(key, scrub_field or ())
+    ready_folder(out)
     formats = FORMATS if format_ is Format.both else (format_.value,)
     manifest = run(World.load(world), out, formats, replacing)
     for one in manifest["types"]:
-        print(f"{one['things']:8} {one['name']}, by {one['key']}")
+        print(f"{one['things']:8} things: {one['name']}, each by its {one['key']}")
     for one in manifest["references"]:
         if not one["constraint"]:
             lost = f"{one['dangling']} of {one['values']} ids are of nothing that is remembered"

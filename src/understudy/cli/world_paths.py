@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import JsonOption, captured
+from understudy.cli.places import ready_file
 
 
 def paths(
@@ -24,7 +25,7 @@ def paths(
     html: Annotated[Path | None, typer.Option(help="Write a page with the tree drawn.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which ways an agent takes through its tools, where success parts, loops, dead ends.
+    """Show an agent's paths: where success parts, loops, dead ends.
 
     Example: understudy world paths understudy.db --workload support --html paths.html
     """
@@ -33,6 +34,7 @@ def paths(
     from understudy.world import paths_page
     from understudy.world.paths import paths as mined
 
+    ready_file(html)
     found, broken = _episodes(episodes, workload, feedback)
     unjudged: list[str] = []
     judged = _judged(check, feedback, at_least, unjudged)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import JsonOption, captured
+from understudy.cli.places import ready_file
 from understudy.cli.world_language import KeyOption, ModelOption, RunOption, UrlOption, language
 
 
@@ -26,7 +27,9 @@ def report(
     html: Annotated[Path | None, typer.Option(help="Write the page into this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how faithful a world is: as measured when it was learned, or on other traffic.
+    """Show how faithful a world is, as text, JSON or a page.
+
+    As measured when it was learned, or with --store on other traffic.
 
     The page is one file that loads nothing: all columns against floor and ceiling, tools,
     calibration, where to collect traces, the worst misses.
@@ -41,6 +44,7 @@ def report(
     from understudy.world.fidelity import FidelityReport
     from understudy.world.fidelity_page import page
 
+    ready_file(html)
     model = language(run, language_url, language_model, language_key_env)
     if model is not None and store is None:
         raise ValueError("a model is measured on episodes: name their --store")
@@ -49,10 +53,11 @@ def report(
     else:
         file = world / "fidelity.json"
         if not file.exists():
-            raise ValueError(f"{world} has no fidelity.json; learn the world with `world learn`")
+            raise ValueError(
+                f"{world} has no fidelity.json; write it with `understudy world learn`"
+            )
         measured = FidelityReport.from_json(json.loads(file.read_text()))
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
         write_report(page(measured, world.name), html)
     print(json.dumps(measured.to_json()) if as_json else measured.table())
 

@@ -2,21 +2,26 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
+from understudy.core.types import Provenance
 from understudy.world.changes import Changes, of_call
 from understudy.world.entities import type_names
 from understudy.world.language import Answering
 from understudy.world.model import WorldSession
 
 HELP = """\
-  TOOL ARGUMENTS   call a tool; arguments as one JSON object, or as name=value ...
-  tools            the tools and their parameters
+  TOOL ARGUMENTS   call a tool; arguments as one JSON object, or as name=value ...:
+                     search text="two words" limit=5
+                     search {"text": "two words", "limit": 5}
+  tools            the tools and their parameters, [those that may be left out] in brackets
   state            the things of this session, each value with where it comes from
   new [SEED]       a fresh session
-  help, quit"""
+  help, quit
+  A value is observed (the call or a real result says it), remembered (from the traffic), inferred
+  (by a rule that the traffic bears) or invented. Doubt is the chance that an answer is wrong."""
 
 
 def play(
@@ -53,7 +58,7 @@ def play(
 def _call(session: WorldSession, name: str, rest: str, say: Callable[[str], None]) -> None:
     known = [t["function"]["name"] for t in session.tools()]
     if name not in known:
-        say(f"  no tool {name}; there are {', '.join(known)}")
+        say(f"  no tool {name}; there are {', '.join(known)}; `help` says what else there is")
         return
     try:
         arguments = arguments_of(rest)
@@ -63,11 +68,25 @@ def _call(session: WorldSession, name: str, rest: str, say: Callable[[str], None
     before = session.state.copy()
     result = session.step(name, json.dumps(arguments))
     say(("error " if result.is_error else "") + pretty(result.content))
-    width = max((len(p.path) for p in result.provenance), default=0)
-    for p in result.provenance:
-        say(f"  {p.path or '(all)':{max(width, 5)}}  {p.kind:10}  {p.source}".rstrip())
-    say(f"  doubt {result.doubt:.2f}")
+    if result.provenance:
+        say(sources_text(result.provenance))
+    say(f"  call {len(session.state.calls)}, doubt {result.doubt:.2f}")
     say(changes_text(session, of_call(before, session.state)) or "  changes nothing")
+
+
+def sources_text(provenance: Sequence[Provenance]) -> str:
+    """Where the values of a result come from, a line each."""
+    width = max((len(p.path) for p in provenance), default=0)
+    return "\n".join(
+        f"  {p.path or '(all)':{max(width, 5)}}  {p.kind:10}  {source_words(p.source)}".rstrip()
+        for p in provenance
+    )
+
+
+def source_words(source: str) -> str:
+    """A source as people count: the first call is call 1."""
+    word, _, number = source.partition(" ")
+    return f"call {int(number) + 1}" if word == "call" and number.isdecimal() else source
 
 
 def arguments_of(text: str) -> dict[str, Any]:
@@ -84,7 +103,11 @@ def arguments_of(text: str) -> dict[str, Any]:
             raise ValueError(f"the arguments are no JSON: {wrong}") from None
         return dict(value)
     found: dict[str, Any] = {}
-    for part in shlex.split(text):
+    try:
+        parts = shlex.split(text)
+    except ValueError:
+        raise ValueError('a quotation mark is not closed: write name="two words"') from None
+    for part in parts:
         name, equals, value = part.partition("=")
         if not equals or not name:
             raise ValueError(f'write arguments as name=value or as {{"name": value}}, not {part}')
@@ -117,9 +140,11 @@ def state_text(session: WorldSession) -> str:
     """What the session knows of each thing: value, kind and source of each of its fields."""
     names, lines = type_names(session.world.ids), []
     for (domain, item), thing in session.state.things.items():
-        lines.append(f"  {names.get(domain, domain)} {item}")
+        bare = "" if thing.fields else "  (named; no result showed it)"
+        lines.append(f"  {names.get(domain, domain)} {item}{bare}")
         for name, (value, kind, source) in thing.fields.items():
-            lines.append(f"    {name} = {json.dumps(value, ensure_ascii=False)}  {kind}, {source}")
+            told = f"{kind}, {source_words(source)}"
+            lines.append(f"    {name} = {json.dumps(value, ensure_ascii=False)}  {told}")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, JsonOption, StoreOption, captured
+from understudy.cli.places import ready_file
 
 
 def users(
@@ -28,7 +29,7 @@ def users(
     seed: Annotated[int, typer.Option(help="Of the users and of the random halves.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare simulated users with real ones of conversations that the world did not learn from.
+    """Compare a world's users with real ones, not learned from.
 
     Each figure of the simulated users has that of a second real sample beside it. A world that
     learned from all of the store leaves nothing to compare with: --fit mines users anew, from a
@@ -49,6 +50,7 @@ def users(
 
     if (world is None) == (fit is None):
         raise ValueError("give either a world, or --fit with the share of scenarios to mine")
+    ready_file(plot)
     learned = World.load(world) if world is not None else None
     found = captured(store, workload)
     if learned is None:
@@ -60,6 +62,5 @@ def users(
         raise ValueError("no episode of these is held out: give --fit 0.5 instead of a world")
     report = asyncio.run(measure_users(mined_speakers(book), heldout, seed, quiet=False))
     if plot is not None:
-        plot.parent.mkdir(parents=True, exist_ok=True)
         plot.write_text(report.plot().svg())
     print(json.dumps(report.to_json()) if as_json else report.table())

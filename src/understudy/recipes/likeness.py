@@ -56,6 +56,8 @@ USERS, PLAYED = "users, agent's words replayed", "played"
 STAND_IN = "a stand-in by retrieval, mined from the fit half"
 EXACT, TWICE = "next result exact", "exact, calls of both halves"
 _AT_ONCE = 16  # episodes that are played at a time
+_TAUGHT = "real conversations that the model was taught"
+_SILENT = "conversations not played, for users say nothing in the traffic"
 _EVERY = 3  # calls between the starts of free-running rollouts
 
 
@@ -118,20 +120,20 @@ async def measure_likeness(
             a, b = [real[e.id] for e in known], [real[e.id] for e in others]
             same = agreement(answers, {e.id for e in known})
             _replay(found, world, others, figures, (a, b), same, n, progress.advance)
-            report = await measure_users(mined_speakers(world.book), others, seed + n)
-            for own in report.lines:
-                found.users[own.name].append(own)
-            found.left_out.update(report.left_out)
-            answering = filled(world)
-            played = await _play(
-                world, answering, known, agent, found.left_out, n, progress.advance
-            )
-            found.language.update(counts_of(answering))
-            size = min(sum(len(s.words) for s in side) for side in (a, played))
-            b = [real[e.id] for e in others if e.id not in taught]
-            found.left_out["real conversations that the model was taught"] += len(others) - len(b)
-            if played and b:
-                found.add(PLAYED, figures.all(b, a, size, n), figures.all(b, played, size, n))
+            if _speak(a) and _speak(b):
+                await _talks(found, world, others, seed + n)
+                answering = filled(world)
+                played = await _play(
+                    world, answering, known, agent, found.left_out, n, progress.advance
+                )
+                found.language.update(counts_of(answering))
+                size = min(sum(len(s.words) for s in side) for side in (a, played))
+                b = [real[e.id] for e in others if e.id not in taught]
+                found.left_out[_TAUGHT] += len(others) - len(b)
+                if played and b:
+                    found.add(PLAYED, figures.all(b, a, size, n), figures.all(b, played, size, n))
+            else:
+                found.left_out[_SILENT] += len(known)
             found.rollouts.append(free_runs(world, known, others, _EVERY))
     limits = bounds(list(real.values()), figures, seed)
     limits[TWICE] = bound_of_agreement(answers, {k: s.scenario for k, s in real.items()}, seed)
@@ -145,6 +147,18 @@ async def measure_likeness(
         dict(+found.left_out),
         dict(found.language),
     )
+
+
+def _speak(sample: Sequence[Seen]) -> bool:
+    """Whether users say something in enough scenarios to measure them."""
+    return len({s.scenario for s in sample if s.lengths}) >= 4
+
+
+async def _talks(found: _Found, world: World, others: Sequence[Episode], seed: int) -> None:
+    report = await measure_users(mined_speakers(world.book), others, seed)
+    for own in report.lines:
+        found.users[own.name].append(own)
+    found.left_out.update(report.left_out)
 
 
 def _splits(

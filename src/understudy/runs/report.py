@@ -192,6 +192,9 @@ def _block(block: Block) -> dict[str, Any]:
                 columns = ", ".join(block.columns)
                 raise ValueError(f"row {list(row)!r} does not fit the columns {columns}")
         plain["rows"] = [[_cell(cell) for cell in row] for row in block.rows]
+        plain["numbers"] = [
+            any(row[n]["number"] for row in plain["rows"]) for n in range(len(block.columns))
+        ]
     elif isinstance(block, Comparison):
         plain["view"] = compare(block.conversations)
     return plain
@@ -209,4 +212,5 @@ def _cell(cell: Cell) -> dict[str, Any]:
         text = "–" if cell is None else "yes" if cell else "no"
     elif isinstance(cell, int | float):
         text, is_number = f"{cell:,}" if isinstance(cell, int) else number(cell), True
-    return {"text": text, "note": note, "number": is_number, "share": share}
+    none = cell is None
+    return {"text": text, "note": note, "number": is_number, "share": share, "none": none}

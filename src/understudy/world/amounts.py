@@ -10,7 +10,7 @@ from understudy.world.values import columns, is_number, leaves
 Value = tuple[Any, ...]
 """Where in a call: ("arg" | "res", path), ("sum" | "count", side, path), of the last record of a
 list that names a part ("part-arg" | "part-res", list, field), or of two numbers ("and" | "less",
-one, other): their sum, the first without the second."""
+one, other): their sum, the first without the second. ("const", number) is a number itself."""
 _LEAST, _SURE = 2, 0.8  # moves that one number shows
 _MANY, _SURER = 5, 0.9  # moves that two numbers show: there are more pairs to be right by chance
 _MOST = 10  # numbers of a call that are taken by twos
@@ -50,6 +50,8 @@ def part_values(part: Any, args: dict[str, Any], result: Any) -> dict[Value, Any
 
 def amount(source: Value, values: Mapping[Value, Any]) -> float | None:
     """The number of a source; None where the call says none."""
+    if source[0] == "const":
+        return float(source[1]) if isinstance(source[1], float) else int(source[1])
     if source[0] not in ("and", "less"):
         found = values.get(source)
         return found if found is not None and is_number(found) else None

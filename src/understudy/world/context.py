@@ -9,6 +9,7 @@ from understudy.core.types import ProvenanceKind
 from understudy.world.memory import Key
 from understudy.world.moments import UNITS, is_moment, later
 from understudy.world.ranges import Range
+from understudy.world.sources import operation_text
 from understudy.world.state import Past, State
 from understudy.world.values import (
     SIZES,
@@ -58,6 +59,7 @@ class ToolFacts:
     tools: list[str] = field(default_factory=list)  # the other tools of the traffic
     owners: list[tuple[str, str, str, str]] = field(default_factory=list)  # see world.owners
     frames: list[str] = field(default_factory=list)  # see world.frames
+    quotes: list[str] = field(default_factory=list)  # see world.quotes
     overlaps: list[Overlap] = field(default_factory=list)  # see world.overlaps
 
     def missing(self, args: dict[str, Any]) -> list[str]:
@@ -155,7 +157,9 @@ def _out(source: Source, c: Context) -> Found | None:
 
 def _last(source: Source, c: Context) -> Found | None:
     n = c.state.last.get(source[1])
-    return None if n is None else _of_call(n, source[2], c)
+    if n is None or c.state.elsewhere(n, c.ids) != (source[0] == "other"):
+        return None
+    return _of_call(n, source[2], c)
 
 
 def _repeat(source: Source, c: Context) -> Found | None:
@@ -281,7 +285,7 @@ def _operate(source: Source, c: Context) -> Found | None:
     if a is None or b is None or not is_number(a[0]) or not is_number(b[0]):
         return None
     kind: ProvenanceKind = "invented" if "invented" in (a[1], b[1]) else "inferred"
-    return apply(source[1], a[0], b[0]), kind, f"{source[2]} {source[1]} {source[3]}"
+    return apply(source[1], a[0], b[0]), kind, operation_text(*source[1:4])
 
 
 def apply(op: str, a: float, b: float) -> float:
@@ -292,8 +296,8 @@ def apply(op: str, a: float, b: float) -> float:
 
 _KINDS: dict[str, Callable[[Source, Context], Found | None]] = {
     "const": _const, "arg": _arg, "own": _own, "ref": _ref, "ref2": _ref_of_ref, "out": _out,
-    "count": _aggregate, "sum": _aggregate, "total": _aggregate, "last": _last, "repeat": _repeat,
-    "still": _repeat,
+    "count": _aggregate, "sum": _aggregate, "total": _aggregate, "last": _last, "other": _last,
+    "repeat": _repeat, "still": _repeat,
     "recall": _recall, "short": _short, "word": _word, "next": _next, "later": _reckon,
     "day": _reckon, "long": _long, "clash": _clash, "tool": _tool, "missing": _amiss,
     "extra": _amiss, "op": _operate,
@@ -325,8 +329,9 @@ def sources(c: Context) -> Iterator[tuple[Source, Any]]:
     for tool, n in c.state.last.items():
         past = c.state.calls[n]
         if isinstance(past.value, dict):
+            kind = "other" if c.state.elsewhere(n, c.ids) else "last"
             for path, value in leaves(past.value):
-                yield ("last", tool, path), value
+                yield (kind, tool, path), value
     for domain in (*c.state.memory.versions, *c.state.numbering):
         number = c.state.next_number(domain)
         if number is not None:

@@ -9,13 +9,14 @@ from a share of 0.9 on, failures that pass when repeated set aside.
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from understudy.core.types import Tool
 from understudy.runs.progress import Progress
 from understudy.world.facts import Bar, Case, Fact, case_of
 from understudy.world.facts_of_arguments import facts_of_arguments, few_values, schema_of
-from understudy.world.facts_of_failures import facts_of_failures
+from understudy.world.facts_of_failures import facts_of_failures, unworded
 from understudy.world.facts_of_results import facts_of_changes, facts_of_results
 from understudy.world.model import World
 from understudy.world.values import texts_in
@@ -33,12 +34,13 @@ def describe(
     found = {}
     for name, model in world.models.items():
         case = case_of(world, model, bar)
-        found[name] = [
+        told = [
             *facts_of_arguments(case),
             *facts_of_results(case),
             *facts_of_changes(case),
             *facts_of_failures(case),
         ]
+        found[name] = list({(f.kind, f.about, f.text): f for f in told}.values())
         if progress is not None:
             progress.advance(statements=sum(map(len, found.values())))
     return found
@@ -64,22 +66,25 @@ def described_tools(
 
 
 def withheld(world: World, facts: dict[str, list[Fact]], bar: Bar | None = None) -> int:
-    """How many statements `described_tools` leaves out; see `_plain`."""
+    """How many statements `described_tools` shortens or leaves out; see `_plain`."""
     cases = {name: case_of(world, world.models[name], bar or Bar()) for name in facts}
-    return sum(len(own) - len(_plain(cases[name], own)) for name, own in facts.items())
+    kept = {name: _plain(case, facts[name]) for name, case in cases.items()}
+    return sum(f not in kept[name] for name, own in facts.items() for f in own)
 
 
 def _plain(case: Case, facts: Sequence[Fact]) -> list[Fact]:
     """The statements that quote no sentence of the traffic: whoever wrote one into a record must
-    not speak to the agent through what its tools are said to do."""
+    not speak to the agent through what its tools are said to do. How often a tool fails is said
+    without the words of the failure then, so that what is said of when it does has its subject."""
     names = {text for args, value in case.calls for text in texts_in([args, value])}
     sentences = [text for text in names if not is_plain(text)]
-    return [
-        f
-        for f in facts
-        if all(is_plain(quote) for quote in _QUOTES.findall(f.text))
-        and not any(text in f.text for text in sentences)
-    ]
+
+    def quotes(f: Fact) -> bool:
+        told = all(is_plain(quote) for quote in _QUOTES.findall(f.text))
+        return not told or any(text in f.text for text in sentences)
+
+    short = (replace(f, text=unworded(f.text)) if quotes(f) else f for f in facts)
+    return [f for f in short if not quotes(f)]
 
 
 def is_plain(text: str) -> bool:
@@ -108,8 +113,8 @@ def description(facts: Iterable[Fact]) -> str:
         if f.kind == "fails":
             failures.setdefault(f.about, []).append(f.text.removesuffix("."))
     for first, *more in failures.values():
-        aside = "; ".join(t[:1].lower() + t[1:] for t in more)
-        said.append(f"{first} ({aside})." if aside else f"{first}.")
+        aside = "; ".join(t[:1].lower() + t[1:] for t in dict.fromkeys(more))
+        said.append(f"{first}: {aside}." if aside else f"{first}.")
     return " ".join(dict.fromkeys(said))
 
 

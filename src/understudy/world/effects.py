@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.world import logs, settings
+from understudy.world import logs, settings, steps
 from understudy.world.amounts import Value, call_values, moved_by, part_values
 from understudy.world.context import Context
 from understudy.world.ids import Ids
@@ -20,7 +20,7 @@ from understudy.world.rules import Effect, Role, Rule, addressed, makes, shifted
 from understudy.world.settings import Held
 from understudy.world.state import State, Thing
 from understudy.world.transitions import Step
-from understudy.world.values import is_number
+from understudy.world.values import escape, is_number
 
 Touched = dict[tuple[int, Key], dict[str, int]]
 _LEAST = 2  # changes that show a rule
@@ -42,6 +42,9 @@ class Sample:
     before: dict[str, Any]
     after: dict[str, Any]
     held: Held  # what was known of the things that the call names
+    origin: int  # the call's scenario
+    domain: str  # of what the argument names
+    item: Any  # the thing's identifier
 
 
 def mine(
@@ -53,6 +56,7 @@ def mine(
     """The effects of each tool. `start` makes the state before an episode."""
     readers = _readers(episodes, ids) | set(ids.joint)
     samples: dict[str, dict[Role, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    mirrors = steps.Mirrors()
     for episode in episodes:
         state = start(episode[0]) if episode else None
         waiting: dict[Key, list[_Named]] = defaultdict(list)
@@ -62,10 +66,13 @@ def mine(
             c, n = context(s, state), len(state.calls)
             if not s.failed and s.name in readers:
                 for key, record in _shown(s, ids):
-                    thing = state.things.get(key)
-                    if thing is not None:
-                        for call, sample in _changes(thing, record, waiting[key], seen[key]):
-                            samples[call.name][sample.role].append(sample)
+                    thing = state.things.get(key, Thing())
+                    since = {call.args.get(role[0]) for _, call, role, _ in waiting[key] if role[1]}
+                    mirrors.note(state, key, record, since)
+                    for call, sample in _changes(thing, record, waiting[key], seen[key]):
+                        sample.domain = ids.args.get(call.name, {}).get(sample.role[0], "")
+                        sample.item = key[1]
+                        samples[call.name][sample.role].append(sample)
                     seen[key] = n
             new = [k for k, _ in settings.made(ids, s.name, s.args, s.value)]
             new = [] if s.failed else [k for k in new if k not in state.things]
@@ -79,7 +86,9 @@ def mine(
     effects: dict[str, list[Effect]] = {}
     for tool, roles in samples.items():
         found = [
-            Effect(role, rules) for role, seen in roles.items() if (rules := _rules(seen, role))
+            Effect(role, rules)
+            for role, own in roles.items()
+            if (rules := _rules(own, role) | _leaving(own, role, mirrors))
         ]
         if found:
             effects[tool] = found
@@ -105,7 +114,7 @@ def _changes(
             if not known and told and role[0]:
                 continue
             calls[n] = call
-            blank = Sample(role, call.args, call.value, {}, {}, held)
+            blank = Sample(role, call.args, call.value, {}, {}, held, call.origin, "", None)
             sample = alone.setdefault((n, role), blank)
             sample.before[name] = told[name] if known and role[0] else _NEW
             sample.after[name] = after
@@ -155,8 +164,8 @@ def _readers(episodes: Sequence[Sequence[Step]], ids: Ids) -> set[str]:
             shown = list(_shown(s, ids))
             now = dict([own for own in shown if own[1] == s.value] or shown)
             for key, record in now.items():
-                if key in before:
-                    both = before[key].keys() & record.keys()
+                both = before[key].keys() & record.keys() if key in before else ()
+                if both:
                     seen[s.name] += 1
                     same[s.name] += all(before[key][n] == record[n] for n in both)
             before = now
@@ -172,7 +181,7 @@ def _rules(seen: Sequence[Sample], role: Role) -> dict[str, Rule]:
     for name in dict.fromkeys(n for s in seen for n in s.before):
         pairs = [(s, s.before[name], s.after[name]) for s in seen if name in s.before]
         told = [pair for pair in pairs if pair[1] is not _NEW]
-        rule = _moving(told) or _setting(pairs, role, len(told)) or _joining(told)
+        rule = _moving(told) or _setting(pairs, role, name, len(told)) or _joining(told)
         if rule is not None:
             found[name] = rule
     return found
@@ -183,7 +192,7 @@ def _moving(told: Sequence[Pair]) -> Rule | None:
     if sum(a != b for _, a, b in told) < _LEAST:
         return None
     if all(is_number(a) and is_number(b) for _, a, b in told):
-        return _number([(call_values(s.args, s.result), b - a) for s, a, b in told])
+        return _stepping([(s, call_values(s.args, s.result), b - a) for s, a, b in told])
     if all(isinstance(a, list) and isinstance(b, list) for _, a, b in told):
         return _list([(call_values(s.args, s.result), a, b) for s, a, b in told])
     if all(isinstance(a, dict) and isinstance(b, dict) for _, a, b in told):
@@ -191,10 +200,42 @@ def _moving(told: Sequence[Pair]) -> Rule | None:
     return None
 
 
-def _setting(pairs: Sequence[Pair], role: Role, told: int) -> Rule | None:
-    """What a field is afterwards, whatever it was."""
+def _stepping(told: Sequence[tuple[Sample, dict[Value, Any], float]]) -> Rule | None:
+    """By what a number moves: a number of the call, or always as much where that is right more
+    often."""
+    said = _number([(values, delta) for _, values, delta in told])
+    always = steps.constant([(s.origin, delta) for s, _, delta in told])
+    if always is None:
+        return said
+    step = Rule(*always)
+    right = [
+        sum(r is not None and shifted(0, r, values) == round(delta, 2) for _, values, delta in told)
+        for r in (said, step)
+    ]
+    return step if right[1] > right[0] else said
+
+
+def _leaving(seen: Sequence[Sample], role: Role, mirrors: steps.Mirrors) -> dict[str, Rule]:
+    """The lists of what a thing refers to that it is in no longer."""
+    p, through = role
+    names = dict.fromkeys(n for s in seen for n, v in s.after.items() if isinstance(v, list))
+    return {
+        name: Rule("remove", ("arg", f"/{escape(p)}"))
+        for name in (names if through and p else ())
+        if mirrors.hold(seen[0].domain, through, name)
+        and steps.left([(s.args.get(p), s.after[name]) for s in seen if name in s.after])
+    }
+
+
+def _setting(pairs: Sequence[Pair], role: Role, name: str, told: int) -> Rule | None:
+    """What a field is afterwards, whatever it was; nothing where that is what it was, or which
+    thing it is."""
     own = [(settings.said(s.args, s.result, s.held), a, b) for s, a, b in pairs]
     to = settings.setting(own, not role[0], told=told)
+    p, through = (escape(part) for part in role)
+    idle = to == ("of", f"/{p}/{escape(name)}") and not through
+    if p and (idle or all(b == s.item for s, _, b in pairs)):
+        return None
     return Rule("set", to) if to else None
 
 
@@ -227,7 +268,13 @@ def _list(pairs: Sequence[tuple[dict[Value, Any], list[Any], list[Any]]]) -> Rul
     )
     if best is None or hits[best] < _LEAST or hits[best] < _SURE * len(pairs):
         return None
-    return Rule(*best)
+    kind, source = best
+    once = kind != "remove" and not any(_repeats(after) for _, _, after in pairs)
+    return Rule(kind, source, "once" if once else "")
+
+
+def _repeats(items: list[Any]) -> bool:
+    return any(x in items[:i] for i, x in enumerate(items))
 
 
 def _parts(pairs: Sequence[tuple[Sample, dict[str, Any], dict[str, Any]]]) -> Rule | None:
@@ -323,7 +370,7 @@ def _changed(
         moved = shifted(before, rule, values)
         return None if moved is None else (moved,)
     item = values.get(rule.value)
-    if item is None or not isinstance(before, list):
+    if item is None or not isinstance(before, list) or (rule.by and item in before):
         return None
     if rule.kind == "insert":
         inserted = settings.inserted(before, item)

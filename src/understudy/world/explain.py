@@ -23,14 +23,15 @@ Ranked = tuple[Source, float, int]  # a source, its precision, how often it was 
 _COST = {
     "arg": 0.9, "own": 1, "ref": 2, "word": 2.1, "join": 2.2, "mirror": 2.5, "sum": 2.5,
     "append": 2.6, "count": 2.7, "total": 2.8, "out": 2.9, "repeat": 3, "const": 3.5,
-    "recall": 4, "last": 5, "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3, "still": 2.9,
+    "recall": 4, "last": 5, "other": 5.1, "ref2": 6, "op": 7, "next": 3.2, "later": 6, "day": 3,
+    "still": 2.9,
 }  # fmt: skip
 # (right, wrong) calls that each kind of source is credited with before the first is seen
 _TRUST = {
     "own": (4.0, 0.05), "arg": (4.0, 0.05), "ref": (2.0, 0.1), "repeat": (1.0, 0.1),
     "still": (2.0, 0.1),
     "word": (1.0, 0.2), "recall": (1.0, 0.2), "const": (0.5, 0.2), "op": (0.5, 0.3),
-    "ref2": (0.5, 0.5), "last": (0.2, 1.0),
+    "ref2": (0.5, 0.5), "last": (0.2, 1.0), "other": (0.2, 1.0),
 }  # fmt: skip
 
 
@@ -255,7 +256,7 @@ def moments(path: str, seen: Sequence[Seen]) -> list[Ranked]:
         order = list(s.values)
         before = set(order[: order.index(path)])
         known = {a: v for a, v in s.moments.items() if a[0] != "out" or a[1] in before}
-        plain = {b: v for b, v in s.numbers.items() if b[0] in ("arg", "ref", "last")}
+        plain = {b: v for b, v in s.numbers.items() if b[0] in ("arg", "ref", "last", "other")}
         rows.append((s.values[path], known, plain))
     return reckoned(rows)
 

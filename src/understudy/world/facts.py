@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from understudy.world.context import Context, Source
+from understudy.world.context import Context
 from understudy.world.model import World
 from understudy.world.state import State
 from understudy.world.tools import ToolModel
-from understudy.world.values import columns, unescape
+from understudy.world.values import columns
 
 Kind = Literal["takes", "gives", "changes", "needs", "fails"]
 _CALLS = 2000  # remembered calls of a tool that statements are checked against
@@ -80,47 +80,6 @@ def tally(answers: Iterable[bool]) -> tuple[int, int]:
     """(how many are true, how many there are)."""
     found = list(answers)
     return sum(found), len(found)
-
-
-def quoted(names: Iterable[str]) -> str:
-    return ", ".join(f"`{n}`" for n in names)
-
-
-def value_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def path_text(path: str) -> str:
-    """A path in a result, list positions left open: the field, and what it is in."""
-    *outer, last = [unescape(part) for part in path.split("/")[1:] if part != "#"] or [""]
-    return f"`{last}` in {quoted(reversed(outer))}" if outer else f"`{last}`"
-
-
-_OPERATORS = {"*": "times", "+": "plus", "-": "minus"}
-
-
-def source_text(source: Source) -> str | None:
-    """What a value is made of, in words; None where that is more than a line can say."""
-    head = source[0]
-    if head == "arg":
-        return path_text(source[1])
-    if head == "out":
-        return f"{path_text(source[1])} of the result"
-    if head == "const":
-        return value_text(source[1])
-    if head == "ref" and len(source) == 3:
-        return f"`{source[2]}` of the record that `{source[1]}` names"
-    if head in ("sum", "count", "op", "total"):
-        parts = [source_text(x) for x in source[1:] if isinstance(x, tuple)]
-        if not parts or any(p is None for p in parts):
-            return None
-        if head == "sum":
-            return f"the sum of `{source[2]}` over {parts[0]}"
-        if head == "count":
-            return f"the number of items of {parts[0]}"
-        word = _OPERATORS[source[1]] if head == "op" else "times"
-        return f"{parts[0]} {word} {parts[1]}"
-    return None
 
 
 def common_fields(records: Sequence[dict[str, Any]], sure: float) -> list[str]:

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from understudy.world.evidence import TOLD
-from understudy.world.facts import Case, Fact, path_text, quoted, value_text
+from understudy.world.facts import Case, Fact
+from understudy.world.sources import forms_text, path_text, quoted, value_text
 from understudy.world.values import is_number, kind_of
 
 _FEW = 12  # values of an argument that are named one by one
@@ -30,7 +31,9 @@ def facts_of_arguments(case: Case) -> Iterator[Fact]:
         elif few := few_values(case, p):
             yield from _chosen(case, p, values, few)
         elif values and all(map(is_number, values)):
-            text = f"In the traffic between {min(values)} and {max(values)}."
+            low, high = min(values), max(values)
+            text = f"In the traffic between {low} and {high}."
+            text = f"In the traffic always {low}." if low == high else text
             yield from case.fact("takes", p, text, (len(values), len(values)))
         else:
             yield from _form(case, p, values)
@@ -53,8 +56,7 @@ def _form(case: Case, p: str, values: Sequence[Any]) -> Iterator[Fact]:
     """The form of texts that all look alike."""
     forms = case.model.facts.patterns.get(p, [])
     if len(forms) == 1 and any(ch in forms[0] for ch in "0-:@."):
-        said = forms[0].replace("a+", "a..a").replace("0+", "0..0")
-        text = f"Of the form {said} (0: a digit, A: a capital, a: a small letter)."
+        text = f"Of the form {forms_text(forms)} (0: a digit, A: a capital, a: a small letter)."
         yield from case.fact("takes", p, text, (len(values), len(values)))
 
 

@@ -1,18 +1,21 @@
 """How a tool fails: in which words, when, and whether the failure passes."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from understudy.runs.statistics import wilson
-from understudy.world.facts import Case, Fact, quoted, value_text
+from understudy.world.facts import Case, Fact
 from understudy.world.features import Feature
-from understudy.world.templates import Template
+from understudy.world.phrases import condition_text, phrase, wording
+from understudy.world.sources import quoted
 from understudy.world.tree import Node
-from understudy.world.values import unescape
 
 _WHEN = 0.9  # of the calls in a situation, those that fail: from here on it is the reason
 _HELPS = 1.2  # how much more often a failure is after a test that is worth naming
+_WORDS = re.compile(r" with `.*` \(95%", re.DOTALL)
 _PASSES = 0.5  # of equal calls after a failure, those that fail alike: up to here it passes
 
 
@@ -24,7 +27,7 @@ def facts_of_failures(case: Case) -> Iterator[Fact]:
         template = case.model.texts.get(label)
         if not label.startswith("err") or n < case.bar.least or template is None:
             continue
-        share = f"{_share(n, total)} of calls with {wording(template)}"
+        share = f"{_share(n, total)} of calls with `{wording(template)}`"
         text = f"Fails in {share} ({_interval(n, total)})."
         yield Fact(case.tool, "fails", label, text, n, n)
         if label in passing:
@@ -40,6 +43,11 @@ def facts_of_failures(case: Case) -> Iterator[Fact]:
         yield from _aftermath(case, label)
 
 
+def unworded(text: str) -> str:
+    """How often a tool fails, without the words that it fails with; any other text as it is."""
+    return _WORDS.sub(" (95%", text) if text.startswith("Fails in ") else text
+
+
 def passing_failures(case: Case) -> set[str]:
     """The failure classes that the same call mostly does not have again."""
     return {
@@ -47,22 +55,6 @@ def passing_failures(case: Case) -> set[str]:
         for label, (again, alike) in case.model.evidence.repeats.items()
         if again >= case.bar.least and alike <= _PASSES * again
     }
-
-
-def wording(template: Template) -> str:
-    """A failure's text, with <argument> where it repeats one and ... where it varies."""
-    slots = []
-    for sources, samples in zip(template.slots, template.samples, strict=True):
-        names = [_named(source) for source, share in sources if share > 0.9]
-        always = samples[0] if len(samples) == 1 and template.count > 1 else None
-        slots.append(next((n for n in names if n), always or "..."))
-    return f"`{template.form.format(*slots)}`"
-
-
-def _named(source: tuple[Any, ...]) -> str | None:
-    if source[0] == "arg":
-        return f"<{unescape(source[1].rpartition('/')[2])}>"
-    return {"missing": "<argument>", "extra": "<argument>"}.get(source[0])
 
 
 def _share(part: int, whole: int) -> str:
@@ -105,11 +97,10 @@ def _when(case: Case, label: str, passing: set[str]) -> Iterator[Fact]:
     rates = [_rate(place.counts, label, passing) for place in way]
     while len(way) > 1 and rates[-1][0] < _HELPS * rates[-2][0]:
         way.pop(), rates.pop()
-    phrases = [_phrase(case, *test) for test in way[-1].tests]
     rate, n = rates[-1]
-    if None in phrases or n < case.bar.least:
+    if n < case.bar.least:
         return
-    about = " and ".join(dict.fromkeys(p for p in phrases if p))
+    about = " and ".join(dict.fromkeys(phrase(case, *test) for test in way[-1].tests))
     hits = way[-1].counts.get(label, 0)
     if about and rate >= _WHEN:
         yield Fact(case.tool, "fails", label, f"When {about}.", n, hits)
@@ -146,94 +137,22 @@ def _way(tree: Node, label: str, sure: float) -> list[_Place]:
 
 def _conditions(case: Case, label: str, passing: set[str]) -> Iterator[Fact]:
     """What is wrong with the calls in themselves, where they mostly fail with this class."""
-    for condition, counts in case.model.conditions.items():
+    for condition, counts in _unknown_names(case, label, passing).items():
         rate, n = _rate(counts, label, passing)
-        said = _condition_text(case, condition)
+        said = condition_text(case, condition)
         if said is not None and rate >= _WHEN and n >= case.bar.least:
             yield Fact(case.tool, "fails", label, f"When {said}.", n, counts[label])
 
 
-def _condition_text(case: Case, condition: str) -> str | None:
-    sign, _, what = condition.partition(":")
-    what, _, kind = what.partition(":")
-    domains = case.world.ids.args.get(case.tool, {})
-    names = [p for p, domain in domains.items() if domain == what] or [what]
-    p = quoted(names)
-    texts = {
-        "extra": "an argument is given that it does not know",
-        "missing": "a required argument is missing",
-        "kind": f"{p} is a {kind} (JSON type)",
-        "value": f"{p} is none of the values that are known to work",
-        "empty": f"{p} is empty",
-        "new": f"the {p} given is in no result, of this conversation or another",
-        "near": f"the {p} given is in no result, of this conversation or another",
-        "foreign": f"{p} does not belong to what the other arguments name",
-    }
-    if sign == "form":
-        forms = case.model.facts.patterns.get(names[0], [])
-        return f"{p} is not of the form {' or '.join(forms)}" if forms else None
-    if sign == "kind" and what not in case.model.facts.known and what not in domains.values():
-        return None
-    return texts.get(sign)
-
-
-def _phrase(case: Case, feature: Feature, value: Any, holds: bool) -> str | None:
-    """A test of the tree in words; None where it has none."""
-    head, *rest = feature
-    p = f"`{rest[0]}`" if rest else ""
-    no = "" if holds else "not "
-    if isinstance(value, list):
-        at_most = f"is at most {value[1]}" if holds else f"is above {value[1]}"
-        if head in ("amount", "size"):
-            return f"{_number(head, rest[1])} of the record that {p} names {at_most}"
-        return f"{p} {at_most}" if head == "num" else None
-    if head in ("has", "fmt", "hits", "unseen", "miss", "extra", "done", "prev", "with", "in"):
-        if not isinstance(value, bool):
-            return None
-        return _yes_no(case, head, rest, value is holds)
-    if head == "val":
-        return f"{p} is {no}{value_text(value)}"
-    if head == "kind":
-        return f"{p} is {no}a {value} (JSON type)"
-    if head == "field" and value is not None:
-        return f"`{rest[1]}` of the record that {p} names is {no}{value_text(value)}"
-    words = {"<": "below", ">": "above", "=": "equal to", True: "equal to"}
-    if head == "pair" and value in words:
-        one, other = _number(rest[1], rest[2]), _number(rest[3], rest[4])
-        return f"{one} is {no}{words[value]} {other}, both of the record that {p} names"
-    if head == "cmp":
-        other = f"`{rest[2]}` of the record that {p} names"
-        return f"`{rest[1]}` is {no}{words[value]} {other}" if value in words else None
-    if head == "known":
-        return _known(p, value, holds) if value in ("session", "new") else None
-    return None
-
-
-def _number(head: str, name: str) -> str:
-    return f"the number of items in `{name}`" if head == "size" else f"`{name}`"
-
-
-def _known(p: str, value: str, holds: bool) -> str:
-    if value == "session":
-        return f"an earlier result has {'' if holds else 'not '}shown the {p} given"
-    no = "no" if holds else "a"
-    return f"the {p} given is in {no} result, of this conversation or another"
-
-
-def _yes_no(case: Case, head: str, rest: Sequence[str], yes: bool) -> str:
-    """A test that holds or does not."""
-    no = "" if yes else "not "
-    p = f"`{rest[0]}`" if rest else ""
-    forms = " or ".join(case.model.facts.patterns.get(rest[0], [])) if rest else ""
-    return {
-        "has": f"{p} is {no}given",
-        "fmt": f"{p} is {no}of the form {forms}",
-        "hits": "something matches" if yes else "nothing matches",
-        "unseen": f"a value asked for is {'not ' if yes else ''}known",
-        "miss": "a required argument is missing" if yes else "no argument is missing",
-        "extra": "an unknown argument is given" if yes else "all arguments are known",
-        "done": f"{p} went well before" if yes else f"{p} did not go well before",
-        "prev": f"`{rest[-1] if rest else ''}` has {no}gone well with this {p} before",
-        "with": f"{p} and `{rest[-1] if rest else ''}` were {no}shown in one result",
-        "in": f"`{rest[-1] if rest else ''}` is {no}part of the record that {p} names",
-    }[head]
+def _unknown_names(case: Case, label: str, passing: set[str]) -> dict[str, dict[str, int]]:
+    """The conditions of calls; identifiers that nothing named are one condition, whether or not
+    they are like known ones, where both fail so."""
+    found: dict[str, dict[str, int]] = dict(case.model.conditions)
+    for condition, counts in case.model.conditions.items():
+        sign, _, domain = condition.partition(":")
+        new = case.model.conditions.get(f"new:{domain}", {})
+        both = dict(Counter(counts) + Counter(new))
+        if sign == "near" and _rate(both, label, passing)[0] >= _WHEN:
+            found[f"new:{domain}"] = both
+            del found[condition]
+    return found

@@ -10,22 +10,14 @@ from understudy.world.amounts import Value
 from understudy.world.context import resolve
 from understudy.world.draws import Draw
 from understudy.world.explain import same_value
-from understudy.world.facts import (
-    Case,
-    Fact,
-    common_fields,
-    path_text,
-    quoted,
-    source_text,
-    tally,
-    value_text,
-)
+from understudy.world.facts import Case, Fact, common_fields, tally
 from understudy.world.gone import Taking
 from understudy.world.listings import list_in
 from understudy.world.matching import equal_values
 from understudy.world.query import Query
 from understudy.world.rules import Effect, Rule
 from understudy.world.shapes import Leaf
+from understudy.world.sources import path_text, quoted, source_text, value_text
 from understudy.world.values import at, escape, is_number
 
 Rows = list[tuple[dict[str, Any], list[dict[str, Any]]]]
@@ -304,6 +296,8 @@ def _rule(rule: Rule) -> str:
 def _value(source: Value) -> str:
     """Where in a call a value is, in words."""
     head, *_, path = source
+    if head == "const":
+        return f"{path}"
     if head in ("and", "less"):
         one, other = map(_value, source[1:])
         return f"{one} and {other}" if head == "and" else f"{one} less {other}"

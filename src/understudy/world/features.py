@@ -14,7 +14,7 @@ from understudy.world.transitions import Step
 from understudy.world.values import columns, is_number, kind_of, same
 
 _SCALARS, _LISTS, _PAIRED = 14, 6, 6  # fields of a record that are looked at; of numbers, in pairs
-OF_OUTCOMES = ("amount", "size", "pair")  # they part outcomes, not the values of results
+OF_OUTCOMES = ("amount", "size", "pair", "holds")  # they part outcomes, not the values of results
 Feature = tuple[Any, ...]
 
 
@@ -103,6 +103,11 @@ def _field(f: Feature, c: Context, key: Key) -> Any:
     return found[0] if found and not isinstance(found[0], (dict, list)) else None
 
 
+def _holds(f: Feature, c: Context, key: Key) -> Any:
+    own = c.state.fields(key)
+    return f[2] in own if own else None
+
+
 def _amount(f: Feature, c: Context, key: Key) -> Any:
     found = c.state.field(key, f[2])
     return found[0] if found and is_number(found[0]) else None
@@ -156,6 +161,7 @@ _OF_THINGS: dict[str, Callable[[Feature, Context, Key], Any]] = {
     "ownfail": _failed_here,
     "field": _field,
     "amount": _amount,
+    "holds": _holds,
     "size": _size,
     "pair": _paired,
     "with": _together,
@@ -176,6 +182,7 @@ class Fields:
     lists: list[str] = field(default_factory=list)
     pairs: list[tuple[Number, Number]] = field(default_factory=list)
     """Numbers of which not always the same one is the larger."""
+    seldom: list[str] = field(default_factory=list)  # what some records of a tool have not
 
 
 def feature_names(
@@ -206,6 +213,7 @@ def feature_names(
                 if q != p and (kind == "number") == (q in tool.numeric):
                     names.append(("cmp", p, q, name))
         names += [("size", p, name) for name in own.lists]
+        names += [("holds", p, name) for name in own.seldom]
         names += [("pair", p, *one, *other) for one, other in own.pairs]
         names += [("with", p, q) for q in ids if q != p]
         names += [("in", p, q) for q in tool.known if q != p and q not in tool.numeric]
@@ -220,6 +228,7 @@ def fields_of_things(
     values: dict[str, dict[str, Counter[Any]]] = defaultdict(lambda: defaultdict(Counter))
     lists: dict[str, Counter[str]] = defaultdict(Counter)
     records: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    shown: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     for s in all_steps:
         if s.failed:
             continue
@@ -230,6 +239,7 @@ def fields_of_things(
             named = [(held[0][1], held[0][2], told)] if len(held) == 1 else []
         for domain, _, record in named:
             records[domain].append(record)
+            shown[domain][s.name].update(["", *record])
             for name, item in record.items():
                 if isinstance(item, list):
                     lists[domain][name] += 1
@@ -241,8 +251,17 @@ def fields_of_things(
         long = [name for name in lists[domain] if name not in values[domain]][:_LISTS]
         numbers = [name for name, kind in kinds.items() if kind == "number"][:_PAIRED]
         pairs = _pairs(records[domain], long, numbers)
-        found[domain] = Fields(kinds, long, pairs)
+        found[domain] = Fields(kinds, long, pairs, _seldom(shown[domain]))
     return found
+
+
+def _seldom(shown: Mapping[str, Counter[str]]) -> list[str]:
+    """The fields that some records of a tool have and others have not, by how often each is shown
+    and, under "", how often a record is."""
+    names: dict[str, None] = {}
+    for own in shown.values():
+        names |= dict.fromkeys(n for n, k in own.items() if 0.05 <= k / own[""] <= 0.95)
+    return list(names)[:_LISTS]
 
 
 def _kinds(fields: Mapping[str, Counter[Any]]) -> dict[str, str]:

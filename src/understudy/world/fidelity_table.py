@@ -15,6 +15,12 @@ _NAMES = {
     "exact": "exact", "exact_but_free": "but free", "known_f1": "known F1", "flag": "flag",
     "rate_gap": "rate gap",
 }  # fmt: skip
+_MEANING = (
+    "  exact: all of a result; but free: all but what nothing could tell, as new ids;",
+    "  known F1: values that could be known; flag: whether it is an error; rate gap: failures of",
+    "  the world less real ones; [95% interval]; -: does not apply. The page (--html) says more.",
+    "",
+)
 _TOOLS = 20  # shown, those most called
 
 
@@ -38,6 +44,8 @@ def table(report: FidelityReport) -> str:
             cells = (_cell(figures.get(column)) for column in _NAMES)
             shown.add_row(name, f"{_calls(figures)}", *cells)
         console.print(shown)
+        for line in _MEANING:
+            console.print(line)
         if len(tools) > _TOOLS:
             n = sum(_calls(f) for _, f in tools[_TOOLS:])
             console.print(f"and {len(tools) - _TOOLS} tools with {n} calls; --json has all of them")

@@ -7,7 +7,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from understudy.core.types import Episode, Tool, Transition, is_function, text_of
-from understudy.world import draws, effects, evidence, frames, listings, logs, mine_gone, overlaps
+from understudy.world import (
+    draws,
+    effects,
+    evidence,
+    frames,
+    listings,
+    logs,
+    mine_gone,
+    overlaps,
+    quotes,
+)
 from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
 from understudy.world.amiss import blamed
@@ -71,8 +81,9 @@ def learn(episodes: Sequence[Episode], config: WorldConfig | None = None) -> Wor
     declared = {t["function"]["name"]: t for e in episodes for t in e.tools if is_function(t)}
     learner = _Learner(config, ids, memory, declared, all_steps, origins)
     learner.find_effects(by_episode)
-    if learner.touched:
-        learner.memory = remember(all_steps, ids, told, config.versions, learner.touched)
+    acting = {t for own in (learner.effects, learner.takings) for t, found in own.items() if found}
+    if acting:
+        learner.memory = remember(all_steps, ids, told, config.versions, learner.touched, acting)
     for n, episode in enumerate(by_episode):
         learner.follow(episode, told[n])
     learner.find_owners()
@@ -212,6 +223,14 @@ class _Learner:
             forms = [self._form(s) for s in texts]
             facts.frames = frames.mine(forms, common)
 
+    def _find_quotes(self, found: dict[str, list[str]]) -> None:
+        """Take the wordings that quote fields of things: others are forms anew."""
+        for tool, own in found.items():
+            self.facts[tool].quotes = own
+        if found:
+            self._find_frames()
+            self.prose |= {tool: self._prose(tool) for tool in found}
+
     def _form(self, s: Step) -> str:
         return abstract(_text(s), self._bare(s))[0]
 
@@ -236,6 +255,7 @@ class _Learner:
         added = logs.mine(usable, self.ids, *walk)
         for tool, own in added.items():
             self.effects.setdefault(tool, []).extend(own)
+        self._find_quotes(quotes.mine(usable, *walk, _text))
         for tool, found in overlaps.mine(usable, self.memory, *walk, self._form).items():
             self.facts[tool].overlaps = found
             self.features[tool] += [("clash", n) for n in range(len(found))]

@@ -69,6 +69,15 @@ class Line:
     splits_within: int
     splits: int
 
+    @property
+    def verdict(self) -> str:
+        """`yes`, `mean` where the mean distance is within, but that of most splits is not, `NO`;
+        empty without a bound."""
+        if self.within is None:
+            return ""
+        most = 2 * self.splits_within > self.splits
+        return ("yes" if most else "mean") if self.within else "NO"
+
 
 @dataclass(slots=True)
 class Likeness:
@@ -87,14 +96,29 @@ class Likeness:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def judged(self) -> list[Line]:
+        """The figures that real halves bound."""
+        return [line for line in self.lines if line.within is not None]
+
+    def counted(self) -> str:
+        """How many figures are within, by their means and by each split."""
+        judged = self.judged()
+        means = sum(line.within is True for line in judged)
+        most = sum(line.verdict == "yes" for line in judged)
+        every = sum(line.splits_within == line.splits for line in judged)
+        return (
+            f"{most} of {len(judged)} in most of {self.splits} splits, {every} in every one, "
+            f"{means} by the mean"
+        )
+
     def table(self) -> str:
-        """The report as text."""
+        """The report as text, at most 100 columns wide."""
         rows = [
-            f"{self.episodes} conversations of {self.scenarios} scenarios, {self.splits} splits; "
-            f"played by {self.agent}"
+            f"{self.episodes} conversations of {self.scenarios} scenarios, {self.splits} splits",
+            f"played by {self.agent}",
         ]
         head = ("other", "fit half", "simulated", "distance", "real-real", "95%")
-        rows.append(f"{'':34}" + "".join(f"{h:>10}" for h in head))
+        rows.append(f"{'':{_NAME + 2}}{''.join(f'{h:>{_CELL}}' for h in head)}  within")
         group = ""
         for line in self.lines:
             if line.group != group:
@@ -102,16 +126,26 @@ class Likeness:
                 rows.append(group)
             numbers = (line.other, line.real, line.simulated, line.distance, line.real_distance,
                        line.bound)  # fmt: skip
-            cells = "".join(f"{'-':>10}" if n is None else f"{n:10.3f}" for n in numbers)
-            told = "within" if line.within else "OUTSIDE"
-            told = f"{told} {line.splits_within}/{line.splits}" if line.within is not None else ""
-            rows.append(f"  {line.name:32}{cells}  {told}".rstrip())
+            cells = "".join(f"{'-':>{_CELL}}" if n is None else f"{n:{_CELL}.3f}" for n in numbers)
+            told = f"{line.verdict:4} {line.splits_within}/{line.splits}" if line.verdict else ""
+            long = len(line.name) > _NAME
+            rows += [f"  {line.name}"] if long else []
+            rows.append(f"  {'' if long else line.name:{_NAME}}{cells}  {told}".rstrip())
+        if self.judged():
+            rows += ["within the distance of real ones: " + self.counted(), *_VERDICTS]
         for who, lived in self.rollouts.items():
             said = ", ".join(f"{100 * v:.1f}% at {k}" for k, v in lived.items())
             rows.append(f"free-running rollouts exact so far, {who}: {said}")
         rows += [became(self.language)] if self.language else []
         rows += [f"left out: {n} {why}" for why, n in self.left_out.items()]
         return "\n".join(rows)
+
+
+_NAME, _CELL = 28, 10  # columns of a figure's name, of a number
+_VERDICTS = (
+    "  yes: the mean distance is within the 95% of real halves, and that of most splits is",
+    "  mean: the mean distance is, that of most splits is not; N/M: N of M splits are within",
+)
 
 
 class Figures:

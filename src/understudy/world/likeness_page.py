@@ -22,6 +22,8 @@ _MEANING = (
      "and Smirnov's, of shares their difference, of what is covered or equal what lacks to all"),
     ("real-real", "the same distance of the fit half from the other half"),
     ("95%", "what 95 of 100 random halves of the real conversations are within"),
+    ("within", "whether the mean distance is within the 95%, and in how many splits it is; mean: "
+     "it is, but in most splits the distance is not"),
     ("calls of both halves", "the real answer that the fit half had to a call of the other half, "
      "the same word for word; chance and what happened before make real ones differ too"),
     ("stand-in", "an agent by retrieval does what the recorded ones did next in the most alike "
@@ -49,10 +51,11 @@ def page(report: Likeness, name: str = "") -> Report:
 
 
 def _headlines(report: Likeness) -> tuple[Headline, ...]:
-    judged = [line for line in report.lines if line.within is not None]
-    kept = sum(line.within is True for line in judged)
+    judged = report.judged()
+    kept = sum(line.verdict == "yes" for line in judged)
+    note = report.counted()
     found = [
-        Headline("figures within the distance of real ones", f"{kept} of {len(judged)}"),
+        Headline("figures within the distance of real ones", f"{kept} of {len(judged)}", note),
     ]
     for line in report.lines:
         if line.name == "next result exact" and line.simulated is not None:
@@ -90,8 +93,8 @@ def _blocks(report: Likeness, group: str) -> tuple[Block, ...]:
 
 def _row(line: Line) -> list[Cell]:
     told: Cell = None
-    if line.within is not None:
-        told = f"{'yes' if line.within else 'NO'} ({line.splits_within} of {line.splits})"
+    if line.verdict:
+        told = f"{line.verdict} ({line.splits_within} of {line.splits})"
     values = (line.other, line.real, line.simulated, line.distance, line.real_distance, line.bound)
     return [line.name, *(None if v is None else round(v, 3) for v in values), told]
 

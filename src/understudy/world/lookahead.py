@@ -35,6 +35,7 @@ from understudy.world.facts import Bar, case_of
 from understudy.world.facts_of_failures import passing_failures
 from understudy.world.language import Answering, LanguageWorld
 from understudy.world.model import World, WorldSession
+from understudy.world.phrases import outcome_text
 from understudy.world.transitions import steps, transitions
 from understudy.world.values import at, parse
 
@@ -64,8 +65,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Foreseen:
-    """What a call would return. `chances`: the probability of each outcome class; the rest is the
-    likeliest result, with what the call would change and listings would no longer show."""
+    """What a call would return. `chances`: the probability of each outcome class, which is told
+    in words; the rest is the likeliest result, with what the call would change and listings would
+    no longer show."""
 
     chances: Mapping[str, float]
     result: ToolResult
@@ -215,7 +217,10 @@ def _chances(
     world: World, session: WorldSession, name: str, args: dict[str, Any]
 ) -> dict[str, float]:
     prediction, _ = world.predict(session.state, name, args, random.Random(0), greedy=True)
-    return dict(sorted(prediction.chances.items(), key=lambda c: -c[1]))
+    found: Counter[str] = Counter()
+    for label, chance in prediction.chances.items():
+        found[outcome_text(world.models[name], label)] += chance  # type: ignore[assignment]
+    return dict(found.most_common())
 
 
 def _known(world: World, names: Sequence[str]) -> None:

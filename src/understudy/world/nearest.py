@@ -98,7 +98,8 @@ def _update(c: Context, args: dict[str, Any], value: Any) -> dict[str, Mark]:
     named = {p for p, _, _ in c.ids}
     told = {_text(v): c.args[p] for p, v in args.items() if p in named and v != c.args.get(p)}
     for (domain, item), record in list(things_of(c.state.ids, c.tool.name, args, value)):
-        key = domain, told.get(_text(item), item)
+        other = told.get(_text(item), item)
+        key = domain, item if isinstance(other, (dict, list)) else other  # a wrong type
         thing = c.state.things.get(key)
         for name, old in record.items():
             known = thing.fields.get(name) if thing is not None else None

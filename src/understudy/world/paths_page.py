@@ -1,14 +1,17 @@
 """Paths to read: a text, and one self-contained HTML page with the tree drawn. Both are bounded:
 what is not shown is counted."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from understudy.runs.plots import percent
 from understudy.runs.report import Cell, Headline, Notes, Plot, Report, Section, Table
 from understudy.runs.svg import FAINT, document, rect, words
 from understudy.world.paths import Branch, Node, Paths, Point, Tally, point_text
 
+_WIDTH = 100  # columns of the text
 _ROWS = 20  # of a table
 _LINES = 40  # of the tree as text
 _COLUMNS = 8  # calls of the drawn tree
@@ -29,7 +32,8 @@ def text(paths: Paths) -> str:
     """The report as plain text."""
     lines = [f"paths of {share_text(paths.tally)}"]
     lines += [f"left out: {n} episodes {reason}" for reason, n in paths.left_out.items()]
-    lines += ["", "the tree of paths", *_tree_lines(paths)]
+    shares = "; share that ends well" if paths.tally.rate is not None else ""
+    lines += ["", f"the tree of paths (episodes{shares})", *_tree_lines(paths)]
     lines += ["", "where success parts"]
     for b in paths.branches[:_ROWS]:
         lines.append(f"  {_after(b)}  ({b.gain:.0f} bits)")
@@ -50,7 +54,12 @@ def text(paths: Paths) -> str:
     lines += ["", "tools never called after a failure"]
     for point, (n, tools) in list(paths.unused.items())[:_ROWS]:
         lines.append(f"  {point_text(point)} ({n} episodes): {', '.join(tools) or 'none'}")
-    return "\n".join(_or_nothing(lines)) + "\n"
+    return "\n".join(map(_wrapped, _or_nothing(lines))) + "\n"
+
+
+def _wrapped(line: str) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    return "\n".join(textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False))
 
 
 def _or_nothing(lines: Sequence[str]) -> Iterator[str]:
@@ -92,10 +101,17 @@ def _under(node: Node, shown: set[int], indent: str) -> Iterator[str]:
                 break
             names.append(point_text(point))
             child = only
-        yield f"{indent}{' > '.join(names)}  {child.tally.episodes}, {_rate(child.tally)}"
+        share = "" if child.tally.rate is None else f", {_rate(child.tally)}"
+        yield f"{indent}{_chain(names)}  {child.tally.episodes}{share}"
         yield from _under(child, shown, indent + "  ")
     if rest.episodes and shown:
         yield f"{indent}other ways  {rest.episodes}"
+
+
+def _chain(names: Sequence[str]) -> str:
+    """Points one after the other, repeated ones once with how often."""
+    runs = [(name, len(list(same))) for name, same in groupby(names)]
+    return " > ".join(name if n == 1 else f"{name} ({n} times)" for name, n in runs)
 
 
 def _ordered(node: Node) -> list[tuple[Point, Node]]:

@@ -1,11 +1,13 @@
 """Results that say how a call went, not how the thing is that it names: `{"ok": true, "price": 9}`.
 
 Such a tool is known by what it does to the thing: the tool that shows the thing's record shows
-another one after it, and little of the result stands in that record.
+another one after it, and little of the result stands in that record. Of what a tool answers that
+changes things, a field belongs to a thing only where a tool that does not change any shows it, or
+no such tool shows things of that kind.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +73,45 @@ def mine_receipts(all_steps: Sequence[Step], ids: Ids) -> dict[str, list[str]]:
         if changes >= max(_LEAST, _SURE * len(seen.changes)) and len(kept) < _RECORD * usual:
             found[tool] = kept
     return found
+
+
+def of_acting(
+    all_steps: Sequence[Step], ids: Ids, acting: Collection[str], moving: Mapping[str, set[str]]
+) -> dict[str, list[str]]:
+    """The tools of `acting`, which change things, whose results have fields of no thing, each with
+    those that are fields of the things that its calls name. Tools whose results have fields that
+    are `moving`, other than before, are such where what they show is a small part of a record."""
+    shows: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for s in all_steps:
+        for domain, record in () if s.failed else _named(s, ids):
+            shows[s.name][domain] |= record.keys()
+    narrow = {t for t, own in moving.items() if own} - set(acting)
+    found = {}
+    for tool in sorted({*acting, *narrow} & shows.keys()):
+        others = [own for t, own in shows.items() if t not in acting and t != tool]
+        said: set[str] = set()
+        kept: set[str] = set()
+        widest = 0
+        for domain, names in shows[tool].items():
+            records = [own[domain] for own in others if domain in own]
+            said |= names
+            kept |= names & set().union(*records) if records else names
+            widest = max(widest, *map(len, records)) if records else widest
+        if kept < said and (tool in acting or len(said) < _RECORD * widest):
+            found[tool] = sorted(kept)
+    return found
+
+
+def _named(s: Step, ids: Ids) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What a result as a whole says of things that the call names, and, if it changes none, what it
+    lists."""
+    if not isinstance(s.value, (dict, list)):
+        return
+    named = [(d, v) for _, d, v in ids.alone(s.name, s.args)]
+    shown = list(ids.shown(s.name, s.args, s.value))
+    yield from ((domain, record) for domain, _, record in shown)
+    if isinstance(s.value, dict) and not any(r is s.value for _, _, r in shown) and len(named) == 1:
+        yield named[0][0], s.value
 
 
 def _note(

@@ -1,13 +1,13 @@
 """What a traffic remembers of things: each episode's first sight of every one of them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from understudy.world import joint
 from understudy.world.ids import Ids
 from understudy.world.memory import Key, Memory
-from understudy.world.receipts import mine_receipts
+from understudy.world.receipts import mine_receipts, of_acting
 from understudy.world.transitions import Step
 from understudy.world.values import leaves, texts_in
 
@@ -18,16 +18,19 @@ def remember(
     told: dict[int, str],
     limit: int = 8,
     touched: dict[tuple[int, Key], dict[str, int]] | None = None,
+    acting: Collection[str] = (),
 ) -> Memory:
     """The memory of a traffic: each episode's first sight of every thing, without the fields that
     calls before it changed (`touched`: by episode and thing, each with the first call's index).
+    `acting`: the tools that are known to change things.
 
     Things that a call of the episode brought into being are left out: their ids appear first
     in the result of a call, neither listed nor named before by the user or an argument.
     """
     all_steps = list(all_steps)
     changing = _changing(all_steps, ids)
-    memory = Memory(limit=limit, receipts=mine_receipts(all_steps, ids))
+    receipts = of_acting(all_steps, ids, acting, changing) | mine_receipts(all_steps, ids)
+    memory = Memory(limit=limit, receipts=receipts)
     mentioned: dict[int, set[Any]] = defaultdict(set)
     made: dict[int, set[Key]] = defaultdict(set)
     lost: dict[tuple[int, Key], set[str]] = defaultdict(set)  # fields that a call has changed

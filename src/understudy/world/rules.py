@@ -18,13 +18,14 @@ the call makes."""
 @dataclass(slots=True)
 class Rule:
     """How one field changes. `kind`: "set", whatever it was before; "+" or "-" a number; "join" a
-    text, after `by`; "append", "insert" (the list is in order) or "remove" an item of a list;
+    text, after `by`; "append", "insert" (the list is in order) or "remove" an item of a list, `by`
+    "once" where an item that is there already is not added;
     "parts": records by key, each under the rules of its kind; "log": a record is added to a list
     (world.logs)."""
 
     kind: str
     value: Value = ()
-    by: str = ""  # what stands between joined texts; parts: the field that tells their kinds apart
+    by: str = ""  # between joined texts; parts: the field that tells kinds apart; lists: "once"
     gone: list[Any] = field(default_factory=list)  # kinds that vanish when they are named
     inner: list[tuple[Any, str, "Rule"]] = field(default_factory=list)
     """Parts: (kind, field, the rule of its number). Log: ("", field, one way to its value)."""

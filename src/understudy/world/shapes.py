@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.core.types import ProvenanceKind
-from understudy.world import joins, new_ids
+from understudy.world import joins, new_ids, sights
 from understudy.world.context import Context, Found, Source, branches, resolve, tuplify
 from understudy.world.edits import PLUS, mirror
 from understudy.world.explain import (
@@ -140,11 +140,12 @@ class Shape:
                 break
             if held is not None and (precise < 0.9 or source[0] == "recall"):
                 break
-            found = self._resolve(leaf, source, c, rng, greedy)
+            newer = sights.since(leaf.path, source, c)
+            found = newer or self._resolve(leaf, source, c, rng, greedy)
             if found is not None and source[0] == "join" and found[1] == "invented":
                 found = held or found
             if found is not None:
-                sure = precise >= 0.9 or found[1] == "remembered"
+                sure = precise >= 0.9 or newer is not None or found[1] == "remembered"
                 doubt = max(1 - precise, _UNSURE * (found[1] == "invented"))
                 return found[0], Mark(found[1] if sure else "invented", found[2]), doubt
         if held is not None:
@@ -229,8 +230,10 @@ def _held(leaf: Leaf, c: Context) -> Found | None:
     """What the session's last equal call answered, where nothing named its things since, and the
     value is no identifier that each call makes anew. Nothing in the traffic says so: it was never
     seen to call twice so."""
-    made = leaf.path in c.state.ids.refs.get(c.tool.name, {})
-    return None if made else resolve(("still", leaf.path), c)
+    if leaf.path in c.state.ids.refs.get(c.tool.name, {}):
+        return None
+    still = ("still", leaf.path)
+    return sights.since(leaf.path, still, c) or resolve(still, c)
 
 
 def weighted(counts: dict[str, int] | dict[str, float], rng: random.Random) -> str:

@@ -50,6 +50,9 @@ class Past:
     marks: dict[str, Mark] = field(default_factory=dict)  # path -> where it comes from
     names: frozenset[Any] = frozenset()  # id-like texts of the result
     outside: float = 0.0  # how far beyond all experience it is (world.ranges)
+    of: dict[str, set[Any]] = field(default_factory=dict)
+    """The things that it names or its result is the record of, by domain; of domains without any,
+    those that its result refers to."""
 
     @property
     def ok(self) -> bool:
@@ -175,6 +178,13 @@ class State:
         seen = [past.names for past in self.calls if one in past.names]
         return any(other in names for names in seen) if seen else None
 
+    def elsewhere(self, n: int, ids: Iterable[tuple[str, str, Any]]) -> bool:
+        """Whether an earlier call was of another thing than one that names `ids` (see
+        `Context.ids`): of a kind that both have, it had others. What it says holds of the thing
+        only where the traffic shows that different things share it."""
+        of = self.calls[n].of
+        return any(domain in of and item not in of[domain] for _, domain, item in ids)
+
     def unlist(self, key: Key, where: Where | None = None) -> None:
         """Take a thing out of later listings: of all of them, or `where`."""
         self.unlisted[key] = where or []
@@ -218,10 +228,12 @@ class State:
         ok = outcome.startswith("ok")
         own: list[Key] = []
         names: frozenset[Any] = frozenset()
+        cells: list[tuple[str, Any]] = []
         if ok:
             own = self._take_records(name, alone if read is None else [read], value, n, marks)
             if isinstance(value, (dict, list)):
-                names = frozenset(v for _, v in columns(value) if idlike(v))
+                cells = list(columns(value))
+                names = frozenset(v for _, v in cells if idlike(v))
                 self.shown |= names
             self.last[name] = n
             for path, (counter, step) in self.ids.counters.get(name, {}).items():
@@ -236,7 +248,12 @@ class State:
             else:
                 thing.failed[name] = outcome
         self.same[key] = n
-        self.calls.append(Past(name, key, args, outcome, value, tuple(named), marks or {}, names))
+        refs = self.ids.refs.get(name, {})
+        of = grouped((refs[path], v) for path, v in cells if path in refs and v is not None)
+        of |= grouped([*named, *own])
+        self.calls.append(
+            Past(name, key, args, outcome, value, tuple(named), marks or {}, names, of=of)
+        )
 
     def _take_records(
         self, name: str, named: list[Key], value: Any, n: int, marks: Any
@@ -281,6 +298,14 @@ class State:
             else:
                 kind = _kind(marks, field_name, top)
             thing.fields[field_name] = (item, kind, source)
+
+
+def grouped(keys: Iterable[Key]) -> dict[str, set[Any]]:
+    """The identifiers of things by their domain."""
+    found: dict[str, set[Any]] = {}
+    for domain, item in keys:
+        found.setdefault(domain, set()).add(item)
+    return found
 
 
 def _kind(marks: dict[str, Mark], name: str, top: bool) -> ProvenanceKind:

@@ -67,7 +67,8 @@ class Stored:
         named = {(domain, item) for _, domain, item in self.ids.of_args(name, args)}
         told = {_text(before[p]): args[p] for p in before if p in args}
         for (domain, item), record in list(things_of(self.ids, name, args, value)):
-            key = domain, told.get(_text(item), item)
+            other = told.get(_text(item), item)
+            key = domain, item if isinstance(other, (dict, list)) else other  # a wrong type
             thing = self.state.things.get(key)
             for n, old in record.items():
                 known = self.state.field(key, n) if key in named else None

@@ -3,12 +3,13 @@
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
-from understudy.world.context import Context, Source, resolve, tuplify
-from understudy.world.frames import opened
+from understudy.world.context import Context, Source, hop, resolve, tuplify
+from understudy.world.frames import opened, quoted
 from understudy.world.values import SIZES, WORD, leaves, text_form
 
 Span = tuple[int, int, list[Source]]
@@ -23,8 +24,41 @@ def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]
     """A text's form with `{}` for what varies, and each slot's value with its possible sources.
 
     Words that hold a digit, the tool's name, and values of the call's arguments are slots, such
-    values also where they are quoted with their middle left out.
+    values also where they are quoted with their middle left out, and fields of its things where
+    the tool's texts have such (world.quotes).
     """
+    spans = spans_of(text, c, quoted(text, c.tool.quotes))
+    slots = [(text[start:stop], found) for start, stop, found in spans]
+    form, words = opened(form_of(text, spans), c.tool.frames)
+    for place, word in words:
+        slots.insert(place, (word, _named(c).get(word, [])))
+    return form, [(said, own + _known(said, c, bare=not own)) for said, own in slots]
+
+
+def spans_of(text: str, c: Context, first: Iterable[tuple[int, int]]) -> list[Span]:
+    """What varies in a text, with its sources in the call; the spans that are `first` to it
+    before all others."""
+    named = _named(c)
+    own = ((start, stop, named.get(text[start:stop], [])) for start, stop in first)
+    return _spans(text, named, chain(own, _shortened(text, c)))
+
+
+def form_of(
+    text: str, spans: Iterable[Span], marks: Mapping[tuple[int, int], str] | None = None
+) -> str:
+    """A text with `{}`, or what `marks` has for it, for each span."""
+    out: list[str] = []
+    end = 0
+    for start, stop, _ in spans:
+        out.append(text[end:start].replace("{", "{{").replace("}", "}}"))
+        out.append((marks or {}).get((start, stop), "{}"))
+        end = stop
+    out.append(text[end:].replace("{", "{{").replace("}", "}}"))
+    return "".join(out)
+
+
+def _named(c: Context) -> dict[str, list[Source]]:
+    """The texts that a call says, and its tool's name."""
     named: dict[str, list[Source]] = {}
     for path, value in leaves(c.args):
         if value is not None and not isinstance(value, bool):
@@ -34,24 +68,12 @@ def abstract(text: str, c: Context) -> tuple[str, list[tuple[str, list[Source]]]
     for i, p in enumerate(c.tool.extra(c.args)):
         named.setdefault(p, []).append(("extra", i))
     named.setdefault(c.tool.name, []).insert(0, ("tool",))
-    spans = _spans(text, named, _shortened(text, c))
-    out: list[str] = []
-    slots: list[tuple[str, list[Source]]] = []
-    end = 0
-    for start, stop, found in spans:
-        out.append(text[end:start].replace("{", "{{").replace("}", "}}"))
-        out.append("{}")
-        slots.append((text[start:stop], found))
-        end = stop
-    out.append(text[end:].replace("{", "{{").replace("}", "}}"))
-    form, words = opened("".join(out), c.tool.frames)
-    for place, word in words:
-        slots.insert(place, (word, named.get(word, [])))
-    return form, [(said, own + _known(said, c)) for said, own in slots] if slots else slots
+    return named
 
 
-def _known(said: str, c: Context) -> list[Source]:
-    """The fields of the call's things, and the lengths of its texts, that a slot may show."""
+def _known(said: str, c: Context, bare: bool) -> list[Source]:
+    """The fields of the call's things, and the lengths of its lists and texts, that a slot may
+    show; where nothing else is found for a `bare` one, also fields of what its things refer to."""
     found: list[Source] = [
         ("clash", n) for n, met in enumerate(c.clashes) if met and text_form(met[0]) == said
     ]
@@ -61,9 +83,26 @@ def _known(said: str, c: Context) -> list[Source]:
                 found.append(("ref", p, name))
             elif isinstance(value, str) and said.isdecimal():
                 found += _sizes(("ref", p, name), value, said)
+            elif isinstance(value, list) and said == str(len(value)):
+                found.append(("count", ("ref", p, name)))
     for path, value in leaves(c.args):
         if isinstance(value, str) and said.isdecimal():
             found += _sizes(("arg", path), value, said)
+    return found or (_far(said, c) if bare else found)
+
+
+def _far(said: str, c: Context) -> list[Source]:
+    found: list[Source] = []
+    for p, domain, item in c.ids:
+        for name in c.state.fields((domain, item)):
+            to = hop(c, p, name)
+            for far, value in (
+                c.state.fields(to).items() if to not in (None, (domain, item)) else ()
+            ):
+                if isinstance(value, (str, int, float)) and text_form(value) == said:
+                    found.append(("ref2", p, name, far))
+                elif isinstance(value, list) and said == str(len(value)):
+                    found.append(("count", ("ref2", p, name, far)))
     return found
 
 
@@ -152,7 +191,8 @@ class Template:
             (common, times) = texts.most_common(1)[0]
             if (times == n and n > 2) or (times > 0.95 * n and n > 20):
                 hits[("const", common)] = times
-            ranked = sorted(hits.items(), key=lambda h: (-h[1], h[0][0] == "const", str(h[0])))
+            order = {"const": 1, "count": 2}  # behind others that are right as often
+            ranked = sorted(hits.items(), key=lambda h: (-h[1], order.get(h[0][0], 0), str(h[0])))
             template.slots.append([(s, k / n) for s, k in ranked if k >= 0.3 * n][:4])
             template.samples.append([t for t, _ in texts.most_common(20)])
         return template

@@ -12,8 +12,8 @@ from understudy.world.values import is_number
 # Of splits that explain a sample nearly as well, the one that is likelier to hold elsewhere.
 _TRUST = (
     "miss", "extra", "unseen", "hits", "clash", "known", "near", "field", "has", "kind", "fmt",
-    "val", "cmp", "pair", "in", "with", "size", "amount", "rep", "prev", "ownfail", "idfail", "by",
-    "num", "done", "since", "n",
+    "val", "cmp", "pair", "in", "with", "size", "amount", "holds", "rep", "prev", "ownfail",
+    "idfail", "by", "num", "done", "since", "n",
 )  # fmt: skip
 _ORDERED = ("num", "n", "since", "amount", "size")  # features with bounds, not values
 _MOST = 200  # values of a feature that are told apart

@@ -246,7 +246,10 @@ def compare(real: Sequence[Talk], simulated: Sequence[Talk], seed: int = 0) -> l
     Raises ValueError where there are fewer than four scenarios: two halves need two each."""
     scenarios = sorted({t.scenario for t in real})
     if len(scenarios) < 4:
-        raise ValueError(f"{len(scenarios)} scenarios make no two samples: hold out four at least")
+        raise ValueError(
+            f"users speak in {len(scenarios)} of the held-out scenarios: four at least are needed, "
+            "with user messages"
+        )
     sides = _sides(*_at_most(list(real), list(simulated), seed))
     rng = random.Random(f"width:{seed}")
     seen: dict[str, list[Values]] = {}
