@@ -76,7 +76,8 @@ def _measured(
     world = calibrated(train)
 
     async def asked() -> tuple[Mapping[tuple[int, int], "Said"], int]:
-        async with Language.load(folder).world(world) as owner:
+        async with Language.load(folder).opened() as filled:
+            owner = filled(world)
             return await filled_results(owner, test), owner.counted["taken"]
 
     filled, taken = asyncio.run(asked())

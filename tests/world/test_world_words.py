@@ -33,8 +33,7 @@ FEATURES: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("field", "amount", "size"), ("sku", "grade")),
     **dict.fromkeys(("miss", "extra", "unseen", "hits", "rep", "n"), ()),
     "clash": (0,), "done": ("part",), "prev": ("sku", "part"), "with": ("sku", "count"),
-    "in": ("sku", "count"), "cmp": ("sku", "count", "price"),
-    "holds": ("sku", "count"), "cmp": ("sku", "count", "price"),
+    "in": ("sku", "count"), "holds": ("sku", "count"), "cmp": ("sku", "count", "price"),
     "pair": ("sku", "size", "parts", "amount", "price"),
 }  # fmt: skip
 VALUES: dict[str, list[Any]] = {
