@@ -62,6 +62,8 @@ def describe(
     for tool, own in found.items():
         print(f"{tool}  ({learned.models[tool].calls} calls)")
         print("\n".join(told_lines(own)) or f"  nothing that {least} calls show")
+        if how := learned.models[tool].retrieval:
+            print(f"  The world answers as its nearest remembered call was ({how.told()}).")
     if out is not None:
         print(f"{len(found)} tools in {out}")
         if left := withheld(learned, found, bar):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from understudy.core.types import HELDOUT_SHARE, Episode, parted
 from understudy.runs.progress import Progress
-from understudy.world.calibration import Doubts
 from understudy.world.config import WorldConfig
-from understudy.world.crossfit import cross_fit, evidence
+from understudy.world.crossfit import check, correct, cross_fit
 from understudy.world.fidelity import FidelityReport, fidelity
 from understudy.world.guards import Guard
 from understudy.world.learn import learn
@@ -63,8 +62,8 @@ def learn_world(
         else:
             measured = learn(rest, config, timed)
             measured.moments.place(measured.episode_ids, every)
-            kept_aside = evidence(measured, apart)
-            measured.doubts = Doubts.fit(found)
+            kept_aside = check(measured, 2, rest, apart)
+            correct(measured, rest, found)
             report = fidelity(measured, apart, rest)
             found += kept_aside
         progress.advance()
@@ -79,7 +78,8 @@ def learn_world(
             report.left_out["of which the result alone was captured, or a second one"] = uncalled
         world = learn(episodes, config, timed)
         report.left_out |= world.left_out
-        world.doubts, world.fidelity = Doubts.fit(found), report.to_json()
+        correct(world, episodes, found)
+        world.fidelity = report.to_json()
         world.save(out)
         progress.advance()
     return report

@@ -65,9 +65,10 @@ class FidelityReport:
     Intervals are 95%, by bootstrap over scenarios. `calibration` has bins [stated, true, calls] of
     `flag` and `doubt`, `coverage` (see reliability.coverage), and the calibration error that exact
     probabilities would show in a sample of this size (`flag_chance`, `doubt_chance`). `survival`:
-    see world.survival. `latency`: see world.latency. `collect`: see world.gaps. `left_out` counts
-    the calls in all episodes that the world could not learn from, by reason. `unmeasured` says why
-    there are no figures.
+    see world.survival. `latency`: see world.latency. `collect`: see world.gaps. `retrieved`: the
+    tools that answer as their nearest remembered call was answered, and why (world.likelier).
+    `left_out` counts the calls in all episodes that the world could not learn from, by reason.
+    `unmeasured` says why there are no figures.
     """
 
     episodes: int
@@ -90,6 +91,7 @@ class FidelityReport:
     entities: dict[str, Figure] = field(default_factory=dict)
     disjoint: dict[str, Figure] = field(default_factory=dict)
     time: list[str] = field(default_factory=list)  # see world.facts_of_time
+    retrieved: dict[str, str] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=lambda: dict(UNMEASURED))
 
     def to_json(self) -> dict[str, Any]:
@@ -157,6 +159,7 @@ def fidelity(
     report.latency = latency.latencies(world, episodes)
     report.collect = collect(scored, world)
     report.misses = _misses(scored)
+    report.retrieved = retrieved(world)
     return report
 
 
@@ -182,6 +185,12 @@ async def filled_results(
 
     await asyncio.gather(*(one(n, e) for n, e in enumerate(episodes)))
     return found
+
+
+def retrieved(world: World) -> dict[str, str]:
+    """Why tools answer as their nearest remembered call was answered, of those that do."""
+    how = {name: model.retrieval for name, model in world.models.items()}
+    return {name: own.told() for name, own in how.items() if own is not None}
 
 
 def told(world: World, name: str, p: Prediction) -> ToolResult:

@@ -80,7 +80,7 @@ def page(report: FidelityReport, name: str = "") -> Report:
         _headlines(report),
         (
             Section("Against floor and ceiling", _against(report)),
-            Section("Tools", (_tools(report),)),
+            Section("Tools", (_tools(report), *_retrieved(report))),
             Section("Can its doubt be trusted?", _trust(report)),
             Section("Collect traces here", (_collect(report),), _COLLECT),
             Section("The worst misses", _misses(report), _WORST),
@@ -164,6 +164,12 @@ def _tools(report: FidelityReport) -> Table:
         for own in (report.tools[tool],)
     ]
     return Table(("tool", "calls", *_TOOL.values()), rows, caption="Per cent; the world's rows.")
+
+
+def _retrieved(report: FidelityReport) -> tuple[Block, ...]:
+    why = report.retrieved.items()
+    rows = tuple((tool, f"answered as its nearest remembered call was: {own}") for tool, own in why)
+    return (Notes(rows),) if rows else ()
 
 
 def _trust(report: FidelityReport) -> tuple[Block, ...]:

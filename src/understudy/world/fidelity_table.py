@@ -57,7 +57,7 @@ def table(report: FidelityReport) -> str:
 
 
 def _lines(report: FidelityReport) -> list[str]:
-    """Calibration and survival, a line each."""
+    """Calibration, tools that answer by retrieval, and survival, a line each."""
     found = []
     for what, name in (("flag", "error flag"), ("doubt", "doubt")):
         error, rank = report.overall.get(f"{what}_ece"), report.overall.get(f"{what}_auroc")
@@ -70,6 +70,8 @@ def _lines(report: FidelityReport) -> list[str]:
     found += report.time
     if report.language:
         found.append(became(report.language))
+    for tool, why in report.retrieved.items():
+        found.append(f"{tool}: answered as its nearest remembered call was ({why})")
     lived = [f"{100 * f['value']:.0f}% at {k}" for k, f in report.survival.items() if f["n"]]
     if lived:
         found.append(f"rollouts on its own results that are right so far: {', '.join(lived)} calls")

@@ -6,7 +6,7 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import draws, evidence, gone, lives, rules
+from understudy.world import draws, evidence, gone, lives, retrieval, rules
 from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
 from understudy.world.context import Overlap, ToolFacts, tuplify
@@ -119,7 +119,7 @@ def to_json(world: World) -> dict[str, Any]:
 
 def _tool(m: ToolModel) -> dict[str, Any]:
     apart = "facts", "shapes", "texts", "query", "listings", "hard", "effects", "draws", "after"
-    plain = _fields(m, *apart, "takings", "evidence")
+    plain = _fields(m, *apart, "takings", "evidence", "retrieval")
     plain["facts"] = _fields(m.facts)
     plain["facts"]["overlaps"] = [list(_fields(o).values()) for o in m.facts.overlaps]
     plain["shapes"] = {k: s.to_json() for k, s in m.shapes.items()}
@@ -130,6 +130,7 @@ def _tool(m: ToolModel) -> dict[str, Any]:
     plain["draws"] = [_fields(d) for d in m.draws]
     plain["after"] = {k: _fields(a) for k, a in m.after.items()}
     plain["evidence"] = _fields(m.evidence)
+    plain["retrieval"] = None if m.retrieval is None else m.retrieval.to_json()
     plain["query"] = None
     if m.query is not None:
         plain["query"] = _fields(m.query, "rows", "_keyed", "_index")
@@ -263,5 +264,6 @@ def _read_tool(data: dict[str, Any]) -> ToolModel:
             "recall": {k: [(e, v) for e, v in held] for k, held in data["recall"].items()},
             "query": query,
             "evidence": evidence.read(data.get("evidence", {})),
+            "retrieval": retrieval.read(data["retrieval"]),
         }
     )

@@ -20,6 +20,7 @@ from understudy.core.types import (
     is_function,
     text_of,
 )
+from understudy.world import nearest
 from understudy.world.aside import LARGEST
 from understudy.world.calibration import Doubts, doubt_beyond
 from understudy.world.context import Context, ToolFacts
@@ -145,7 +146,7 @@ class World:
         else:
             doubt_beyond(p)
         if c is not None:
-            least = self.models[name].untried(c, p.outcome)
+            least = max(p.least, self.models[name].untried(c, p.outcome))
             p.doubt, p.wrong = max(p.doubt, least), max(p.wrong, least)
         return p, c
 
@@ -173,6 +174,8 @@ class World:
         failure = sum(p for k, p in chances.items() if k.startswith("err"))
         prediction = Prediction(label, value, text, flag, marks, 0.0, failure, chances)
         prediction.doubt = doubt_of(doubt, c, model, label, fact)
+        if model.retrieval is not None and outcome is None:
+            nearest.answer(self, model, model.retrieval, c, prediction)
         return prediction, c
 
     def provenance(self, p: Prediction) -> tuple[Provenance, ...]:
@@ -184,9 +187,9 @@ class World:
         )
 
     def _named(self, source: str) -> str:
-        head, _, number = source.partition(" ")
+        head, number, *call = source.split(" ") if source.startswith("episode ") else ("", "")
         named = head == "episode" and number.isdigit() and int(number) < len(self.episode_ids)
-        return f"episode {self.episode_ids[int(number)]}" if named else source
+        return " ".join((head, self.episode_ids[int(number)], *call)) if named else source
 
     def _borrow(self, label: str, c: Context) -> tuple[Any, str, bool, dict[str, Any], float]:
         """A failure that this very call had before, or that other tools worded."""

@@ -1,7 +1,7 @@
 """Held-out calls, each predicted with its true history, and how right rows of a table are there."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from understudy.core.types import Episode, canonical_json
@@ -53,24 +53,26 @@ def walk(
     n: int,
     traffic: set[str],
     seed: int = 0,
-    without: frozenset[int] = frozenset(),
+    without: Container[int] | None = None,
+    tools: Container[str] | None = None,
 ) -> Iterator[Moment]:
-    """The calls of an episode in order, each predicted at its most probable; the session is given
-    the real results. `traffic` holds the values that the world remembers, as text; the episodes
-    `without`, by the world's numbers, are forgotten."""
+    """The calls of an episode in order, of some `tools` or of all, each predicted at its most
+    probable; the session is given the real results. `traffic` holds the values that the world
+    remembers, as text; the episodes `without`, by the world's numbers, are forgotten."""
     session = world.session(seed + n, at=world.moment(episode))
-    if without:
+    if without is not None:
         session.state.without = without
     shown: dict[str, Said] = {}
     seen: set[str] = set()
     for s in steps(transitions(episode), n, world.failures):
-        rng = random.Random(f"fidelity:{seed}:{n}:{s.index}")
-        p, c = world.predict(session.state, s.name, s.args, rng, greedy=True)
         call = s.name + canonical_json(s.args)
-        before = shown.get(call)
-        reveals = before is not None and s.read(before[0]) != s.value
-        truth = Truth.of(s, seen, traffic, reveals)
-        yield Moment(truth, session, p, c, text_of_prediction(world, s.name, p), before)
+        if tools is None or s.name in tools:
+            rng = random.Random(f"fidelity:{seed}:{n}:{s.index}")
+            p, c = world.predict(session.state, s.name, s.args, rng, greedy=True)
+            before = shown.get(call)
+            reveals = before is not None and s.read(before[0]) != s.value
+            truth = Truth.of(s, seen, traffic, reveals)
+            yield Moment(truth, session, p, c, text_of_prediction(world, s.name, p), before)
         shown[call] = (s.content, s.flag)
         seen |= {str(v) for part in (s.args, s.value) for _, v in columns(part)}
         session.observe(s.name, s.args, s.content, s.flag)

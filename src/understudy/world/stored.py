@@ -8,14 +8,12 @@ how values hang together.
 
 import copy
 import json
-from collections.abc import Iterator
 from typing import Any
 
-from understudy.world import joint
 from understudy.world.compare import failed
 from understudy.world.floor import Floor, Said
-from understudy.world.memory import Key
 from understudy.world.model import World
+from understudy.world.retrieval import things_of
 from understudy.world.values import call_key, parse
 
 
@@ -67,7 +65,7 @@ class Stored:
         value = copy.deepcopy(value)
         named = {(domain, item) for _, domain, item in self.ids.of_args(name, args)}
         told = {_text(before[p]): args[p] for p in before if p in args}
-        for (domain, item), record in list(self._things(name, args, value)):
+        for (domain, item), record in list(things_of(self.ids, name, args, value)):
             other = told.get(_text(item), item)
             key = domain, item if isinstance(other, (dict, list)) else other  # a wrong type
             thing = self.state.things.get(key)
@@ -80,22 +78,6 @@ class Stored:
                 elif known is not None:
                     record[n] = known[0]
         return value
-
-    def _things(
-        self, name: str, args: dict[str, Any], value: Any
-    ) -> Iterator[tuple[Key, dict[str, Any]]]:
-        """The records of a result, each with the thing that it is of; a result that says none is
-        of the one that the call names."""
-        found = False
-        for domain, item, record in self.ids.of_result(name, value):
-            found = True
-            yield (domain, item), record
-        read = self.ids.read(name, args) if joint.AND in self.ids.joint.get(name, "") else None
-        named = [(domain, item) for _, domain, item in self.ids.alone(name, args)]
-        if isinstance(value, dict) and read is not None:
-            yield read, value
-        elif isinstance(value, dict) and not found and len(named) == 1:
-            yield named[0], value
 
 
 def _text(value: Any) -> str:

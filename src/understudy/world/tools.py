@@ -22,6 +22,7 @@ from understudy.world.own_rows import session_rows
 from understudy.world.owners import broken, relations
 from understudy.world.query import Query
 from understudy.world.refusals import takes_new, unheard
+from understudy.world.retrieval import Retrieval
 from understudy.world.rules import Effect
 from understudy.world.shapes import Shape, weighted
 from understudy.world.state import Mark
@@ -68,6 +69,7 @@ class Prediction:
     chances: dict[str, float]
     wrong: float = 0.0  # `doubt` with chance: that the outcome is another counts as wrong
     outside: float = 0.0  # how far beyond all experience the call is, or one that it rests on
+    least: float = 0.0  # doubt that no correction takes away, for too few held-out calls like it
 
 
 @dataclass(slots=True)
@@ -92,6 +94,7 @@ class ToolModel:
     compact: bool = False
     calls: int = 0
     evidence: Evidence = field(default_factory=Evidence)
+    retrieval: Retrieval | None = None  # where nearest calls are right more often
 
     def context(self, state: Any, args: dict[str, Any]) -> Context:
         return context_of(state, self.facts, args, self.listings, self.query, self.recall)
@@ -210,8 +213,7 @@ class ToolModel:
             apply(self.effects, c, value)
             gone.apply(self.takings, c, value)
             note(self.draws, c.args, value, c.state)
-        after = self.after.get(label)
-        if after is None:
+        if (after := self.after.get(label)) is None:
             return
         for _, domain, item in c.ids:
             if after.vanishes:

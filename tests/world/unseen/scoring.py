@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from understudy.world.bench import episode_of, predictions
+from understudy.world.crossfit import calibrated
 from understudy.world.freerun import free_runs
-from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.values import columns, parse
 from unseen.playing import Service, play_all
@@ -46,7 +46,7 @@ def score(
     hidden = {(h["episode"], h["step"]): h for _, own in played for h in own}
     train = [episode_of(r) for r in rows if r["split"] == "train"]
     test = [episode_of(r) for r in rows if r["split"] == "test"]
-    world = learn(train)
+    world = calibrated(train)
     world.moments.place(world.episode_ids, [episode_of(r) for r in rows])
     said = asyncio.run(_said(world, test))
     scored = Scored()
