@@ -54,7 +54,7 @@ def correct(world: World, episodes: Sequence[Episode], found: Sequence[Checked])
 def _in_itself(world: World, episodes: Sequence[Episode], tools: set[str]) -> Iterator[Compared]:
     """Calls as a world answers them that has learned from them too, with nothing remembered of
     their scenarios; where state lasts, of their episodes and of later ones."""
-    held = {tool: own for tool, own in _held(world, episodes, 2).items() if tool in tools}
+    held = {tool: own for tool, own in _held(world, episodes).items() if tool in tools}
     comparison, traffic = Comparison(world, WHOLE, held), world_values(world)
     own: dict[str, set[int]] = defaultdict(set)
     for n, e in enumerate(episodes):
@@ -112,9 +112,9 @@ def check(
     return found
 
 
-def _held(world: World, episodes: Sequence[Episode], times: int = 1) -> dict[str, list[Held]]:
+def _held(world: World, episodes: Sequence[Episode]) -> dict[str, list[Held]]:
     """The calls that these episodes can be answered from."""
     first: dict[str, int] = {}
     origins = [first.setdefault(e.scenario_id or e.id, n) for n, e in enumerate(episodes)]
     read = [steps(transitions(e), n, world.failures, origins[n]) for n, e in enumerate(episodes)]
-    return remembered_calls(set_aside(read)[0], times, world.memory.lasts)
+    return remembered_calls(set_aside(read)[0], world.memory.lasts)

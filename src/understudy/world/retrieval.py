@@ -2,8 +2,10 @@
 that on calls that they were not learned from (world.likelier decides; world.nearest answers).
 
 The nearest call names the most things that this one names; of several it has the most equal
-arguments, of several the most names of arguments in common, and then it is the latest; calls of the
-session are later than any of the traffic.
+arguments, and of several the most names of arguments in common. Where state lasts from one episode
+to the next it is then the latest; else a session has an order of its own of the episodes, so that
+what it is told hangs together, and another one is told something else. Calls of the session come
+before any of the traffic.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +19,10 @@ from understudy.world.context import Context
 from understudy.world.ids import Ids
 from understudy.world.memory import Key
 from understudy.world.transitions import Step
-from understudy.world.values import call_key
+from understudy.world.values import call_key, chance
 
-MOST = 1000  # calls of a tool that are remembered whole, the latest; of equal ones the last
+MOST = 1000  # calls of a tool that are remembered whole, the latest
+VARIANTS = 8  # scenarios whose answer to one and the same call is remembered
 LEVELS = ("the same call", "a call of the same things", "another call")
 FEW = 10  # held-out calls of a level, below which its doubt stands whatever others showed
 FAR = 2  # the level of a call that is not of the same things
@@ -77,7 +80,7 @@ class Retrieval:
     nearest: int  # and as it is done now
     held: list[Held] = field(default_factory=list)
     _read: list[_About] = field(default_factory=list, repr=False)
-    _found: dict[tuple[str, bool], Held | None] = field(default_factory=dict, repr=False)
+    _found: dict[tuple[str, bool], list[Held]] = field(default_factory=dict, repr=False)
 
     @property
     def way(self) -> tuple[bool, bool, bool]:
@@ -102,22 +105,27 @@ class Retrieval:
 
     def _remembered(self, c: Context, asked: "_About", good: bool) -> Held | None:
         if c.state.without:
-            return self._nearest(c, asked, good)
-        if (c.key, good) not in self._found:
-            self._found[c.key, good] = self._nearest(c, asked, good)
-        return self._found[c.key, good]
+            found = self._nearest(c, asked, good)
+        elif (c.key, good) in self._found:
+            found = self._found[c.key, good]
+        else:
+            found = self._found[c.key, good] = self._nearest(c, asked, good)
+        if c.state.memory.lasts:
+            return found[-1] if found else None
+        return max(found, key=lambda h: chance(c.state.seed, h.episode), default=None)
 
-    def _nearest(self, c: Context, asked: "_About", good: bool) -> Held | None:
+    def _nearest(self, c: Context, asked: "_About", good: bool) -> list[Held]:
+        """The nearest calls, the latest last."""
         if len(self._read) != len(self.held):
             self._read = [self._of(c, h.args) for h in self.held]
         without = c.state.without
-        some = [
-            n
-            for n, h in enumerate(self.held)
+        ranks = [
+            (_rank(asked, own), h)
+            for h, own in zip(self.held, self._read, strict=True)
             if h.episode not in without and not (good and h.failed)
         ]
-        best = max(some, key=lambda n: (_rank(asked, self._read[n]), n), default=None)
-        return None if best is None else self.held[best]
+        best = max((rank for rank, _ in ranks), default=None)
+        return [h for rank, h in ranks if rank == best]
 
     def _of(self, c: Context, args: dict[str, Any]) -> "_About":
         named = c.state.ids.of_args(c.tool.name, args)
@@ -160,11 +168,11 @@ def read(data: dict[str, Any] | None) -> Retrieval | None:
 
 
 def remembered_calls(
-    episodes: Iterable[Sequence[Step]], times: int = 1, lasts: bool = False
+    episodes: Iterable[Sequence[Step]], lasts: bool = False
 ) -> dict[str, list[Held]]:
-    """The calls of each tool that can be answered from: of equal ones those of the last scenarios,
-    one a scenario, as an episode first answered it, before what it changed itself; where state
-    `lasts`, as each episode last answered it."""
+    """The calls of each tool that can be answered from: of equal ones those of the last `VARIANTS`
+    scenarios, one a scenario, as an episode first answered it, before what it changed itself; where
+    state `lasts`, as each episode last answered it."""
     last: dict[str, dict[tuple[str, bool], dict[int, Held]]] = {}
     for own in episodes:
         for s in own:
@@ -178,7 +186,7 @@ def remembered_calls(
                 continue
             held.pop(whose, None)
             held[whose] = Held(s.episode, s.index, s.args, s.content, s.flag, s.failed)
-            for old in list(held)[: -MOST if lasts else -times]:
+            for old in list(held)[: -MOST if lasts else -VARIANTS]:
                 del held[old]
     return {name: _latest(h for held in own.values() for h in held.values())
             for name, own in last.items()}  # fmt: skip
