@@ -94,7 +94,8 @@ def leitung_pruefen(state: Any, kunde: str) -> Any:
     if kunde not in state["kunden"]:
         raise Refused(f"E-11: Kunde {kunde} ist unbekannt.")
     line = state["kunden"][kunde]["leitung"]
-    return f'<messung kunde="{kunde}" zeit="{_time(state["uhr"])}"><status>{line}</status></messung>'
+    when = _time(state["uhr"])
+    return f'<messung kunde="{kunde}" zeit="{when}"><status>{line}</status></messung>'
 
 
 def ticket_zeigen(state: Any, ticket: int) -> Any:
@@ -107,7 +108,7 @@ def ticket_zeigen(state: Any, ticket: int) -> Any:
         f"Schlagworte: {', '.join(own['tags']) or '-'}",
     ]  # fmt: skip
     if own["links"]:
-        lines.append(f"Verknüpft mit: {', '.join(map(str, own['links']))}")
+        lines.append(f"Wartet auf: {', '.join(map(str, own['links']))}")
     lines += [f"Angelegt: {_time(own['auf'])}", f"Geändert: {_time(own['neu'])}"]
     notes = own["verlauf"]
     lines.append(f"Verlauf ({min(3, len(notes))} von {len(notes)}):")
@@ -188,7 +189,7 @@ def schliessen(state: Any, ticket: int) -> Any:
     own = _ticket(state, ticket, live=True)
     live = [n for n in own["links"] if state["tickets"][n]["status"] != "geschlossen"]
     if live:
-        raise Refused(f"E-31: Ticket {ticket} hängt an Ticket {live[0]}, das noch nicht zu ist.")
+        raise Refused(f"E-31: Ticket {ticket} wartet auf Ticket {live[0]}, das noch nicht zu ist.")
     own["status"], own["neu"] = "geschlossen", state["uhr"]
     return f"Ticket {ticket} wurde am {_time(state['uhr'])} geschlossen."
 
@@ -198,10 +199,15 @@ def verknuepfen(state: Any, ticket: int, mit: int) -> Any:
     if ticket == mit:
         raise Refused("E-30: Ein Ticket kann nicht mit sich selbst verknüpft werden.")
     if mit in own["links"]:
-        raise Refused(f"E-32: Ticket {ticket} und Ticket {mit} sind schon verknüpft.")
+        raise Refused(f"E-32: Ticket {ticket} wartet schon auf Ticket {mit}.")
+    if _waits(state, other, ticket):
+        raise Refused(f"E-34: Ticket {mit} wartet selbst auf Ticket {ticket}.")
     own["links"].append(mit)
-    other["links"].append(ticket)
-    return f"Ticket {ticket} ist jetzt mit Ticket {mit} verknüpft."
+    return f"Ticket {ticket} wartet jetzt auf Ticket {mit}."
+
+
+def _waits(state: Any, own: dict[str, Any], ticket: int) -> bool:
+    return any(n == ticket or _waits(state, state["tickets"][n], ticket) for n in own["links"])
 
 
 def zusammenfuehren(state: Any, quelle: int, ziel: int) -> Any:
@@ -240,7 +246,7 @@ def _spelt(rng: random.Random, own: dict[str, Any]) -> str:
 
 def _some(rng: random.Random, state: Any, *states: str) -> int:
     live = [n for n, t in state["tickets"].items() if t["status"] in (states or STATES[:3])]
-    return int(rng.choice(live[-12:] or list(state["tickets"])))
+    return int(rng.choice(live[-12:] or list(state["tickets"])[-12:]))
 
 
 def _takes(rng: random.Random, state: Any) -> Agent:
@@ -273,7 +279,7 @@ def _works(rng: random.Random, state: Any) -> Agent:
     status = rng.choice([*STATES[:3], "offen", "neu"])
     args = {"status": status} | ({"team": rng.choice(list(SUBJECTS))} if rng.random() < 0.6 else {})
     yield "tickets_auflisten", args
-    ticket = _some(rng, state, status)
+    ticket = _some(rng, state, *([status] if status in STATES else []))
     yield "ticket_zeigen", {"ticket": ticket}
     for _ in range(rng.choice([0, 1, 1, 2, 3])):
         yield "kommentieren", {"ticket": ticket, "text": rng.choice(TEXTS)}
@@ -294,7 +300,8 @@ def _closes(rng: random.Random, state: Any) -> Agent:
             yield "ticket_zeigen", {"ticket": ticket}
         told = yield "schliessen", {"ticket": ticket}
         if isinstance(told, Refused) and str(told).startswith("E-31"):
-            yield "schliessen", {"ticket": state["tickets"][ticket]["links"][0]}
+            first = int(str(told).split("Ticket ")[2].split(",")[0])
+            yield "schliessen", {"ticket": first}
             yield "schliessen", {"ticket": ticket}
     after = rng.choice(["ticket_zeigen", "schliessen", "eskalieren"])
     yield after, {"ticket": ticket}
@@ -339,7 +346,7 @@ def malformed(what: str, tool: str, argument: str) -> Any:
     return said[what].format(argument)
 
 
-TOOLS = (kunde_suchen, leitung_pruefen, ticket_zeigen, tickets_auflisten, ticket_anlegen, zuweisen,
-         kommentieren, schlagwort, eskalieren, schliessen, verknuepfen, zusammenfuehren)  # fmt: skip
+TOOLS = (kunde_suchen, leitung_pruefen, ticket_zeigen, tickets_auflisten, ticket_anlegen,
+         zuweisen, kommentieren, schlagwort, eskalieren, schliessen, verknuepfen, zusammenfuehren)  # fmt: skip
 SERVICE = Service("hotline", start, {f.__name__: f for f in TOOLS}, agent, malformed,
                   lasting=True)  # fmt: skip
