@@ -1,14 +1,17 @@
 """The object that a service puts all its results into: {"ok": true, "data": ...}.
 
 It says nothing of the result. What is learned is learned of what is inside, and what is predicted
-is put into it again. Failures keep theirs, which differs.
+is put into it again. Failures keep theirs, which differs. Where a tool lays its results out as
+texts, what is inside is what they tell (world.layouts).
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from understudy.world.layouts import Layout
 from understudy.world.values import escape, kind_of, parse
 
 _LEAST, _SURE = 10, 0.95
@@ -17,13 +20,17 @@ _LEAST, _SURE = 10, 0.95
 @dataclass(slots=True)
 class Envelope:
     """`always`: the keys in their order with what they always hold, that of the result too;
-    `inside`: the key of the result, "" where there is no envelope."""
+    `inside`: the key of the result, "" where there is no envelope; `layout`: of a tool's texts."""
 
     inside: str = ""
     always: dict[str, Any] = field(default_factory=dict)
+    layout: Layout | None = None
 
     def opened(self, value: Any) -> Any:
         """What is in an envelope; a value that is in none as it is."""
+        if self.layout is not None and isinstance(value, str):
+            told = self.layout.read(value)
+            return value if told is None else told
         if not self.inside or not isinstance(value, dict) or value.keys() != self.always.keys():
             return value
         fits = all(value[k] == v for k, v in self.always.items() if k != self.inside)
@@ -32,6 +39,12 @@ class Envelope:
     def closed(self, value: Any) -> Any:
         """A value in the envelope."""
         return {**self.always, self.inside: value} if self.inside else value
+
+    def text(self, value: Any, separators: tuple[str, str] = (", ", ": ")) -> str:
+        """A value as a result is written: laid out, or in the envelope."""
+        if self.layout is not None and isinstance(value, (dict, list)):
+            return self.layout.write(value)
+        return json.dumps(self.closed(value), ensure_ascii=False, separators=separators)
 
     def path(self, path: str) -> str:
         """Where in the envelope a path of the result is."""

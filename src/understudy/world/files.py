@@ -6,7 +6,7 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import draws, evidence, gone, lives, retrieval, rules
+from understudy.world import draws, evidence, gone, layouts, lives, retrieval, rules
 from understudy.world.calibration import Doubts
 from understudy.world.clauses import Exchange
 from understudy.world.context import Overlap, ToolFacts, tuplify
@@ -28,7 +28,7 @@ from understudy.world.tree import tuples
 from understudy.world.versions import Version
 from understudy.world.wording import Part, Votes
 
-FORMAT = 17
+FORMAT = 18
 _LARGE = 1_000_000
 _BOMB = 2**31
 
@@ -109,8 +109,9 @@ def to_json(world: World) -> dict[str, Any]:
             "implied": world.book.implied,
             "totals": [[key, n] for key, n in world.book.votes.totals.items()],
         },
-        "failures": _fields(world.failures, "envelope"),
-        "envelope": _fields(world.failures.envelope),
+        "failures": _fields(world.failures, "envelope", "layouts"),
+        "envelope": _fields(world.failures.envelope, "layout"),
+        "layouts": {t: layouts.to_json(own) for t, own in world.failures.layouts.items()},
         "episodes": world.episode_ids,
         "doubts": None if world.doubts is None else _fields(world.doubts),
         "left_out": world.left_out,
@@ -196,7 +197,11 @@ def from_json(data: dict[str, Any]) -> World:
             _votes(book["votes"], book["totals"], book["heard"]),
             {w: [(path, value) for path, value in own] for w, own in book["implied"].items()},
         ),
-        Failures(**data["failures"], envelope=Envelope(**data["envelope"])),
+        Failures(
+            **data["failures"],
+            envelope=Envelope(**data["envelope"]),
+            layouts={tool: layouts.from_json(own) for tool, own in data["layouts"].items()},
+        ),
         data["episodes"],
         doubts=_doubts(data["doubts"]),
         left_out=data.get("left_out", {}),

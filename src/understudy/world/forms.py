@@ -30,7 +30,7 @@ class Forms:
         if label not in model.shapes:
             return False
         seen, always = self._of(c.tool.name, label)
-        own = set(_nodes(self.world.failures.envelope.read(text)))
+        own = set(_nodes(self.world.failures.around(c.tool.name).read(text)))
         return own <= seen and always <= {path for path, _ in own}
 
     def _of(self, tool: str, label: str) -> tuple[set[Node], set[str]]:

@@ -38,7 +38,7 @@ from understudy.world.state import Mark, State
 from understudy.world.templates import PROSE
 from understudy.world.tools import Prediction
 from understudy.world.trial import Trial
-from understudy.world.values import chance, kind_of, leaves, parse, with_values
+from understudy.world.values import chance, kind_of, leaves, with_values
 
 T = TypeVar("T")
 MOST = 24  # values that are asked for at once
@@ -143,7 +143,7 @@ def _reads(world: World, name: str, c: Context, p: Prediction) -> tuple[bool, st
     """Whether a result says that its call failed, and its outcome class."""
     text = text_of_prediction(world, name, p)
     fails = failed(world.failures, name, text, p.flag)
-    prose = p.outcome in PROSE and isinstance(parse(text), str)
+    prose = p.outcome in PROSE and isinstance(world.failures.around(name).read(text), str)
     return fails, p.outcome if prose else world.classify(c, text, fails)
 
 

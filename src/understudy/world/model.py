@@ -253,7 +253,8 @@ class World:
 
     def classify(self, c: Context, content: str, failed: bool) -> str:
         """The outcome class of a real result."""
-        value = parse(content) if failed else self.failures.envelope.read(content)
+        around = self.failures.around(c.tool.name)
+        value = parse(content) if failed else around.read(content)
         model = self.models.get(c.tool.name)
         if len(content) > LARGEST and (failed or isinstance(value, str)):
             return "err:other" if failed else "ok:prose"
@@ -344,7 +345,7 @@ class WorldSession:
         model.follow_up(c, p.outcome, p.value)
         latency = delay(model.latencies, p.outcome, foretold.rng)
         return ToolResult(
-            content(p, model, self.world.failures.envelope),
+            content(p, model, self.world.failures.around(name)),
             p.flag,
             latency,
             found,
@@ -361,7 +362,7 @@ class WorldSession:
         value = parse(content_)
         seen = Transition("", 0, (), name, json.dumps(args), content_, is_error)
         failed = self.world.failures.failed(seen, value)
-        value = value if failed else self.world.failures.envelope.opened(value)
+        value = value if failed else self.world.failures.around(name).opened(value)
         c = model.context(self.state, args)
         label = self.world.classify(c, content_, failed)
         model.settle(c, label, model.chances(c, self.world.pooled)[0])

@@ -32,6 +32,7 @@ def answer(
     if found is None or (found[1] == FAR and not how.far):
         return None
     call, level = found
+    around = world.failures.around(model.facts.name)
     if isinstance(call, int):
         past = c.state.calls[call]
         value, failed, args = copy.deepcopy(past.value), not past.ok, past.args
@@ -40,11 +41,11 @@ def answer(
         flag = _flag(model, past.outcome)
     else:
         failed, args, flag = call.failed, call.args, call.flag
-        value = parse(call.content) if failed else world.failures.envelope.read(call.content)
+        value = parse(call.content) if failed else around.read(call.content)
         text = call.content if failed else value if isinstance(value, str) else None
         marks = {"": Mark("remembered", f"episode {call.episode} call {call.step}")}
     if failed == p.outcome.startswith("ok"):
-        content = text if text is not None else json.dumps(world.failures.envelope.closed(value))
+        content = text if text is not None else around.text(value)
         p.outcome = world.classify(c, content, failed)
     if how.current and not failed and isinstance(value, (dict, list)):
         marks |= _update(c, args, value)

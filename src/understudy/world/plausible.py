@@ -27,7 +27,7 @@ class Plausible:
             for told in calls:
                 text, flag = told.said
                 if not failed(failures, tool, text, flag):
-                    for path, value in columns(failures.envelope.read(text)):
+                    for path, value in columns(failures.around(tool).read(text)):
                         self._note((tool, path), value)
 
     def _note(self, at: tuple[str, str], value: Any) -> None:

@@ -58,7 +58,7 @@ def _foretold(
         drawn, _ = world.predict(session.state, s.name, s.args, rng, greedy=False)
         told = text_of_prediction(world, s.name, drawn)
         bad = failed(world.failures, s.name, told, drawn.flag)
-        said.append((bad, text == s.content or parse(text) == s.value))
+        said.append((bad, text == s.content or s.read(text) == s.value))
         session.observe(s.name, s.args, s.content, s.flag)
     return said
 
@@ -71,7 +71,7 @@ def _on_its_own(world: World, found: Sequence[Step], seed: int, at: int | None) 
     for s in found:
         result = session.step(s.name, json.dumps(renamed(s.args, names)))
         bad.append(failed(world.failures, s.name, result.content, result.is_error))
-        made = dict(leaves(parse(result.content)))
+        made = dict(leaves(s.read(result.content)))
         known |= {v for _, v in columns(s.args)}
         for path, real in leaves(s.value):
             if isinstance(real, str) and real not in known and isinstance(made.get(path), str):

@@ -81,7 +81,7 @@ def walk(
 def text_of_prediction(world: World, name: str, p: Prediction) -> str:
     """A predicted result as the tool would write it."""
     model = world.models.get(name)
-    return content(p, model, world.failures.envelope) if model is not None else p.text or ""
+    return content(p, model, world.failures.around(name)) if model is not None else p.text or ""
 
 
 class Scorer:

@@ -39,19 +39,20 @@ class Stored:
         before = args if again else nearest.args
         if failed(self.failures, name, text, flag):
             return text, flag
-        value = self.failures.envelope.read(text)
+        around = self.failures.around(name)
+        value = around.read(text)
         filled = self._filled(name, before, args, value)
         if filled == value:
             return text, flag
         if isinstance(filled, str) and not self.failures.envelope.inside:
             return filled, flag
-        return json.dumps(self.failures.envelope.closed(filled), ensure_ascii=False), flag
+        return around.text(filled), flag
 
     def observe(self, name: str, args: dict[str, Any], text: str, flag: bool) -> None:
         """Take a result as history."""
         self._shown[call_key(name, args)] = text, flag
         fails = failed(self.failures, name, text, flag)
-        value = parse(text) if fails else self.failures.envelope.read(text)
+        value = parse(text) if fails else self.failures.around(name).read(text)
         self.state.observe(name, args, "err:" if fails else "ok:", value)
 
     def _filled(self, name: str, before: dict[str, Any], args: dict[str, Any], value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from understudy.core.types import (
@@ -16,10 +16,11 @@ from understudy.core.types import (
     is_function,
     text_of,
 )
-from understudy.world import envelope, silent
+from understudy.world import envelope, layouts, silent
 from understudy.world.delays import waits
 from understudy.world.envelope import Envelope
 from understudy.world.failing import looks_failed
+from understudy.world.layouts import Layout
 from understudy.world.values import parse
 
 
@@ -234,6 +235,7 @@ class Failures:
     silent: list[list[str]] = field(default_factory=list)  # key sets, see world.silent
     texts: list[str] = field(default_factory=list)  # tools whose texts are failures
     envelope: Envelope = field(default_factory=Envelope)
+    layouts: dict[str, Layout] = field(default_factory=dict)  # by tool
 
     @classmethod
     def learn(cls, seen: Sequence[Transition]) -> "Failures":
@@ -256,7 +258,13 @@ class Failures:
         found.silent, found.texts = silent.mine(calls), silent.texts(calls)
         good = [(t.name, v) for t in seen if not found.failed(t, v := parse(t.content))]
         found.envelope = envelope.mine(good)
+        found.layouts = layouts.mine([(tool, v) for tool, v in good if isinstance(v, str)])
         return found
+
+    def around(self, tool: str) -> Envelope:
+        """What is around the results of a tool that are no failures."""
+        layout = self.layouts.get(tool)
+        return self.envelope if layout is None else replace(self.envelope, layout=layout)
 
     def failed(self, transition: Transition, value: Any) -> bool:
         """Whether a result says that its call failed."""
@@ -291,11 +299,11 @@ def steps(
         failed = failures.failed(t, value)
         flag = t.is_error if t.is_error is not None else failed
         if not failed:
-            value = failures.envelope.opened(value)
+            value = failures.around(t.name).opened(value)
         out.append(
             Step(
                 episode, origin, i, t.name, args, t.content, value, flag, failed, bad, t.latency_s,
-                failures.envelope,
+                failures.around(t.name),
             )
         )  # fmt: skip
     return out

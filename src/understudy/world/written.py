@@ -15,8 +15,10 @@ def content(p: Prediction, model: ToolModel, around: Envelope) -> str:
         return writable(p.text)
     if bare and p.outcome in PROSE and isinstance(p.value, str):
         return writable(p.value)
-    value = p.value if bare else around.closed(p.value if p.text is None else p.text)
     separators = (",", ":") if model.compact else (", ", ": ")
+    if around.layout is not None and p.outcome.startswith("ok"):
+        return writable(around.text(p.value, separators))
+    value = p.value if bare else around.closed(p.value if p.text is None else p.text)
     text = json.dumps(value, ensure_ascii=False, separators=separators)
     if writable(text) != text:  # as JSON has it, a lone surrogate is an escape
         text = json.dumps(value, separators=separators)

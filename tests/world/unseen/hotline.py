@@ -347,6 +347,7 @@ def malformed(what: str, tool: str, argument: str) -> Any:
 
 
 TOOLS = (kunde_suchen, leitung_pruefen, ticket_zeigen, tickets_auflisten, ticket_anlegen,
-         zuweisen, kommentieren, schlagwort, eskalieren, schliessen, verknuepfen, zusammenfuehren)  # fmt: skip
+         zuweisen, kommentieren, schlagwort, eskalieren, schliessen, verknuepfen,
+         zusammenfuehren)  # fmt: skip
 SERVICE = Service("hotline", start, {f.__name__: f for f in TOOLS}, agent, malformed,
                   lasting=True)  # fmt: skip
