@@ -34,6 +34,7 @@ def numbers(
     found |= {c for c in asked if c not in found and _reads(c[2], by_tool[c[1]])}
     found |= _echoes(found, by_tool)
     found |= _named_with(found, [c for c in asked if c not in found], good)
+    found |= _among(found, whole, [c for c in asked if c not in found])
     return found | _echoes(found, by_tool)
 
 
@@ -57,6 +58,22 @@ def _counted(
         if c[0] == "a" and len(own) >= _LEAST:
             tellers = {r for r, v in shown.items() if len(own & v) >= _SURE * len(own)}
             taken |= {c, *tellers} if tellers else set()
+    return taken
+
+
+def _among(
+    found: set[Column], whole: Mapping[Column, set[Any]], asked: Sequence[Column]
+) -> set[Column]:
+    """Arguments whose numbers are nearly all what an identifier is given in other calls: one of
+    the same name, or one of any name where the numbers are too large for amounts of their own."""
+    taken = set()
+    for c in asked:
+        own = whole[c]
+        for side, _, p in found:
+            known = set().union(*(whole[f] for f in found if f[0] == side == "a" and f[2] == p))
+            fits = p == c[2] or min(own) > 999
+            if fits and len(own & known) >= max(_LEAST, _SURE * len(own)):
+                taken.add(c)
     return taken
 
 
