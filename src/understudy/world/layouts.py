@@ -1,6 +1,6 @@
 """Results that are laid out as texts, read as records and written as texts again.
 
-A tool may tell a record in lines of `name: value`, or in XML. What is learned is learned of the
+A tool may tell a record in lines of `name: value`, in XML, or in a sentence. What is learned is learned of the
 record; what is predicted is laid out as the tool does it. A layout is taken where nearly all texts
 of a tool are the same again when they are read and written.
 """
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from understudy.world.markup import Markup
+from understudy.world.sentences import Sentence
 from understudy.world.values import text_form
 
 _LEAST, _SURE = 8, 0.95
@@ -20,6 +21,7 @@ _LONGEST = 20_000  # characters of a text that is read
 _PAIR = re.compile(r"([^\s:=][^:=]{0,59}?)(: ?| ?= ?)(.*)")
 _ITEM = re.compile(r"([-*\u2022] )(.*)")
 _ASIDE = re.compile(r"([^()]*[^() ]) \(([^()]+)\)")
+_WHOLE = re.compile(r"0|[1-9]\d{0,14}")
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,6})?")
 
 
@@ -27,7 +29,7 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,6})?")
 class Lines:
     """Lines of names and values in their order. `keys`: the names, digits in them as `#`, each
     with what is between it and its value; `kinds`: of a value that is no plain text: `number`,
-    `list` (of items with commas), `aside` (more of it in parentheses), `items` (a list of the
+    `list` (of items with commas), `numbers` (such a list of whole ones), `aside` (more of it in parentheses), `items` (a list of the
     lines that follow); `empty`: how a list without items is written; `bullet`: before an item."""
 
     keys: dict[str, str] = field(default_factory=dict)
@@ -54,8 +56,10 @@ class Lines:
             return {key: items}
         if kind == "number" and _NUMBER.fullmatch(raw):
             return {key: float(raw) if "." in raw else int(raw)}
-        if kind == "list":
-            return {key: [] if raw == self.empty.get(key) else raw.split(", ")}
+        if kind in ("list", "numbers"):
+            items = [] if raw == self.empty.get(key) else raw.split(", ")
+            whole = kind == "numbers" and all(map(_WHOLE.fullmatch, items))
+            return {key: [int(v) for v in items] if whole else items}
         found = _ASIDE.fullmatch(raw) if kind == "aside" else None
         return {key: found[1], f"{key} ()": found[2]} if found else {key: raw}
 
@@ -134,7 +138,7 @@ def _mine_lines(texts: Sequence[str]) -> Lines | None:
         if kind:
             found.kinds[key] = kind
         blank = {r for r in raws[key] if not any(ch.isalnum() for ch in r)}
-        if kind == "list" and len(blank) == 1:
+        if kind in ("list", "numbers") and len(blank) == 1:
             found.empty[key] = blank.pop()
     return found
 
@@ -148,22 +152,27 @@ def _kind(raws: Sequence[str]) -> str:
     several = [r.split(", ") for r in said if ", " in r]
     items = Counter(item for r in said for item in r.split(", "))
     blank = {r for r in raws if r not in said}
+    if len(several) >= 2 and len(blank) < 2 and all(map(_WHOLE.fullmatch, items)):
+        return "numbers"
     words = not any(" " in item or not item for item in items)
     if len(several) >= 2 and words and len(blank) < 2 and items.total() >= 2 * len(items):
         return "list"
     return "aside" if said and all(_ASIDE.fullmatch(r) for r in raws) else ""
 
 
-Layout = Lines | Markup
+Layout = Lines | Markup | Sentence
+_KINDS: dict[str, type[Lines] | type[Markup] | type[Sentence]] = {
+    "lines": Lines, "xml": Markup, "sentence": Sentence
+}  # fmt: skip
 
 
 def to_json(layout: Layout) -> dict[str, Any]:
-    return {"xml": isinstance(layout, Markup), **asdict(layout)}
+    kind = next(kind for kind, own in _KINDS.items() if isinstance(layout, own))
+    return {"kind": kind, **asdict(layout)}
 
 
 def from_json(data: dict[str, Any]) -> Layout:
-    own = {name: value for name, value in data.items() if name != "xml"}
-    return Markup(**own) if data["xml"] else Lines(**own)
+    return _KINDS[data["kind"]](**{name: value for name, value in data.items() if name != "kind"})
 
 
 def mine(good: Sequence[tuple[str, str]]) -> dict[str, Layout]:
@@ -175,7 +184,7 @@ def mine(good: Sequence[tuple[str, str]]) -> dict[str, Layout]:
     for tool, own in texts.items():
         if len(own) < _LEAST or any(len(t) > _LONGEST for t in own):
             continue
-        for layout in (Markup.mine(own), _mine_lines(own)):
+        for layout in (Markup.mine(own), _mine_lines(own), Sentence.mine(own)):
             if layout is not None and _exact(layout, own):
                 found[tool] = layout
                 break
