@@ -1,8 +1,8 @@
 """Results that are laid out as texts, read as records and written as texts again.
 
-A tool may tell a record in lines of `name: value`, in XML, or in a sentence. What is learned is learned of the
-record; what is predicted is laid out as the tool does it. A layout is taken where nearly all texts
-of a tool are the same again when they are read and written.
+A tool may tell a record in lines of `name: value`, in XML, or in a sentence. What is learned is
+learned of the record; what is predicted is laid out as the tool does it. A layout is taken where
+nearly all texts of a tool are the same again when they are read and written.
 """
 
 import re
@@ -29,8 +29,9 @@ _NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,6})?")
 class Lines:
     """Lines of names and values in their order. `keys`: the names, digits in them as `#`, each
     with what is between it and its value; `kinds`: of a value that is no plain text: `number`,
-    `list` (of items with commas), `numbers` (such a list of whole ones), `aside` (more of it in parentheses), `items` (a list of the
-    lines that follow); `empty`: how a list without items is written; `bullet`: before an item."""
+    `list` (of items with commas), `numbers` (such a list of whole ones), `aside` (more of it in
+    parentheses), `items` (a list of the lines that follow); `empty`: how a list without items is
+    written; `bullet`: before an item."""
 
     keys: dict[str, str] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)

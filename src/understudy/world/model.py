@@ -36,7 +36,7 @@ from understudy.world.order import Moments
 from understudy.world.ranges import outside
 from understudy.world.refusals import refusal
 from understudy.world.scenarios import Book, draw_scenarios, user_seed
-from understudy.world.state import Mark, State
+from understudy.world.state import RANK, Mark, State
 from understudy.world.templates import Template, abstract
 from understudy.world.tools import Prediction, ToolModel
 from understudy.world.transitions import Failures
@@ -178,8 +178,12 @@ class World:
             nearest.answer(self, model, model.retrieval, c, prediction)
         return prediction, c
 
-    def provenance(self, p: Prediction) -> tuple[Provenance, ...]:
-        """Where each value of a prediction comes from; episodes by their ids."""
+    def provenance(self, p: Prediction, tool: str) -> tuple[Provenance, ...]:
+        """Where each value of a prediction comes from, of a text the least sure one; episodes by
+        their ids."""
+        if p.marks and p.outcome.startswith("ok") and tool in self.failures.layouts:
+            least = max(p.marks.values(), key=lambda m: RANK[m.kind])
+            return (Provenance("", least.kind, self._named(least.source)),)
         around = self.failures.envelope if p.outcome.startswith("ok") else Envelope()
         return tuple(
             Provenance(around.path(path), m.kind, self._named(m.source))
@@ -336,7 +340,7 @@ class WorldSession:
     def take(self, foretold: "Foretold") -> ToolResult:
         """The answer that was foretold, with what it changes kept."""
         name, args, p, c = foretold.name, foretold.args, foretold.prediction, foretold.context
-        found, model = self.world.provenance(p), self.world.models.get(name)
+        found, model = self.world.provenance(p, name), self.world.models.get(name)
         if model is None or c is None:
             return ToolResult(writable(p.text or ""), p.flag, None, found, p.doubt)
         model.settle(c, p.outcome, p.chances)

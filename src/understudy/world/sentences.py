@@ -109,16 +109,16 @@ def _counts(column: Sequence[str], held: Sequence[Sequence[str]]) -> bool:
     more = sum(a < b for a, b in pairwise(numbers))
     if len(set(numbers)) >= _LEAST and more >= _SURE * (len(numbers) - 1):
         return True
-    for other in held:
+    for other in (o for o in held if o is not column):
         last: dict[str, int] = {}
         steps = []
         for value, number in zip(other, numbers, strict=True):
             if value in last:
                 steps.append(number - last[value])
             last[value] = number
-        if other is not column and len(last) >= _LEAST <= len(steps):
-            if sum(step == 1 for step in steps) >= _MOSTLY * len(steps):
-                return True
+        often = len(last) >= _LEAST <= len(steps)
+        if often and sum(step == 1 for step in steps) >= _MOSTLY * len(steps):
+            return True
     return False
 
 
