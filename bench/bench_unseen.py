@@ -3,8 +3,8 @@
 Nine small services of tests/world/unseen (a ledger, an issue tracker that answers in prose, a
 shell, a calendar, an inventory in envelopes, a Spanish clinic without error flags, a greenhouse
 whose records count up from one and are never listed, a library with a text search, thresholds and
-loans that end, a German support
-desk that answers in sentences, lines and XML): learned from three quarters of the episodes, scored on the others.
+loans that end, a German support desk that answers in sentences, lines and XML): learned from three
+quarters of the episodes, scored on the others.
 """
 
 import importlib

@@ -196,7 +196,7 @@ def retrieved(world: World) -> dict[str, str]:
 def told(world: World, name: str, p: Prediction) -> ToolResult:
     """A prediction as a result, its doubt with the chance of another outcome in it."""
     text = text_of_prediction(world, name, p)
-    return ToolResult(text, p.flag, None, world.provenance(p, s.name), p.wrong)
+    return ToolResult(text, p.flag, None, world.provenance(p, name), p.wrong)
 
 
 def _figures(scored: Sequence[Scored], row: str, seed: int) -> dict[str, Figure]:
