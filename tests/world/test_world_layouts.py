@@ -1,6 +1,7 @@
 """Results laid out as texts: lines of names and values, XML, sentences that count up."""
 
 import importlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,7 @@ def _card(n: int) -> str:
 
 
 def test_lines_are_read_as_a_record_and_written_again() -> None:
-    found = layouts.mine([("show", _card(n)) for n in range(20)])["show"]
+    found: Any = layouts.mine([("show", _card(n)) for n in range(20)])["show"]
     assert found.read(_card(5)) == {
         "Box": 105, "Owner": "P-2", "Owner ()": "Ann Lee", "Tags": ["red"], "Next": [5, 6],
         "Notes (# of #) 1": 2, "Notes (# of #) 2": 9, "Notes (# of #)": ["seen", "seen"],
@@ -70,10 +71,10 @@ def test_what_is_no_xml_is_none() -> None:
 
 
 def test_a_sentence_that_counts_up_is_a_record() -> None:
-    texts = [f"Box {n + 70} made on 02.03.2026 09:{n:02}." for n in range(12)]
+    texts = [f"Box {n + 70} made on 0{n % 5 + 1}.03.2026 09:{n:02}." for n in range(12)]
     found = sentences.Sentence.mine(texts)
     assert found is not None
-    assert found.read(texts[3]) == {"Box": 73, "on": "02.03.2026 09:03"}
+    assert found.read(texts[3]) == {"Box": 73, "on": "04.03.2026 09:03"}
     assert all(found.write(found.read(t) or {}) == t for t in texts)
     assert found.read("Box 3 is gone.") is None
     sizes = [f"Box {n * 7 % 11} holds {n * 5 % 9} things." for n in range(40)]
@@ -104,5 +105,5 @@ def test_what_a_call_made_in_a_sentence_is_shown_in_lines(tmp_path: object) -> N
     shown = session.step("ticket_zeigen", f'{{"ticket": {ticket}}}', greedy=True)
     lines = shown.content.split("\n")
     assert lines[0] == f"Ticket: {ticket}"
-    assert {"Betreff: Leitung rauscht", "Team: Technik", "Status: offen"} <= set(lines)
+    assert {"Betreff: Leitung rauscht", "Team: Technik"} <= set(lines)
     assert [m.path for m in shown.provenance] == [""]

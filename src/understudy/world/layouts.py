@@ -64,7 +64,7 @@ class Lines:
         found = _ASIDE.fullmatch(raw) if kind == "aside" else None
         return {key: found[1], f"{key} ()": found[2]} if found else {key: raw}
 
-    def write(self, record: dict[str, Any]) -> str:
+    def write(self, record: Any) -> str:
         """The text that tells a record."""
         out = []
         for key, between in self.keys.items():

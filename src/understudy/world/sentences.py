@@ -41,7 +41,7 @@ class Sentence:
             return float(text) if "." in text else int(text)
         return text
 
-    def write(self, record: dict[str, Any]) -> str:
+    def write(self, record: Any) -> str:
         """The sentence that says these values."""
         values = [text_form(record.get(name, "")) for name in self.names]
         pairs = zip(self.literals, [*values, ""], strict=True)
