@@ -77,7 +77,7 @@ def test_a_sentence_that_counts_up_is_a_record() -> None:
     assert found.read(texts[3]) == {"Box": 73, "on": "04.03.2026 09:03"}
     assert all(found.write(found.read(t) or {}) == t for t in texts)
     assert found.read("Box 3 is gone.") is None
-    sizes = [f"Box {n * 7 % 11} holds {n * 5 % 9} things." for n in range(40)]
+    sizes = [f"Box {n * 7 % 11} holds {n * 5 % 7} things." for n in range(40)]
     assert sentences.Sentence.mine(sizes) is None
     each = [f"Note {n // 6 + 1} on box {n % 6}." for n in range(40)]
     assert sentences.Sentence.mine(each) is not None
