@@ -107,7 +107,8 @@ class Markup:
 
     @classmethod
     def mine(cls, texts: Sequence[str]) -> "Markup | None":
-        """The form of XML that texts have; None where they are of none, or of several."""
+        """The form of XML that texts have; None where they are of none, or of several, or hold no
+        record."""
         before = _before(texts[0])
         trees = [_tree(t.removeprefix(before)) for t in texts]
         read = [t for t in trees if t is not None]
@@ -121,6 +122,8 @@ class Markup:
         values: dict[str, list[str]] = defaultdict(list)
         for path, own in nodes.items():
             found._describe(path, own, values)
+        if found.root not in found.orders and found.root not in found.lists:
+            return None  # a text between two tags is no record
         found.numbers = [p for p, said in values.items() if all(map(_is_number, said))]
         forms = [(step, short) for step in (-1, 2, 4, 0, 1, 3) for short in (False, True)]
 

@@ -64,17 +64,18 @@ def _counted(
 def _among(
     found: set[Column], whole: Mapping[Column, set[Any]], asked: Sequence[Column]
 ) -> set[Column]:
-    """Arguments whose numbers are nearly all what an identifier is given in other calls: one of
-    the same name, or one of any name where the numbers are too large for amounts of their own."""
-    taken = set()
-    for c in asked:
-        own = whole[c]
-        for side, _, p in found:
-            known = set().union(*(whole[f] for f in found if f[0] == side == "a" and f[2] == p))
-            fits = p == c[2] or min(own) > 999
-            if fits and len(own & known) >= max(_LEAST, _SURE * len(own)):
-                taken.add(c)
-    return taken
+    """Arguments whose numbers, too large for amounts of their own, are nearly all what an
+    identifier is given in other calls."""
+    known: dict[str, set[Any]] = defaultdict(set)
+    for side, tool, p in found:
+        if side == "a":
+            known[p] |= whole[side, tool, p]
+    return {
+        c
+        for c in asked
+        if min(whole[c]) > 999
+        and any(len(whole[c] & own) >= max(_LEAST, _SURE * len(whole[c])) for own in known.values())
+    }
 
 
 def _echoes(found: Iterable[Column], by_tool: Mapping[str, Sequence[Step]]) -> set[Column]:

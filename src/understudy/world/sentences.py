@@ -17,6 +17,7 @@ _TOKEN = re.compile(r"\w+(?:[-.:/@]\w+)*|\s+|[^\w\s]")
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{1,6})?")
 _SURE, _LEAST, _MOSTLY = 0.95, 5, 0.8
 _MOST = 60  # words and marks of a sentence
+_LONGEST = 2000  # its characters
 
 
 @dataclass(slots=True)
@@ -30,6 +31,8 @@ class Sentence:
 
     def read(self, text: str) -> dict[str, Any] | None:
         """The values of a sentence; None where it is another one."""
+        if len(text) > _LONGEST:
+            return None
         found = re.fullmatch(r"(\S+(?: \S*\d\S*)*?)".join(map(re.escape, self.literals)), text)
         if found is None:
             return None
