@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from understudy.world.context import Context, Source, branches, resolve
+from understudy.world.joint import AND
 from understudy.world.values import column_sum, escape, is_number
 
 PLUS = "/~+"  # path of the added record under its list's
@@ -16,9 +17,14 @@ def mirrored(record: Any) -> Any:
     return -record if is_number(record) else record
 
 
-def edits(c: Context) -> Iterator[tuple[Source, str, list[Any]]]:
-    """(source, path of the list in a record, the list before) of what may be grown."""
+def edits(c: Context, result: Any) -> Iterator[tuple[Source, str, list[Any]]]:
+    """(source, path of the list in a record, the list before) of what may be grown. Lists of what
+    has no name (world.nameless) are empty where nothing is known of them."""
     for p, domain, item in c.ids:
+        if p == AND and isinstance(result, dict):
+            known = c.state.fields((domain, item))
+            for name in (n for n, v in result.items() if isinstance(v, list) and n not in known):
+                yield ("append", p, name), f"/{escape(name)}", []
         for name, value in c.state.fields((domain, item)).items():
             if isinstance(value, list):
                 path = f"/{escape(name)}"
@@ -43,6 +49,14 @@ def mirror(source: Source, c: Context) -> Any:
     if found is None or not isinstance(found[0], list):
         return None
     return [*found[0], *(mirrored(r) for r in found[0])], "inferred", "sign turned"
+
+
+def before_it(source: Source, c: Context) -> list[Any] | None:
+    """The list that a record is added to."""
+    found = resolve(("ref", *source[1:]), c)
+    if found is None:
+        return [] if source[1] == AND else None
+    return found[0] if isinstance(found[0], list) else None
 
 
 def aggregates(source: Source, items: list[Any]) -> Iterator[tuple[Source, float]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.world import logs, settings, steps
+from understudy.world import joint, logs, settings, steps
 from understudy.world.amounts import Value, call_values, moved_by, part_values
 from understudy.world.context import Context
 from understudy.world.ids import Ids
@@ -54,7 +54,9 @@ def mine(
     context: Callable[[Step, State], Context],
 ) -> dict[str, list[Effect]]:
     """The effects of each tool. `start` makes the state before an episode."""
-    readers = _readers(episodes, ids) | set(ids.joint)
+    named = {t for t, argument in ids.joint.items() if argument != joint.AND}
+    silent = {t for t, own in ids.args.items() if joint.AND in own and t not in ids.joint}
+    readers = (_readers(episodes, ids) | named) - silent
     samples: dict[str, dict[Role, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     mirrors = steps.Mirrors()
     for episode in episodes:

@@ -2,11 +2,9 @@
 which of them to believe."""
 
 import json
-from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, islice
 from typing import Any
 
 from understudy.world import joins, new_ids
@@ -15,7 +13,7 @@ from understudy.world.edits import PLUS, aggregates, edits, explains, totals
 from understudy.world.features import Feature
 from understudy.world.moments import is_moment, reckoned
 from understudy.world.tree import Node, decide, grow
-from understudy.world.values import chance, is_number, operate, same
+from understudy.world.values import chance, is_number, same
 
 Ranked = tuple[Source, float, int]  # a source, its precision, how often it was right
 
@@ -60,7 +58,7 @@ def see(c: Context, value: Any, row: dict[Feature, Any], origin: int = 0) -> See
     values = dict(plain)
     edited: list[tuple[Source, str]] = []
     had: set[Source] = set()
-    for source, path, before in edits(c):
+    for source, path, before in edits(c, value):
         if path in values:
             had.add(source)
             if explains(source, before, values[path]):
@@ -99,12 +97,30 @@ def see(c: Context, value: Any, row: dict[Feature, Any], origin: int = 0) -> See
     numbers.update(totals(numbers))
     numbers = dict(sorted(numbers.items(), key=lambda n: (_cost(n[0]), str(n[0]))))
     places = {path: n for n, path in enumerate(values)}
+    _see_sums(numbers, texts, places, right, had)
     fold = int(2 * chance("fold", origin))
     joined = joins.see_joins(c, plain)
     known, again = new_ids.known(c, plain), c.tool.name in c.state.last
     return Seen(
         row, values, right, had, numbers, moments, value, joined, places, fold, known, c.key, again
     )
+
+
+def _see_sums(
+    numbers: dict[Source, float],
+    texts: dict[str, list[str]],
+    places: dict[str, int],
+    right: dict[str, set[Source]],
+    had: set[Source],
+) -> None:
+    """Note the values that are sums over a list of the result that stands before them."""
+    for source, number in numbers.items():
+        if source[0] == "sum" and source[1][0] == "out":
+            summed = source[1][1]
+            had.add(source)
+            for path in texts.get(text(number), ()):
+                if places[summed] < places[path] and not path.startswith(f"{summed}/"):
+                    right[path].add(source)
 
 
 def text(value: Any) -> str:
@@ -152,9 +168,11 @@ def trusted(ranked: Ranked) -> float:
     return (n + right) / (n / max(precise, 1e-9) + right + wrong)
 
 
-def rank(ranked: Ranked) -> tuple[float, float, int, str]:
+def rank(ranked: Ranked, path: str = "") -> tuple[float, float, bool, int, str]:
+    """The better first: of a field's values as often right, those that have its name."""
     source, _, n = ranked
-    return -round(trusted(ranked), 2), _cost(source), -n, str(source)
+    other = not path or path.rpartition("/")[2] not in source[2:]
+    return -round(trusted(ranked), 2), _cost(source), other, -n, str(source)
 
 
 def _cost(source: Source) -> float:
@@ -245,8 +263,8 @@ def available(source: Source, s: Seen) -> bool:
     return source in s.had or source in s.numbers
 
 
-def _made_of(source: Source, part: Source) -> bool:
-    return source == part or any(_made_of(x, part) for x in source if isinstance(x, tuple))
+def made_of(source: Source, part: Source) -> bool:
+    return source == part or any(made_of(x, part) for x in source if isinstance(x, tuple))
 
 
 def moments(path: str, seen: Sequence[Seen]) -> list[Ranked]:
@@ -259,125 +277,3 @@ def moments(path: str, seen: Sequence[Seen]) -> list[Ranked]:
         plain = {b: v for b, v in s.numbers.items() if b[0] in ("arg", "ref", "last", "other")}
         rows.append((s.values[path], known, plain))
     return reckoned(rows)
-
-
-_NUMBERS = 40  # known numbers that are taken by twos
-_SAMPLE = 120  # results that they are tried on
-_TRIED = 24  # of these, on which factors are looked for
-_CENT = 0.006
-Numbers = list[tuple[Source, float]]
-
-
-def arithmetic(path: str, seen: Sequence[Seen]) -> list[Ranked]:
-    """Products, sums, differences of two known numbers, parts of the result before this one among
-    them, and fixed multiples of one and of differences."""
-    rows: list[tuple[float, Numbers]] = []
-    sample = seen[:: max(1, len(seen) // _SAMPLE)]
-    for s in sample:
-        if is_number(s.values[path]):
-            rows.append((s.values[path], _usable(path, s)))
-    hits: Counter[Source] = Counter()
-    beside: dict[Source, list[tuple[float, float]]] = defaultdict(list)
-    for target, known in rows:
-        hits.update(_made(target, known))
-        for a, x in known:
-            beside[a].append((x, target))
-    ranked = [multiple for a, own in beside.items() for multiple in _multiples(a, own)]
-    held = [dict(known) for _, known in rows]
-    for source, n in hits.items():
-        if n >= 4:
-            times = sum(source[2] in own and source[3] in own for own in held)
-            if n >= 0.8 * times:
-                ranked.append((source, n / times, n))
-    ranked += _scaled([(t, own) for (t, _), own in zip(rows, held, strict=True)])
-    return [(source, _tried(source, path, sample), n) for source, _, n in ranked]
-
-
-def _tried(source: Source, path: str, seen: Sequence[Seen]) -> float:
-    """The precision of a reckoned source, see `held_out`."""
-    right, had = [0, 0], [0, 0]
-    for s in seen:
-        number, target = _reckon(source, s.numbers), s.values[path]
-        if number is not None and is_number(target):
-            had[s.fold] += 1
-            right[s.fold] += abs(number - target) < _CENT
-    return held_out((right[0], right[1]), (had[0], had[1]))
-
-
-def _reckon(source: Source, numbers: dict[Source, float]) -> float | None:
-    if source[0] == "const":
-        return float(source[1])
-    if source[0] != "op":
-        return numbers.get(source)
-    a, b = _reckon(source[2], numbers), _reckon(source[3], numbers)
-    return None if a is None or b is None else operate(source[1], a, b)
-
-
-def _usable(path: str, s: Seen) -> Numbers:
-    """The simplest numbers that a value may be made of: none that is made of the value itself, or
-    of a part of the result that comes after it."""
-    own, place = ("out", path.partition(PLUS)[0]), s.places[path]
-    usable = (
-        (a, x) for a, x in s.numbers.items()
-        if (a[0] != "out" or s.places[a[1]] < place) and not _made_of(a, own)
-    )  # fmt: skip
-    return list(islice(usable, _NUMBERS))
-
-
-def _made(target: float, known: Numbers) -> Iterator[Source]:
-    """The operations on two numbers that make a third. The second is looked up by its value: the
-    work grows with the numbers, not with their pairs."""
-    ordered = sorted((y, n) for n, (_, y) in enumerate(known))
-    values = [y for y, _ in ordered]
-    for i, (a, x) in enumerate(known):
-        needed = [("+", target - x), ("-", x - target)]
-        if x and is_number(target / x):
-            needed.append(("*", target / x))
-        elif not x and abs(target) < _CENT:
-            yield from (("op", "*", a, b) for b, _ in known[i:])
-        for op, y in needed:
-            wide = 2 * _CENT / (abs(x) if op == "*" else 1) + 1e-9 * abs(y)
-            for _, n in ordered[bisect_left(values, y - wide) : bisect_right(values, y + wide)]:
-                b, other = known[n]
-                if (op == "-" and n == i) or (op != "-" and n < i):
-                    continue
-                if abs(operate(op, x, other) - target) < _CENT:
-                    yield "op", op, a, b
-
-
-def _scaled(rows: Sequence[tuple[float, dict[Source, float]]]) -> Iterator[Ranked]:
-    """Fixed multiples of a difference of two numbers. What shows on a few results is counted on
-    all of them."""
-    few: Counter[tuple[Source, Source, float]] = Counter()
-    for target, known in rows[:: max(1, len(rows) // _TRIED)]:
-        for (a, x), (b, y) in combinations(islice(known.items(), _NUMBERS // 2), 2):
-            factor = _factor(target, abs(x - y)) if x != y else None
-            if factor is not None:
-                few[(a, b, factor) if x > y else (b, a, factor)] += 1
-    for a, b, factor in (found for found, n in few.items() if n > 1):
-        both = [(target, own[a] - own[b]) for target, own in rows if a in own and b in own]
-        right = [by for target, by in both if by > 0 and _factor(target, by) == factor]
-        if len(right) >= max(4, 0.8 * len(both)) and len(set(right)) > 1:
-            source = ("op", "*", ("const", factor), ("op", "-", a, b))
-            yield source, len(right) / len(both), len(right)
-
-
-def _factor(target: float, by: float) -> float | None:
-    """What a number is a multiple by, other than 1."""
-    if not target or not is_number(target / by):
-        return None
-    factor = round(target / by, 4)
-    return None if factor == 1 else int(factor) if factor == int(factor) else factor
-
-
-def _multiples(source: Source, beside: Sequence[tuple[float, float]]) -> Iterator[Ranked]:
-    """Fixed multiples of a number, to cents, from (number, value): the largest numbers tell best
-    what the factor is, which has two or four digits."""
-    few = min(len({x for x, _ in beside}), len({value for _, value in beside})) < 3
-    distinct = dict(sorted(beside, key=lambda p: abs(p[0])))
-    top = [] if few else list(distinct.items())[-3:]
-    found = {round(value / x, digits) for x, value in top if x for digits in (2, 4)}
-    for factor in sorted(int(f) if f == int(f) else f for f in found):
-        n = sum(abs(operate("*", factor, x) - value) < 0.006 for x, value in beside)
-        if factor not in (0, 1) and n >= 4 and n >= 0.9 * len(beside):
-            yield ("op", "*", ("const", factor), source), n / len(beside), n

@@ -18,7 +18,7 @@ from understudy.world.matching import equal_values
 from understudy.world.query import Query
 from understudy.world.rules import Effect, Rule
 from understudy.world.shapes import Leaf
-from understudy.world.sources import path_text, quoted, source_text, value_text
+from understudy.world.sources import path_text, quoted, source_text, unnamed, value_text
 from understudy.world.values import at, escape, is_number
 
 Rows = list[tuple[dict[str, Any], list[dict[str, Any]]]]
@@ -264,7 +264,7 @@ def _effect(case: Case, effect: Effect) -> Iterator[Fact]:
         whose = f"the record that `{through}` of {whose} names"
     for name, rule in effect.rules.items():
         seen, right = case.model.evidence.effects.get(name, (0, 0))
-        text = f"{_rule(rule)} `{name}` of {whose}."
+        text = unnamed(f"{_rule(rule)} `{name}` of {whose}.")
         yield from case.fact("changes", name, text, (right, seen))
 
 

@@ -28,7 +28,7 @@ from understudy.world.tree import tuples
 from understudy.world.versions import Version
 from understudy.world.wording import Part, Votes
 
-FORMAT = 18
+FORMAT = 19
 _LARGE = 1_000_000
 _BOMB = 2**31
 

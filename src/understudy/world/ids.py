@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.world import counters, joint, numbering
+from understudy.world import counters, joint, nameless, numbering
 from understudy.world.numbering import Column
 from understudy.world.transitions import Step
 from understudy.world.values import columns, escape, is_date, records
@@ -22,7 +22,7 @@ class Ids:
     `args` maps tool -> argument path -> domain; `keys` maps tool -> record path -> the record's
     fields that identify it, each with its domain; `refs` maps tool -> column path -> domain for
     every result column of a domain; `joint` maps tools that read what several arguments name
-    together, or texts, to these arguments (world.joint).
+    together, or texts, to these arguments (world.joint; world.nameless).
     """
 
     args: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -104,7 +104,16 @@ def mine(all_steps: Sequence[Step]) -> Ids:
     ids.counters = counters.mine(good)
     for tool in (t for t, label in ids.joint.items() if joint.AND in label):
         ids.keys.get(tool, {}).pop("", None)
+    _add_nameless(ids, good)
     return ids
+
+
+def _add_nameless(ids: Ids, good: Sequence[Step]) -> None:
+    """Give what no argument names an identifier all the same."""
+    shows, changes = nameless.mine([s for s in good if s.name not in ids.joint], ids.keys)
+    ids.joint |= dict.fromkeys(shows, joint.AND)
+    for tool, domain in {**shows, **changes}.items():
+        ids.args.setdefault(tool, {})[joint.AND] = domain
 
 
 def _unique_in_lists(good: Sequence[Step]) -> dict[Column, float]:

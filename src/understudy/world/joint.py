@@ -26,7 +26,10 @@ def parts(argument: str) -> list[str]:
 
 
 def value_of(argument: str, args: dict[str, Any]) -> Any:
-    """What arguments name together; None where one is missing or is no scalar."""
+    """What arguments name together; None where one is missing or is no scalar. What none at all
+    name (world.nameless) is the only one of its kind."""
+    if argument == AND:
+        return AND
     found = [args.get(p) for p in parts(argument)]
     if len(found) == 1:
         return found[0] if isinstance(found[0], (str, int)) else None

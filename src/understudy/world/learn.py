@@ -6,6 +6,7 @@ from typing import Any
 
 from understudy.core.types import Episode, Tool, is_function
 from understudy.world import (
+    by_words,
     draws,
     effects,
     evidence,
@@ -32,6 +33,7 @@ from understudy.world.features import OF_OUTCOMES, feature, feature_names, field
 from understudy.world.gone import Taking
 from understudy.world.hard import mine_hard
 from understudy.world.ids import Ids
+from understudy.world.joint import AND
 from understudy.world.leaving import leave
 from understudy.world.memory import Memory
 from understudy.world.model import World
@@ -150,7 +152,8 @@ class _Learner:
             for t, ss in self.by_tool.items()
         }
         self.queries: dict[str, Query | None] = {
-            t: listings.mine(self.by_tool[t], ids, memory) for t in self.real
+            t: None if ids.joint.get(t) == AND else listings.mine(self.by_tool[t], ids, memory)
+            for t in self.real
         }
         self.listings = [q for q in self.queries.values() if q is not None]
         fields = fields_of_things(all_steps, ids, memory.of_thing)
@@ -309,7 +312,8 @@ class _Learner:
             if full or (not s.failed and form in self.prose[s.name]):
                 label = "err:other" if s.failed else "ok:prose"
             if label not in ("err:other", "ok:prose"):
-                forms[label].append((slots, s.flag))
+                marks = list(by_words.telling(c))
+                forms[label].append(([(said, own + marks) for said, own in slots], s.flag))
                 return label
         elif self._outdated(s):
             return "ok:{" + ",".join(self.versions[s.name].renewed(s.value)) + "}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from understudy.world.facts import Case
 from understudy.world.features import Feature
-from understudy.world.sources import forms_text, quoted, value_text
+from understudy.world.sources import forms_text, quoted, unnamed, value_text
 from understudy.world.templates import PROSE, Template
 from understudy.world.tools import ToolModel
 from understudy.world.values import unescape
@@ -89,9 +89,9 @@ def phrase(case: Case, feature: Feature, value: Any, holds: bool) -> str:
     head, *rest = feature
     if isinstance(value, list):
         over = "more than" if head in ("n", "since") else "above"
-        return _bound(head, rest, f"{'at most' if holds else over} {value[1]}")
+        return unnamed(_bound(head, rest, f"{'at most' if holds else over} {value[1]}"))
     yes, no = _unknown(head, rest) if value is None else _both(case, head, rest, value)
-    return yes if holds else no
+    return unnamed(yes if holds else no)
 
 
 def _bound(head: str, rest: Sequence[Any], bound: str) -> str:

@@ -62,7 +62,10 @@ def remember(
                     own = memory.of_thing(s.name, record)
                 memory.add(key, s.episode, _kept(own, lost[s.episode, key] | late))
         if read is not None and joint.AND in ids.joint[s.name]:
-            memory.add(read, s.episode, _kept(ids.record(s.name, s.value), _late(touched, s, read)))
+            if ids.joint[s.name] == joint.AND:
+                lost[s.episode, read] |= changing[s.name]
+            gone = lost[s.episode, read] | _late(touched, s, read)
+            memory.add(read, s.episode, _kept(ids.record(s.name, s.value), gone))
             continue
         if found or not isinstance(s.value, dict) or len(named) != 1:
             continue
@@ -99,6 +102,8 @@ def _changing(all_steps: Sequence[Step], ids: Ids) -> dict[str, set[str]]:
         if s.failed:
             continue
         shown = list(ids.of_result(s.name, s.value))
+        if ids.joint.get(s.name) == joint.AND:
+            shown = list(ids.shown(s.name, s.args, s.value))
         unclear |= {(d, v) for _, d, v in ids.alone(s.name, s.args)} - {k[:2] for k in shown}
         for domain, item, record in shown:
             before = known.setdefault((domain, item), {})

@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,14 +11,14 @@ from understudy.core.types import ProvenanceKind
 from understudy.world import joins, new_ids, sights
 from understudy.world.clocks import goes_on
 from understudy.world.context import Context, Found, Source, branches, resolve, tuplify
-from understudy.world.edits import PLUS, mirror
+from understudy.world.edits import PLUS, before_it, mirror
 from understudy.world.explain import (
     Holders,
     Seen,
-    arithmetic,
     available,
     choice,
     direct,
+    made_of,
     moments,
     rank,
     text,
@@ -26,9 +26,11 @@ from understudy.world.explain import (
 )
 from understudy.world.features import feature
 from understudy.world.moments import is_moment
+from understudy.world.reckoning import arithmetic
 from understudy.world.state import Mark
 from understudy.world.tree import Node, decide, grow, tuples
 from understudy.world.values import FreshIds, escape, is_number, put
+from understudy.world.wholes import in_order, steady_objects
 
 _NONE = object()
 _UNSURE = 0.5  # doubt of a value with parts that nothing knows
@@ -49,9 +51,9 @@ class Leaf:
     share: float = 1.0  # how often the form has this leaf
     repeated: bool = False  # whether the traffic shows an equal call, its things not named between
     made: bool = False  # an identifier that each call makes anew
+    late: bool = False  # reckoned from leaves that stand behind it
 
 
-_WIDE = 200  # keys of an object that are taken one by one
 _RECKONED = 64  # leaves of a form of which each may be made of others
 
 
@@ -71,7 +73,7 @@ class Shape:
         for s in seen:
             for path in s.values:
                 order[path] = order.get(path, 0) + 1
-        steady = _steady(seen)
+        steady = steady_objects(seen)
         few = len(order) <= _RECKONED
         shape.joined = _mine_joins(seen)
         holders = Holders(seen)
@@ -85,6 +87,8 @@ class Shape:
                 continue
             having = [s for s in seen if path in s.values]
             shape.leaves.append(_mine_leaf(path, having, holders, n / len(seen), precision, few))
+        for leaf in shape.leaves if few else ():
+            _look_behind(leaf, shape.leaves, [s for s in seen if leaf.path in s.values])
         return shape
 
     def render(
@@ -98,7 +102,7 @@ class Shape:
         marks: dict[str, Mark] = {}
         wrong = made_up = 0.0
         donor: Any = _NONE
-        for leaf in self.leaves:
+        for leaf in sorted(self.leaves, key=lambda leaf: leaf.late):
             if PLUS in leaf.path:
                 continue
             if leaf.share < 0.5 or (leaf.share < 1 and not greedy and rng.random() > leaf.share):
@@ -124,6 +128,8 @@ class Shape:
             if not leaf.path:
                 return item, marks, wrong
             put(out, leaf.path, item)
+        if any(leaf.late for leaf in self.leaves):
+            out = in_order(out, [leaf.path for leaf in self.leaves])
         return out, marks, max(made_up, wrong / max(1, len(self.leaves)))
 
     def _donor(self, c: Context, rng: random.Random) -> Any:
@@ -179,8 +185,8 @@ class Shape:
             return mirror(source, c)
         if source[0] != "append":
             return resolve(source, c)
-        before = resolve(("ref", *source[1:]), c)
-        if before is None or not isinstance(before[0], list):
+        before = before_it(source, c)
+        if before is None:
             return None
         item: Any = {}
         for part in self.leaves:
@@ -193,7 +199,7 @@ class Shape:
                     item = value
                 else:
                     put(item, inner, value)
-        return [*before[0], item], "inferred", "a record added"
+        return [*before, item], "inferred", "a record added"
 
     def to_json(self) -> list[Any]:
         found = [
@@ -206,6 +212,7 @@ class Shape:
                 lf.share,
                 lf.repeated,
                 lf.made,
+                lf.late,
             ]
             for lf in self.leaves
         ]
@@ -224,8 +231,9 @@ class Shape:
                 share,
                 repeated,
                 made,
+                late,
             )
-            for path, found_sources, tree, choice, fresh, share, repeated, made in found
+            for path, found_sources, tree, choice, fresh, share, repeated, made, late in found
         ]
         return cls(read, donors, listing, joins.from_json(joined))
 
@@ -268,21 +276,6 @@ def _mine_joins(seen: Sequence[Seen]) -> dict[str, joins.Join]:
     return found
 
 
-def _steady(seen: Sequence[Seen]) -> set[str]:
-    """Objects inside the form whose keys are always the same, and not so many that they are data:
-    their parts are mined singly."""
-    keys: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
-    for s in seen:
-        for path, item in s.values.items():
-            if isinstance(item, dict):
-                keys[path][tuple(item) if len(item) <= _WIDE else ()] += 1
-    return {
-        p
-        for p, c in keys.items()
-        if c.most_common(1)[0][1] >= 0.95 * sum(c.values()) and () not in c
-    }
-
-
 def _mine_leaf(
     path: str,
     seen: Sequence[Seen],
@@ -309,6 +302,24 @@ def _mine_leaf(
     return leaf
 
 
+def _look_behind(leaf: Leaf, leaves: Sequence[Leaf], seen: Sequence[Seen]) -> None:
+    """Reckon a number that nothing before it explains from those that come after it and are not
+    made of it: a tax out of the total that holds it."""
+    explained = leaf.sources and leaf.sources[0][1] >= 0.9
+    numeric = all(is_number(s.values[leaf.path]) for s in seen[:50])
+    if explained or not seen or not numeric or PLUS in leaf.path:
+        return
+    own = ("out", leaf.path)
+    behind = {
+        other.path for other in leaves
+        if other.sources and not other.late and not any(made_of(x, own) for x, _ in other.sources)
+    }  # fmt: skip
+    ranked = [r for r in arithmetic(leaf.path, seen, behind) if trusted(r) >= 0.9]
+    if ranked:
+        source, precise, _ = min(ranked, key=lambda r: rank(r, leaf.path))
+        leaf.sources, leaf.late = [(source, precise), *leaf.sources][:_SOURCES], True
+
+
 def _mine_sources(
     path: str, seen: Sequence[Seen], holders: Holders, precision: float, reckon: bool
 ) -> tuple[list[tuple[Source, float]], list[Seen]]:
@@ -327,7 +338,7 @@ def _mine_sources(
         ranked = [r for r in ranked if r[1] >= max(0.5, precision - 0.35)]
         if not ranked:
             return found + _others(path, seen, holders, found), rows
-        source, precise, _ = min(ranked, key=rank)
+        source, precise, _ = min(ranked, key=lambda r: rank(r, path))
         found.append((source, precise))
         rows = [s for s in rows if not available(source, s)]
     return found, rows

@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from understudy.world.joint import AND
 from understudy.world.values import unescape
 
-_OPERATORS = {"*": "times", "+": "plus", "-": "minus"}
+_OPERATORS = {"*": "times", "+": "plus", "-": "minus", "~": "times"}
 
 
 def quoted(names: Iterable[str]) -> str:
@@ -38,6 +39,8 @@ def source_text(source: tuple[Any, ...]) -> str | None:
         return f"{path_text(source[1])} of the result"
     if head == "const":
         return value_text(source[1])
+    if head in ("own", "ref") and source[1] == AND:
+        return f"`{source[2]}` as it was before" if len(source) == 3 else None
     if head == "ref" and len(source) == 3:
         return f"`{source[2]}` of the record that `{source[1]}` names"
     if head in ("sum", "count", "op", "total"):
@@ -48,9 +51,24 @@ def source_text(source: tuple[Any, ...]) -> str | None:
             return f"the sum of `{source[2]}` over {parts[0]}"
         if head == "count":
             return f"the number of items of {parts[0]}"
+        if source[:2] == ("op", "~"):
+            return f"{parts[0]} times {parts[1]}, in whole numbers"
         word = _OPERATORS[source[1]] if head == "op" else "times"
         return f"{parts[0]} {word} {parts[1]}"
     return None
+
+
+def unnamed(text: str) -> str:
+    """A statement on what no argument names (world.nameless), without the sign for it."""
+    sign = f"`{AND}`"
+    for named, plain in (
+        (f"the record that {sign} names", "the session's record"),
+        (f"the {sign} given", "the session's record"),
+        (f"this {sign}", "the session's record"),
+        (sign, "the session's record"),
+    ):
+        text = text.replace(named, plain)
+    return text
 
 
 def operation_text(operator: str, one: tuple[Any, ...], other: tuple[Any, ...]) -> str:

@@ -319,7 +319,8 @@ class State:
                 not found and not same and len(named) == 1
             ):
                 same = named
-            told = self.memory.of_thing(name, value)
+            nameless = self.ids.joint.get(name) == joint.AND
+            told = value if nameless else self.memory.of_thing(name, value)
             for key in same:
                 self._merge(key, told, n, marks, name, True)
         return own

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from understudy.world import by_words
 from understudy.world.context import Context, Source, hop, resolve, tuplify
 from understudy.world.frames import opened, quoted
 from understudy.world.values import SIZES, WORD, leaves, text_form
@@ -186,8 +187,11 @@ class Template:
             texts: Counter[str] = Counter()
             for slots, _ in seen:
                 texts[slots[i][0]] += 1
-                hits.update(slots[i][1])
+                hits.update(x for x in slots[i][1] if x[0] != "told")
             n = len(seen)
+            by = by_words.mine([slots[i] for slots, _ in seen])
+            if by is not None and by[1] > max(hits.values(), default=0):
+                hits[by[0]] = by[1]
             (common, times) = texts.most_common(1)[0]
             if (times == n and n > 2) or (times > 0.95 * n and n > 20):
                 hits[("const", common)] = times
@@ -202,9 +206,13 @@ class Template:
         texts, guessed = [], 0
         for sources, samples in zip(self.slots, self.samples, strict=True):
             for source, _ in sources:
-                found = resolve(source, c)
+                if source[0] == "by":
+                    found = by_words.value_of(source, c.args)
+                else:
+                    value = resolve(source, c)
+                    found = None if value is None else text_form(value[0])
                 if found is not None:
-                    texts.append(text_form(found[0]))
+                    texts.append(found)
                     break
             else:
                 texts.append(samples[int(draw * len(samples))] if samples else "")

@@ -1,6 +1,7 @@
 """JSON values as the world sees them: leaves, text forms, formats of identifiers."""
 
 import json
+import math
 import random
 import re
 import zlib
@@ -59,7 +60,10 @@ def is_number(value: Any) -> bool:
 
 
 def operate(op: str, a: float, b: float) -> float:
-    """Arithmetic rounded to cents, an integer where it is one of integers."""
+    """Arithmetic rounded to cents, an integer where it is one of integers; `~` is the product in
+    whole numbers."""
+    if op == "~":
+        return math.floor(a * b + 0.5)
     value = a * b if op == "*" else a + b if op == "+" else a - b
     return value if isinstance(value, int) else round(value, 2)
 
