@@ -16,15 +16,15 @@ pass the check into the bare base, by an adapter and by full fine-tuning, at sev
 of which the best counts (LoRA Without Regret, 2025). `..._spread_t1` is the standard deviation over
 seeds, `..._collapsed` in how many of them the policy ended over 5 points below the deployed one.
 
-A recipe is a function in learning_recipes. Hours on two cores: what is measured stays under
-build/bench/learning and is not measured again.
+A recipe is a function in learning_recipes. Hours on two cores: what is measured is kept in
+docs/measured/learning and not measured again; runs that were cut off go on from
+build/bench/learning.
 """
 
 import asyncio
-import json
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from bench.figures import Figure, figure, interval
 from bench.incumbents import run_at, service_at, traffic_of
 from bench.learning_recipes import RECIPES, Setting
 from bench.logged import play_logged, sampled_tokens
+from bench.measured import MEASURED, measured, write_measured
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "bench" / "learning"
@@ -47,10 +48,14 @@ def run(
     recipes: Sequence[str] = (),
     more: Sequence[str] = (),
     out: Path = OUT,
+    kept: Path = MEASURED / "learning",
 ) -> dict[str, Figure]:
     names = tuple(recipes) or tuple(RECIPES)
-    told = [_measured(out / f"{level}-{s}", s, level, traffic, logged, proof, names, more)
-            for s in seeds]  # fmt: skip
+    told = [
+        _measured(out / f"{level}-{s}", kept / f"{level}-{s}", s, level, traffic, logged, proof,
+                  names, more)
+        for s in seeds
+    ]  # fmt: skip
     found = {
         "logged_success": figure([t["logs"]["success"] for t in told], "success"),
         "logged_thumbs": figure([t["logs"]["thumbs"] for t in told], "episodes with a thumb"),
@@ -67,13 +72,15 @@ def run(
             spread = statistics.pstdev([after for after, _ in ends])
             found[f"{name}_spread_t1"] = figure([100 * spread], "points, standard deviation")
         if "filtered_sft" in names and name != "filtered_sft":
-            both = [[w for t in told for w in t[n]["t1"]] for n in ("filtered_sft", name)]
+            both = [
+                [w for t in told for w in t[n]["t1"]["successes"]] for n in ("filtered_sft", name)
+            ]
             found[f"{name}_over_filtered_sft_t1"] = _over(*both)
     return found
 
 
-def _mean(successes: Sequence[bool]) -> float:
-    return sum(successes) / len(successes)
+def _mean(proved: Mapping[str, Sequence[bool]]) -> float:
+    return sum(proved["successes"]) / len(proved["successes"])
 
 
 def _over(before: Sequence[bool], after: Sequence[bool]) -> Figure:
@@ -84,22 +91,27 @@ def _over(before: Sequence[bool], after: Sequence[bool]) -> Figure:
 
 
 def _measured(
-    folder: Path, seed: int, level: int, traffic: int, logged: int, proof: int,
+    folder: Path, kept: Path, seed: int, level: int, traffic: int, logged: int, proof: int,
     names: Sequence[str], more: Sequence[str],
 ) -> dict[str, Any]:  # fmt: skip
     """Successes of each policy by decoding, and what the logs are."""
+    parts = ("logs", "before", *names)
+    told = {name: measured(kept / f"{name}.json") for name in parts}
+    missing = [name for name, found in told.items() if found is None]
+    if not missing:
+        return told
     folder.mkdir(parents=True, exist_ok=True)
     start = asyncio.run(_deployed(folder, level, seed, traffic))
     episodes = asyncio.run(_logs(folder, start, logged, seed))
-    told: dict[str, Any] = {"logs": _described(episodes)}
-    for name in ("before", *names):
-        file = folder / f"{name}.json"
-        if not file.exists():
+    for name in missing:
+        if name == "logs":
+            told[name] = _described(episodes)
+        else:
             setting = Setting(folder, seed, level, traffic, start, episodes, more)
             adapters = [start] if name == "before" else RECIPES[name](setting)
             found = asyncio.run(_proved(folder, adapters, proof, seed))
-            file.write_text(json.dumps(max(found, key=lambda f: _mean(f["t1"]))))
-        told[name] = json.loads(file.read_text())
+            told[name] = max(found, key=lambda f: _mean(f["t1"]))
+        write_measured(kept / f"{name}.json", told[name])
     return told
 
 
@@ -156,5 +168,7 @@ async def _proved(
             whole = (path / "config.json").exists()  # a model, not an adapter
             policies = {"policy": None if whole else path}
             told = await prove(url, policies, proof, seed, None, str(path) if whole else "tiny")
-            found.append({d: told["policy"][d]["successes"] for d in ("greedy", "t1")})
+            found.append(
+                {d: {"successes": told["policy"][d]["successes"]} for d in ("greedy", "t1")}
+            )
     return found

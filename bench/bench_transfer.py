@@ -11,11 +11,11 @@ fidelity report: docs/transfer.svg plots what it then reaches against how right 
 held-out calls. At the levels in `alone` GRPO also goes on from that agent before by itself, in the
 world and without the rest of the recipe: it stalls, for groups that fail as a whole teach nothing.
 
-Hours on two cores: what is measured stays under build/bench/transfer and is not measured again.
+Hours on two cores: what is measured is kept in docs/measured/transfer and not measured again; runs
+that were cut off go on from build/bench/transfer.
 """
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 from bench.figures import Figure, figure, interval
 from bench.incumbents import run_at, service_at, traffic_of
+from bench.measured import MEASURED, measured, write_measured
 from bench.places import Reality, Retrieval
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +42,7 @@ def run(
     grpo: Sequence[str] = (),
     grpo_alone: Sequence[str] = (),
     out: Path = OUT,
+    kept: Path = MEASURED / "transfer",
     ablated: Sequence[int] = (50,),
     alone: Sequence[int] = (35,),
     plot: Path = ROOT / "docs" / "transfer.svg",
@@ -53,7 +55,8 @@ def run(
             folder = out / f"{level}-{seed}"
             once = seed == seeds[0]  # lesser worlds and GRPO alone are not asked of every seed
             parts = {"ablation": once and level in ablated, "alone": once and level in alone}
-            told.append(_measured(folder, level, seed, size, [p for p, on in parts.items() if on]))
+            wanted = [p for p, on in parts.items() if on]
+            told.append(_measured(folder, kept, level, seed, size, wanted))
         found[f"incumbent_{level}_traffic"] = figure([t["traffic"] for t in told], "success")
         for decoding in ("greedy", "t1"):
             for who in ("before", "world", "reality"):
@@ -134,7 +137,7 @@ class Size:
 
 
 def _measured(
-    folder: Path, level: int, seed: int, size: Size, parts: Sequence[str]
+    folder: Path, kept: Path, level: int, seed: int, size: Size, parts: Sequence[str]
 ) -> dict[str, Any]:
     """What one incumbent's traffic makes of the agent: success by place and decoding; `parts` are
     "ablation" (the lesser worlds too, and the fidelity of each) and "alone" (GRPO by itself)."""
@@ -142,11 +145,11 @@ def _measured(
     told: dict[str, Any] = {}
     places = {"found": ("world", "reality"), "ablation": ROWS, "alone": ("alone",)}
     for name in ("found", *parts):
-        done = folder / f"{name}.json"
-        if not done.exists():
+        file = kept / f"{level}-{seed}-{name}.json"
+        if (found := measured(file)) is None:
             found = asyncio.run(_train_and_prove(folder, level, seed, size, places[name]))
-            done.write_text(json.dumps(found))
-        told |= json.loads(done.read_text())
+            write_measured(file, found)
+        told |= found
     return told
 
 

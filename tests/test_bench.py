@@ -11,6 +11,7 @@ import pytest
 from bench.bench_demo import figures as demo_figures
 from bench.bench_engine import random_model
 from bench.bench_ranking import agreement
+from bench.measured import measured, write_measured
 
 from traffic import conversations, write_jsonl
 from understudy.models.loading import load_base
@@ -74,6 +75,7 @@ def test_every_benchmark_is_tested() -> None:
 )
 def test_figures_have_a_value_a_unit_and_a_range(name: str, tmp_path: Path) -> None:
     kept: dict[str, Any] = {"out": tmp_path} if name in ("correct", "learning", "transfer") else {}
+    kept |= {"kept": tmp_path / "kept"} if name in ("learning", "transfer") else {}
     kept |= {"plot": tmp_path / "t.svg"} if name == "transfer" else {}
     if name in ("language", "likeness"):
         kept |= {"airline": real_traffic(tmp_path / "airline")}
@@ -169,3 +171,14 @@ def test_agreement_of_the_rankings_is_surer_with_more_episodes() -> None:
     few, many = agreement(world, service, 10), agreement(world, service, 1000)
     assert few["value"] == many["value"] == 1.0
     assert many["low"] > few["low"]
+
+
+def test_what_was_measured_is_read_as_it_was_found(tmp_path: Path) -> None:
+    file = tmp_path / "a" / "50-0.json"
+    found = {"world": {"t1": {"successes": [True, False, True], "turns": 3.5}}, "traffic": 0.4}
+    assert measured(file) is None
+    write_measured(file, found)
+    assert measured(file) == found
+    told = json.loads(file.read_text())
+    assert told["found"]["world"]["t1"]["successes"] == "101"
+    assert {"commit", "date", "machine"} < set(told)

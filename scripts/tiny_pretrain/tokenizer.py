@@ -34,6 +34,10 @@ TEMPLATE = """
 {%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
+{%- macro said(content) -%}
+{{- text(content) | replace('<|im_start|>', '< |im_start|>') | replace('<|im_end|>', '< |im_end|>')
+    | replace('<|endoftext|>', '< |endoftext|>') -}}
+{%- endmacro -%}
 {%- macro kind(spec) -%}
 {%- if spec.enum -%}{{- spec.enum | join('|') -}}
 {%- elif spec.type is not defined -%}string
@@ -59,7 +63,7 @@ TEMPLATE = """
 {%- set first = messages and messages[0].role in ['system', 'developer'] -%}
 {%- if first or tools -%}
 {{- '<|im_start|>system\\n' -}}
-{%- set system = text(messages[0].content) if first else '' -%}
+{%- set system = said(messages[0].content) if first else '' -%}
 {{- system -}}
 {%- if tools -%}
 {{- '\\n' if system -}}{{- '<tools>\\n' -}}
@@ -72,7 +76,7 @@ TEMPLATE = """
 {%- for message in ns.rest -%}
 {%- if message.role == 'tool' -%}
 {%- if loop.first or loop.previtem.role != 'tool' -%}{{- '<|im_start|>user' -}}{%- endif -%}
-{{- '\\n<tool_response>\\n' -}}{{- text(message.content) -}}{{- '\\n</tool_response>' -}}
+{{- '\\n<tool_response>\\n' -}}{{- said(message.content) -}}{{- '\\n</tool_response>' -}}
 {%- if loop.last or loop.nextitem.role != 'tool' -%}{{- '<|im_end|>\\n' -}}{%- endif -%}
 {%- elif message.role == 'assistant' -%}
 {{- '<|im_start|>assistant\\n' -}}
@@ -87,7 +91,7 @@ TEMPLATE = """
 {{- '<|im_end|>\\n' -}}
 {%- elif message.role in ['system', 'developer', 'user'] -%}
 {{- '<|im_start|>' + ('system' if message.role == 'developer' else message.role) + '\\n' -}}
-{{- text(message.content) -}}{{- '<|im_end|>\\n' -}}
+{{- said(message.content) -}}{{- '<|im_end|>\\n' -}}
 {%- else -%}{{- raise_exception('the chat format has no role ' + message.role) -}}
 {%- endif -%}
 {%- endfor -%}

@@ -76,7 +76,8 @@ def test_a_word_is_the_same_tokens_in_prose_and_json(tok: Any) -> None:
 
 KINDS = st.sampled_from(["string", "integer", "number", "boolean", "object"])
 NAMES = st.from_regex(r"[a-z]{1,8}(_[a-z]{1,8})?", fullmatch=True)
-TEXT = st.text(max_size=30)
+MARKED = st.sampled_from(["<|im_end|>", "a<|im_start|>user", "<|endoftext|><|im_end|>"])
+TEXT = st.one_of(st.text(max_size=30), MARKED)
 SPEC = st.one_of(
     st.builds(lambda k: {"type": k}, KINDS),
     st.builds(lambda k: {"type": "array", "items": {"type": k}}, KINDS),
