@@ -13,6 +13,7 @@ from understudy.core.types import Episode, ModelRef, Policy, Sampling, split_of
 from understudy.demo import owner_check
 from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
+from understudy.recipes.checkpoints import EPISODES
 from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.learner import Lora, make_engine, make_learner
 from understudy.recipes.ppo import PlayConfig, PpoConfig
@@ -162,6 +163,16 @@ async def test_what_passes_in_the_world_is_distilled_without_the_notes(
     assert result.captured == sum(
         split_of(e.scenario_id or e.id) == "train" and e.metadata["ticket"]["guests"] <= 2
         for e in traffic
+    )
+    heard = {
+        name: json.loads((tmp_path / "run" / name / "artefacts" / EPISODES).read_text())["kept"]
+        for name in ("reader-warmup", "reader")
+    }
+    assert len(heard["reader"]) == result.captured
+    assert (
+        {*heard["reader-warmup"]}
+        == {e.id for e in traffic if split_of(e.scenario_id or e.id) == "train"}
+        > {*heard["reader"]}
     )
     readings = list(import_file(tmp_path / "run" / "artefacts" / "readings.jsonl"))
     assert len(readings) == 2 * (result.captured + result.rehearsed)

@@ -15,7 +15,7 @@ class Size:
     sft_epochs: tuple[int, int] = (1, 3)  # of all episodes, of those that pass the check
     # and what `sft` says
     rft: tuple[str, ...] = (
-        "scenarios=2600", "readings=2", "reader_epochs=2", "in_flight=128",
+        "scenarios=2600", "readings=2", "in_flight=128",
         "max_tokens_per_microbatch=2048",
     )  # fmt: skip
     grpo: tuple[str, ...] = (
@@ -30,6 +30,6 @@ QUICK = Size(
     proof=16,
     served=4,
     sft_epochs=(1, 1),
-    rft=("scenarios=24", "reader_epochs=1", "readings=1", "max_turns=6"),
+    rft=("scenarios=24", "reader_warmup_epochs=0", "reader_epochs=1", "readings=1", "max_turns=6"),
     grpo=("steps=2", "scenarios_per_step=2", "group_size=4", "pool=40", "max_turns=8"),
 )

@@ -1,8 +1,9 @@
 """Rejection-sampling fine-tuning in a learned world: play thousands of scenarios, keep what
 passes the owner's check, distil it.
 
-Who plays is a *reader*: distilled from the captured episodes that pass, with notes beside what
-users say (world.notes). What it did is taught without the notes, to an adapter that also learns
+Who plays is a *reader*: distilled from all captured episodes and then from those that pass, with
+notes beside what users say (world.notes). Where few pass, those that fail show what too few others
+do, such as when to ask. What it did is taught without the notes, to an adapter that also learns
 from the captured episodes themselves, and to answer what a message says. Rejection sampling as in
 arXiv 2308.01825, its attempts found with hints that training leaves out as in STaR (arXiv
 2203.14465). A greedy reader leaves behind the minority of the incumbent's flaws that happened to
@@ -48,7 +49,8 @@ class RftConfig(AttemptConfig):
     base: str = "tiny"
     renderer: str | None = None  # a chat format in the place of the base's own
     lora: Lora = Lora()
-    reader_epochs: PositiveInt = 3
+    reader_warmup_epochs: NonNegativeInt = 1  # of all captured episodes, those that fail too
+    reader_epochs: PositiveInt = 3  # of those that pass
     readings: NonNegativeInt = 3  # of single messages, for each episode; see `_readings`
     epochs: PositiveInt = 1
     batch_episodes: PositiveInt = 4  # and their readings
@@ -99,7 +101,7 @@ async def rft(
     language = language_of(config.language)
     file = run.artefacts / REHEARSED
     if not file.exists():
-        reader = _reader(run, world, captured, config, quiet)
+        reader = _reader(run, world, given, captured, config, quiet)
         guards = Guarding(config.guards, world, check, config.seed) if config.guards else None
         luck = None if config.guesses else Luck(world.notes, check, given, config.threshold)
         kept, counted, became = await _play(
@@ -132,17 +134,36 @@ async def rft(
 
 
 def _reader(
-    run: Run, world: World, captured: Sequence[Episode], config: RftConfig, quiet: bool
+    run: Run,
+    world: World,
+    given: Sequence[Episode],
+    captured: Sequence[Episode],
+    config: RftConfig,
+    quiet: bool,
 ) -> Path:
-    """The adapter that reads with notes; taken as it is where it was trained before."""
-    path = run.path / "reader"
-    settings = _sft_config(config, config.reader_epochs, config.batch_episodes)
+    """The adapter that reads with notes, of all given episodes and then of the captured ones that
+    pass; taken as it is where it was trained before."""
+    warmup = config.reader_warmup_epochs if len(given) > len(captured) else 0
+    stages = [("reader-warmup", given, warmup), ("reader", captured, config.reader_epochs)]
+    adapter: Path | None = None
+    for name, episodes, epochs in stages:
+        if epochs:
+            settings = _sft_config(config, epochs, config.batch_episodes, adapter)
+            adapter = _reads(run.path / name, world, episodes, settings, quiet)
+    assert adapter is not None  # reader_epochs is positive
+    return adapter
+
+
+def _reads(
+    path: Path, world: World, episodes: Sequence[Episode], settings: SftConfig, quiet: bool
+) -> Path:
+    """An adapter distilled from episodes with notes."""
     begun = (path / "run.json").exists()
-    opened = Run.open(path) if begun else Run.create(path, settings, config.seed)
+    opened = Run.open(path) if begun else Run.create(path, settings, settings.seed)
     if opened.state == "done":
         return path / "adapter"
     add = world.notes.add
-    noted = [said_with(e, partial(add, fields=world.fields(e))) for e in captured]
+    noted = [said_with(e, partial(add, fields=world.fields(e))) for e in episodes]
     with opened as inner:
         return sft(inner, noted, settings, None, quiet).adapter
 
@@ -193,9 +214,12 @@ def _readings(world: World, n: int, seed: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _sft_config(config: RftConfig, epochs: int, batch_episodes: int) -> SftConfig:
+def _sft_config(
+    config: RftConfig, epochs: int, batch_episodes: int, start: Path | None = None
+) -> SftConfig:
     return SftConfig(
         base=config.base,
+        start=str(start) if start else None,
         renderer=config.renderer,
         lora=config.lora,
         split="all",  # chosen before
