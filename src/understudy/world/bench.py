@@ -8,6 +8,7 @@ import asyncio
 import gzip
 import json
 import random
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -59,8 +60,9 @@ def bench(
 ) -> dict[str, Any]:
     """Write one prediction a test call (episode, step, content, is_error, doubt, provenance);
     returns seconds of learning (its doubt's calibration among them, see world.crossfit),
-    milliseconds a prediction, MiB of memory at the most, the calibration errors of the error flag
-    and of doubt (world.fidelity), and the figures of free-running rollouts (world.freerun).
+    milliseconds a prediction in the median, MiB of memory at the most, the calibration errors of
+    the error flag and of doubt (world.fidelity), and the figures of free-running rollouts
+    (world.freerun).
 
     With `rename`, a seed, the world sees random words for all tools, arguments and fields; what is
     written has their names back. `language` opens, from the world and the train split, a model for
@@ -86,7 +88,7 @@ def bench(
     return {
         "calls": len(rows),
         "learn_seconds": learned - began,
-        "call_ms": 1000 * seconds / max(1, len(rows)),
+        "call_ms": 1000 * statistics.median(seconds) if seconds else 0.0,
         "peak_mb": own_peak_mb(),
         "calibration": calibration(world, test),
         "rollouts": free_runs(world, train, test),
@@ -98,37 +100,44 @@ async def _predictions(
     world: World,
     test: Sequence[Episode],
     opening: Filler | None,
-) -> tuple[list[dict[str, Any]], float, dict[str, int]]:
-    """The predictions, the seconds that they took, and what became of gaps."""
+) -> tuple[list[dict[str, Any]], list[float], dict[str, int]]:
+    """The predictions, the seconds that each took, and what became of gaps."""
     async with AsyncExitStack() as stack:
         filling = None
         if opening is not None:
             filling = (await stack.enter_async_context(opening))(world)
-        begun, gate = time.perf_counter(), asyncio.Semaphore(AT_ONCE)
+        gate, seconds = asyncio.Semaphore(AT_ONCE), list[float]()
 
         async def one(n: int, episode: Episode) -> list[dict[str, Any]]:
             async with gate:
-                return await predictions(world, episode, n, filling)
+                return await predictions(world, episode, n, filling, seconds)
 
         found = await asyncio.gather(*(one(n, e) for n, e in enumerate(test)))
         rows = [row for own in found for row in own]
-        return rows, time.perf_counter() - begun, dict(filling.counted) if filling else {}
+        return rows, seconds, dict(filling.counted) if filling else {}
 
 
 async def predictions(
-    world: World, episode: Episode, seed: int, filling: LanguageWorld | None = None
+    world: World,
+    episode: Episode,
+    seed: int,
+    filling: LanguageWorld | None = None,
+    seconds: list[float] | None = None,
 ) -> list[dict[str, Any]]:
-    """What the world says to each call of an episode, with the true history before it."""
+    """What the world says to each call of an episode, with the true history before it. `seconds` is
+    given how long each took."""
     session = world.session(seed, at=world.moment(episode))
     rows = []
     for s in steps(transitions(episode), seed, world.failures):
-        rng = random.Random(s.index)
+        rng, began = random.Random(s.index), time.perf_counter()
         foretold = Foretold(
             s.name, s.args, *world.predict(session.state, s.name, s.args, rng, greedy=True), rng
         )
         if filling is not None:
             await filling.fill(foretold, seed)
         p = told(world, s.name, foretold.prediction)
+        if seconds is not None:
+            seconds.append(time.perf_counter() - began)
         rows.append(
             {
                 "episode": episode.id,

@@ -21,6 +21,7 @@ from understudy.world.settings import Held
 from understudy.world.state import State, Thing
 from understudy.world.transitions import Step
 from understudy.world.values import escape, is_number
+from understudy.world.walk import Walk
 
 Touched = dict[tuple[int, Key], dict[str, int]]
 _LEAST = 2  # changes that show a rule
@@ -50,22 +51,19 @@ class Sample:
 def mine(
     episodes: Sequence[Sequence[Step]],
     ids: Ids,
-    start: Callable[[Step], State],
-    context: Callable[[Step, State], Context],
+    walk: Walk,
 ) -> dict[str, list[Effect]]:
-    """The effects of each tool. `start` makes the state before an episode."""
+    """The effects of each tool."""
     named = {t for t, argument in ids.joint.items() if argument != joint.AND}
     silent = {t for t, own in ids.args.items() if joint.AND in own and t not in ids.joint}
     readers = (_readers(episodes, ids) | named) - silent
     samples: dict[str, dict[Role, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     mirrors = steps.Mirrors()
     for episode in episodes:
-        state = start(episode[0]) if episode else None
         waiting: dict[Key, list[_Named]] = defaultdict(list)
         seen: dict[Key, int] = defaultdict(lambda: -1)  # the last call that showed a thing
-        for s in episode:
-            assert state is not None
-            c, n = context(s, state), len(state.calls)
+        for s, c in walk.through(episode):
+            state, n = c.state, len(c.state.calls)
             if not s.failed and s.name in readers:
                 for key, record in _shown(s, ids):
                     thing = state.things.get(key, Thing())
@@ -79,7 +77,6 @@ def mine(
             new = [k for k, _ in settings.made(ids, s.name, s.args, s.value)]
             new = [] if s.failed else [k for k in new if k not in state.things]
             held = settings.held(c)
-            state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
             if not s.failed and s.name not in readers:
                 for role, key in addressed(c):
                     waiting[key].append((n, s, role, held))
@@ -132,19 +129,18 @@ def touched(
     """The fields that the effects changed, by episode and thing, with the index of the first call
     that did: what a later result shows of them is not how the thing was."""
     found: Touched = {}
+
+    def note(s: Step, c: Context) -> None:
+        own = effects.get(s.name, [])
+        roles = dict(addressed(c)) | makes(c, s.value) if own else {}
+        for effect in own:
+            for name in effect.rules if effect.role in roles else ():
+                fields = found.setdefault((s.episode, roles[effect.role]), {})
+                fields.setdefault(name, s.index)
+
     for episode in episodes:
-        state = start(episode[0]) if episode else None
-        for s in episode:
-            assert state is not None
-            c = context(s, state)
-            state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
-            if s.failed or s.name not in effects:
-                continue
-            roles = dict(addressed(c)) | makes(c, s.value)
-            for effect in effects[s.name]:
-                for name in effect.rules if effect.role in roles else ():
-                    own = found.setdefault((s.episode, roles[effect.role]), {})
-                    own.setdefault(name, s.index)
+        for _ in Walk(start, context, note).through(episode):
+            pass
     return found
 
 

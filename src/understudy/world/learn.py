@@ -50,6 +50,7 @@ from understudy.world.templates import Template, abstract, once
 from understudy.world.tools import ToolModel, conditions, context_of
 from understudy.world.transitions import Failures, Step, steps, transitions
 from understudy.world.values import columns, kind_of
+from understudy.world.walk import Walk
 
 _ANSWERS, _MOMENTS = 4, 16  # answers to one call that are kept, so many times as state lasts
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
@@ -238,17 +239,17 @@ class _Learner:
     def find_effects(self, by_episode: Sequence[list[Step]]) -> None:
         """What calls do to things that their results do not show."""
         usable = [[s for s in episode if self._usable(s)] for episode in by_episode]
-        walk = self.start, self._context, self._follow_effects
-        self.effects = effects.mine(usable, self.ids, self.start, self._context)
-        added = logs.mine(usable, self.ids, *walk)
+        self.effects = effects.mine(usable, self.ids, Walk(self.start, self._context))
+        walk = Walk(self.start, self._context, self._follow_effects)
+        added = logs.mine(usable, self.ids, walk)
         for tool, own in added.items():
             self.effects.setdefault(tool, []).extend(own)
-        self._find_quotes(quotes.mine(usable, *walk, _text))
-        for tool, found in overlaps.mine(usable, self.memory, *walk, self._form).items():
+        self._find_quotes(quotes.mine(usable, walk, _text))
+        for tool, found in overlaps.mine(usable, self.memory, walk, self._form).items():
             self.facts[tool].overlaps = found
             self.features[tool] += [("clash", n) for n in range(len(found))]
         self.draws = draws.mine(usable, self.queries)
-        self.takings = mine_gone.mine(usable, self.queries, *walk)
+        self.takings = mine_gone.mine(usable, self.queries, walk)
         mine_gone.forget(usable, self.ids, self.takings, self.queries)
         self.touched = effects.touched(usable, self.start, self._context, self.effects)
 

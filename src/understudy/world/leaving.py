@@ -12,6 +12,7 @@ from understudy.world.memory import Key, Memory, two
 from understudy.world.state import State
 from understudy.world.transitions import Step
 from understudy.world.values import same
+from understudy.world.walk import Walk
 
 Ending = tuple[str, str]  # tool, the argument that names what it ends
 _LEAST, _SURE = 5, 0.9
@@ -25,19 +26,20 @@ def leave(
     follow: Callable[[Step, Context], None],
 ) -> None:
     """Write into a memory what each episode left of every thing that it showed, in the place of
-    what it first saw: the last that was told of it, and what later calls did to it. `follow` writes
-    what a successful call does to other things than its result shows."""
+    what it first saw: the last that was told of it, and what later calls did to it."""
     memory.restart()
     steps = [s for own in episodes for s in own]
     memory.lives.endings = endings(steps, ids)
     steady, listed = _Steady(), _Listed(memory)
-    for own in episodes:
-        if not own:
-            continue
+
+    def start(first: Step) -> State:
+        return State(ids, memory, first.episode, without=Later(first.episode))
+
+    walk = Walk(start, context, follow)
+    for own in filter(None, episodes):
         number, origin = own[0].episode, own[0].origin
-        state = State(ids, memory, number, without=Later(number))
-        for s in own:
-            c = context(s, state)
+        for s, c in walk.through(own):
+            state = c.state
             shown = [] if s.failed else list(ids.of_result(s.name, s.value))
             for domain, item, record in shown:
                 steady.note((domain, item), record, origin)
@@ -46,9 +48,6 @@ def leave(
             for key, _ in new:
                 if key not in state.things and state.remembered(key) is None:
                     memory.lives.born.setdefault(key[0], {})[key[1]] = number
-            state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
-            if not s.failed:
-                follow(s, c)
         for key, thing in state.things.items():
             fields = {n: v for n, (v, _, _) in thing.fields.items()}
             steady.note(key, fields, origin)

@@ -8,20 +8,19 @@ total is a field of it), and in the record before.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from understudy.world import settings
 from understudy.world.amounts import CENT, amount, call_values, with_pairs
-from understudy.world.context import Context
 from understudy.world.ids import Ids
 from understudy.world.memory import Key
 from understudy.world.rules import Effect, Role, Rule, addressed, shifted
 from understudy.world.settings import Held
-from understudy.world.state import State
 from understudy.world.transitions import Step
 from understudy.world.values import is_number, same
+from understudy.world.walk import Walk
 
 EMPTY = ("empty",)  # the value of the rule of a list that every thing begins without records
 Record = dict[str, Any]
@@ -69,16 +68,12 @@ class _Sight:
 def mine(
     episodes: Sequence[Sequence[Step]],
     ids: Ids,
-    start: Callable[[Step], State],
-    context: Callable[[Step, State], Context],
-    follow: Callable[[Step, Context], None],
+    walk: Walk,
 ) -> dict[str, list[Effect]]:
-    """The lists that each tool adds to, as effects. `follow` writes into the state what a call did
-    to other things than its result shows."""
+    """The lists that each tool adds to, as effects."""
     sights: list[_Sight] = []
     for episode in episodes:
-        if episode:
-            sights += _sights(episode, ids, start(episode[0]), context, follow)
+        sights += _sights(episode, ids, walk)
     idle = {a for a, n in _alone(sights).items() if len(n) >= _LEAST and not any(n)}
     empty = _begin_empty(sights, idle)
     alone = _alone([s for s in sights if not s.first or s.name in empty], idle)
@@ -104,14 +99,14 @@ def mine(
 def _sights(
     episode: Sequence[Step],
     ids: Ids,
-    state: State,
-    context: Callable[[Step, State], Context],
-    follow: Callable[[Step, Context], None],
+    walk: Walk,
 ) -> Iterator[_Sight]:
     calls: dict[Key, list[tuple[str, Role, Made]]] = defaultdict(list)
     known: dict[tuple[Key, str], tuple[list[Any], int]] = {}
+    state = walk.start(episode[0]) if episode else None
     for s in episode:
-        c = context(s, state)
+        assert state is not None
+        c = walk.context(s, state)
         held = settings.held(c)
         shown = [] if s.failed or isinstance(s.value, str) else ids.shown(s.name, s.args, s.value)
         told = set()
@@ -126,10 +121,9 @@ def _sights(
                     last, first = before[-1] if before else None, (key, name) not in known
                     yield _Sight(name, calls[key][n:], items[len(before) :], last, first)
                 known[key, name] = items, len(calls[key])
-        state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
+        walk.past(s, c)
         if s.failed:
             continue
-        follow(s, c)
         named: dict[Key, Role] = {}
         for role, key in addressed(c):
             if key not in told:

@@ -8,7 +8,7 @@ that select so alone: the call may have changed the field, where others on the t
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from understudy.world.settings import Setting
 from understudy.world.state import State, Where, hidden
 from understudy.world.transitions import Step
 from understudy.world.values import chance
+from understudy.world.walk import Walk
 
 _LEAST = 3  # listings that show something
 _SURE = 0.9
@@ -86,20 +87,15 @@ class _Traffic:
 def mine(
     episodes: Sequence[Sequence[Step]],
     queries: Mapping[str, Query | None],
-    start: Callable[[Step], State],
-    context: Callable[[Step, State], Context],
-    follow: Callable[[Step, Context], None],
+    walk: Walk,
 ) -> dict[str, list[Taking]]:
-    """What each tool does to listings. `follow` writes into the state what a call did to other
-    things than its result shows."""
+    """What each tool does to listings."""
     traffic = _Traffic()
     for episode in episodes:
-        state = start(episode[0]) if episode else None
         calls: dict[Key, list[_Call]] = defaultdict(list)
         asked: dict[tuple[str, Key], set[str]] = defaultdict(set)
-        for s in episode:
-            assert state is not None
-            c, query = context(s, state), queries.get(s.name)
+        for s, c in walk.through(episode):
+            state, query = c.state, queries.get(s.name)
             new = [] if s.failed else _new(s, state)
             if not s.failed and isinstance(s.value, (dict, list)):
                 traffic.changing |= set(_differing(s, state))
@@ -108,16 +104,11 @@ def mine(
             for key in {(domain, item) for _, domain, item in c.ids if calls.get((domain, item))}:
                 last = calls[key][-1]
                 traffic.refused[last.tool, last.argument].append(s.failed)
-            number = len(state.calls)
-            state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
-            if s.failed:
-                continue
-            follow(s, c)
-            if query is None:
+            if not s.failed and query is None:
                 said = settings.said(s.args, s.value, {})
                 own = [(p, (domain, item)) for p, domain, item in c.ids]
                 for p, key in [*own, *(("", key) for key in new)]:
-                    calls[key].append(_Call(s.name, p, number, said))
+                    calls[key].append(_Call(s.name, p, len(state.calls), said))
     return _takings(traffic)
 
 

@@ -16,9 +16,9 @@ from typing import Any
 from understudy.world.context import Context, Overlap, Source, resolve
 from understudy.world.memory import Memory
 from understudy.world.moments import UNITS, between, is_moment
-from understudy.world.state import State
 from understudy.world.transitions import Step
 from understudy.world.values import chance, escape, is_number
+from understudy.world.walk import Walk
 
 Span = tuple[float, float]
 Form = tuple[str, str, str, Source, Source]  # an Overlap without its conditions
@@ -104,13 +104,10 @@ def _clock(moment: str) -> float | None:
 def mine(
     episodes: Sequence[Sequence[Step]],
     memory: Memory,
-    start: Callable[[Step], State],
-    context: Callable[[Step, State], Context],
-    follow: Callable[[Step, Context], None],
+    walk: Walk,
     worded: Callable[[Step], str],
 ) -> dict[str, list[Overlap]]:
-    """The conflicts of each tool. `follow` writes into the state what a call did to other things
-    than its result shows; `worded` is the form of a failure."""
+    """The conflicts of each tool. `worded` is the form of a failure."""
     refused = Counter((s.name, worded(s)) for own in episodes for s in own if s.failed)
     tools = {name for (name, _), n in refused.items() if n >= 2 * _LEAST}
     dated = {s.name for own in episodes for s in own if any(map(is_moment, s.args.values()))}
@@ -119,15 +116,9 @@ def mine(
         return {}
     calls: dict[str, list[_Call]] = defaultdict(list)
     for episode in episodes:
-        state = start(episode[0]) if episode else None
-        for s in episode:
-            assert state is not None
-            c = context(s, state)
+        for s, c in walk.through(episode):
             if s.name in tools & dated and len(calls[s.name]) < _CALLS:
                 calls[s.name].append(_seen(s, c, pairs, worded(s) if s.failed else ""))
-            state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
-            if not s.failed:
-                follow(s, c)
     found: dict[str, list[Overlap]] = {}
     for (tool, form), n in sorted(refused.items()):
         if n >= 2 * _LEAST and tool in calls:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from understudy.world.context import Context
 from understudy.world.frames import OPEN, quoted
 from understudy.world.rules import addressed
-from understudy.world.state import State
 from understudy.world.templates import form_of, spans_of
 from understudy.world.transitions import Step
 from understudy.world.values import WORD
+from understudy.world.walk import Walk
 
 _Field = tuple[str, str, str]  # (argument, its field or "", field of the thing that it leads to)
 _LEAST, _SURE = 2, 0.8  # different values of a slot; how often it is the field
@@ -26,23 +26,15 @@ _SLOTS = 4  # of fields in one wording, at most
 
 def mine(
     episodes: Sequence[Sequence[Step]],
-    start: Callable[[Step], State],
-    context: Callable[[Step, State], Context],
-    follow: Callable[[Step, Context], None],
+    walk: Walk,
     read: Callable[[Step], str],
 ) -> dict[str, list[str]]:
     """The wordings of each tool, their slots marked, surest first. `read`: a result as text."""
     texts: dict[str, list[_Text]] = defaultdict(list)
     for episode in episodes:
-        state = start(episode[0]) if episode else None
-        for s in episode:
-            assert state is not None
-            c = context(s, state)
+        for s, c in walk.through(episode):
             if s.failed or isinstance(s.value, str):
                 texts[s.name].append(_heard(read(s), c))
-            state.observe(s.name, s.args, "err:" if s.failed else "ok:", s.value)
-            if not s.failed:
-                follow(s, c)
     found = {tool: _wordings(own) for tool, own in texts.items()}
     return {tool: own for tool, own in found.items() if own}
 
