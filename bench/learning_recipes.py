@@ -114,7 +114,7 @@ def _ppo_world(given: Setting) -> list[Path]:
     from understudy.runs.config import load_config
 
     each = min(64, len(given.episodes))
-    size = [f"play.episodes_per_step={each}", f"play.steps={len(given.episodes) // each}"]
+    size = [f"play.scenarios_per_step={each}", f"play.steps={len(given.episodes) // each}"]
     config = load_config(PpoConfig, None, [*size, "play.max_turns=12", *given.own])
     with run_at(given.folder / "ppo-world", config, given.seed) as begun:
         adapter = Path(begun.path / "adapter")

@@ -1,5 +1,6 @@
 """Logged episodes as rows: sampled order, a turn's own reward, what counts as logged."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -82,6 +83,16 @@ def test_what_was_said_of_a_completion_rewards_its_turn() -> None:
     assert returns == [3, 3, 2, 2, 2, 3]
     (known,) = estimate([found], [[0.0] * 6], Estimation(gamma=0.5))
     assert known.returns == pytest.approx([0.25 + 2 / 32, 0.5 + 2 / 16, 1 + 2 / 8, 0.5, 1, 2])
+
+
+def test_what_is_doubtful_moves_the_policy_less_and_the_values_as_much() -> None:
+    both = [replace(two_agents(said(float(n))), id=f"e{n}") for n in range(2)]
+    plain = estimate(both, [[0.0] * 6] * 2, Estimation())
+    less = estimate(both, [[0.0] * 6] * 2, Estimation(), {"e1": 0.25})
+    assert less[0] == plain[0]
+    assert less[1].advantages == pytest.approx([0.25 * a for a in plain[1].advantages])
+    assert less[1].returns == plain[1].returns
+    assert any(plain[1].advantages)
 
 
 def test_an_episode_says_why_it_cannot_be_learned_from() -> None:

@@ -15,6 +15,7 @@ from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
 from understudy.recipes.checkpoints import EPISODES
 from understudy.recipes.grpo import GrpoConfig, grpo
+from understudy.recipes.guarding import GuardConfig
 from understudy.recipes.learner import Lora, make_engine, make_learner
 from understudy.recipes.ppo import PlayConfig, PpoConfig
 from understudy.recipes.ppo_world import ppo_in_world
@@ -118,7 +119,9 @@ async def test_ppo_in_the_world_trains_an_adapter_without_groups(
     world: World, tmp_path: Path
 ) -> None:
     partial = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
-    play = PlayConfig(steps=2, episodes_per_step=6, pool=12, max_turns=3, max_tokens=24)
+    play = PlayConfig(
+        steps=2, scenarios_per_step=6, pool=12, max_turns=3, max_tokens=24, guards=None
+    )
     config = PpoConfig(
         lora=LORA, play=play, batch_episodes=3, precision="fp32", value_warmup_epochs=1
     )
@@ -132,6 +135,25 @@ async def test_ppo_in_the_world_trains_an_adapter_without_groups(
     tensors = load_adapter(result.adapter).tensors
     assert any(t.abs().max() > 0 for k, t in tensors.items() if ".lora_B." in k)
     assert (result.adapter / "value_head.safetensors").exists()
+
+
+async def test_ppo_in_the_world_is_guarded_and_evaluated(world: World, tmp_path: Path) -> None:
+    everything = Check(lambda messages, ticket: 1.0, "any")  # canaries too
+    play = PlayConfig(
+        steps=3, scenarios_per_step=4, pool=12, max_turns=2, max_tokens=16, epochs=1,
+        guards=GuardConfig(doubtful=0, canaries=0.9, stop_after=1),
+        evaluate_every=1, evaluate_scenarios=2,
+    )  # fmt: skip
+    config = PpoConfig(lora=LORA, play=play, precision="fp32", value_warmup_epochs=0)
+    with Run.create(tmp_path / "run", config) as run:
+        result = await ppo_in_world(run, world, everything, config, threads=1, quiet=True)
+        rows = run.metrics().rows
+    assert result.stopped is not None
+    assert "nobody can do" in result.stopped
+    assert result.steps == len(rows) < 3
+    assert rows[-1]["guards"]["canaries_won"] > 0
+    assert rows[-1]["evaluation"]["mean"] == 1.0
+    assert (tmp_path / "run" / "checkpoints").exists()
 
 
 async def test_what_passes_in_the_world_is_distilled_without_the_notes(

@@ -36,3 +36,6 @@ TrackOption = Annotated[
     list[str] | None,
     typer.Option(help="Show metrics there too: tensorboard, wandb or mlflow; repeatable."),
 ]
+SecondOption = Annotated[
+    Path | None, typer.Option(help="A folder that `world learn --second` wrote: guards.")
+]

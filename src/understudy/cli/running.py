@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,10 @@ def values_of(named: str | None, config: Path | None) -> dict[str, Any]:
     if named is None or config is not None:
         return {}
     return Run.open(find_checkpoint(named).parent.parent, read_only=True).config
+
+
+def say_stopped(alarms: str | None) -> None:
+    """Ends the command with exit code 1 where guards stopped the run."""
+    if alarms:
+        print(f"stopped by the guards: {alarms}", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,7 +1,6 @@
 """Train: distil, rehearse, compare."""
 
 import asyncio
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from understudy.cli.options import (
     JudgeOption,
     QuietOption,
     RunArgument,
+    SecondOption,
     SetOption,
     ThreadsOption,
     TrackOption,
@@ -27,6 +27,7 @@ from understudy.cli.running import (
     first_of_several,
     fit_threads,
     opened_run,
+    say_stopped,
     values_of,
 )
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
@@ -38,10 +39,6 @@ from understudy.cli.train_report import report as train_report
 from understudy.cli.train_user import user as train_user
 from understudy.cli.train_world import world as train_world
 from understudy.cli.world_language import RunOption
-
-SecondOption = Annotated[
-    Path | None, typer.Option(help="A folder that `world learn --second` wrote: guards.")
-]
 
 app = typer.Typer(
     help="Recipes. Under torchrun, over several processes.",
@@ -183,7 +180,7 @@ def rft(
             print(f"  left out: {count} of those {what}, {reason}")
     if result.language:
         print(f"  {became(result.language)}")
-    _say_stopped(result.stopped)
+    say_stopped(result.stopped)
 
 
 @app.command()
@@ -245,11 +242,4 @@ def grpo(
         f"{result.steps} steps; in the world now: reward {result.reward:.3f}, "
         f"success {result.success:.0%}; adapter in {result.adapter}"
     )
-    _say_stopped(result.stopped)
-
-
-def _say_stopped(alarms: str | None) -> None:
-    """Ends the command with exit code 1 where guards stopped the run."""
-    if alarms:
-        print(f"stopped by the guards: {alarms}", file=sys.stderr)
-        raise typer.Exit(1)
+    say_stopped(result.stopped)

@@ -20,12 +20,13 @@ from understudy.cli.options import (
     IsolatedOption,
     QuietOption,
     RunArgument,
+    SecondOption,
     SetOption,
     ThreadsOption,
     TrackOption,
     WorkloadOption,
 )
-from understudy.cli.running import fit_threads, opened_run, values_of
+from understudy.cli.running import fit_threads, opened_run, say_stopped, values_of
 from understudy.cli.tools_file import ToolsOption, world_shown
 from understudy.cli.world_language import RunOption
 
@@ -49,6 +50,7 @@ def ppo(
     world: Annotated[
         Path | None, typer.Option(help="A folder that `world learn` wrote: play there instead.")
     ] = None,
+    second: SecondOption = None,
     language: RunOption = None,
     workload: WorkloadOption = None,
     tools: ToolsOption = None,
@@ -64,8 +66,9 @@ def ppo(
 
     Episodes need ids and logprobs, as of `understudy engine serve`. Those of the held-out split
     are left out, unless --set log.split=all. With --world and --check nothing logged is read: the
-    policy plays in the world, `play.episodes_per_step` scenarios a step, once each; --language, a
-    run of `train world`, fills what the world leaves open.
+    policy plays in the world, `play.scenarios_per_step` scenarios a step, once each, with the
+    guards of `train grpo` (--second); --language, a run of `train world`, fills what the world
+    leaves open.
 
     Example: understudy train ppo runs/liked --start runs/distilled --reward thumb
     """
@@ -78,10 +81,14 @@ def ppo(
     from understudy.runs.config import load_config
 
     values = values_of(fork, config) | _values(start, reward)
-    values |= {"play": {"language": str(language)}} if language else {}
+    play: dict[str, Any] = {"language": str(language)} if language else {}
+    play |= {"guards": {"second": str(second)}} if second else {}
+    values |= {"play": play} if play else {}
     settings = load_config(PpoConfig, config, overrides or [], values)
     if language is not None and world is None:
         raise ValueError("--language fills what a world leaves open: name the --world to play in")
+    if second is not None and world is None:
+        raise ValueError("--second guards what is played in a world: name the --world to play in")
     if world is not None and check is None:
         raise ValueError("--world needs --check: nobody leaves feedback in a world")
     if isolated:  # before the owner's code runs; no compiler can be started afterwards
@@ -89,7 +96,7 @@ def ppo(
             prepare_kernel(settings.base)
         only_the_store([] if world else [store])
     judge = Check.from_file(check) if check else None
-    given = {"--check": check, "--world": world, "--tools": tools}
+    given = {"--check": check, "--world": world, "--second": second, "--tools": tools}
     fit_threads(threads)
     if world is not None and judge is not None:
         learned = world_shown(world, tools)
@@ -103,6 +110,7 @@ def ppo(
             f"{played.steps} steps; in the world now: reward {played.reward:.3f}, "
             f"success {played.success:.0%}; adapter in {played.adapter}"
         )
+        say_stopped(played.stopped)
         return
     found = captured(store, workload)
     with opened_run(run, settings, given, fork, track or ()) as opened:

@@ -1,7 +1,7 @@
 """What actor and critic learn from a batch of episodes: values, advantages, mini-batches."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -32,16 +32,20 @@ class Estimate:
 
 
 def estimate(
-    episodes: Sequence[Logged], values: Sequence[Sequence[float]], how: Estimation
+    episodes: Sequence[Logged],
+    values: Sequence[Sequence[float]],
+    how: Estimation,
+    weights: Mapping[str, float] | None = None,
 ) -> list[Estimate]:
-    """Advantages and returns of a batch of episodes; `values` in the order of sampling."""
+    """Advantages and returns of a batch of episodes; `values` in the order of sampling. `weights`,
+    by the episode's id, are multiplied with normalised advantages (recipes.doubt)."""
     rewards = [on_last_tokens(e.lengths, e.rewards) for e in episodes]
     pairs = list(zip(rewards, values, strict=True))
     advantages = normalised([gae(r, v, how.gamma, how.lam) for r, v in pairs])
     ahead = [gae(r, v, how.gamma, how.lam_value) for r, v in pairs]
     return [
-        Estimate(list(v), a.tolist(), (h + v).tolist())
-        for v, a, h in zip(values, advantages, ahead, strict=True)
+        Estimate(list(v), (a * (weights or {}).get(e.id, 1.0)).tolist(), (h + v).tolist())
+        for e, v, a, h in zip(episodes, values, advantages, ahead, strict=True)
     ]
 
 

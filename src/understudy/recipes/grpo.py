@@ -73,6 +73,8 @@ class GrpoConfig(RolloutConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if self.group_size < 2:
+            raise ValueError("an episode beats its group's mean only in a group: group_size >= 2")
         if self.exact and self.max_staleness:
             raise ValueError("exact runs are synchronous: leave max_staleness at 0")
         if self.max_staleness and self.loss.rl == "reinforce":

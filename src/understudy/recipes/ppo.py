@@ -35,10 +35,10 @@ from understudy.recipes.actor_critic import (
 )
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.doubt import Doubt
 from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
 from understudy.recipes.logged import LogConfig, Logged, in_split, logged, none_left
 from understudy.recipes.resuming import begun_with, from_checkpoint
+from understudy.recipes.rollouts import RolloutConfig
 from understudy.recipes.trust import Trust
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
@@ -51,17 +51,16 @@ from understudy.train.value_head import ValueConfig
 VALUES = "values.json"
 
 
-class PlayConfig(Config):
-    """Playing in a world, a step's episodes at a time."""
+class PlayConfig(RolloutConfig):
+    """Playing in a world, a step's episodes at a time: each scenario once, by the newest policy."""
 
     steps: PositiveInt = 40
     epochs: PositiveInt = 2  # over a step's episodes
-    episodes_per_step: PositiveInt = 64
-    max_tokens: PositiveInt = 128  # a turn
-    max_turns: PositiveInt = 16
-    pool: PositiveInt = 2000  # scenarios recombined from the traffic
-    trust: Trust = Trust()  # what the world's fidelity must show, or training warns
-    doubt: Doubt = Doubt()  # what becomes of steps that the world doubts
+    scenarios_per_step: PositiveInt = 64
+    group_size: int = Field(default=1, ge=1, le=1)
+    max_staleness: int = Field(default=0, ge=0, le=0)
+    again: float = Field(default=0.0, ge=0, lt=1)
+    trust: Trust = Trust()  # what the world's fidelity must show, or training in it warns
     language: str | None = None  # a run whose model fills the world's gaps; see `train world`
 
 

@@ -1,19 +1,23 @@
 """PPO in a learned world, on-policy: each step's episodes are played by the policy as it then is.
 
-As recipes.ppo, but that a step plays `episodes_per_step` scenarios once each, judges them, and goes
-over them `play.epochs` times before the adapter is handed to the engine again. No groups: the value
-head is the baseline.
+As recipes.ppo, but that a step plays `play.scenarios_per_step` scenarios once each, judges them,
+and goes over them `play.epochs` times before the adapter is handed to the engine again. No groups:
+the value head is the baseline. What is played, and what of it may be learned from, is as for GRPO
+(recipes.rollouts): guards, doubt, curriculum, evaluation. `seed` is the recipe's, and what is
+logged is what was played: `log.split` and `log.reward` and both `temperature`s but `play`'s have no
+say here.
 """
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from understudy.core.cores import usable_cores
-from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.judges.check import Check
+from understudy.recipes.actor import Actor
 from understudy.recipes.actor_critic import (
     actor_rows,
     beyond,
@@ -22,9 +26,8 @@ from understudy.recipes.actor_critic import (
     mini_batches,
     values_of,
 )
-from understudy.recipes.batches import take_step
+from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score
-from understudy.recipes.curriculum import Curriculum
 from understudy.recipes.learner import (
     make_engine,
     make_learner,
@@ -34,8 +37,9 @@ from understudy.recipes.learner import (
 )
 from understudy.recipes.logged import Logged, logged
 from understudy.recipes.ppo import PpoConfig, trainer_config
-from understudy.recipes.rehearsal import Played, gather, play_group
+from understudy.recipes.rehearsal import Played, gather
 from understudy.recipes.resuming import from_checkpoint
+from understudy.recipes.rollouts import Rollouts
 from understudy.recipes.trust import warn
 from understudy.recipes.world_language import filling, language_of
 from understudy.runs.directory import Run
@@ -51,6 +55,7 @@ class PlayedResult:
     steps: int
     reward: float  # of the last step
     success: float
+    stopped: str | None = None  # the alarms that ended it
 
 
 async def ppo_in_world(
@@ -62,88 +67,115 @@ async def ppo_in_world(
     threads: int | None = None,
     quiet: bool = False,
 ) -> PlayedResult:
-    """Train an adapter in `world` with `check` as the reward; resumes from the last checkpoint."""
+    """Train an adapter in `world` with `check` as the reward; resumes from the last checkpoint.
+    With guards, their alarms end it early: `stopped` says why, and the adapter is as it was then.
+
+    Raises ValueError where the world has nothing to rehearse, RuntimeError after three steps
+    without any reward, NonFiniteError after three whose loss or gradient is not finite.
+    """
+    config = _of_the_world(config, check)
     play = config.play
     warn(run, world, play.trust)
     language = language_of(play.language)
+    rollouts = Rollouts(world, check, play, workload)
+    guards = rollouts.guards
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
     head = make_value_head(learner, start)
-    scenarios = world.scenarios(play.pool, config.seed)
-    curriculum = Curriculum(len(scenarios), 0.0, config.seed)
-    log = config.log.model_copy(update={"split": "all", "reward": check.name})
     reward = success = 0.0
     cores = threads or usable_cores()
-    with training(learner, trainer_config(config), cores, head) as trainer:
+    async with AsyncExitStack() as stack:
+        trainer = stack.enter_context(training(learner, trainer_config(config), cores, head))
         state = from_checkpoint(run, trainer)
+        rollouts.restore(state)
         kept = Checkpoints(run, config.keep_checkpoints)
-        if "curriculum" in state:
-            curriculum.restore(state["curriculum"])
+        begin = steps = int(state["step"])
         engine, chat = make_engine(learner.base, threads)
-        sampling = Sampling(temperature=log.temperature, max_tokens=play.max_tokens)
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(engine.aclose)
-            filled = await stack.enter_async_context(filling(language, threads, chat))
-            environment = filled(world)
-            with Progress("rehearse", total=play.steps, unit="steps", quiet=quiet) as progress:
-                progress.advance(int(state["step"]))
-                for step in range(int(state["step"]), play.steps):
-                    begun = time.perf_counter()
-                    model = ModelRef(learner.base.name, "rehearsed", step)
-                    engine.load_weights(model, learner.tensors(), learner.lora)
-                    drawn = curriculum.draw(play.episodes_per_step, step)
-                    played: list[Played] = await gather(
-                        [
-                            play_group(
-                                chat,
-                                Policy("rehearsed", model, sampling=sampling),
-                                environment,
-                                world.user,
-                                scenarios[n],
-                                1,
-                                seed=config.seed * 1_000_003 + step * 4099 + n,
-                                check=check,
-                                max_turns=play.max_turns,
-                                workload=workload,
-                                doubt=play.doubt,
-                            )
-                            for n in drawn
-                        ]
-                    )
-                    seconds = time.perf_counter() - begun
-                    episodes = [e for item in played for e in item.group.episodes]
-                    found, counted = logged(episodes, log)
-                    for item in played:
-                        counted.update({f"unjudged: {why}": n for why, n in item.failed.items()})
-                    metrics = _learn(run, trainer, found, config, step) if found else None
-                    reward = sum(e.reward for e in found) / max(1, len(found))
-                    success = sum(e.reward >= 1.0 for e in found) / max(1, len(found))
-                    became = counts_of(environment)
-                    _log(run, step, found, metrics, counted, reward, success, seconds, became)
-                    progress.advance(reward=round(reward, 3), success=f"{success:.0%}")
-                    if metrics is None:
-                        progress.note(
-                            f"step {step}: no update, nothing was logged: {dict(counted)}"
-                        )
-                    if (step + 1) % config.checkpoint_every == 0 or step + 1 == play.steps:
-                        score = Score(success, "success of the step")
-                        kept.save(step + 1, trainer, {"curriculum": curriculum.state()}, score)
-    first = scenarios[0]
+        stack.push_async_callback(engine.aclose)
+        filled = await stack.enter_async_context(filling(language, threads, chat))
+        environment, actor = filled(world), Actor(learner, engine, play.sampling)
+        rollouts.on(chat, actor, environment)
+        progress = stack.enter_context(
+            Progress("rehearse", total=play.steps, unit="steps", quiet=quiet)
+        )
+        progress.advance(begin)
+        for step in range(begin, play.steps):
+            begun, known = time.perf_counter(), len(guards.alarms) if guards else 0
+            actor.deliver(step)
+            found = await gather([start_one() for start_one in rollouts.plan(step)])
+            played, counted = rollouts.looked_over(step, found)
+            for alarm in guards.alarms[known:] if guards else ():
+                progress.note(f"alarm: {alarm}")
+            seconds, steps = time.perf_counter() - begun, step + 1
+            episodes, left_out = logged([e for p in played for e in p.group.episodes], config.log)
+            counted += left_out + _without_reward(played)
+            weights = {
+                e.id: w
+                for p in played
+                for e, w in zip(p.group.episodes, p.weights or (), strict=False)
+            }
+            metrics = _learn(run, trainer, episodes, weights, config, step) if episodes else None
+            values = ({} if metrics is None else metrics.as_dict()) | described(played, step)
+            values.pop("step", None)  # the trainer's count of updates
+            reward, success = values["reward"], values["success"]
+            values |= {"rollout_seconds": seconds, "counted": dict(counted)}
+            values |= {"guards": guards.figures} if guards else {}
+            values |= {"language": counts_of(environment)} if play.language else {}
+            score = None if play.evaluate_every else Score(success, "success of the step")
+            if rollouts.evaluated_after(steps, play.steps):
+                actor.deliver(steps)
+                values["evaluation"] = (evaluated := await rollouts.evaluate()).as_dict()
+                score = Score(evaluated.mean, "success on held-out scenarios")
+            run.log(step, **values)
+            stopped = guards.stopped if guards else None
+            last = steps == play.steps or stopped
+            if steps % config.checkpoint_every == 0 or last or "evaluation" in values:
+                kept.save(steps, trainer, rollouts.state(), score)
+            progress.advance(reward=round(reward, 3), success=f"{success:.0%}")
+            if metrics is None:
+                progress.note(f"step {step}: no update, nothing to learn from: {dict(counted)}")
+            if stopped:
+                progress.note(f"stopped: {stopped}")
+                break
+    first = rollouts.scenarios[0]
     metadata = {"recipe": "ppo", "prompt": prompt_of(first.messages, first.tools)}
     adapter = learner.save(run.path / "adapter", metadata | {"success": success}, head)
-    return PlayedResult(adapter, play.steps, reward, success)
+    return PlayedResult(adapter, steps, reward, success, guards.stopped if guards else None)
+
+
+def _of_the_world(config: PpoConfig, check: Check) -> PpoConfig:
+    """The configuration with one seed and one temperature; what is logged is what was played."""
+    of_play = {"split": "all", "reward": check.name, "temperature": config.play.temperature}
+    log = config.log.model_copy(update=of_play)
+    play = config.play.model_copy(update={"seed": config.seed})
+    return config.model_copy(update={"log": log, "play": play})
+
+
+def _without_reward(played: Sequence[Played]) -> Counter[str]:
+    """Episodes that could not be judged, or whose reward is withheld."""
+    counted: Counter[str] = Counter()
+    for item in played:
+        counted.update({f"unjudged: {why}": n for why, n in item.failed.items()})
+        counted.update({f"withheld: {why}": n for why, n in item.withheld.items()})
+    return counted
 
 
 def _learn(
-    run: Run, trainer: Trainer, found: list[Logged], config: PpoConfig, step: int
+    run: Run,
+    trainer: Trainer,
+    found: list[Logged],
+    weights: dict[str, float],
+    config: PpoConfig,
+    step: int,
 ) -> StepMetrics:
-    """The updates on a step's episodes; the last one's metrics."""
+    """The updates on a step's episodes, `weights` being those of doubtful ones; the last one's
+    metrics."""
     size = config.batch_episodes
     for epoch in range(config.value_warmup_epochs if step == 0 else 0):
         for batch in mini_batches(len(found), size, f"{config.seed}/warm-up/{epoch}"):
             rows = [r for n in batch for r in critic_rows(found[n], config.estimation)]
             take_step(run, trainer, rows, step)
-    estimates = estimate(found, values_of(trainer, found), config.estimation)
+    estimates = estimate(found, values_of(trainer, found), config.estimation, weights)
     for epoch in range(config.play.epochs):
         for batch in mini_batches(len(found), size, f"{config.seed}/{step}/{epoch}"):
             rows = [r for n in batch for r in actor_rows(found[n], estimates[n])]
@@ -151,27 +183,3 @@ def _learn(
             if beyond(metrics.kl, config.kl_bound):
                 return metrics
     return metrics
-
-
-def _log(
-    run: Run,
-    step: int,
-    found: list[Logged],
-    metrics: StepMetrics | None,
-    counted: Counter[str],
-    reward: float,
-    success: float,
-    seconds: float,
-    language: dict[str, int],
-) -> None:
-    values = {} if metrics is None else metrics.as_dict()
-    values.pop("step", None)  # the trainer's count of updates
-    values |= {
-        "reward": reward,
-        "success": success,
-        "sampled_tokens": sum(e.tokens for e in found),
-        "rollout_seconds": seconds,
-        "counted": dict(counted),
-        **({"language": language} if language else {}),
-    }
-    run.log(step, **values)

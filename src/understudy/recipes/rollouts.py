@@ -30,7 +30,7 @@ class RolloutConfig(Config):
     """How episodes are played and judged."""
 
     scenarios_per_step: PositiveInt = 16
-    group_size: int = Field(default=8, ge=2)
+    group_size: int = Field(default=8, ge=1)
     max_staleness: NonNegativeInt = 0  # versions; 1 to 4 play while they train (verl, TRL: 4)
     temperature: PositiveFloat = 1.0  # recorded logprobs are those of the sampled distribution
     max_tokens: PositiveInt = 128  # a turn
