@@ -32,7 +32,7 @@ bench: $(READY)
 	@$(BIN)/python -m bench
 
 bench-train: $(READY)
-	@$(BIN)/python -m bench train
+	@$(BIN)/python -m bench train train_cuda
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -78,8 +78,18 @@ def run(
         found |= _step(name, alone, precision, 2, pairs, {}, cores)
     found |= _whole(shared, size, rest, pairs, micro["bf16"], cores)
     found |= _arithmetic(vocabulary, prompt, size, rest, pairs, scales, cores)
-    found |= _memory(prompt, size, rest, micro)
-    return found
+    found |= _memory(prompt, size, rest, micro, min(3, pairs))
+    return found | _worse(found)
+
+
+def _worse(found: dict[str, Figure]) -> dict[str, Figure]:
+    """Of figures that both precisions have, the worse one."""
+    names = {"tree_ratio_multi_turn": min, "short_prompt_ratio_trl": min,
+             "multi_turn_ratio_trl": min, "peak_memory_ratio_trl": max}  # fmt: skip
+    return {
+        name: worse((found[f"{name}_{p}"] for p in ("fp32", "bf16")), key=lambda f: f["value"])
+        for name, worse in names.items()
+    }
 
 
 def _trainer(precision: Precision, cores: int, layout: Layout = "tree") -> Trainer:
@@ -278,29 +288,36 @@ def _arithmetic(
 
 
 def operations(model: Any, rows: Sequence[Row]) -> float:
-    """Multiplications of a step over the rows' tree: forward, and twice as many back."""
+    """Multiplications of a step over the rows' tree: forward and, for what is trained, twice as
+    many back; a frozen weight is multiplied once on the way back (see models.lora)."""
     config, tree = model.config, build([trim(row) for row in rows])
-    blocks = sum(layer.weight.numel() for _, layer in lora_layers(model))
-    head = len(np.unique(tree.node_E)) * model.get_output_embeddings().weight.numel()
+    blocks = 0
+    for _, layer in lora_layers(model):
+        beside = layer.lora_A.numel() + layer.lora_B.numel()
+        own = layer.weight.numel()
+        blocks += 3 * own if layer.merges else 2 * own + 3 * beside
+    head = 2 * len(np.unique(tree.node_E)) * model.get_output_embeddings().weight.numel()
     pairs = int((tree.depth_N + 1).sum())
     width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
-    return float(3 * (len(tree) * blocks + head + 2 * pairs * width))
+    return float(len(tree) * blocks + head + 3 * 2 * pairs * width)
 
 
-def _memory(prompt: int, size: int, rest: int, micro: dict[Precision, int]) -> dict[str, Figure]:
+def _memory(
+    prompt: int, size: int, rest: int, micro: dict[Precision, int], repeats: int
+) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     for precision, rows in micro.items():
-        peaks = {}
-        for side in ("ours", "trl"):
+        peaks: dict[str, list[float]] = {"ours": [], "trl": []}
+        for side in ("ours", "trl") * repeats:
             sizes = [str(n) for n in (prompt, size, rest, rows)]
             command = [sys.executable, "-m", "bench.train_memory", side, precision, *sizes]
             told = subprocess.run(
                 command, check=True, capture_output=True, text=True, cwd=ROOT, env=os.environ
             )
-            peaks[side] = float(json.loads(told.stdout.splitlines()[-1])["mb"])
-        share = peaks["ours"] / peaks["trl"]
-        found[f"peak_memory_ratio_trl_{precision}"] = figure([share], "of TRL's")
-        found[f"peak_memory_mb_{precision}"] = figure([peaks["ours"]], "MB above what was loaded")
-        found[f"peak_memory_trl_mb_{precision}"] = figure([peaks["trl"]], "MB, TRL")
+            peaks[side].append(float(json.loads(told.stdout.splitlines()[-1])["mb"]))
+        shares = [ours / trl for ours, trl in zip(peaks["ours"], peaks["trl"], strict=True)]
+        found[f"peak_memory_ratio_trl_{precision}"] = figure(shares, "of TRL's")
+        found[f"peak_memory_mb_{precision}"] = figure(peaks["ours"], "MB above what was loaded")
+        found[f"peak_memory_trl_mb_{precision}"] = figure(peaks["trl"], "MB, TRL")
     gc.collect()
     return found

@@ -86,7 +86,7 @@ def test_low_and_high_ranks_compute_the_published_formula(rank: int, bias: bool)
         strict=True,
     ):
         assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-12)
-    assert layer._merges == (rank >= 3)
+    assert layer.merges == (rank >= 3)
 
 
 def test_dropout_is_of_the_low_rank_input_alone_whatever_the_rank() -> None:

@@ -56,12 +56,13 @@ class LoRALinear(nn.Module):
         self.lora_B = nn.Parameter(b.to(base.weight.device, base.weight.dtype))
 
     @property
-    def _merges(self) -> bool:
+    def merges(self) -> bool:
+        """Whether one matrix is made of the base weight, A and B before the product."""
         apart = 3 * (self.lora_A.numel() + self.lora_B.numel())
         return apart > self.weight.numel() and not (self.training and self.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.enabled and self._merges:
+        if self.enabled and self.merges:
             with torch.autocast(x.device.type, enabled=False):
                 weight = torch.addmm(self.weight, self.lora_B, self.lora_A, alpha=self.scale)
             return F.linear(x, weight, self.bias)
