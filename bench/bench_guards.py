@@ -57,7 +57,7 @@ def _run(
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.directory import Run
     from understudy.runs.launch import launch, python
-    from understudy.world.guards import Guard
+    from understudy.world.guarding.guards import Guard
     from understudy.world.learn import learn
 
     rows = asyncio.run(conversations(folder, traffic))

@@ -3,13 +3,14 @@
 Traffic of the demo's incumbent, without HTTP; airline replays, where they are there (their train
 split to learn from, their test split to predict); a synthetic service that answers in prose. An
 adapter is taught on the traffic that the world learns from, tried on scenarios kept apart
-(world.trial), and asked for what the world leaves open in calls that neither has seen.
+(world.language.trial), and asked for what the world leaves open in calls that neither has seen.
 
 `invented`: values that nothing determined; `taken`: those that are the model's, `right`: those that
 are as they really were. `valid`: of the results that hold a value of the model, those of a form
-that the traffic shows (world.forms), and `valid_real`: of the real results. `words`: the F1 of the
-words of results that are texts. Then each column of the fidelity report (world.fidelity) without
-and with the model, with its 95% interval; `columns_lower` counts those that it lowers.
+that the traffic shows (world.fidelity.forms), and `valid_real`: of the real results. `words`: the
+F1 of the words of results that are texts. Then each column of the fidelity report
+(world.fidelity.report) without and with the model, with its 95% interval; `columns_lower` counts
+those that it lowers.
 """
 
 import asyncio
@@ -28,8 +29,8 @@ HOURS = True  # a quarter of one, most of it on the replays: by name only
 
 if TYPE_CHECKING:
     from understudy.core.types import Episode
-    from understudy.world.fidelity import FidelityReport
-    from understudy.world.floor import Said
+    from understudy.world.fidelity.floor import Said
+    from understudy.world.fidelity.report import FidelityReport
     from understudy.world.model import World
 
 
@@ -39,7 +40,7 @@ def run(
     """A fifth of `traffic` and of `walks` is kept to be predicted; `settings` are of the adapter's
     training."""
     from understudy.core.types import parted
-    from understudy.world.bench import episode_of, replay_rows
+    from understudy.world.fidelity.bench import episode_of, replay_rows
     from walks import walk
 
     figures: dict[str, Figure] = {}
@@ -67,8 +68,8 @@ def _measured(
     from understudy.recipes.world_language import Language
     from understudy.runs.config import load_config
     from understudy.runs.directory import Run
-    from understudy.world.crossfit import calibrated
-    from understudy.world.fidelity import fidelity, filled_results
+    from understudy.world.fidelity.crossfit import calibrated
+    from understudy.world.fidelity.report import fidelity, filled_results
 
     config = load_config(LanguageConfig, None, ["split=all", *settings])
     with Run.create(folder, config) as taught:
@@ -92,12 +93,12 @@ def _gaps(
     taken: int,
 ) -> dict[str, Figure]:
     """What became of the values that nothing determined, and of the results that hold them."""
-    from understudy.world.compare import failed
-    from understudy.world.forms import Forms
-    from understudy.world.language import gaps
-    from understudy.world.scoring import walk
-    from understudy.world.trial import word_f1
-    from understudy.world.values import leaves, same
+    from understudy.world.data.values import leaves, same
+    from understudy.world.fidelity.compare import failed
+    from understudy.world.fidelity.forms import Forms
+    from understudy.world.fidelity.scoring import walk
+    from understudy.world.language.filler import gaps
+    from understudy.world.language.trial import word_f1
 
     forms, right = Forms(world), Counter[str]()
     valid: dict[str, list[bool]] = {"valid": [], "valid_real": []}

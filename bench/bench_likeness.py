@@ -2,8 +2,8 @@
 
 `width`: users mined from one half of the demo's traffic (its incumbent, without HTTP, several
 seeds), against the users of the other half, who hold the same tickets and hear the same agent
-(world.width). The rest: world, users and a stand-in for the agent learned from one half of the
-airline conversations, where they are there, against the other half, over random splits
+(world.users.width). The rest: world, users and a stand-in for the agent learned from one half of
+the airline conversations, where they are there, against the other half, over random splits
 (recipes.likeness): its calls `replayed` in the world with their true history, and `alone` on the
 world's own results; its agent's words said to the `users`; conversations that are `played`.
 
@@ -27,7 +27,8 @@ from bench.figures import Figure, figure, interval
 from bench.incumbents import traffic_of
 
 if TYPE_CHECKING:
-    from understudy.world import likeness, width
+    from understudy.world.likeness import conversations as likeness
+    from understudy.world.users import width
 
 
 def run(

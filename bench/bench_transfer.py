@@ -163,7 +163,7 @@ async def _train_and_prove(
     from understudy.judges.check import Check
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.config import load_config
-    from understudy.world.fidelity import fidelity
+    from understudy.world.fidelity.report import fidelity
     from understudy.world.learn import learn
 
     episodes = await traffic_of(folder, level, seed, size.traffic)

@@ -22,7 +22,7 @@ from bench.figures import CannotRun, Figure, figure, interval
 if TYPE_CHECKING:
     from understudy.core.types import Scenario
     from understudy.recipes.rehearsal import Played
-    from understudy.world.scenarios import Book
+    from understudy.world.users.scenarios import Book
 
 ROOT = Path(__file__).resolve().parents[1]
 ADAPTERS = ("distilled-all", "rehearsed")
@@ -65,8 +65,8 @@ async def _play(
     from understudy.recipes.evaluate import play_scenarios
     from understudy.recipes.learner import make_engine
     from understudy.runs.launch import launch
-    from understudy.world.scenarios import user_seed
-    from understudy.world.users import Known, MinedUser
+    from understudy.world.users.scenarios import user_seed
+    from understudy.world.users.user import Known, MinedUser
 
     known = Known(book)
 

@@ -39,7 +39,7 @@ def main() -> None:
 
 def replays(folder: str, out: Path, repeats: int) -> dict[str, Figure]:
     """Times of learning a folder's train split and predicting its test split."""
-    from understudy.world.bench import bench
+    from understudy.world.fidelity.bench import bench
 
     passes = [bench(folder, out / "world_predictions.jsonl") for _ in range(repeats)]
     units = {"calls": "calls", "learn_seconds": "s", "call_ms": "ms"}

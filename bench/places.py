@@ -67,18 +67,18 @@ class Repeatable:
 
 
 class Retrieval:
-    """A lesser world, a row of the fidelity report (world.fidelity): `nearest`, `floor` or
+    """A lesser world, a row of the fidelity report (world.fidelity.report): `nearest`, `floor` or
     `entities`."""
 
     def __init__(self, world: Any, episodes: Sequence[Any], row: str) -> None:
-        from understudy.world.floor import Floor
+        from understudy.world.fidelity.floor import Floor
 
         self.world, self.notes, self.fidelity = world, world.notes, world.fidelity
         self.scenarios, self.user, self.fields = world.scenarios, world.user, world.fields
         self.floor, self.row = Floor.of(episodes, world.failures), row
 
     async def start(self, scenario: Any, seed: int, snapshot: Any | None = None) -> Any:
-        from understudy.world.stored import Stored
+        from understudy.world.fidelity.stored import Stored
 
         shown, stored = snapshot or ({}, Stored(self.world, self.floor, seed))
         return Retrieved(self, scenario.tools, dict(shown), stored.copy())
@@ -95,7 +95,7 @@ class Retrieved:
 
     async def call(self, role: str, tool_call: Any) -> Any:
         from understudy.core.types import ToolResult, call_parts
-        from understudy.world.values import call_key, parse
+        from understudy.world.data.values import call_key, parse
 
         name, arguments = call_parts(tool_call)
         read = parse(arguments or "{}")

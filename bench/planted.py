@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from understudy.world.context import Context
-from understudy.world.failing import TRANSIENT
+from understudy.world.data.values import chance, is_number, parse
+from understudy.world.known.context import Context
+from understudy.world.known.state import State
 from understudy.world.model import World
-from understudy.world.state import State
 from understudy.world.tools import Prediction
-from understudy.world.values import chance, is_number, parse
+from understudy.world.traffic.failing import TRANSIENT
 
 Draw = Callable[[], tuple[Prediction, Context | None]]
 Hole = Callable[[State, str, Draw], tuple[Prediction, Context | None]]

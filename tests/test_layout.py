@@ -35,6 +35,15 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"core", "sdk"},
     "__main__": {"cli"},
 }
+WORLD_BELOW: dict[str, set[str]] = {  # rooms within world that its model rests on
+    "data": set(),
+    "traffic": {"data"},
+    "known": {"data", "traffic"},
+    "lists": {"data", "traffic", "known"},
+    "outcomes": {"data", "traffic", "known"},
+    "results": {"data", "traffic", "known", "lists", "outcomes"},
+    "users": {"data", "traffic"},
+}
 WITHOUT_TORCH = ("core", "store", "gateway", "judges", "sdk")
 HEAVY = {"torch", "transformers", "peft", "safetensors", "tokenizers", "vllm", "ray"}
 LIBRARY = ROOMS - {"cli", "demo"}
@@ -125,6 +134,28 @@ def test_rooms_import_only_what_the_design_allows() -> None:
 )
 def test_a_broken_wall_is_seen(line: str) -> None:
     assert wall_breaks(PACKAGE / "world" / "example.py", line)
+
+
+def inner_breaks(path: Path, source: str | None = None) -> list[str]:
+    """What a file of a room within world imports of world but its own room and those below it."""
+    room = path.relative_to(PACKAGE / "world").parts[0]
+    found = []
+    for line, name in imports(path, source):
+        parts = name.split(".")
+        inner = parts[2] if len(parts) > 2 else ""
+        if parts[:2] == ["understudy", "world"] and inner not in WORLD_BELOW[room] | {room, ""}:
+            found.append(f"{path.relative_to(ROOT)}:{line} {room} imports {inner}")
+    return sorted(set(found))
+
+
+def test_what_the_worlds_model_rests_on_imports_only_what_lies_below() -> None:
+    rooms = [PACKAGE / "world" / room for room in WORLD_BELOW]
+    files = [p for room in rooms for p in sorted(room.rglob("*.py"))]
+    assert all(room.is_dir() for room in rooms)
+    assert [b for path in files for b in inner_breaks(path)] == []
+    values = PACKAGE / "world" / "data" / "values.py"
+    assert inner_breaks(values, "from understudy.world.known.state import State")
+    assert inner_breaks(values, "from understudy.world.model import World")
 
 
 def test_light_rooms_name_no_heavy_library() -> None:

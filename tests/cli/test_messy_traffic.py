@@ -17,7 +17,7 @@ from understudy.judges.check import conversation
 from understudy.recipes.sft import SftConfig, select
 from understudy.store import SQLiteStore
 from understudy.world.learn import learn
-from understudy.world.transitions import transitions
+from understudy.world.traffic.transitions import transitions
 
 TOOL: Any = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
 

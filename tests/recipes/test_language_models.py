@@ -23,11 +23,11 @@ from understudy.recipes.learner import Lora, make_engine
 from understudy.recipes.teach_language import LanguageConfig, train_language
 from understudy.recipes.world_language import Language, filling
 from understudy.runs.directory import Run
-from understudy.world.bench import bench
-from understudy.world.language import counts_of
+from understudy.world.fidelity.bench import bench
+from understudy.world.language.filler import counts_of
+from understudy.world.language.trial import word_f1
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.trial import word_f1
 from walks import endpoint, folder_of, knows, said, walk
 from world.served import serving
 

@@ -6,8 +6,8 @@ from typing import Any
 from understudy.core.types import Completion, Episode, ModelRef, Request
 from understudy.judges.check import Check
 from understudy.recipes.luck import Luck
-from understudy.world.notes import Notes
-from understudy.world.wording import Votes
+from understudy.world.users.notes import Notes
+from understudy.world.users.wording import Votes
 
 KINDS = ["/ticket/colour", "/ticket/size"]
 ASKED = ("a {colour} one", "In which size?", "size {size}")

@@ -14,7 +14,7 @@ from understudy.engine.chat import LocalChat
 from understudy.models.loading import LoadedBase, load_base
 from understudy.recipes.learner import make_engine
 from understudy.recipes.structured import Constrained
-from understudy.world.language import CHOSEN, SCHEMA, LanguageWorld
+from understudy.world.language.filler import CHOSEN, SCHEMA, LanguageWorld
 from understudy.world.learn import learn
 from world.recorded import recorded
 

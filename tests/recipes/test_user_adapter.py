@@ -17,7 +17,7 @@ from understudy.recipes.user import UserConfig, train_user, user_chat, user_turn
 from understudy.runs.directory import Run
 from understudy.store import SQLiteStore
 from understudy.world.learn import learn
-from understudy.world.played import END, PlayedUser
+from understudy.world.likeness.played import END, PlayedUser
 
 LORA = Lora(rank=8, alpha=16)
 

@@ -6,8 +6,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.world.clauses import Exchanger, cut, mine_exchanges, mine_implied, plain, saying
-from understudy.world.wording import Part, join, slots
+from understudy.world.users.clauses import (
+    Exchanger,
+    cut,
+    mine_exchanges,
+    mine_implied,
+    plain,
+    saying,
+)
+from understudy.world.users.wording import Part, join, slots
 
 NAMES = ("/size", "/colour", "/code")
 literals = st.text(st.sampled_from("ab ,.!\nX"), min_size=1, max_size=8)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.core.types import Message
-from understudy.world.notes import NotedUser, Notes, without
-from understudy.world.wording import Votes
+from understudy.world.users.notes import NotedUser, Notes, without
+from understudy.world.users.wording import Votes
 
 TICKET = {"/ticket/town": "Arden", "/ticket/size": 4, "/ticket/days": 6, "/ticket/cards/0": "visa"}
 KINDS = ["/ticket/town", "/ticket/size", "/ticket/days", "/ticket/cards/#"]

@@ -9,7 +9,7 @@ from understudy.core.chat_files import import_file
 from understudy.core.types import Episode, text_of
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.wording import flat, slots
+from understudy.world.users.wording import flat, slots
 
 NEAR = Path(__file__).parents[3] / "shared" / "data" / "airline"
 FILE = Path(os.environ.get("UNDERSTUDY_AIRLINE", NEAR)) / "conversations.jsonl.gz"

@@ -6,7 +6,7 @@ import pytest
 
 from understudy.core.types import Completion, Episode, ModelRef, Request
 from understudy.world.learn import learn
-from understudy.world.transitions import custom_calls, transitions
+from understudy.world.traffic.transitions import custom_calls, transitions
 
 
 def user(text: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from served import ENV
 from test_world_lookahead import HELD, LISTED, SKU, buying
 
 from understudy.cli import main
-from understudy.world.lookahead import foresee, look_ahead, read_plans
 from understudy.world.model import World
+from understudy.world.serving.lookahead import foresee, look_ahead, read_plans
 
 PAY = {"reservation": "R-31415", "method": "voucher"}
 PLANS = {method: buying(method) for method in ("voucher", "invoice")}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from recorded import Call, recorded
 
 from understudy.core.types import Episode, Tool, ToolResult
-from understudy.world.formats import accepted, distance, formats, has_format
+from understudy.world.data.formats import accepted, distance, formats, has_format
 from understudy.world.learn import learn
 from understudy.world.model import World
 

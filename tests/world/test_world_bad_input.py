@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from understudy.cli import app
 from understudy.core.types import Completion, Episode, ModelRef, Request, Tool, ToolResult
 from understudy.recipes.world import learn_world
-from understudy.world.aside import BROKEN, DEEP, LARGE, LARGEST
-from understudy.world.fidelity import fidelity
+from understudy.world.data.values import DEPTH, at, is_number, kind_of, parse
+from understudy.world.fidelity.report import fidelity
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.transitions import transitions, unanswered_calls
-from understudy.world.values import DEPTH, at, is_number, kind_of, parse
+from understudy.world.traffic.aside import BROKEN, DEEP, LARGE, LARGEST
+from understudy.world.traffic.transitions import transitions, unanswered_calls
 
 Asked = tuple[str, Any]  # a tool, and its arguments as a text or a value
 Broken = Callable[[int, str, dict[str, Any]], str]  # (number, tool, result) -> the text sent back

@@ -8,7 +8,7 @@ from typing import Any
 import warehouse
 
 from understudy.core.types import Scenario
-from understudy.world.fidelity import fidelity
+from understudy.world.fidelity.report import fidelity
 from understudy.world.model import World
 
 NOBODY = Scenario(id="s", messages=())

@@ -9,8 +9,8 @@ import test_world_relations as relations
 from typer.testing import CliRunner
 
 from understudy.cli import app
-from understudy.world.bench import bench
-from understudy.world.renaming import Renaming
+from understudy.world.fidelity.bench import bench
+from understudy.world.traffic.renaming import Renaming
 
 
 def _row(seed: int, split: str) -> dict[str, Any]:

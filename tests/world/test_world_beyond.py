@@ -12,9 +12,9 @@ from recorded import Call, recorded
 
 from understudy.core.types import Episode
 from understudy.world.calibration import Doubts
-from understudy.world.crossfit import calibrated
+from understudy.world.data.ranges import outside, range_of
+from understudy.world.fidelity.crossfit import calibrated
 from understudy.world.model import World
-from understudy.world.ranges import outside, range_of
 from understudy.world.tools import Prediction
 
 COUNTS = (1, 2, 4, 7)

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from understudy.core.types import Episode
 from understudy.world.calibration import LEAST, Doubts, Evidence
-from understudy.world.crossfit import calibrated, cross_fit, folds
-from understudy.world.fidelity import FidelityReport, fidelity
-from understudy.world.model import World
-from understudy.world.reliability import (
+from understudy.world.fidelity.crossfit import calibrated, cross_fit, folds
+from understudy.world.fidelity.reliability import (
     bins,
     calibration_error,
     coverage,
     error_of_chance,
     ranking,
 )
-from understudy.world.scoring import walk, world_values
+from understudy.world.fidelity.report import FidelityReport, fidelity
+from understudy.world.fidelity.scoring import walk, world_values
+from understudy.world.model import World
 
 STATED = st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 0.8, 1.0]), st.booleans()), min_size=1)
 

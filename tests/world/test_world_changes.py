@@ -12,10 +12,10 @@ from recorded import recorded
 
 from understudy.core.types import Episode, Message
 from understudy.testing.session import RecordedSession
-from understudy.world.changes import Changes, changed, of_call, shown
 from understudy.world.learn import learn
-from understudy.world.lookahead import foresee
 from understudy.world.model import World, WorldSession
+from understudy.world.results.changes import Changes, changed, of_call, shown
+from understudy.world.serving.lookahead import foresee
 
 scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.text("ab", max_size=2)
 values = scalars | st.lists(scalars, max_size=2) | st.dictionaries(st.text("ab"), scalars)

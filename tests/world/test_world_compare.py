@@ -38,17 +38,17 @@ from understudy.recipes.likeness import (
 from understudy.recipes.user_width import mine_users, mined_speakers
 from understudy.runs.report import render
 from understudy.store import SQLiteStore
-from understudy.world.filling import Shown, filled, note, slots_of
 from understudy.world.learn import learn
-from understudy.world.likeness import Figures, Likeness, Line, Seen, bounds, line, see
-from understudy.world.likeness_page import page
+from understudy.world.likeness.conversations import Figures, Likeness, Line, Seen, bounds, line, see
+from understudy.world.likeness.page import page
+from understudy.world.likeness.replayed import agreement, answers_of, key_of, replay
+from understudy.world.likeness.stand_in import StandIn
 from understudy.world.model import World
-from understudy.world.replayed import agreement, answers_of, key_of, replay
-from understudy.world.said import Said
-from understudy.world.situations import Familiar, Reply, Situation
-from understudy.world.stand_in import StandIn
-from understudy.world.transitions import Failures, transitions
-from understudy.world.users import _crossed
+from understudy.world.traffic.transitions import Failures, transitions
+from understudy.world.users.filling import Shown, filled, note, slots_of
+from understudy.world.users.said import Said
+from understudy.world.users.situations import Familiar, Reply, Situation
+from understudy.world.users.user import _crossed
 
 BOXES = {f"B-{n}": [f"K-{n}{i}" for i in range(3)] for n in range(10, 40)}
 

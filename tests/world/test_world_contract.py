@@ -15,7 +15,7 @@ from understudy.core.types import Episode, Scenario, ToolCall
 from understudy.envs import Replay
 from understudy.envs.mcp_env import McpTools
 from understudy.world.model import World
-from understudy.world.transitions import transitions
+from understudy.world.traffic.transitions import transitions
 
 Script = list[tuple[str, str]]
 SCENARIO = Scenario(id="s", messages=())

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
-from understudy.world.delays import delay, mine_delays
 from understudy.world.learn import learn
 from understudy.world.model import World
+from understudy.world.traffic.delays import delay, mine_delays
 
 SLOW, FAST = 1.5, 0.05  # medians of answers and of refusals, in seconds
 

@@ -14,13 +14,13 @@ from understudy.cli import main
 from understudy.core.openai_wire import tools_problem
 from understudy.core.types import Completion, Episode, ModelRef, Request
 from understudy.runs.statistics import wilson
-from understudy.world.describe import describe, described_tools
-from understudy.world.evidence import Evidence
-from understudy.world.facts import Bar, Fact
+from understudy.world.describing.describe import describe, described_tools
+from understudy.world.describing.facts import Bar, Fact
+from understudy.world.known.evidence import Evidence
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.renaming import Renaming
-from understudy.world.transitions import transitions
+from understudy.world.traffic.renaming import Renaming
+from understudy.world.traffic.transitions import transitions
 
 # What warehouse.py does, by hand: tool, argument or field, and a text that says it. Names in
 # backticks are the service's own; values that are data keep their words.

@@ -10,10 +10,10 @@ import pytest
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
-from understudy.world.describe import describe
-from understudy.world.draws import Draw
+from understudy.world.describing.describe import describe
 from understudy.world.learn import learn
 from understudy.world.model import World
+from understudy.world.results.draws import Draw
 
 DAYS = ("mon", "tue", "wed", "thu")
 SHOWS = [f"W{n}" for n in range(310, 319)]

@@ -15,18 +15,18 @@ from typer.testing import CliRunner
 
 from understudy.cli import app
 from understudy.core.types import Episode
-from understudy.world.compare import leaf_counts, leaf_f1
-from understudy.world.context import ToolFacts
-from understudy.world.formats import formats, has_format
+from understudy.world.data.formats import formats, has_format
+from understudy.world.data.values import parse
+from understudy.world.fidelity.compare import leaf_counts, leaf_f1
 from understudy.world.hard import Trail, mine_hard
-from understudy.world.ids import Ids
+from understudy.world.known.context import ToolFacts
+from understudy.world.known.memory import Memory
+from understudy.world.known.state import State, Thing
 from understudy.world.learn import learn
-from understudy.world.memory import Memory
+from understudy.world.lists.query import Query, Row
 from understudy.world.model import World
-from understudy.world.query import Query, Row
-from understudy.world.state import State, Thing
-from understudy.world.transitions import steps, transitions
-from understudy.world.values import parse
+from understudy.world.traffic.ids import Ids
+from understudy.world.traffic.transitions import steps, transitions
 
 HALLS = [f"hall {a}{b}" for a in "abcdefghijkl" for b in "vwxyz"]
 NEW = "hall zz"  # that no traffic shows

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from recorded import recorded
 
 from understudy.cli import main
-from understudy.world import staging
-from understudy.world.entities import type_names
-from understudy.world.export import export
-from understudy.world.ids import Ids
+from understudy.world.data.scrub import Scrub
+from understudy.world.known.memory import Memory
 from understudy.world.learn import learn
-from understudy.world.memory import Memory
 from understudy.world.model import World
-from understudy.world.scrub import Scrub
+from understudy.world.serving import staging
+from understudy.world.serving.entities import type_names
+from understudy.world.serving.export import export
+from understudy.world.traffic.ids import Ids
 
 Held = dict[str, dict[Any, list[tuple[int, dict[str, Any]]]]]
 

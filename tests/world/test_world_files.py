@@ -9,7 +9,7 @@ import pytest
 from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.transitions import transitions
+from understudy.world.traffic.transitions import transitions
 
 
 def play(world: World, seed: int) -> list[ToolResult]:

@@ -10,14 +10,14 @@ from recorded import Call, recorded
 
 from understudy.core.types import Episode
 from understudy.runs.report import render
-from understudy.world.consistency import consistency
-from understudy.world.fidelity import FidelityReport, fidelity
-from understudy.world.fidelity_page import page
-from understudy.world.floor import Floor
+from understudy.world.fidelity.consistency import consistency
+from understudy.world.fidelity.floor import Floor
+from understudy.world.fidelity.page import page
+from understudy.world.fidelity.report import FidelityReport, fidelity
+from understudy.world.fidelity.scoring import disjoint, world_values
+from understudy.world.language.plausible import Plausible
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.plausible import Plausible
-from understudy.world.scoring import disjoint, world_values
 
 
 def played(n: int, box: int) -> Episode:

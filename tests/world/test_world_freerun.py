@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from understudy.cli import app
 from understudy.core.types import Episode
-from understudy.world.freerun import AT, KINDS, LENGTH, free_runs
+from understudy.world.fidelity.freerun import AT, KINDS, LENGTH, free_runs
 from understudy.world.learn import learn
-from understudy.world.transitions import transitions
+from understudy.world.traffic.transitions import transitions
 
 
 @pytest.fixture(scope="module")

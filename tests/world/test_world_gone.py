@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from recorded import Call, recorded
 
-from understudy.world.changes import of_call
 from understudy.world.files import from_json, to_json
 from understudy.world.learn import learn
 from understudy.world.model import World, WorldSession
+from understudy.world.results.changes import of_call
 
 KINDS = ("jam", "tea", "oil")
 

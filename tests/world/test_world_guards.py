@@ -33,12 +33,12 @@ from understudy.core.types import (
 from understudy.judges.check import Check
 from understudy.recipes.guarding import GuardConfig, Guarding
 from understudy.recipes.rehearsal import Played, play_group
-from understudy.world.canaries import Canary, crippled, essential, strange
-from understudy.world.guards import Guard
+from understudy.world.data.masking import masked, with_results
+from understudy.world.data.values import leaves
+from understudy.world.guarding.canaries import Canary, crippled, essential, strange
+from understudy.world.guarding.guards import Guard
 from understudy.world.learn import learn
-from understudy.world.masking import masked, with_results
 from understudy.world.model import World
-from understudy.world.values import leaves
 
 
 def within_the_budget(messages: list[dict[str, Any]], ticket: dict[str, Any]) -> bool:

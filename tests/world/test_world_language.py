@@ -10,11 +10,11 @@ import pytest
 from recorded import Call, recorded
 
 from understudy.core.types import Completion, Episode, ModelRef, Request, Scenario, ToolResult
-from understudy.world.language import SCHEMA, LanguageWorld, gaps, told
+from understudy.world.data.values import leaves
+from understudy.world.language.filler import SCHEMA, LanguageWorld, gaps, told
+from understudy.world.language.lessons import lessons
 from understudy.world.learn import learn
-from understudy.world.lessons import lessons
 from understudy.world.model import World
-from understudy.world.values import leaves
 
 NOWHERE = Scenario("s", ())
 

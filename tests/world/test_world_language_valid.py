@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from recorded import recorded
 
 from understudy.core.types import Completion, Episode, ModelRef, Request, Scenario
-from understudy.world.bounds import Bounds
-from understudy.world.forms import Forms
-from understudy.world.language import LanguageWorld
+from understudy.world.data.values import leaves
+from understudy.world.fidelity.forms import Forms
+from understudy.world.language.bounds import Bounds
+from understudy.world.language.filler import LanguageWorld
+from understudy.world.language.trial import MANY, Case, Trial, closeness
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.trial import MANY, Case, Trial, closeness
-from understudy.world.values import leaves
 
 STATES = ("open", "held", "closed")
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from unseen.playing import play_all
 
-from understudy.world import layouts, markup, sentences
-from understudy.world.bench import episode_of
+from understudy.world.data import layouts, markup, sentences
+from understudy.world.fidelity.bench import episode_of
 from understudy.world.learn import learn
 from understudy.world.model import World
 

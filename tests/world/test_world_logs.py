@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
-from understudy.world import amounts, counters, logs
+from understudy.world.data import amounts
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.rules import Rule
+from understudy.world.results import logs
+from understudy.world.results.rules import Rule
+from understudy.world.traffic import counters
 
 NAMES = [f"TK-{n}" for n in range(500, 512)]
 

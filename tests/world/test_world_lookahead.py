@@ -16,8 +16,15 @@ from understudy.cli import main
 from understudy.core.types import Episode, Message, Scenario
 from understudy.judges.check import Check
 from understudy.world.learn import learn
-from understudy.world.lookahead import filled, foresee, look_ahead, read_plans, standing, verdict
 from understudy.world.model import World
+from understudy.world.serving.lookahead import (
+    filled,
+    foresee,
+    look_ahead,
+    read_plans,
+    standing,
+    verdict,
+)
 
 SKU = warehouse.CATALOGUE[4]["sku"]
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
-from understudy.world.export import export
+from understudy.world.known.memory import Memory
 from understudy.world.learn import learn
-from understudy.world.memory import Memory
 from understudy.world.model import World
+from understudy.world.serving.export import export
 
 VATS = {
     n: {"vat_id": n, "brewer": f"brewer {n % 17}", "litres": 2 + n % 7, "haze": n % 5}

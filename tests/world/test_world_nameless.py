@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
-from understudy.world import by_words
-from understudy.world.describe import describe
+from understudy.world.data.values import operate
+from understudy.world.describing.describe import describe
+from understudy.world.known.sources import source_text
 from understudy.world.learn import learn
 from understudy.world.model import World, WorldSession
-from understudy.world.sources import source_text
-from understudy.world.values import operate
+from understudy.world.outcomes import by_words
 
 _FIXED = random.Random("dishes")
 DISHES = {f"D-{n}": {"dish": f"D-{n}", "grams": _FIXED.randrange(90, 700),

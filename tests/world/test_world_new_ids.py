@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import Call, recorded
 
-from understudy.world.context import Context, ToolFacts
-from understudy.world.ids import Ids
+from understudy.world.data.matching import answers, equal_values, folded, made_equal
+from understudy.world.data.values import FreshIds
+from understudy.world.known.context import Context, ToolFacts
+from understudy.world.known.memory import Memory
+from understudy.world.known.state import State
 from understudy.world.learn import learn
-from understudy.world.matching import answers, equal_values, folded, made_equal
-from understudy.world.memory import Memory
 from understudy.world.model import World
-from understudy.world.new_ids import another, of_format
-from understudy.world.state import State
-from understudy.world.values import FreshIds
+from understudy.world.results.new_ids import another, of_format
+from understudy.world.traffic.ids import Ids
 
 ITEMS = ("lamp", "desk", "sofa", "rug", "shelf")
 Names = Callable[[random.Random, int], Any]

@@ -13,10 +13,10 @@ from recorded import Call, recorded
 
 from understudy.core.types import Episode
 from understudy.world.config import WorldConfig
-from understudy.world.facts_of_time import facts_of_time
+from understudy.world.describing.facts_of_time import facts_of_time
+from understudy.world.known.order import Sights, arranged, began, in_time
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.order import Sights, arranged, began, in_time
 
 Pots = dict[str, dict[str, Any]]
 EPISODES = 120

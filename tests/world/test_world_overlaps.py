@@ -9,9 +9,9 @@ import pytest
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
+from understudy.world.data.moments import later
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.moments import later
 
 KILNS = ["kiln-a1", "kiln-b2", "kiln-c3"]
 

@@ -18,10 +18,10 @@ from understudy.cli import main
 from understudy.core.types import Episode, Feedback
 from understudy.runs.report import render
 from understudy.store import SQLiteStore
-from understudy.world import paths as module
-from understudy.world.paths import END, Node, Paths, paths
-from understudy.world.paths_page import page, text
-from understudy.world.transitions import transitions
+from understudy.world.describing import paths as module
+from understudy.world.describing.paths import END, Node, Paths, paths
+from understudy.world.describing.paths_page import page, text
+from understudy.world.traffic.transitions import transitions
 
 
 def depot(rng: random.Random, fails: bool) -> Any:

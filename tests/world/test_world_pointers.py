@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from recorded import recorded
 
 from understudy.core.types import Episode
-from understudy.world.context import Context, ToolFacts, branches, resolve, sources
-from understudy.world.describe import describe
-from understudy.world.ids import Ids
+from understudy.world.data.values import at, leaves
+from understudy.world.describing.describe import describe
+from understudy.world.known.context import Context, ToolFacts, branches, resolve, sources
+from understudy.world.known.memory import Memory
+from understudy.world.known.state import Mark, State
 from understudy.world.learn import learn
-from understudy.world.memory import Memory
 from understudy.world.model import World
-from understudy.world.state import Mark, State
-from understudy.world.values import at, leaves
+from understudy.world.traffic.ids import Ids
 
 KEYS = st.text("/~01a#+\u0661", max_size=4) | st.text(max_size=3)
 VALUES = st.recursive(

@@ -14,9 +14,9 @@ from recorded import talk
 
 from understudy.core.types import Completion, Episode, Message, ModelRef, Request, Scenario
 from understudy.recipes.user_width import mine_users
+from understudy.world.likeness.played import END, PlayedUser, unknown
 from understudy.world.model import World
-from understudy.world.played import END, PlayedUser, unknown
-from understudy.world.profiles import (
+from understudy.world.users.profiles import (
     Population,
     Profile,
     mine_slips,
@@ -25,7 +25,7 @@ from understudy.world.profiles import (
     small,
     way_of,
 )
-from understudy.world.users import Known, MinedUser
+from understudy.world.users.user import Known, MinedUser
 
 COLOURS = ("crimson", "teal", "ochre", "violet")
 ASKED = "Which colour would you like?"

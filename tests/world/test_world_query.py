@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.world.ids import Ids
-from understudy.world.memory import Memory
-from understudy.world.query import Query, Row
-from understudy.world.state import State
+from understudy.world.known.memory import Memory
+from understudy.world.known.state import State
+from understudy.world.lists.query import Query, Row
+from understudy.world.traffic.ids import Ids
 
 VALUES: st.SearchStrategy[Any] = st.sampled_from(
     ["a", " A", "b", 1, 1.0, True, False, 0, 2, None, float("nan"), ["a"], {"a": 1}]

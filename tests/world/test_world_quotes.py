@@ -11,9 +11,9 @@ from workshop import episodes, machine
 
 from understudy.core.types import Episode
 from understudy.testing.session import RecordedSession
-from understudy.world import frames
 from understudy.world.learn import learn
 from understudy.world.model import World
+from understudy.world.outcomes import frames
 
 
 @pytest.fixture(scope="module")

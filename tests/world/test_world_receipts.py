@@ -10,9 +10,9 @@ from recorded import Call, recorded
 
 from understudy.core.types import Episode
 from understudy.testing.session import RecordedSession
-from understudy.world.export import export
 from understudy.world.learn import learn
 from understudy.world.model import World
+from understudy.world.serving.export import export
 
 
 def locker(seed: int) -> Episode:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
-from understudy.world.explain import held_out
+from understudy.world.data.values import chance
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.values import chance
+from understudy.world.results.explain import held_out
 
 GOODS = ["lamp", "desk", "rack", "fan", "mat", "stool"]
 SIZES = ["small", "large"]

@@ -21,17 +21,17 @@ from understudy.recipes.trust import NOTE, Trust, warn, weaknesses
 from understudy.recipes.world import learn_world
 from understudy.runs.directory import Run
 from understudy.runs.report import render
-from understudy.world.compare import Truth, changes
-from understudy.world.fidelity import FidelityReport, fidelity
-from understudy.world.fidelity_page import page, side_by_side
-from understudy.world.forms import Forms
-from understudy.world.freerun import free_runs
-from understudy.world.latency import latencies
+from understudy.world.fidelity.compare import Truth, changes
+from understudy.world.fidelity.forms import Forms
+from understudy.world.fidelity.freerun import free_runs
+from understudy.world.fidelity.latency import latencies
+from understudy.world.fidelity.page import page, side_by_side
+from understudy.world.fidelity.report import FidelityReport, fidelity
+from understudy.world.fidelity.scoring import world_values
+from understudy.world.fidelity.survival import survival
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.scoring import world_values
-from understudy.world.survival import survival
-from understudy.world.transitions import Step
+from understudy.world.traffic.transitions import Step
 
 
 def step(value: Any, args: dict[str, Any], failed: bool = False) -> Step:

@@ -9,13 +9,13 @@ import pytest
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
-from understudy.world.crossfit import calibrated
-from understudy.world.fidelity import FidelityReport, fidelity
-from understudy.world.fidelity_page import page
-from understudy.world.likelier import LEAST, Compared, Near, Right, choose, quantile
+from understudy.world.fidelity.crossfit import calibrated
+from understudy.world.fidelity.likelier import LEAST, Compared, Near, Right, choose, quantile
+from understudy.world.fidelity.page import page
+from understudy.world.fidelity.report import FidelityReport, fidelity
 from understudy.world.model import World
 from understudy.world.retrieval import LEVELS, Retrieval, Tally, remembered_calls
-from understudy.world.transitions import steps, transitions
+from understudy.world.traffic.transitions import steps, transitions
 
 SHEETS = [f"S-{n:02d}" for n in range(100, 130)]
 WORDS = ["oak", "elm", "ash", "fir", "yew", "bay", "fig", "may", "box", "tea"]

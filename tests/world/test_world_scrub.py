@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from understudy.world.scrub import Scrub
+from understudy.world.data.scrub import Scrub
 
 
 @given(st.lists(st.text("ab12", min_size=1, max_size=3), unique=True, max_size=30))

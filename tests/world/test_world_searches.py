@@ -9,11 +9,11 @@ import pytest
 from recorded import recorded
 
 from understudy.world import files
-from understudy.world.describe import describe
+from understudy.world.data.search import Search
+from understudy.world.describing.describe import describe
 from understudy.world.learn import learn
+from understudy.world.lists.query import Query
 from understudy.world.model import World
-from understudy.world.query import Query
-from understudy.world.search import Search
 
 NOUNS = ("lamp", "chair", "shelf", "stool", "desk", "rack", "lampshade", "bench")
 TONES = ("oak", "Steel", "pale", "Dark", "lampblack", "green")

@@ -16,9 +16,9 @@ from served import ENV, serve_command
 
 from understudy.core.types import Episode, Scenario, Tool, ToolCall, ToolResult
 from understudy.envs.mcp_env import McpTools
-from understudy.world import serve
 from understudy.world.model import World, WorldSession
-from understudy.world.transitions import transitions
+from understudy.world.serving import mcp_server as serve
+from understudy.world.traffic.transitions import transitions
 
 SCENARIO = Scenario("s", ())
 LISTING = {"category": "pumps"}

@@ -13,8 +13,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import CallToolResult
 from served import serving
 
-from understudy.world import serve
 from understudy.world.model import World
+from understudy.world.serving import mcp_server as serve
 
 KEY, LISTING = "a key of some length", {"category": "pumps"}
 

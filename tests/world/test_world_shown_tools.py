@@ -12,7 +12,7 @@ from understudy.cli import main
 from understudy.cli.tools_file import episodes_shown, world_shown
 from understudy.core.types import Episode, Scenario
 from understudy.world.model import World
-from understudy.world.shown import exchanged, world_with
+from understudy.world.serving.shown import exchanged, world_with
 
 CUSTOM: Any = {"type": "custom", "custom": {"name": "part"}}
 

@@ -9,10 +9,10 @@ import pytest
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
-from understudy.world.changes import Changes, of_call
+from understudy.world.known.sights import since
 from understudy.world.learn import learn
 from understudy.world.model import World, WorldSession
-from understudy.world.sights import since
+from understudy.world.results.changes import Changes, of_call
 
 FARMS = [f"F-{n}" for n in range(401, 413)]
 

@@ -8,9 +8,9 @@ import pytest
 from recorded import Call, recorded
 
 from understudy.core.types import Episode, Transition
-from understudy.world.failing import TRANSIENT, looks_failed
 from understudy.world.learn import learn
-from understudy.world.transitions import Failures
+from understudy.world.traffic.failing import TRANSIENT, looks_failed
+from understudy.world.traffic.transitions import Failures
 
 UNMARKED: bool | None = None
 

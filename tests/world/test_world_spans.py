@@ -8,10 +8,10 @@ import pytest
 from recorded import Call, recorded
 
 from understudy.core.types import Episode
+from understudy.world.data.search import Search
+from understudy.world.data.values import parse
 from understudy.world.learn import learn
-from understudy.world.listings import list_in
-from understudy.world.search import Search
-from understudy.world.values import parse
+from understudy.world.lists.listings import list_in
 
 WORDS = ["milk", "bread", "train", "rent", "call", "plumber", "garden", "paint", "letter", "tax"]
 

@@ -13,12 +13,12 @@ from recorded import recorded
 from workshop import episodes, machine
 
 from understudy.testing.session import RecordedSession
-from understudy.world import steps
-from understudy.world.describe import describe
-from understudy.world.export import export
+from understudy.world.describing.describe import describe
+from understudy.world.known import steps
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.rules import Rule
+from understudy.world.results.rules import Rule
+from understudy.world.serving.export import export
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from recorded import Call, recorded
 
 from understudy.core.types import Episode, Scenario
 from understudy.runs.report import render
-from understudy.world.fidelity import fidelity
-from understudy.world.fidelity_page import page
-from understudy.world.floor import Floor
+from understudy.world.fidelity.floor import Floor
+from understudy.world.fidelity.page import page
+from understudy.world.fidelity.report import fidelity
+from understudy.world.fidelity.stored import Stored
 from understudy.world.learn import learn
 from understudy.world.model import World
-from understudy.world.stored import Stored
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from bench.places import Retrieval

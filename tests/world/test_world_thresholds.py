@@ -9,7 +9,7 @@ import pytest
 from recorded import recorded
 
 from understudy.core.types import Episode
-from understudy.world.describe import describe
+from understudy.world.describing.describe import describe
 from understudy.world.learn import learn
 from understudy.world.model import World
 

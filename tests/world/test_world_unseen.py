@@ -6,10 +6,12 @@ import pytest
 from unseen.playing import play
 from unseen.scoring import Scored, score
 
-from understudy.world import envelope, frames, joint, moments, silent
-from understudy.world.bench import episode_of
+from understudy.world.data import envelope, moments
+from understudy.world.fidelity.bench import episode_of
 from understudy.world.learn import learn
 from understudy.world.model import World
+from understudy.world.outcomes import frames
+from understudy.world.traffic import joint, silent
 
 COLUMNS = ("exact", "knowable", "flag", "malformed", "error", "changing", "revealing")
 # service: exact, knowable leaves, failing calls that are right in themselves, per cent at least

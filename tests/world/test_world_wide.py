@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from recorded import recorded
 
 from understudy.core.types import Episode
-from understudy.world.context import Source
-from understudy.world.explain import Holders, Seen
+from understudy.world.known.context import Source
 from understudy.world.learn import learn
+from understudy.world.results.explain import Holders, Seen
 
 BLANK = Seen({}, {}, {}, set(), {}, {}, None)
 sources = st.sets(st.tuples(st.just("arg"), st.sampled_from("abcd")), max_size=4)

@@ -18,8 +18,8 @@ from understudy.cli import main
 from understudy.core.types import Episode, Message, text_of
 from understudy.recipes.user_width import goal_of, measure_users, mine_users, mined_speakers
 from understudy.store import SQLiteStore
-from understudy.world.clusters import ALIKE, assign, entropy, gather, masked, vectors
-from understudy.world.width import Line, WidthReport, real_talk, simulated_talk
+from understudy.world.users.clusters import ALIKE, assign, entropy, gather, masked, vectors
+from understudy.world.users.width import Line, WidthReport, real_talk, simulated_talk
 
 WISHES = ("a chair", "two tables", "our lamp", "that shelf", "one sofa", "the rug", "some bed")
 ANSWERS = ("Make it {c}.", "I would like {c}", "{c}, thanks", "Only {c} will do!", "What is there?")

@@ -15,16 +15,16 @@ from understudy.cli import main
 from understudy.cli.world_describe import told_lines
 from understudy.cli.world_try import play, sources_text
 from understudy.runs.report import Report, Section, Table, render
-from understudy.world.bench import episode_of
-from understudy.world.describe import describe, described_tools
-from understudy.world.facts import Bar, Fact, case_of
+from understudy.world.describing.describe import describe, described_tools
+from understudy.world.describing.facts import Bar, Fact, case_of
+from understudy.world.describing.phrases import phrase
+from understudy.world.fidelity.bench import episode_of
 from understudy.world.learn import learn
-from understudy.world.likeness import Likeness, Line
-from understudy.world.likeness_page import page
-from understudy.world.lookahead import foresee
+from understudy.world.likeness.conversations import Likeness, Line
+from understudy.world.likeness.page import page
 from understudy.world.model import World
-from understudy.world.phrases import phrase
-from understudy.world.tree import _TRUST
+from understudy.world.outcomes.tree import _TRUST
+from understudy.world.serving.lookahead import foresee
 
 INNER = re.compile(r"\(['\"]|\bNone\b|\bTrue\b|\bFalse\b|\{\{|\}\}|err:|ok:")
 FEATURES: dict[str, tuple[Any, ...]] = {

@@ -72,7 +72,7 @@ def evaluate(
     from understudy.recipes.evaluate import episodes_of, evaluate_in_world, success
     from understudy.recipes.world_language import filling
     from understudy.runs.progress import Progress
-    from understudy.world.language import became, counts_of
+    from understudy.world.language.filler import became, counts_of
 
     judge, learned = Check.from_file(check), world_shown(world, tools)
     fills = language(run, language_url, language_model, language_key_env)

@@ -30,7 +30,7 @@ def read_tools(path: Path) -> list[Any]:
 def world_shown(folder: Path, tools: Path | None) -> Any:
     """A saved world, whose tools are shown as in a file where one is given."""
     from understudy.world.model import World
-    from understudy.world.shown import world_with
+    from understudy.world.serving.shown import world_with
 
     world = World.load(folder)
     return world if tools is None else world_with(world, read_tools(tools))
@@ -38,7 +38,7 @@ def world_shown(folder: Path, tools: Path | None) -> Any:
 
 def episodes_shown(episodes: list[Any], tools: Path | None) -> list[Any]:
     """Episodes, as if their tools had been shown as in a file, where one is given."""
-    from understudy.world.shown import episode_with
+    from understudy.world.serving.shown import episode_with
 
     if tools is None:
         return episodes

@@ -145,7 +145,7 @@ def rft(
     from understudy.recipes.learner import prepare_kernel
     from understudy.recipes.rft import RftConfig, rft
     from understudy.runs.config import load_config
-    from understudy.world.language import became
+    from understudy.world.language.filler import became
 
     values: dict[str, Any] = {"guards": {"second": str(second)}} if second else {}
     values |= {"language": str(language)} if language else {}

@@ -108,15 +108,15 @@ def bench(
     --bound the predictions are those of a world that knows all that could be known: score them to
     see how far figures can go. With --hindsight too, calls that it could not know have the answer
     of the train split that is nearest to the truth, which no world can choose. Printed then: the
-    calls that could not be known, by tool and reason (see understudy.world.bound).
+    calls that could not be known, by tool and reason (see understudy.world.fidelity.bound).
 
     A model for what the world leaves open is first taught (--language, a run that is begun or gone
     on with) or tried (--language-url) on the train split alone; what became of its values is told.
 
     Example: understudy world bench recordings --predictions build/predictions.jsonl
     """
-    from understudy.world.bench import bench as measure
-    from understudy.world.bound import bound as run_bound
+    from understudy.world.fidelity.bench import bench as measure
+    from understudy.world.fidelity.bound import bound as run_bound
 
     if hindsight and not bound:
         raise ValueError("--hindsight is for --bound")
@@ -220,7 +220,7 @@ async def _serve(
     """Serve until the client or a signal ends it; with a model for the world's gaps where there
     is one."""
     from understudy.recipes.world_language import filling
-    from understudy.world.serve import serve_http, serve_stdio
+    from understudy.world.serving.mcp_server import serve_http, serve_stdio
 
     async with filling(model) as filled:
         begin = filled(world).session

@@ -110,8 +110,8 @@ def _serve(
     key: str | None,
 ) -> None:
     from understudy.judges.check import Check
-    from understudy.world.mcp_http import streamable_http
-    from understudy.world.serve_ahead import make_server, serve_stdio
+    from understudy.world.serving.ahead_server import make_server, serve_stdio
+    from understudy.world.serving.mcp_http import streamable_http
 
     judge = Check.from_file(check).judge_episode if check is not None else None
     server = make_server(played, judge, n=n, retries=retries, seed=seed)
@@ -148,7 +148,7 @@ def _json(path: Path) -> Any:
 
 def _foresee(played: Any, row: Mapping[str, Any], call: str, as_json: bool) -> None:
     from understudy.cli.world_try import arguments_of, pretty, sources_text
-    from understudy.world.lookahead import foresee
+    from understudy.world.serving.lookahead import foresee
 
     name, _, rest = call.strip().partition(" ")
     seen = foresee(played, row["messages"], name, arguments_of(rest.strip()))
@@ -183,7 +183,7 @@ def _plans(
 ) -> None:
     from understudy.judges.check import Check
     from understudy.runs.progress import Progress
-    from understudy.world.lookahead import look_ahead, read_plans
+    from understudy.world.serving.lookahead import look_ahead, read_plans
 
     read = read_plans(_json(plans))
     judge = Check.from_file(check).judge_episode if check is not None else None

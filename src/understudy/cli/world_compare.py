@@ -51,7 +51,7 @@ def compare(
     """
     from understudy.recipes.likeness import measure_likeness
     from understudy.runs.report import write_report
-    from understudy.world.likeness_page import page
+    from understudy.world.likeness.page import page
 
     ready_file(html)
     fills = language(run, language_url, language_model, language_key_env)

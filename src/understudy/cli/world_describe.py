@@ -13,7 +13,7 @@ from understudy.cli.data import JsonOption
 from understudy.cli.places import ready_file
 
 if TYPE_CHECKING:
-    from understudy.world.facts import Fact
+    from understudy.world.describing.facts import Fact
 
 _WIDTH, _HARD = 100, "\xa0"  # columns; a space that no line breaks at
 _KINDS = ("takes", "gives", "changes", "needs", "fails")
@@ -40,10 +40,10 @@ def describe(
     Example: understudy world describe build/world --out tools.json
     """
     from understudy.runs.progress import Progress
-    from understudy.world.describe import describe as told
-    from understudy.world.describe import described_tools, withheld
-    from understudy.world.facts import Bar
-    from understudy.world.facts_of_time import facts_of_time
+    from understudy.world.describing.describe import describe as told
+    from understudy.world.describing.describe import described_tools, withheld
+    from understudy.world.describing.facts import Bar
+    from understudy.world.describing.facts_of_time import facts_of_time
     from understudy.world.model import World
 
     ready_file(out)

@@ -44,10 +44,10 @@ def export(
 
     Example: understudy world export build/world build/staging --scrub
     """
-    from understudy.world.export import FORMATS
-    from understudy.world.export import export as run
+    from understudy.world.data.scrub import Scrub
     from understudy.world.model import World
-    from understudy.world.scrub import Scrub
+    from understudy.world.serving.export import FORMATS
+    from understudy.world.serving.export import export as run
 
     if scrub_key is not None and not (scrub or scrub_field):
         raise typer.BadParameter("--scrub-key says how to replace: add --scrub")

@@ -72,7 +72,8 @@ def language(
 
 def for_bench(run: Path | None, url: str | None, model: str | None, key_env: str | None) -> Any:
     """Opens the model of these options, given a world and the episodes that it learned from (see
-    world.bench): an adapter is trained on them where its run is not done, a remote one tried."""
+    world.fidelity.bench): an adapter is trained on them where its run is not done, a remote one
+    tried."""
     from understudy.recipes.teach_language import LanguageConfig, train_language
     from understudy.recipes.world_language import Language, try_remote
     from understudy.runs.directory import Run

@@ -31,8 +31,8 @@ def paths(
     """
     from understudy.runs.progress import Progress
     from understudy.runs.report import write_report
-    from understudy.world import paths_page
-    from understudy.world.paths import paths as mined
+    from understudy.world.describing import paths_page
+    from understudy.world.describing.paths import paths as mined
 
     ready_file(html)
     found, broken = _episodes(episodes, workload, feedback)
@@ -96,7 +96,7 @@ def _judged(
 
 
 def _as_json(report: Any) -> dict[str, Any]:
-    from understudy.world.paths import point_text
+    from understudy.world.describing.paths import point_text
 
     def tally(t: Any) -> dict[str, Any]:
         return {"episodes": t.episodes, "judged": t.judged, "well": t.well}

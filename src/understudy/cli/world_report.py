@@ -41,8 +41,8 @@ def report(
     Example: understudy world report build/world --html build/world.html
     """
     from understudy.runs.report import write_report
-    from understudy.world.fidelity import FidelityReport
-    from understudy.world.fidelity_page import page
+    from understudy.world.fidelity.page import page
+    from understudy.world.fidelity.report import FidelityReport
 
     ready_file(html)
     model = language(run, language_url, language_model, language_key_env)
@@ -64,9 +64,9 @@ def report(
 
 def _measure(world: Path, store: Path, workload: str | None, model: Any) -> Any:
     from understudy.runs.progress import Progress
-    from understudy.world.fidelity import fidelity, filled_results
+    from understudy.world.fidelity.report import fidelity, filled_results
+    from understudy.world.known.order import in_time
     from understudy.world.model import World
-    from understudy.world.order import in_time
 
     learned = World.load(world)
     found = captured(store, workload)
@@ -104,8 +104,8 @@ def _apart(episodes: list[Any]) -> tuple[Any, list[Any]]:
     """A world of the episodes that are not held out, and those that are."""
     from understudy.core.types import HELDOUT_SHARE, parted
     from understudy.world.config import WorldConfig
-    from understudy.world.crossfit import calibrated
-    from understudy.world.order import arranged
+    from understudy.world.fidelity.crossfit import calibrated
+    from understudy.world.known.order import arranged
 
     ordered, lasts = arranged(episodes, parted(episodes, HELDOUT_SHARE)[0])
     train, held = parted(ordered, HELDOUT_SHARE)

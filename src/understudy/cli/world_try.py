@@ -7,10 +7,10 @@ from itertools import groupby
 from typing import Any
 
 from understudy.core.types import Provenance
-from understudy.world.changes import Changes, of_call
-from understudy.world.entities import type_names
-from understudy.world.language import Answering
+from understudy.world.language.filler import Answering
 from understudy.world.model import WorldSession
+from understudy.world.results.changes import Changes, of_call
+from understudy.world.serving.entities import type_names
 
 HELP = """\
   TOOL ARGUMENTS   call a tool; arguments as one JSON object, or as name=value ...:

@@ -9,8 +9,8 @@ from pathlib import Path
 from understudy.core.protocols import Chat
 from understudy.core.types import ModelRef, Policy, Sampling, Scenario
 from understudy.recipes.rehearsal import MakeUser
+from understudy.world.likeness.played import PlayedUser
 from understudy.world.model import World
-from understudy.world.played import PlayedUser
 
 
 @dataclass(frozen=True, slots=True)

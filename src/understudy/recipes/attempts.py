@@ -20,10 +20,10 @@ from understudy.recipes.rehearsal import Played, gather, play_group
 from understudy.recipes.slips import Slips
 from understudy.runs.config import Config
 from understudy.runs.progress import Progress
-from understudy.world.canaries import Canary
+from understudy.world.guarding.canaries import Canary
 from understudy.world.model import World
-from understudy.world.notes import NotedUser, without
-from understudy.world.wording import flat
+from understudy.world.users.notes import NotedUser, without
+from understudy.world.users.wording import flat
 
 Numbered = tuple[int, Scenario]
 Rows = list[dict[str, Any]]

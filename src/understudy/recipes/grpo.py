@@ -43,7 +43,7 @@ from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import StepMetrics
-from understudy.world.language import counts_of
+from understudy.world.language.filler import counts_of
 from understudy.world.model import World
 
 

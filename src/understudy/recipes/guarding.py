@@ -4,9 +4,10 @@ A reward is withheld, which leaves the episode out of its group, where the check
 episode as the evidence has it: with null for invented values and for all values of doubtful
 results; and, where there is a second world, learned from other scenarios of the traffic, with null
 for outcomes and numbers that are all but impossible there, and with records as it knows them
-(world.guards). What the agent said and did stays.
+(world.guarding.guards). What the agent said and did stays.
 
-Some groups play canaries, tasks that nobody can do (world.canaries); they are never trained on.
+Some groups play canaries, tasks that nobody can do (world.guarding.canaries); they are never
+trained on.
 
 Alarms, each with the chance `alpha` at most of ever being raised where nothing is wrong
 (runs.sequential): more novel steps than `factor` times what real episodes show the second world;
@@ -29,9 +30,9 @@ from understudy.judges.check import Check
 from understudy.recipes.rehearsal import Played
 from understudy.runs.config import Config
 from understudy.runs.sequential import Rates, Share
-from understudy.world.canaries import Canary, crippled, essential, strange
-from understudy.world.guards import OTHER, Guard, Look
-from understudy.world.masking import masked, with_results
+from understudy.world.data.masking import masked, with_results
+from understudy.world.guarding.canaries import Canary, crippled, essential, strange
+from understudy.world.guarding.guards import OTHER, Guard, Look
 from understudy.world.model import World
 
 _LEAST_NOVELTY = 0.02  # of real steps, where fewer were seen

@@ -1,5 +1,5 @@
 """An agent and users in a world against the real ones: learned from one half of a traffic's
-scenarios, held against the other half, again and again (see world.likeness).
+scenarios, held against the other half, again and again (see world.likeness.conversations).
 
 Two kinds of figures. Replayed: the real calls of the other half are made in the world, and the
 real agent's words are said to the simulated users. Played: an agent plays scenarios that the world
@@ -22,11 +22,11 @@ from understudy.recipes.agents import Agent
 from understudy.recipes.user_width import goal_of, measure_users, mined_speakers
 from understudy.recipes.world_language import Language, filling
 from understudy.runs.progress import Progress
-from understudy.world import width
-from understudy.world.freerun import AT, free_runs
-from understudy.world.language import counts_of
+from understudy.world.fidelity.freerun import AT, free_runs
+from understudy.world.known.order import in_time
+from understudy.world.language.filler import counts_of
 from understudy.world.learn import learn
-from understudy.world.likeness import (
+from understudy.world.likeness.conversations import (
     Figures,
     Likeness,
     Line,
@@ -38,9 +38,7 @@ from understudy.world.likeness import (
     see,
     unit_of,
 )
-from understudy.world.model import World
-from understudy.world.order import in_time
-from understudy.world.replayed import (
+from understudy.world.likeness.replayed import (
     Replayed,
     agreement,
     answers_of,
@@ -48,9 +46,11 @@ from understudy.world.replayed import (
     key_of,
     replay,
 )
-from understudy.world.stand_in import StandIn
-from understudy.world.transitions import Failures, transitions
-from understudy.world.wording import flat
+from understudy.world.likeness.stand_in import StandIn
+from understudy.world.model import World
+from understudy.world.traffic.transitions import Failures, transitions
+from understudy.world.users import width
+from understudy.world.users.wording import flat
 
 REPLAYED, ALONE = "calls replayed, true history", "calls replayed, own results"
 USERS, PLAYED = "users, agent's words replayed", "played"

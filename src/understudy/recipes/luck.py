@@ -13,9 +13,9 @@ from typing import Any
 
 from understudy.core.types import Episode, Feedback, text_of
 from understudy.judges.check import Check, conversation
-from understudy.world.notes import Notes
-from understudy.world.values import columns, parse, with_values
-from understudy.world.wording import flat, kind
+from understudy.world.data.values import columns, parse, with_values
+from understudy.world.users.notes import Notes
+from understudy.world.users.wording import flat, kind
 
 _OTHERS = 4  # values that a field is given instead
 _LEAST = 2  # captured episodes that show that a field can be known otherwise

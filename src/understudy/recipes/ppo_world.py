@@ -45,7 +45,7 @@ from understudy.recipes.world_language import filling, language_of
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.train.trainer import StepMetrics, Trainer
-from understudy.world.language import counts_of
+from understudy.world.language.filler import counts_of
 from understudy.world.model import World
 
 

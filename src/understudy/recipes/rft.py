@@ -2,10 +2,10 @@
 passes the owner's check, distil it.
 
 Who plays is a *reader*: distilled from all captured episodes and then from those that pass, with
-notes beside what users say (world.notes). Where few pass, those that fail show what too few others
-do, such as when to ask. What it did is taught without the notes, to an adapter that also learns
-from the captured episodes themselves, and to answer what a message says. Rejection sampling as in
-arXiv 2308.01825, its attempts found with hints that training leaves out as in STaR (arXiv
+notes beside what users say (world.users.notes). Where few pass, those that fail show what too few
+others do, such as when to ask. What it did is taught without the notes, to an adapter that also
+learns from the captured episodes themselves, and to answer what a message says. Rejection sampling
+as in arXiv 2308.01825, its attempts found with hints that training leaves out as in STaR (arXiv
 2203.14465). A greedy reader leaves behind the minority of the incumbent's flaws that happened to
 pass.
 """
@@ -38,9 +38,9 @@ from understudy.recipes.sft import SftConfig, select, sft
 from understudy.recipes.trust import Trust, warn
 from understudy.recipes.world_language import Language, filling, language_of
 from understudy.runs.directory import Run
-from understudy.world.language import counts_of
+from understudy.world.language.filler import counts_of
 from understudy.world.model import World
-from understudy.world.wording import flat
+from understudy.world.users.wording import flat
 
 REHEARSED, READINGS = "rehearsed.jsonl", "readings.jsonl"
 

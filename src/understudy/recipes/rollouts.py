@@ -22,7 +22,7 @@ from understudy.recipes.rehearsal import Played, play_group
 from understudy.recipes.rewards import Bound, Silence, vetted
 from understudy.runs.config import Config
 from understudy.runs.statistics import Interval
-from understudy.world.canaries import Canary
+from understudy.world.guarding.canaries import Canary
 from understudy.world.model import World
 
 

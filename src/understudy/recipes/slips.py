@@ -26,8 +26,8 @@ from understudy.core.types import (
 )
 from understudy.envs.around import AroundSession
 from understudy.envs.rollout import carry_out
-from understudy.world.failing import looks_failed
-from understudy.world.values import parse
+from understudy.world.data.values import parse
+from understudy.world.traffic.failing import looks_failed
 
 _NAME = 0.1  # of the slips: a wrong tool, not a wrong value
 

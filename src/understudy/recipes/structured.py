@@ -1,4 +1,4 @@
-"""Chats that answer by the JSON Schema in a request's metadata (world.language.SCHEMA)."""
+"""Chats that answer by the JSON Schema in a request's metadata (world.language.filler.SCHEMA)."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from typing import Any
 from understudy.core.types import Completion, Message, Request, text_of
 from understudy.engine.chat import ChatError, LocalChat, RemoteChat
 from understudy.engine.errors import chat_error
-from understudy.world.language import CHOSEN, SCHEMA, told, written_as
+from understudy.world.language.filler import CHOSEN, SCHEMA, told, written_as
 
 _ALL: dict[str, list[Any]] = {"boolean": [False, True], "null": [None]}  # the values of a type
 

@@ -8,7 +8,7 @@ from understudy.core.types import Episode
 from understudy.recipes.sft import SftConfig, SftResult, sft
 from understudy.recipes.world_language import Language, apart, of_split, open_calls, tried_on
 from understudy.runs.directory import Run
-from understudy.world.trial import Trial
+from understudy.world.language.trial import Trial
 
 
 class LanguageConfig(SftConfig):

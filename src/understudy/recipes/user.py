@@ -1,7 +1,7 @@
 """A simulated user's adapter: what real users said next, learned from their side.
 
 Each message that a user wrote, and each time one left, is one conversation: the prompt of
-`world.played` with this user's own goal, what it had not said yet and its manner; then the
+`world.likeness.played` with this user's own goal, what it had not said yet and its manner; then the
 conversation so far, and what it said. Cross-entropy on the last alone, by `sft` (UserLM, arXiv
 2510.06552, trains users so). `PlayedUser` plays the adapter over a chat.
 """
@@ -22,12 +22,12 @@ from understudy.recipes.user_width import goal_of, mine_users
 from understudy.recipes.world_language import of_split
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
-from understudy.world.played import END, user_view
-from understudy.world.profiles import Profile
-from understudy.world.scenarios import Book
-from understudy.world.users import Known, MinedUser
-from understudy.world.width import real_talk
-from understudy.world.wording import flat, slots, split_text
+from understudy.world.likeness.played import END, user_view
+from understudy.world.users.profiles import Profile
+from understudy.world.users.scenarios import Book
+from understudy.world.users.user import Known, MinedUser
+from understudy.world.users.width import real_talk
+from understudy.world.users.wording import flat, slots, split_text
 
 FILE = "user.json"
 _MOST = 400  # turns that it is tried on

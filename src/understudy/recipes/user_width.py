@@ -1,4 +1,5 @@
-"""Simulated users against real ones whose conversations nobody learned from: see world.width."""
+"""Simulated users against real ones whose conversations nobody learned from: see
+world.users.width."""
 
 import copy
 from collections.abc import Sequence
@@ -6,13 +7,19 @@ from typing import Any
 
 from understudy.core.types import Episode
 from understudy.runs.progress import Progress
+from understudy.world.data.values import put
 from understudy.world.model import World
-from understudy.world.scenarios import Book, mine_book, ticket_of
-from understudy.world.transitions import transitions
-from understudy.world.users import Known, MinedUser
-from understudy.world.values import put
-from understudy.world.width import MakeSpeaker, WidthReport, compare, real_talk, simulated_talk
-from understudy.world.wording import flat
+from understudy.world.traffic.transitions import transitions
+from understudy.world.users.scenarios import Book, mine_book, ticket_of
+from understudy.world.users.user import Known, MinedUser
+from understudy.world.users.width import (
+    MakeSpeaker,
+    WidthReport,
+    compare,
+    real_talk,
+    simulated_talk,
+)
+from understudy.world.users.wording import flat
 
 
 def unknown_to(world: World, episodes: Sequence[Episode]) -> list[Episode]:

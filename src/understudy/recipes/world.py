@@ -6,12 +6,12 @@ from pathlib import Path
 from understudy.core.types import HELDOUT_SHARE, Episode, parted
 from understudy.runs.progress import Progress
 from understudy.world.config import WorldConfig
-from understudy.world.crossfit import check, correct, cross_fit
-from understudy.world.fidelity import FidelityReport, fidelity
-from understudy.world.guards import Guard
+from understudy.world.fidelity.crossfit import check, correct, cross_fit
+from understudy.world.fidelity.report import FidelityReport, fidelity
+from understudy.world.guarding.guards import Guard
+from understudy.world.known.order import arranged, in_time
 from understudy.world.learn import learn
-from understudy.world.order import arranged, in_time
-from understudy.world.transitions import (
+from understudy.world.traffic.transitions import (
     custom_calls,
     transitions,
     unanswered_calls,
@@ -34,13 +34,13 @@ def learn_world(
     Fidelity is measured on a world that has not seen the episodes kept aside; the world that is
     written has learned from all of them. Where no kept-aside episode has a call with a result, or
     none else has, nothing is measured, and the report's `unmeasured` says so. Calls that the world
-    cannot learn from are left out and counted by their reason (see world.aside). Where
-    state lasts between episodes, they are read in the order of time (world.order). Raises
+    cannot learn from are left out and counted by their reason (see world.traffic.aside). Where
+    state lasts between episodes, they are read in the order of time (world.known.order). Raises
     ValueError where there is nothing to learn from.
 
     With `second`, a second world is learned too, from one half of the scenarios, and the first
     from the other half alone; what real episodes of the first half show the second world is kept
-    with it (world.guards).
+    with it (world.guarding.guards).
     """
     if not episodes:
         raise ValueError("there are no episodes to learn from; capture or import some first")

@@ -1,5 +1,6 @@
-"""A model for what a world leaves open (`world.language`): a small one that is trained here, or any
-behind an OpenAI-compatible endpoint; both tried on calls that they have not seen (`world.trial`).
+"""A model for what a world leaves open (`world.language.filler`): a small one that is trained here,
+or any behind an OpenAI-compatible endpoint; both tried on calls that they have not seen
+(`world.language.trial`).
 
 A run's `artefacts/language.json` says which model it is and where its values may stand.
 """
@@ -22,13 +23,13 @@ from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.world.config import WorldConfig
-from understudy.world.crossfit import folds
-from understudy.world.language import Answering, LanguageWorld
+from understudy.world.fidelity.crossfit import folds
+from understudy.world.known.order import arranged
+from understudy.world.language.filler import Answering, LanguageWorld
+from understudy.world.language.lessons import Lesson, lessons, tried
+from understudy.world.language.trial import Case, Trial
 from understudy.world.learn import learn
-from understudy.world.lessons import Lesson, lessons, tried
 from understudy.world.model import World
-from understudy.world.order import arranged
-from understudy.world.trial import Case, Trial
 
 if TYPE_CHECKING:  # what speaks HTTP takes half a second to import
     from understudy.engine.chat import LocalChat

@@ -29,7 +29,7 @@ import pytest
 
 from understudy.testing.life import DOUBT, User, WorldFixture
 from understudy.testing.session import Call, Change, Snapshot
-from understudy.world.language import Answering
+from understudy.world.language.filler import Answering
 from understudy.world.model import World
 
 __all__ = ["Call", "Change", "DoubtWarning", "Snapshot", "User", "WorldFixture", "world"]

@@ -11,10 +11,10 @@ from understudy.core.background import background, straight
 from understudy.core.types import Message, Scenario, Split, Tool, ToolResult, call_parts
 from understudy.envs.users import ScriptedUser
 from understudy.testing.session import Call, Change, RecordedSession, Snapshot
-from understudy.world.entities import type_names
-from understudy.world.language import Answering, LanguageWorld
+from understudy.world.language.filler import Answering, LanguageWorld
+from understudy.world.serving.entities import type_names
 from understudy.world.tools import ToolModel
-from understudy.world.users import MinedUser
+from understudy.world.users.user import MinedUser
 
 DOUBT = 0.5  # an answer of more doubt is likelier wrong than right
 
@@ -74,7 +74,7 @@ class WorldFixture:
         """Where the world is an MCP server on this machine until the test ends, for an agent that
         is to be tested as it is. It needs `pip install 'understudy[mcp]'`."""
         if not self._url:
-            from understudy.world.serve import serve_http  # MCP is an extra
+            from understudy.world.serving.mcp_server import serve_http  # MCP is an extra
 
             served = serve_http(self.world, "127.0.0.1", 0, begin=lambda seed: self.session)
             self._url, _ = self._served.enter_context(background(served))

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.types import ToolResult
-from understudy.world.changes import of_call
-from understudy.world.language import Answering, LanguageWorld
+from understudy.world.data.values import parse
+from understudy.world.known.state import State
+from understudy.world.language.filler import Answering, LanguageWorld
 from understudy.world.model import WorldSession
-from understudy.world.state import State
-from understudy.world.values import parse
+from understudy.world.results.changes import of_call
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A field of a thing that a call changed (world.changes); `before` is None where it made the
-    thing."""
+    """A field of a thing that a call changed (world.results.changes); `before` is None where it
+    made the thing."""
 
     type: str
     id: Any

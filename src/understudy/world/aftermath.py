@@ -8,12 +8,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from understudy.world.ids import Ids
-from understudy.world.listings import list_in
-from understudy.world.query import Query
+from understudy.world.data.values import call_key
+from understudy.world.lists.listings import list_in
+from understudy.world.lists.query import Query
 from understudy.world.tools import After
-from understudy.world.transitions import Step
-from understudy.world.values import call_key
+from understudy.world.traffic.ids import Ids
+from understudy.world.traffic.transitions import Step
 
 Trail = Sequence[tuple[Step, str]]
 _LEAST = 3  # listings seen again before anything is believed

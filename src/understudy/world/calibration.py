@@ -3,18 +3,18 @@ wrong where it doubts so much.
 
 The episodes are parted in two halves by scenario, each half is predicted by a world that learned
 from the other, and two small trees over (tool, outcome class, doubt, chance) hold how often such
-results were wrong. Results of calls with numbers beyond all experience (world.ranges) are doubted
-as much as such ones were wrong at least, by half where there were none. Only doubt is corrected;
-what the world answers is not.
+results were wrong. Results of calls with numbers beyond all experience (world.data.ranges) are
+doubted as much as such ones were wrong at least, by half where there were none. Only doubt is
+corrected; what the world answers is not.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.world.features import Feature
+from understudy.world.outcomes.features import Feature
+from understudy.world.outcomes.tree import Node, decide, grow
 from understudy.world.tools import Prediction
-from understudy.world.tree import Node, decide, grow
 
 LEAST = 100  # predictions below which nothing is corrected
 _LEAF = 10  # predictions that a corrected doubt rests on at least

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from understudy.world.context import Context
-from understudy.world.ranges import outside
-from understudy.world.state import Mark
+from understudy.world.data.ranges import outside
+from understudy.world.known.context import Context
+from understudy.world.known.state import Mark
 from understudy.world.tools import ToolModel
 
 

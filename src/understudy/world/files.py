@@ -6,27 +6,30 @@ from typing import Any
 
 import zstandard
 
-from understudy.world import draws, evidence, gone, layouts, lives, retrieval, rules
+from understudy.world import retrieval
 from understudy.world.calibration import Doubts
-from understudy.world.clauses import Exchange
-from understudy.world.context import Overlap, ToolFacts, tuplify
-from understudy.world.envelope import Envelope
-from understudy.world.ids import Ids
-from understudy.world.memory import Memory
+from understudy.world.data import layouts
+from understudy.world.data.envelope import Envelope
+from understudy.world.data.search import Search
+from understudy.world.known import evidence, lives
+from understudy.world.known.context import Overlap, ToolFacts, tuplify
+from understudy.world.known.memory import Memory
+from understudy.world.known.order import Moments
+from understudy.world.known.versions import Version
+from understudy.world.lists.query import Query, Row
 from understudy.world.model import World
-from understudy.world.order import Moments
-from understudy.world.profiles import Population, Profile
-from understudy.world.query import Query, Row
-from understudy.world.scenarios import Book, Opening
-from understudy.world.search import Search
-from understudy.world.shapes import Shape
-from understudy.world.situations import Reply, Situation
-from understudy.world.templates import Template
+from understudy.world.outcomes.templates import Template
+from understudy.world.outcomes.tree import tuples
+from understudy.world.results import draws, gone, rules
+from understudy.world.results.shapes import Shape
 from understudy.world.tools import After, Hard, ToolModel
-from understudy.world.transitions import Failures
-from understudy.world.tree import tuples
-from understudy.world.versions import Version
-from understudy.world.wording import Part, Votes
+from understudy.world.traffic.ids import Ids
+from understudy.world.traffic.transitions import Failures
+from understudy.world.users.clauses import Exchange
+from understudy.world.users.profiles import Population, Profile
+from understudy.world.users.scenarios import Book, Opening
+from understudy.world.users.situations import Reply, Situation
+from understudy.world.users.wording import Part, Votes
 
 FORMAT = 19
 _LARGE = 1_000_000

@@ -3,13 +3,13 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from understudy.world.context import ToolFacts
-from understudy.world.failing import TRANSIENT
-from understudy.world.ids import Ids
-from understudy.world.memory import Memory
+from understudy.world.data.values import call_key
+from understudy.world.known.context import ToolFacts
+from understudy.world.known.memory import Memory
 from understudy.world.tools import Hard
-from understudy.world.transitions import Step
-from understudy.world.values import call_key
+from understudy.world.traffic.failing import TRANSIENT
+from understudy.world.traffic.ids import Ids
+from understudy.world.traffic.transitions import Step
 
 Trail = Sequence[tuple[Step, str]]
 

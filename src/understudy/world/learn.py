@@ -5,52 +5,42 @@ from collections.abc import Sequence
 from typing import Any
 
 from understudy.core.types import Episode, Tool, is_function
-from understudy.world import (
-    by_words,
-    draws,
-    effects,
-    evidence,
-    frames,
-    listings,
-    logs,
-    mine_gone,
-    order,
-    overlaps,
-    quotes,
-    versions,
-)
-from understudy.world import ids as ids_module
 from understudy.world.aftermath import mine_aftermath
-from understudy.world.amiss import blamed
-from understudy.world.aside import set_aside
 from understudy.world.config import WorldConfig
-from understudy.world.context import Context, ToolFacts
-from understudy.world.course import Later
-from understudy.world.decisions import count_conditions, outcome_tree
-from understudy.world.delays import mine_delays
-from understudy.world.explain import Seen, see
-from understudy.world.features import OF_OUTCOMES, feature, feature_names, fields_of_things
-from understudy.world.gone import Taking
+from understudy.world.data.values import columns, kind_of
 from understudy.world.hard import mine_hard
-from understudy.world.ids import Ids
-from understudy.world.joint import AND
-from understudy.world.leaving import leave
-from understudy.world.memory import Memory
+from understudy.world.known import evidence, order, versions
+from understudy.world.known.context import Context, ToolFacts
+from understudy.world.known.course import Later
+from understudy.world.known.memory import Memory
+from understudy.world.known.owners import Relation, broken, lasting, relations
+from understudy.world.known.remembering import remember
+from understudy.world.known.state import State
+from understudy.world.known.walk import Walk
+from understudy.world.lists import listings
+from understudy.world.lists.query import Query
 from understudy.world.model import World
-from understudy.world.noting import facts_of
-from understudy.world.owners import Relation, broken, lasting, relations
-from understudy.world.query import Query
-from understudy.world.reading import origins_of, said_by_users
-from understudy.world.remembering import remember
-from understudy.world.rules import Effect
-from understudy.world.scenarios import mine_book
-from understudy.world.shapes import Shape
-from understudy.world.state import State
-from understudy.world.templates import Template, abstract, once
+from understudy.world.outcomes import by_words, frames, overlaps
+from understudy.world.outcomes.amiss import blamed
+from understudy.world.outcomes.decisions import count_conditions, outcome_tree
+from understudy.world.outcomes.features import OF_OUTCOMES, feature, feature_names, fields_of_things
+from understudy.world.outcomes.noting import facts_of
+from understudy.world.outcomes.templates import Template, abstract, once
+from understudy.world.results import draws, effects, logs, mine_gone, quotes
+from understudy.world.results.explain import Seen, see
+from understudy.world.results.gone import Taking
+from understudy.world.results.leaving import leave
+from understudy.world.results.rules import Effect
+from understudy.world.results.shapes import Shape
 from understudy.world.tools import ToolModel, conditions, context_of
-from understudy.world.transitions import Failures, Step, steps, transitions
-from understudy.world.values import columns, kind_of
-from understudy.world.walk import Walk
+from understudy.world.traffic import ids as ids_module
+from understudy.world.traffic.aside import set_aside
+from understudy.world.traffic.delays import mine_delays
+from understudy.world.traffic.ids import Ids
+from understudy.world.traffic.joint import AND
+from understudy.world.traffic.reading import origins_of, said_by_users
+from understudy.world.traffic.transitions import Failures, Step, steps, transitions
+from understudy.world.users.scenarios import mine_book
 
 _ANSWERS, _MOMENTS = 4, 16  # answers to one call that are kept, so many times as state lasts
 Row = tuple[dict[Any, Any], str, list[str]]  # features, outcome class, conditions
@@ -62,8 +52,8 @@ def learn(
     timed: Sequence[Episode] | None = None,
 ) -> World:
     """A world learned from episodes alone, in the order in which they are given: of time, where
-    their state lasts (see world.order.arranged). `timed`: they and others in the order of time,
-    where they are given otherwise. Raises ValueError where no call has a result."""
+    their state lasts (see world.known.order.arranged). `timed`: they and others in the order of
+    time, where they are given otherwise. Raises ValueError where no call has a result."""
     config = config or WorldConfig()
     found = [transitions(e) for e in episodes]
     flat = [t for ts in found for t in ts]

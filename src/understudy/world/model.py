@@ -21,29 +21,29 @@ from understudy.core.types import (
     text_of,
 )
 from understudy.world import nearest
-from understudy.world.aside import LARGEST
 from understudy.world.calibration import Doubts, doubt_beyond
-from understudy.world.context import Context, ToolFacts
-from understudy.world.course import Later
+from understudy.world.data.envelope import Envelope
+from understudy.world.data.ranges import outside
+from understudy.world.data.values import kind_of, parse, writable
 from understudy.world.declared import schema
-from understudy.world.delays import delay
 from understudy.world.doubting import doubt_of, far_out
-from understudy.world.envelope import Envelope
-from understudy.world.ids import Ids
-from understudy.world.memory import Memory
-from understudy.world.notes import Notes
-from understudy.world.order import Moments
-from understudy.world.ranges import outside
-from understudy.world.refusals import refusal
-from understudy.world.scenarios import Book, draw_scenarios, user_seed
-from understudy.world.state import RANK, Mark, State
-from understudy.world.templates import Template, abstract
+from understudy.world.known.context import Context, ToolFacts
+from understudy.world.known.course import Later
+from understudy.world.known.memory import Memory
+from understudy.world.known.order import Moments
+from understudy.world.known.state import RANK, Mark, State
+from understudy.world.known.versions import Version
+from understudy.world.outcomes.refusals import refusal
+from understudy.world.outcomes.templates import Template, abstract
 from understudy.world.tools import Prediction, ToolModel
-from understudy.world.transitions import Failures
-from understudy.world.users import Known, MinedUser
-from understudy.world.values import kind_of, parse, writable
-from understudy.world.versions import Version
-from understudy.world.wording import flat
+from understudy.world.traffic.aside import LARGEST
+from understudy.world.traffic.delays import delay
+from understudy.world.traffic.ids import Ids
+from understudy.world.traffic.transitions import Failures
+from understudy.world.users.notes import Notes
+from understudy.world.users.scenarios import Book, draw_scenarios, user_seed
+from understudy.world.users.user import Known, MinedUser
+from understudy.world.users.wording import flat
 from understudy.world.written import content
 
 

@@ -4,13 +4,13 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
-from understudy.world.context import Context, kind_at
-from understudy.world.listings import list_in
-from understudy.world.query import Query
+from understudy.world.data.values import escape, parse
+from understudy.world.known.context import Context, kind_at
+from understudy.world.known.state import Mark
+from understudy.world.lists.listings import list_in
+from understudy.world.lists.query import Query
 from understudy.world.retrieval import FAR, FEW, Retrieval, things_of
-from understudy.world.state import Mark
 from understudy.world.tools import Prediction, ToolModel, conditions
-from understudy.world.values import escape, parse
 
 if TYPE_CHECKING:
     from understudy.world.model import World

@@ -1,5 +1,6 @@
 """What remembered calls of a tool were answered: the result for a tool whose rules are worse than
-that on calls that they were not learned from (world.likelier decides; world.nearest answers).
+that on calls that they were not learned from (world.fidelity.likelier decides; world.nearest
+answers).
 
 The nearest call names the most things that this one names; of several it has the most equal
 arguments, and of several the most names of arguments in common. Where state lasts from one episode
@@ -13,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from understudy.core.types import canonical_json
-from understudy.world import joint
-from understudy.world.aside import LARGEST
-from understudy.world.context import Context
-from understudy.world.ids import Ids
-from understudy.world.memory import Key
-from understudy.world.transitions import Step
-from understudy.world.values import call_key, chance
+from understudy.world.data.values import call_key, chance
+from understudy.world.known.context import Context
+from understudy.world.known.memory import Key
+from understudy.world.traffic import joint
+from understudy.world.traffic.aside import LARGEST
+from understudy.world.traffic.ids import Ids
+from understudy.world.traffic.transitions import Step
 
 MOST = 1000  # calls of a tool that are remembered whole, the latest
 VARIANTS = 8  # scenarios whose answer to one and the same call is remembered

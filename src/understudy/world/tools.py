@@ -4,31 +4,31 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.world import gone
-from understudy.world.amiss import UNSEEN, untried
-from understudy.world.context import Context, ToolFacts, kind_at
-from understudy.world.delays import Delays
-from understudy.world.draws import Draw, after, note
-from understudy.world.effects import apply
-from understudy.world.evidence import Evidence
-from understudy.world.failing import TRANSIENT
-from understudy.world.features import Feature, feature
-from understudy.world.formats import has_format
-from understudy.world.lacks import lack
-from understudy.world.listed import counts_of, inserted
-from understudy.world.listings import list_in
-from understudy.world.overlaps import obstacles
-from understudy.world.own_rows import session_rows
-from understudy.world.owners import broken, relations
-from understudy.world.query import Query
-from understudy.world.refusals import takes_new, unheard
+from understudy.world.data.formats import has_format
+from understudy.world.data.values import call_key, escape, kind_of
+from understudy.world.known.context import Context, ToolFacts, kind_at
+from understudy.world.known.evidence import Evidence
+from understudy.world.known.owners import broken, relations
+from understudy.world.known.state import Mark
+from understudy.world.lists.lacks import lack
+from understudy.world.lists.listings import list_in
+from understudy.world.lists.own_rows import session_rows
+from understudy.world.lists.query import Query
+from understudy.world.outcomes.amiss import UNSEEN, untried
+from understudy.world.outcomes.features import Feature, feature
+from understudy.world.outcomes.overlaps import obstacles
+from understudy.world.outcomes.refusals import takes_new, unheard
+from understudy.world.outcomes.templates import Template
+from understudy.world.outcomes.tree import Node, decide
+from understudy.world.results import gone
+from understudy.world.results.draws import Draw, after, note
+from understudy.world.results.effects import apply
+from understudy.world.results.listed import counts_of, inserted
+from understudy.world.results.rules import Effect
+from understudy.world.results.shapes import Shape, weighted
 from understudy.world.retrieval import Retrieval
-from understudy.world.rules import Effect
-from understudy.world.shapes import Shape, weighted
-from understudy.world.state import Mark
-from understudy.world.templates import Template
-from understudy.world.tree import Node, decide
-from understudy.world.values import call_key, escape, kind_of
+from understudy.world.traffic.delays import Delays
+from understudy.world.traffic.failing import TRANSIENT
 
 _MANY = 50  # calls of a tool after which what none of them ever named is not known to it
 _POOLED = 2.0  # calls of its own that what other tools did under a condition counts as at most
@@ -207,8 +207,8 @@ class ToolModel:
 
     def follow_up(self, c: Context, label: str, value: Any) -> None:
         """Write what a call changed elsewhere: a failure for what is listed later (see
-        world.aftermath), a success on other things than its result shows (see world.effects) and
-        for what is listed (see world.gone)."""
+        world.aftermath), a success on other things than its result shows (see
+        world.results.effects) and for what is listed (see world.results.gone)."""
         if label.startswith("ok"):
             apply(self.effects, c, value)
             gone.apply(self.takings, c, value)

@@ -2,10 +2,10 @@
 
 import json
 
-from understudy.world.envelope import Envelope
-from understudy.world.templates import PROSE
+from understudy.world.data.envelope import Envelope
+from understudy.world.data.values import writable
+from understudy.world.outcomes.templates import PROSE
 from understudy.world.tools import Prediction, ToolModel
-from understudy.world.values import writable
 
 
 def content(p: Prediction, model: ToolModel, around: Envelope) -> str:

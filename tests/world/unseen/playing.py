@@ -1,5 +1,5 @@
-"""Traffic of a service written in Python: rows as `understudy.world.bench` reads them, and what
-really happened, which only a scorer sees."""
+"""Traffic of a service written in Python: rows as `understudy.world.fidelity.bench` reads them, and
+what really happened, which only a scorer sees."""
 
 import copy
 import inspect

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from understudy.world.bench import episode_of, predictions
-from understudy.world.crossfit import calibrated
-from understudy.world.freerun import free_runs
+from understudy.world.data.values import columns, parse
+from understudy.world.fidelity.bench import episode_of, predictions
+from understudy.world.fidelity.crossfit import calibrated
+from understudy.world.fidelity.freerun import free_runs
 from understudy.world.model import World
-from understudy.world.values import columns, parse
 from unseen.playing import Service, play_all
 
 CLASSES = ("exact", "malformed", "error", "changing", "revealing")

@@ -1,0 +1,1 @@
+"""Values and texts as a world reads and writes them: no calls, no state."""

@@ -1,0 +1,1 @@
+"""What the traffic shows of tools and of the agent, in words and pages."""

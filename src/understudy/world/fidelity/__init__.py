@@ -1,0 +1,1 @@
+"""How faithful a world is, on calls that it has not seen."""

@@ -1,0 +1,1 @@
+"""A second world and impossible tasks: what success in a world must withstand."""

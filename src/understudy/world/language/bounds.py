@@ -1,0 +1,155 @@
+"""What values may stand at a place of a tool's results, as the traffic shows them.
+
+A place is a tool and a path with list positions collapsed. A few values that came again and again
+are all there are; so are a few formats (letters, digits and signs in their places); dates are
+dates; numbers are whole, or have as many decimals as any, and are near those that were seen.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from understudy.world.data.values import is_date, kind_of, leaves, pattern
+from understudy.world.model import World
+
+_FEW = 24  # different values, or formats, of a closed set at most
+_TIMES = 3  # how often each came at least, in the mean
+_LONGER = 2  # times the longest text that was seen
+Place = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Bound:
+    """What was seen at a place. `texts` and `forms`: the episodes that each came in."""
+
+    kinds: set[str] = field(default_factory=set)
+    texts: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    forms: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    numbers: list[float] = field(default_factory=list)
+    seen: int = 0  # texts
+    longest: int = 0
+    signs: set[str] = field(default_factory=set)  # that cannot be printed
+    ascii: bool = True
+    dates: bool = True
+
+    def see(self, value: Any, episode: int) -> None:
+        """Note a value of an episode."""
+        self.kinds.add(kind_of(value))
+        if isinstance(value, str):
+            self.seen += 1
+            self.texts[value].add(episode)
+            self.forms[pattern(value)].add(episode)
+            self.longest = max(self.longest, len(value))
+            self.signs |= {ch for ch in value if not ch.isprintable()}
+            self.ascii &= value.isascii()
+            self.dates &= _day(value)
+        elif kind_of(value) == "number":
+            self.numbers.append(value)
+
+    def fits(self, value: Any) -> bool:
+        """Whether a value may stand here."""
+        kind = kind_of(value)
+        if kind not in self.kinds or kind in ("array", "object"):
+            return False
+        if kind == "number":
+            return self._near(value)
+        return not isinstance(value, str) or self._reads(value)
+
+    def _reads(self, text: str) -> bool:
+        if self.dates and not _day(text):
+            return False
+        if not all(ch.isprintable() or ch in self.signs for ch in text):
+            return False
+        if len(text) > _LONGER * self.longest or (self.ascii and not text.isascii()):
+            return False
+        if self._closed(self.texts):
+            return text in self.texts
+        return not self._closed(self.forms) or pattern(text) in self.forms
+
+    def _closed(self, kinds: dict[str, set[int]]) -> bool:
+        """Whether these are all there are: few, and each came in more than one episode."""
+        often = self.seen >= _TIMES * len(kinds)
+        return len(kinds) <= _FEW and often and all(len(e) > 1 for e in kinds.values())
+
+    def _near(self, value: Any) -> bool:
+        if not math.isfinite(value):
+            return False
+        low, high = min(self.numbers), max(self.numbers)
+        wide = max(high - low, abs(low), abs(high), 1)
+        if value > high + wide or value < (0 if low >= 0 else low - wide):
+            return False
+        if all(isinstance(n, int) for n in self.numbers):
+            return isinstance(value, int)
+        return bool(round(value, max(map(_decimals, self.numbers))) == value)
+
+    def schema(self, kind: str, listed: bool = True) -> dict[str, Any]:
+        """The bound for values of a kind as a JSON Schema, with `listed` an enumeration where
+        there is a closed set; what a schema does not say is checked by `fits`."""
+        if kind not in self.kinds:
+            return {}
+        if kind == "number" and all(isinstance(n, int) for n in self.numbers):
+            return {"type": "integer"}
+        found: dict[str, Any] = {"type": {"empty": "string"}.get(kind, kind)}
+        if listed and kind in ("string", "empty") and self._closed(self.texts):
+            found["enum"] = sorted(text for text in self.texts if kind_of(text) == kind)
+        return found
+
+
+class Bounds:
+    """The bounds of a world's results, by place."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._tools: dict[str, dict[str, Bound]] = {}
+
+    def at(self, tool: str, path: str) -> Bound | None:
+        """The bound at a path of a tool's results; None where the traffic shows no value there."""
+        if tool not in self._tools:
+            self._tools[tool] = self._mine(tool)
+        return self._tools[tool].get(collapsed(path))
+
+    def fits(self, tool: str, path: str, value: Any) -> bool:
+        """Whether a value may stand at a path of a tool's results."""
+        bound = self.at(tool, path)
+        return bound is not None and bound.fits(value)
+
+    def _mine(self, tool: str) -> dict[str, Bound]:
+        """Of the remembered results; of a failure's words, of those that its class keeps."""
+        found: dict[str, Bound] = defaultdict(Bound)
+        model = self.world.models[tool]
+        for held in model.recall.values():
+            for episode, value in held:
+                for path, leaf in _leaves(value):
+                    found[path].see(leaf, episode)
+        for label, shape in model.shapes.items():
+            donors = shape.donors if label.startswith("err") or not model.recall else ()
+            for n, value in enumerate(donors):
+                for path, leaf in _leaves(value):
+                    found[path].see(leaf, n)
+        return dict(found)
+
+
+def collapsed(path: str) -> str:
+    """A path with its list positions as `#`."""
+    return "/".join("#" if part.isdecimal() else part for part in path.split("/"))
+
+
+def _leaves(value: Any) -> list[tuple[str, Any]]:
+    return [(collapsed(path), leaf) for path, leaf in leaves(value)]
+
+
+def _decimals(number: float) -> int:
+    return len(repr(number).partition(".")[2]) if "e" not in repr(number) else 12
+
+
+def _day(text: str) -> bool:
+    """Whether a text is a date or a time of day that there is."""
+    if not is_date(text):
+        return False
+    try:
+        datetime.fromisoformat(text if "-" in text[:5] else f"2000-01-01T{text}")
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Whole conversations in a world beside real ones."""

@@ -1,0 +1,1 @@
+"""Tools that list records: what selects, orders and cuts them."""

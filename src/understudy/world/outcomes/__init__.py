@@ -1,0 +1,1 @@
+"""How a call goes: what decides it, and in which words failures say so."""

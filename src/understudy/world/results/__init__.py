@@ -1,0 +1,1 @@
+"""What a call that goes well answers and changes."""

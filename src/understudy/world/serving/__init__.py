@@ -1,0 +1,1 @@
+"""A world for others: MCP servers, looking ahead, staging data."""

@@ -1,0 +1,1 @@
+"""What is read off captured episodes: calls with their results, and which things they name."""

@@ -1,0 +1,1 @@
+"""Users and scenarios, mined from conversations."""
