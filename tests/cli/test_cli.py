@@ -3,6 +3,8 @@
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -184,3 +186,41 @@ def test_a_run_goes_on_with_the_files_that_it_began_with(tmp_path: Path) -> None
     (tools / "b.json").rename(tools / "a.json")
     with opened_run(tmp_path / "r", SftConfig(), given) as run:
         assert run.state == "running"
+
+
+def test_a_gateways_file_says_where_it_listens_and_writes(tmp_path: Path) -> None:
+    upstream = {"base_url": "http://127.0.0.1:1"}
+    told = {"store": str(tmp_path / "own.db"), "port": 0, "upstreams": {"u": upstream}}
+    (tmp_path / "gateway.json").write_text(json.dumps(told))
+    command = [sys.executable, "-m", "understudy.cli", "up", "--config", "gateway.json"]
+    environment = {k: v for k, v in os.environ.items() if k != "UNDERSTUDY_STORE"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+    ) as up:
+        assert up.stdout is not None
+        ready = json.loads(up.stdout.readline())
+        up.terminate()
+        assert up.wait(30) == 0
+    assert not ready["url"].endswith(":8400")
+    assert (tmp_path / "own.db").exists()
+    assert not (tmp_path / "understudy.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("up --config g.json --model gpt-4o", "--model goes with --upstream"),
+        ("up --config g.json --engine-url http://127.0.0.1:1", "--engine-url goes with --upstream"),
+        ("train ppo run --tools t.json", "--tools are shown in a world"),
+        ("train ppo run --second s", "--second guards what is played in a world"),
+        ("train sft run --world w", "evaluate_every=STEPS"),
+    ],
+)
+def test_an_option_that_would_be_passed_over_is_refused(
+    command: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 1
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

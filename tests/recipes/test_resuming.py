@@ -224,7 +224,8 @@ async def test_rejection_sampling_goes_on_where_it_was(
     cut: int,
 ) -> None:
     check = Check(lambda messages, ticket: 1.0, "any")
-    captured = [e for e in traffic if split_of(e.scenario_id or e.id) == "train"][:12]
+    train = [e for e in traffic if split_of(e.scenario_id or e.id) == "train"]
+    captured, later = train[:12], train[:20]  # more was captured since
     with Run.create(tmp_path / "whole", SAMPLE) as run:
         whole = await rft(run, world, captured, check, SAMPLE, threads=1, quiet=True)
     stop_at(monkeypatch, cut)
@@ -234,7 +235,7 @@ async def test_rejection_sampling_goes_on_where_it_was(
     played = tmp_path / "cut" / "artefacts" / "rehearsed.jsonl"
     assert played.exists() == (cut == 9)
     with Run.open(tmp_path / "cut") as run:
-        resumed = await rft(run, world, captured, check, SAMPLE, threads=1, quiet=True)
+        resumed = await rft(run, world, later, check, SAMPLE, threads=1, quiet=True)
     assert (resumed.captured, resumed.rehearsed, resumed.played) == (12, 8, 8)
     assert same(*(tmp_path / name / "reader" / "adapter" for name in ("whole", "cut")))
     assert same(whole.adapter, resumed.adapter)

@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import test_world_relations as relations
 from typer.testing import CliRunner
 
 from understudy.cli import app
-from understudy.world.fidelity.bench import bench
+from understudy.world.fidelity.bench import bench, replay_rows
 from understudy.world.traffic.renaming import Renaming
 
 
@@ -87,3 +88,20 @@ def test_a_folder_without_recordings_is_refused_in_a_line(tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["world", "bench", str(tmp_path), "--predictions", "x"])
     assert result.exit_code != 0
     assert "replays.jsonl.gz" in str(result.exception) + result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("[]", "line 2: no JSON object"),
+        ("{", "line 2: no JSON object"),
+        ('{"episode": "e", "split": "test"}', "line 2: without messages"),
+        ('{"split": "test", "messages": [{}]}', "line 2: without episode"),
+    ],
+)
+def test_a_row_that_is_none_is_named(tmp_path: Path, line: str, why: str) -> None:
+    good = {"episode": "e", "split": "train", "messages": [{"role": "user", "content": "?"}]}
+    with gzip.open(tmp_path / "replays.jsonl.gz", "wt") as file:
+        file.write(json.dumps(good) + "\n" + line + "\n")
+    with pytest.raises(ValueError, match=why):
+        replay_rows(tmp_path)

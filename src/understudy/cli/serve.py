@@ -9,13 +9,20 @@ import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
 
+ENGINE_URL = "http://127.0.0.1:8401"
 engine = typer.Typer(help="The inference engine.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def up(
-    store: StoreOption = DEFAULT_STORE,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"The store's file; {DEFAULT_STORE}, or the configured one.",
+            envvar="UNDERSTUDY_STORE",
+        ),
+    ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A JSON or TOML file with upstreams and models.")
+        Path | None, typer.Option(help="A JSON or TOML file with upstreams, models and the rest.")
     ] = None,
     upstream: Annotated[
         str | None, typer.Option(help="One OpenAI-compatible endpoint, instead of a file.")
@@ -27,13 +34,21 @@ def up(
         list[str] | None, typer.Option(help="A model that the upstream serves (repeatable).")
     ] = None,
     engine_url: Annotated[
-        str, typer.Option(help="The engine that serves what is deployed and no --model names.")
-    ] = "http://127.0.0.1:8401",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8400,
+        str | None,
+        typer.Option(
+            help="The engine that serves what is deployed and no --model names; "
+            f"{ENGINE_URL}, if not given."
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="8400, or the configured one; 0: any free one."),
+    ] = None,
 ) -> None:
     """Start the gateway: a drop-in OpenAI endpoint that captures what passes.
 
-    The first --model is deployed as `prod`, unless the store has a `prod` already.
+    The first --model is deployed as `prod`, unless the store has a `prod` already. With --config,
+    the file says all but what --store and --port say.
 
     Example: understudy up --upstream https://api.openai.com/v1 --key-env OPENAI_API_KEY
              --model gpt-4o
@@ -43,8 +58,12 @@ def up(
 
     if (config is None) == (upstream is None):
         raise ValueError("name either --config FILE or --upstream URL")
+    beside = {"--key-env": key_env, "--model": model, "--engine-url": engine_url}
+    if config is not None and (told := [name for name, value in beside.items() if value]):
+        raise ValueError(f"{told[0]} goes with --upstream: {config} says it in its own way")
     if config is None:
-        at = engine_url.rstrip("/")  # as `engine serve` prints it, or with /v1
+        store = store or DEFAULT_STORE
+        at = (engine_url or ENGINE_URL).rstrip("/")  # as `engine serve` prints it, or with /v1
         upstreams: dict[str, Any] = {
             "default": {"base_url": upstream, "api_key_env": key_env},
             "engine": {"base_url": f"{at.removesuffix('/v1')}/v1", "kind": "engine"},
@@ -62,8 +81,10 @@ def up(
         )
         if model:
             _deploy_first(store, model[0])
-    code = gateway_main(["--config", str(config), "--store", str(store), "--port", str(port)])
-    raise typer.Exit(code)
+    arguments = ["--config", str(config)]
+    arguments += ["--store", str(store)] if store is not None else []
+    arguments += ["--port", str(port)] if port is not None else []
+    raise typer.Exit(gateway_main(arguments))
 
 
 def _deploy_first(store: Path, model: str) -> None:

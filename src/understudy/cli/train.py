@@ -86,6 +86,8 @@ def sft(
     settings = load_config(SftConfig, config, overrides or [], values)
     judge = Check.from_file(check) if check else None
     fit_threads(threads)
+    if world is not None and not settings.evaluate_every:
+        raise ValueError("--world is evaluated in as it goes: --set evaluate_every=STEPS too")
     found, evaluate = episodes_shown(captured(store, workload), tools), None
     if settings.evaluate_every:
         if world is None or judge is None:

@@ -89,6 +89,8 @@ def ppo(
         raise ValueError("--language fills what a world leaves open: name the --world to play in")
     if second is not None and world is None:
         raise ValueError("--second guards what is played in a world: name the --world to play in")
+    if tools is not None and world is None:
+        raise ValueError("--tools are shown in a world: name the --world to play in")
     if world is not None and check is None:
         raise ValueError("--world needs --check: nobody leaves feedback in a world")
     if isolated:  # before the owner's code runs; no compiler can be started afterwards

@@ -97,7 +97,9 @@ def bench(
 ) -> None:
     """Learn from recorded episodes, and predict those held out.
 
-    The train split is learned from, and each call of the test split is predicted.
+    FOLDER has replays.jsonl.gz, an episode a line: {"episode": "e1", "split": "train" or "test",
+    "messages": [...]}, chat messages whose tool messages may say "is_error". The train split is
+    learned from, and each call of the test split is predicted.
 
     A prediction a line: episode, step, content, is_error, doubt, provenance. What is printed is
     a line of JSON: how many calls, the seconds of learning, the milliseconds of a prediction, the

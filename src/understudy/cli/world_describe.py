@@ -34,7 +34,7 @@ def describe(
 
     Each statement with the calls that agree, of those that could show it. With --out the
     statements become descriptions that can be handed to an agent; what was declared stays. The
-    file is what a request's `tools` are; `train sft`, `rft` and `grpo`, `eval` and `world serve`
+    file is what a request's `tools` are; `train` (where it has --tools), `eval` and `world serve`
     take it as --tools, so that an agent is trained, tried and served with the same ones.
 
     Example: understudy world describe build/world --out tools.json

@@ -18,6 +18,7 @@ from understudy.train import checkpoint
 from understudy.train.trainer import Trainer
 
 BEST, ORIGIN, EPISODES = "best.json", "origin.json", "episodes.json"
+CAPTURED = "captured.json"  # as EPISODES, where what is trained on is made of captured ones
 _NAME = re.compile(r"\.?(last|step-(\d+))(\.old)?")
 
 
@@ -133,8 +134,9 @@ def fork_run(path: Path, config: BaseModel, seed: int, named: str) -> Run:
     step = int(checkpoint.extra_of(source)["step"])
     run = Run.create(path, config, seed)
     shutil.copytree(source, run.checkpoints / name_of(step))
-    if (origin.artefacts / EPISODES).exists():
-        shutil.copy(origin.artefacts / EPISODES, run.artefacts / EPISODES)
+    for name in (EPISODES, CAPTURED):
+        if (origin.artefacts / name).exists():
+            shutil.copy(origin.artefacts / name, run.artefacts / name)
     told = {"run": str(origin.path.resolve()), "step": step}
     run.write_artefact(ORIGIN, told)
     return run

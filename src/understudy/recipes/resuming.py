@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from understudy.core.types import Episode
-from understudy.recipes.checkpoints import EPISODES, checkpoints_of
+from understudy.recipes.checkpoints import CAPTURED, EPISODES, checkpoints_of
 from understudy.runs.directory import Run
 from understudy.train import checkpoint
 from understudy.train.trainer import Trainer
@@ -42,20 +42,26 @@ def from_checkpoint(run: Run, trainer: Trainer) -> dict[str, Any]:
     return state
 
 
+def begun_with_all(run: Run, episodes: Sequence[Episode]) -> list[Episode]:
+    """The captured episodes that a run began with, of which it makes what it trains on."""
+    return begun_with(run, episodes, lambda given: (list(given), Counter()), CAPTURED)[1]
+
+
 def begun_with(
-    run: Run, episodes: Sequence[Episode], choose: Choose
+    run: Run, episodes: Sequence[Episode], choose: Choose, name: str = EPISODES
 ) -> tuple[list[Episode], list[Episode], Counter[str]]:
     """The episodes given, those of them that `choose` kept, and why others were left out.
 
     The choice is made once, when the run begins, and written down: a store grows, and a resumed
-    run goes on with what it began with. Raises ValueError where some of that is gone.
+    run goes on with what it began with. `name` is the artefact's. Raises ValueError where some of
+    that is gone.
     """
-    file = run.artefacts / EPISODES
+    file = run.artefacts / name
     if not file.exists():
         kept, left_out = choose(episodes)
         ids = {"given": [e.id for e in episodes], "kept": [e.id for e in kept]}
         if kept:
-            run.write_artefact(EPISODES, ids | {"left_out": dict(left_out)})
+            run.write_artefact(name, ids | {"left_out": dict(left_out)})
         return list(episodes), kept, left_out
     begun = json.loads(file.read_text())
     found = {e.id: e for e in episodes}

@@ -31,9 +31,11 @@ from understudy.core.types import (
 from understudy.judges.check import Check
 from understudy.models.loading import load_base
 from understudy.recipes.attempts import AttemptConfig, Attempts, said_with
+from understudy.recipes.checkpoints import CAPTURED
 from understudy.recipes.guarding import Guarding
 from understudy.recipes.learner import Lora, make_engine
 from understudy.recipes.luck import Luck
+from understudy.recipes.resuming import begun_with
 from understudy.recipes.sft import SftConfig, select, sft
 from understudy.recipes.trust import Trust, warn
 from understudy.recipes.world_language import Language, filling, language_of
@@ -92,9 +94,10 @@ async def rft(
     last. Raises ValueError where no captured episode passes.
     """
     given = [e for e in episodes if split_of(e.scenario_id or e.id) == "train"]
+    apart = len(episodes) - len(given)
     chosen = SftConfig(keep="check", threshold=config.threshold)
-    captured, failed = select(given, chosen, check)
-    failed += Counter({"of the held-out split": len(episodes) - len(given)})
+    given, captured, failed = begun_with(run, given, lambda es: select(es, chosen, check), CAPTURED)
+    failed += Counter({"of the held-out split": apart})
     if not captured:
         raise ValueError("no captured episode passes the check: there is nothing to read from")
     warn(run, world, config.trust)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from understudy.core.types import Episode
+from understudy.recipes.resuming import begun_with_all
 from understudy.recipes.sft import SftConfig, SftResult, sft
 from understudy.recipes.world_language import Language, apart, of_split, open_calls, tried_on
 from understudy.runs.directory import Run
@@ -27,7 +28,7 @@ def train_language(
     Episodes of the held-out split are left out, unless `split` is "all". Raises ValueError where
     nothing is open.
     """
-    given = of_split(episodes, config.split)
+    given = begun_with_all(run, of_split(episodes, config.split))
     found = open_calls(given)
     taught = [one for t in found for le in t.lessons if not apart(le) for one in le.conversations()]
     whole = config.model_copy(update={"split": "all", "keep": "all"})

@@ -17,6 +17,7 @@ from understudy.core.protocols import Chat
 from understudy.core.types import Completion, Episode, Message, ModelRef, Request, Sampling, text_of
 from understudy.recipes.agents import trained_agent
 from understudy.recipes.rehearsal import gather
+from understudy.recipes.resuming import begun_with_all
 from understudy.recipes.sft import SftConfig, SftResult, sft
 from understudy.recipes.user_width import goal_of, mine_users
 from understudy.recipes.world_language import of_split
@@ -111,7 +112,7 @@ def train_user(
 
     Raises ValueError where no episode of the split has a user message.
     """
-    given = of_split(episodes, config.split)
+    given = begun_with_all(run, of_split(episodes, config.split))
     book = mine_users(given)
     taught = [turn.conversation() for turn in user_turns(given, book)]
     if not taught:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from understudy.core.background import background
+from understudy.core.origin import ORIGIN, Origin
 from understudy.core.protocols import Chat
 from understudy.core.types import Episode, ModelRef, Split, split_of
 from understudy.recipes.rehearsal import gather
@@ -114,13 +115,18 @@ class Language:
             ) as remote:
                 yield Structured(remote), ModelRef(self.remote.model)
             return
+        from understudy.models.adapters import load_adapter
         from understudy.models.loading import load_base
         from understudy.recipes.learner import make_engine
 
-        if isinstance(beside, LocalChat) and beside.base == _name(self.base):
+        assert self.adapter is not None  # it is no remote one
+        of = load_adapter(self.adapter).metadata.get(ORIGIN)  # its base's, and its chat format's
+        fits = of is None or getattr(beside, "extra", {}).get(ORIGIN) == of
+        if isinstance(beside, LocalChat) and beside.base == _name(self.base) and fits:
             yield Constrained(beside), await self._loaded(beside)
             return
-        engine, chat = make_engine(load_base(self.base), threads)
+        renderer = Origin.read(of).renderer if of else None
+        engine, chat = make_engine(load_base(self.base, renderer=renderer), threads)
         try:
             yield Constrained(chat), await self._loaded(chat)
         finally:

@@ -32,9 +32,23 @@ Language = Callable[[World, Sequence[Episode]], Filler]
 
 
 def replay_rows(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of a benchmark folder."""
-    with gzip.open(Path(folder) / "replays.jsonl.gz", "rt") as file:
-        return [json.loads(line) for line in file]
+    """The rows of a benchmark folder: `episode`, `split` ("train" or "test") and `messages`. Raises
+    ValueError, naming the line, for one that is no such row."""
+    path = Path(folder) / "replays.jsonl.gz"
+    with gzip.open(path, "rt") as file:
+        rows = []
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: no JSON object")
+            lacks = [k for k in ("episode", "split", "messages") if not row.get(k)]
+            if lacks:
+                raise ValueError(f"{path}, line {number}: without {lacks[0]}")
+            rows.append(row)
+    return rows
 
 
 def episode_of(row: dict[str, Any]) -> Episode:
