@@ -44,17 +44,35 @@ def load_config(
     and `key=value` overrides (as a command line gives them), the later winning.
 
     An override's value is read as JSON where it is JSON, else as text; dots go into nested
-    configurations. Raises ConfigError.
+    configurations, of which what is not given stays the recipe's own default, unless the key that
+    decides the others (the class's `DECIDED_BY`) is given another value. Raises ConfigError.
     """
     merged: dict[str, Any] = _read(Path(path)) if path is not None else {}
     merged = _merge(merged, values or {})
     for override in overrides:
         merged = _merge(merged, _override(override))
     try:
-        return kind.model_validate(merged)
+        return kind.model_validate(_over_defaults(kind, merged))
     except ValidationError as error:
         where = f"{path}: " if path is not None else ""
         raise ConfigError(where + explain(kind, error)) from None
+
+
+def _over_defaults(kind: type[BaseModel], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given of nested configurations over what the field's default says of itself. The
+    classes of such fields have a default for each of their own."""
+    merged = dict(given)
+    for key, field in kind.model_fields.items():
+        own, default = merged.get(key), field.default
+        if not isinstance(default, BaseModel) or not isinstance(own, Mapping):
+            continue
+        plain = type(default)().model_dump()
+        said = {k: v for k, v in default.model_dump().items() if v != plain[k]}
+        decides: str = getattr(type(default), "DECIDED_BY", "")
+        if decides in own and own[decides] != said.get(decides):
+            said = {}
+        merged[key] = _over_defaults(type(default), _merge(said, own))
+    return merged
 
 
 def explain(kind: type[BaseModel], error: ValidationError) -> str:

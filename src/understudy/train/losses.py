@@ -42,7 +42,7 @@ masking never makes the rest weigh more. Each mask's entries are counted in `mas
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, model_validator
@@ -61,6 +61,7 @@ class LossConfig(BaseModel):
     """Options of the `rl` stream; those not given are the surrogate's own (DEFAULTS). None: off."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    DECIDED_BY: ClassVar[str] = "rl"  # another surrogate has defaults of its own
 
     rl: Literal["cispo", "clip", "gspo", "reinforce"] = "cispo"
     ratio_cap: PositiveFloat | None = None
