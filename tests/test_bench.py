@@ -39,7 +39,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "learning": {
         "seeds": (0,), "traffic": 60, "logged": 40, "proof": 3,
         "recipes": ("filtered_sft", "ppo", "kto", "grpo_global", "sft_full"),
-        "more": ("epochs=1", "value_warmup_epochs=1"),
+        "more": ("epochs=1"),
     },
     "likeness": {"traffic": 40, "seeds": (0,), "splits": 1},
     "ranking": {"traffic": 40, "played": 4},

@@ -108,7 +108,7 @@ def test_rft(sampled: Path) -> None:
 
 def test_ppo_in_the_world(service: Service, sampled: Path, tmp_path: Path) -> None:
     small = ["play.steps=1", "play.scenarios_per_step=3", "play.epochs=1", "play.max_turns=3",
-             "value_warmup_epochs=0", "precision=fp32"]  # fmt: skip
+             "precision=fp32"]  # fmt: skip
     settings = [part for one in small for part in ("--set", one)]
     command = ["train", "ppo", str(tmp_path / "run"), "--start", str(sampled), "--threads", "1"]
     named = ["--language", service.named("run")]

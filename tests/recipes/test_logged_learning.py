@@ -97,9 +97,7 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     more: dict[str, Any] = (
-        {"epochs": 2, "value_warmup_epochs": 1, "kl_bound": None}
-        if recipe == "ppo"
-        else {"passes": 2, "value_steps": 1}
+        {"epochs": 2, "kl_bound": None} if recipe == "ppo" else {"passes": 2, "value_steps": 1}
     )
     whole = train(recipe, tmp_path / "whole", deployed, episodes, **more)
     steps, step = 0, Trainer.step

@@ -122,9 +122,7 @@ async def test_ppo_in_the_world_trains_an_adapter_without_groups(
     play = PlayConfig(
         steps=2, scenarios_per_step=6, pool=12, max_turns=3, max_tokens=24, guards=None
     )
-    config = PpoConfig(
-        lora=LORA, play=play, batch_episodes=3, precision="fp32", value_warmup_epochs=1
-    )
+    config = PpoConfig(lora=LORA, play=play, batch_episodes=3, precision="fp32")
     with Run.create(tmp_path / "run", config) as run:
         result = await ppo_in_world(run, world, partial, config, threads=1, quiet=True)
         rows = run.metrics().rows
@@ -144,7 +142,7 @@ async def test_ppo_in_the_world_is_guarded_and_evaluated(world: World, tmp_path:
         guards=GuardConfig(doubtful=0, canaries=0.9, stop_after=1),
         evaluate_every=1, evaluate_scenarios=2,
     )  # fmt: skip
-    config = PpoConfig(lora=LORA, play=play, precision="fp32", value_warmup_epochs=0)
+    config = PpoConfig(lora=LORA, play=play, precision="fp32")
     with Run.create(tmp_path / "run", config) as run:
         result = await ppo_in_world(run, world, everything, config, threads=1, quiet=True)
         rows = run.metrics().rows

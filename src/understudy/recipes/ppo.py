@@ -7,8 +7,9 @@ the clipped surrogate against the logged logprobs. Its bounds are wider than whe
 sampled after each update: here they are all the way that there is to go (tight ones mask most of
 what stale data can teach, arXiv 2510.01161). An epoch ends early where the policy has left the
 sampler's by more than a KL bound, and training with it where one ends at its first step.
-Value-head warm-up before the first policy step as in VC-PPO (arXiv 2503.01491). In a world see
-recipes.ppo_world.
+The value head is fitted to the logs' returns before the first policy step (VC-PPO, arXiv
+2503.01491, warms it up; here in closed form, train.value_fit) and stays as it is: the logs are one
+policy's. In a world see recipes.ppo_world.
 """
 
 import json
@@ -26,7 +27,6 @@ from understudy.judges.check import Check
 from understudy.recipes.actor_critic import (
     Estimate,
     Estimation,
-    actor_rows,
     beyond,
     critic_rows,
     estimate,
@@ -71,8 +71,7 @@ class PpoConfig(Config):
     log: LogConfig = LogConfig()
     play: PlayConfig = PlayConfig()
     estimation: Estimation = Estimation()
-    value: ValueConfig = ValueConfig(share=0.1)
-    value_warmup_epochs: int = Field(default=4, ge=0)
+    value: ValueConfig = ValueConfig(share=0.1)  # of the values that are learned on in a world
     epochs: PositiveInt = 8
     batch_episodes: PositiveInt = 64  # of a mini-batch
     kl_bound: PositiveFloat | None = 0.03  # a step's mean over its tokens, KL(sampler || policy)
@@ -91,7 +90,7 @@ class PpoResult:
     adapter: Path
     episodes: int
     left_out: dict[str, int]  # reason -> episodes
-    steps: int  # taken, the warm-up's too
+    steps: int  # taken
     epochs_cut: int  # that ended early, or that were not begun
 
 
@@ -136,18 +135,13 @@ def ppo(
             progress.advance()
             if epoch in cut:
                 continue
-            if epoch < 0:
-                rows = [r for n in batch for r in critic_rows(learned[n], config.estimation)]
-            else:
-                estimates = estimates or _estimates(run, trainer, learned, config, epoch + place)
-                rows = [r for n in batch for r in actor_rows(learned[n], estimates[n])]
+            estimates = estimates or _estimates(run, trainer, learned, config, number, progress)
+            rows = [r for n in batch for r in learned[n].weighted(estimates[n].advantages)]
             metrics = take_step(run, trainer, rows, number)
             run.log(
                 number, epoch=epoch, **{k: v for k, v in metrics.as_dict().items() if k != "step"}
             )
-            progress.update(
-                kl=metrics.kl, clipped=metrics.clipped_share, value=metrics.value_explained
-            )
+            progress.update(kl=metrics.kl, clipped=metrics.clipped_share)
             if beyond(metrics.kl, config.kl_bound):
                 cut |= {epoch} if place else set(range(epoch, config.epochs))
                 progress.note(f"epoch {epoch} ends at KL {metrics.kl:.3f}, its step {place + 1}")
@@ -167,10 +161,10 @@ def ppo(
 
 
 def _plan(n: int, config: PpoConfig) -> list[tuple[int, int, list[int]]]:
-    """Epoch, place in it and the episodes' numbers of each step; epochs before 0 are warm-up."""
+    """Epoch, place in it and the episodes' numbers of each step."""
     return [
         (epoch, place, batch)
-        for epoch in range(-config.value_warmup_epochs, config.epochs)
+        for epoch in range(config.epochs)
         for place, batch in enumerate(
             mini_batches(n, config.batch_episodes, f"{config.seed}/{epoch}")
         )
@@ -178,12 +172,22 @@ def _plan(n: int, config: PpoConfig) -> list[tuple[int, int, list[int]]]:
 
 
 def _estimates(
-    run: Run, trainer: Trainer, learned: Sequence[Logged], config: PpoConfig, taken: int
+    run: Run,
+    trainer: Trainer,
+    learned: Sequence[Logged],
+    config: PpoConfig,
+    taken: int,
+    progress: Progress,
 ) -> list[Estimate]:
-    """Advantages by the values as they were before the first policy step, which are written down:
-    a resumed run has them from there. One that begins from another's checkpoint has its values."""
+    """Advantages by a value head that is fitted before the first policy step. The values are
+    written down: a resumed run has them from there, one that begins from another's checkpoint
+    fits its own."""
     if taken == 0 or not (run.artefacts / VALUES).exists():
+        rows = [r for e in learned for r in critic_rows(e, config.estimation)]
+        explained = trainer.fit_values(rows)
+        progress.note(f"values: {explained:.0%} of what the returns of other episodes differ by")
         run.write_artefact(VALUES, values_of(trainer, learned))
+        run.write_artefact("value_head.json", {"explained": explained})
     values = json.loads((run.artefacts / VALUES).read_text())
     return estimate(learned, values, config.estimation)
 

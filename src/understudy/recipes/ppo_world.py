@@ -171,10 +171,8 @@ def _learn(
     """The updates on a step's episodes, `weights` being those of doubtful ones; the last one's
     metrics."""
     size = config.batch_episodes
-    for epoch in range(config.value_warmup_epochs if step == 0 else 0):
-        for batch in mini_batches(len(found), size, f"{config.seed}/warm-up/{epoch}"):
-            rows = [r for n in batch for r in critic_rows(found[n], config.estimation)]
-            take_step(run, trainer, rows, step)
+    if step == 0:  # later ones learn on from there, beside the policy
+        trainer.fit_values([r for e in found for r in critic_rows(e, config.estimation)])
     estimates = estimate(found, values_of(trainer, found), config.estimation, weights)
     for epoch in range(config.play.epochs):
         for batch in mini_batches(len(found), size, f"{config.seed}/{step}/{epoch}"):

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
+from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ from understudy.train.optimiser import TrainerConfig, make_optimiser, trainable
 from understudy.train.parallel import Helpers
 from understudy.train.sharding import METHOD, put, whole
 from understudy.train.tree_batch import Forward, micro_batches, split_rows
+from understudy.train.value_fit import Moments, States, fit
 from understudy.train.value_head import ValueHead
 
 if TYPE_CHECKING:
@@ -167,6 +170,31 @@ class Trainer:
         their order: of the state before the entry's target."""
         valued = [Row(r.ids, tuple(e._replace(stream="value") for e in r.entries)) for r in rows]
         return self._of_entries(valued, lambda out: out.value_E)
+
+    @torch.no_grad()
+    def fit_values(self, rows: Sequence[Row]) -> float:
+        """Fits the value head to the returns that the rows' `value` entries hold, in closed form
+        (train.value_fit); the share of the returns' variance that such a head foretells of episodes
+        that it was not fitted to. Raises ValueError without a value head."""
+        if self.value_head is None:
+            raise ValueError("there is no value head: Trainer(..., value_head=...)")
+        head, states = self.value_head, States(len(self.value_head.weight))
+        halves = [Moments.of(len(head.weight)), Moments.of(len(head.weight))]
+        only = [Row(r.ids, tuple(e for e in r.entries if e.stream == "value")) for r in rows]
+        kept = [trim(row) for row in only if row.entries]
+        half_R = np.array([crc32((r.entries[0].sample_id or "").encode()) % 2 for r in kept])
+        for batch in micro_batches(kept, self.config.max_tokens_per_microbatch, self.config.layout):
+            out = precise_forward(self.model, batch, self.config, states)
+            at_E = out.value_E.long().cpu()
+            of_E = half_R[np.asarray(batch.rows)[batch.tree.row_E]]
+            for number, moments in enumerate(halves):
+                mine = torch.from_numpy(np.flatnonzero(of_E == number))
+                returns = torch.from_numpy(batch.tree.anchor_E)[mine]
+                moments.add(states.seen_UD.cpu()[at_E[mine]], returns)
+        fit_F, explained = fit(halves)
+        head.weight.copy_(fit_F[:-1])
+        head.bias.copy_(fit_F[-1:])
+        return explained
 
     def _of_entries(
         self, rows: Sequence[Row], told: Callable[[Forward], Tensor]

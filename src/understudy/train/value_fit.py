@@ -1,0 +1,99 @@
+"""A value head fitted in closed form: ridge regression of returns on the model's states.
+
+A linear head on frozen states has one best fit, and it takes one forward pass to find; gradient
+steps at a policy's learning rate end far from it. The penalty is the one of which a fit to one half
+of the episodes foretells the other half best; where none does better than the mean return, the head
+says that. Only sums over entries are kept, so that any number of them costs D x D numbers.
+Dimensions: V entries, D hidden, F = D + 1 with the constant.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from understudy.train.value_head import ValueHead
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # over the states' mean square, an entry
+
+
+@dataclass(slots=True)
+class Moments:
+    """Sums over entries of products of states and returns, in float64."""
+
+    squares_FF: Tensor
+    products_F: Tensor
+    returns: float = 0.0  # of their squares
+    count: int = 0
+
+    @classmethod
+    def of(cls, width: int) -> "Moments":
+        return cls(
+            torch.zeros(width + 1, width + 1, dtype=torch.float64),
+            torch.zeros(width + 1, dtype=torch.float64),
+        )
+
+    def add(self, states_VD: Tensor, returns_V: Tensor) -> None:
+        """Count entries in."""
+        states = states_VD.detach().to("cpu", torch.float64)
+        returns = returns_V.detach().to("cpu", torch.float64)
+        states_VF = torch.cat([states, states.new_ones(len(states), 1)], dim=1)
+        self.squares_FF += states_VF.T @ states_VF
+        self.products_F += states_VF.T @ returns
+        self.returns += float(returns.square().sum())
+        self.count += len(states)
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(
+            self.squares_FF + other.squares_FF,
+            self.products_F + other.products_F,
+            self.returns + other.returns,
+            self.count + other.count,
+        )
+
+    @property
+    def mean_F(self) -> Tensor:
+        """The fit that says the mean return of every state."""
+        fit = torch.zeros_like(self.products_F)
+        fit[-1] = self.products_F[-1] / max(1, self.count)
+        return fit
+
+    def fit_F(self, penalty: float) -> Tensor:
+        """The ridge fit; the constant is not penalised."""
+        width = len(self.products_F) - 1
+        if not self.count or not width:
+            return self.mean_F
+        size = float(self.squares_FF.diagonal()[:-1].mean())
+        ridge = torch.full((width + 1,), penalty * size, dtype=torch.float64)
+        ridge[-1] = 0.0
+        whole = self.squares_FF + torch.diag(ridge)
+        return torch.linalg.lstsq(whole, self.products_F.unsqueeze(1)).solution.squeeze(1)
+
+    def error(self, fit_F: Tensor) -> float:
+        """The sum of squared errors of a fit."""
+        explained = fit_F @ self.squares_FF @ fit_F - 2 * (fit_F @ self.products_F)
+        return max(0.0, self.returns + float(explained))
+
+
+def fit(halves: Sequence[Moments]) -> tuple[Tensor, float]:
+    """The fit to two halves of the episodes together (F,), and the share of the variance of one
+    half's returns that a fit to the other explains, the mean of both ways."""
+    one, other = halves
+    pairs = ((one, other), (other, one))
+    plain = sum(b.error(a.mean_F) for a, b in pairs)
+    errors = {p: sum(b.error(a.fit_F(p)) for a, b in pairs) for p in PENALTIES}
+    best = min(errors, key=lambda p: errors[p])
+    if not plain or errors[best] >= plain:
+        return (one + other).mean_F, 0.0
+    return (one + other).fit_F(best), 1 - errors[best] / plain
+
+
+class States(ValueHead):
+    """In the place of a value head: remembers the states that it is asked about, and says of each
+    its number among them."""
+
+    def forward(self, hidden_UD: Tensor, share: float = 1.0) -> Tensor:
+        self.seen_UD = hidden_UD.detach()
+        wide = torch.promote_types(hidden_UD.dtype, torch.float32)
+        return torch.arange(len(hidden_UD), dtype=wide, device=hidden_UD.device)

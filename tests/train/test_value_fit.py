@@ -1,0 +1,98 @@
+"""A value head in closed form: what is linear in the states is found, what is noise is not."""
+
+import pytest
+import torch
+from exact_models import VOCABULARY, small_model
+
+from understudy.core.rows import Entry, Row
+from understudy.models.lora import inject_lora
+from understudy.train.optimiser import TrainerConfig
+from understudy.train.trainer import Trainer
+from understudy.train.value_fit import Moments, fit
+from understudy.train.value_head import ValueHead
+
+
+def moments(states: torch.Tensor, returns: torch.Tensor) -> Moments:
+    found = Moments.of(states.shape[1])
+    for at in range(0, len(states), 7):  # in parts, as micro-batches come
+        found.add(states[at : at + 7], returns[at : at + 7])
+    return found
+
+
+def halves(n: int, noise: float) -> tuple[list[Moments], torch.Tensor, torch.Tensor]:
+    draw = torch.Generator().manual_seed(n)
+    states = torch.randn(2 * n, 5, generator=draw, dtype=torch.float64)
+    true = torch.tensor([1.0, -2.0, 0.0, 0.5, 3.0, 0.25], dtype=torch.float64)
+    returns = states @ true[:-1] + true[-1]
+    returns += noise * torch.randn(2 * n, generator=draw, dtype=torch.float64)
+    return [moments(states[:n], returns[:n]), moments(states[n:], returns[n:])], true, returns
+
+
+def test_what_is_linear_is_found() -> None:
+    both, true, _ = halves(60, 0.0)
+    found, explained = fit(both)
+    assert explained > 0.999
+    assert found.tolist() == pytest.approx(true.tolist(), abs=2e-3)
+
+
+def test_half_of_noise_is_half_explained() -> None:
+    both, true, returns = halves(4000, float(torch.tensor([1.0, 2.0, 0.5, 3.0]).norm()))
+    found, explained = fit(both)
+    assert explained == pytest.approx(0.5, abs=0.05)
+    assert found.tolist() == pytest.approx(true.tolist(), abs=0.3)
+    assert float(found[-1]) == pytest.approx(float(returns.mean()), abs=0.3)
+
+
+def test_noise_alone_is_answered_with_the_mean() -> None:
+    draw = torch.Generator().manual_seed(1)
+    states = torch.randn(40, 30, generator=draw, dtype=torch.float64)
+    returns = torch.randn(40, generator=draw, dtype=torch.float64)
+    found, explained = fit([moments(states[:20], returns[:20]), moments(states[20:], returns[20:])])
+    assert explained == 0.0
+    assert found[:-1].abs().max() == 0
+    assert float(found[-1]) == pytest.approx(float(returns.mean()))
+
+
+def test_errors_are_those_of_the_entries() -> None:
+    draw = torch.Generator().manual_seed(2)
+    states = torch.randn(30, 4, generator=draw, dtype=torch.float64)
+    returns = torch.randn(30, generator=draw, dtype=torch.float64) + 3
+    found = moments(states, returns)
+    by = found.fit_F(0.1)
+    said = states @ by[:-1] + by[-1]
+    assert found.error(by) == pytest.approx(float((said - returns).square().sum()))
+    grid = [by + 0.01 * torch.eye(5, dtype=torch.float64)[i] * s for i in range(5) for s in (1, -1)]
+    plain = found.fit_F(0.0)
+    assert all(found.error(plain) <= found.error(other) for other in (by, *grid))
+
+
+def test_a_trainers_head_foretells_what_its_states_tell() -> None:
+    model = small_model()
+    inject_lora(model)
+    truth = ValueHead.of(model)
+    with torch.no_grad():
+        truth.weight.normal_(generator=torch.Generator().manual_seed(0))
+        truth.bias.fill_(2.0)
+    draw = torch.Generator().manual_seed(3)
+    rows = [
+        Row(
+            tuple(torch.randint(1, VOCABULARY, (24,), generator=draw).tolist()),
+            tuple(Entry(at, 1, "rl", 1.0, 0.0, f"e{n}") for at in (5, 9, 23)),
+        )
+        for n in range(120)
+    ]
+    config = TrainerConfig(max_tokens_per_microbatch=100)
+    told = Trainer(model, config, value_head=truth).values(rows)
+    fitted = ValueHead.of(model)
+    trainer = Trainer(model, config, value_head=fitted)
+    given = [
+        Row(r.ids, (*r.entries, *(Entry(e.position, 0, "value", 1.0, v, e.sample_id)
+                                  for e, v in zip(r.entries, own, strict=True))))
+        for r, own in zip(rows, told, strict=True)
+    ]  # fmt: skip
+    assert trainer.fit_values(given) > 0.95
+    said = torch.tensor(trainer.values(rows))
+    spread = torch.tensor(told).std()
+    assert float((said - torch.tensor(told)).abs().mean()) < 0.1 * float(spread)
+    with pytest.raises(ValueError, match="no value head"):
+        Trainer(model, config).fit_values(given)
