@@ -31,7 +31,7 @@ from understudy.recipes.ahead import Ahead
 from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score, recent_mean
 from understudy.recipes.learner import Lora, Tune, make_engine, make_learner, prompt_of, training
-from understudy.recipes.objective import Objective, Preset, with_preset
+from understudy.recipes.objective import Objective, Preset, sampled_tokens, with_preset
 from understudy.recipes.rehearsal import Played
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.rewards import why_nothing
@@ -220,7 +220,7 @@ def training_rows(
         counted.update({f"withheld: {reason}": n for reason, n in item.withheld.items()})
         episodes = item.group.episodes
         weights = item.weights or (1.0,) * len(episodes)
-        trainable = [any(c.output_ids for c in e.completions) for e in episodes]
+        trainable = [sampled_tokens(e) > 0 for e in episodes]
         advantages = objective.of_group(item.group.rewards or (), trainable)
         if advantages.flat:
             counted["flat groups"] += 1

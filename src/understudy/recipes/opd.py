@@ -126,7 +126,7 @@ async def opd(
         logged, left_out = _logged(run, episodes, config)
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
-    learner.base.origin.check_completions(c for e in logged for c in e.completions)
+    learner.base.origin.check_completions(c for e in logged for c in e.made_for("agent"))
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
         begin = int(from_checkpoint(run, trainer)["step"])
@@ -186,7 +186,7 @@ async def taught(
     prompts: list[list[int] | None] = []
     stats = RowStats()
     for episode in episodes:
-        mine = {c.id: c for c in episode.completions if c.request.purpose == "agent"}
+        mine = {c.id: c for c in episode.made_for("agent")}
         rows, seen = rows_of(mine.values())
         stats += seen
         found += [(row, episode.id) for row in rows]

@@ -190,13 +190,13 @@ class Trainer:
     def _gradient(self, rows: list[Row], counts: Counter[str]) -> Sums:
         """The whole batch's gradient, each process's part of it at the same time; where there is a
         launcher, that of this one's part."""
-        passes = None
+        passes, whole = None, self.config.loss.of_sequences
         if self.processes is not None:
-            rows = self.processes.share(rows)
+            rows = self.processes.share(rows, whole)
             passes = self.processes.most if hasattr(self.model, METHOD) else None
         if self._helpers is None:
             return add_gradients(self.model, rows, counts, self.config, self.value_head, passes)
-        shares = split_rows(rows, self.workers)
+        shares = split_rows(rows, self.workers, whole)
         own, others = shares[: self._own], shares[self._own :]
         self._helpers.start(others, counts)
         sums = Sums()
