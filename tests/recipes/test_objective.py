@@ -108,6 +108,18 @@ def test_an_episode_in_which_only_a_simulated_user_sampled_is_not_trained_on() -
     assert [row.entries[0].weight for row in batch] == pytest.approx([1.0, -1.0], rel=1e-5)
 
 
+def test_long_rows_are_left_out_or_cut_and_counted() -> None:
+    group = Group("s", (episode("a", 2, 9), episode("b", 3)), (1.0, 0.0))  # rows of 4, 11 and 5
+    rows, counted = training_rows([Played(group)], max_tokens=6)
+    assert [(len(r.ids), r.entries[0].weight) for r in rows] == [(4, 0.5), (5, -0.5)]
+    assert counted["rows that are too long, left out"] == 1
+    rows, counted = training_rows([Played(group)], max_tokens=6, too_long="cut")
+    assert [(len(r.ids), len(r.entries)) for r in rows] == [(4, 2), (6, 4), (5, 3)]
+    assert counted["rows that are too long, cut"] == 1
+    config = load_config(GrpoConfig, overrides=["max_row_tokens=6", "long_rows=cut"])
+    assert (config.max_row_tokens, config.long_rows) == (6, "cut")
+
+
 def test_every_preset_loads_and_stays_what_it_is() -> None:
     for name, options in PRESETS.items():
         config = load_config(GrpoConfig, overrides=[f"preset={name}"])

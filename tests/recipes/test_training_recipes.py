@@ -21,7 +21,7 @@ from understudy.recipes.ppo import PlayConfig, PpoConfig
 from understudy.recipes.ppo_world import ppo_in_world
 from understudy.recipes.rehearsal import play_group
 from understudy.recipes.rft import RftConfig, rft
-from understudy.recipes.sft import SftConfig, select, sft
+from understudy.recipes.sft import SftConfig, episode_rows, select, sft
 from understudy.runs.directory import Run
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
@@ -86,6 +86,19 @@ def test_distillation_lowers_the_loss(traffic: list[Episode], tmp_path: Path) ->
         sft(run, traffic, config, quiet=True)
         losses = [row["loss"]["ce"] for row in run.metrics().rows]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_long_conversations_are_left_out_or_lose_their_ends(traffic: list[Episode]) -> None:
+    learner = make_learner("tiny", LORA, seed=0)
+    whole, _ = episode_rows(traffic[:8], learner, 2048)
+    longest = sorted(len(r.ids) for r in whole)[4]
+    longer = sum(len(r.ids) > longest for r in whole)
+    rows, why = episode_rows(traffic[:8], learner, longest)
+    assert (len(rows), why) == (len(whole) - longer, {"longer than max_tokens": longer})
+    rows, why = episode_rows(traffic[:8], learner, longest, "cut")
+    assert [len(r.ids) for r in rows] == [min(len(r.ids), longest) for r in whole]
+    assert why == {"of which only the end, beyond max_tokens": longer}
+    assert SftConfig(long_rows="cut").long_rows == "cut"
 
 
 def test_nothing_left_to_train_on_is_said(traffic: list[Episode], tmp_path: Path) -> None:

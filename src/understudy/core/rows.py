@@ -17,7 +17,7 @@ from understudy.core.turns import FormatError
 from understudy.core.types import Completion, Episode, Message, Tool
 
 Stream = Literal["rl", "ce", "kl", "value"]
-TooLong = Literal["refuse", "cut"]
+TooLong = Literal["refuse", "cut"]  # of a row longer than a limit: left out, or its end is
 _Slice = tuple[int, int]
 
 
