@@ -260,6 +260,24 @@ async def test_grpo_on_fewer_scenarios_than_a_step_wants_plays_all_and_says_so(
     assert "the traffic gives 2 scenarios: each step plays all" in capsys.readouterr().err
 
 
+async def test_a_grpo_step_of_flat_groups_says_that_there_is_nothing_to_learn(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = GrpoConfig(**SMALL | {"steps": 2, "guards": None})
+    all_pass = Check(lambda messages, ticket: 1.0, "any")
+    with Run.create(tmp_path / "run", config) as run:
+        result = await grpo(run, world, all_pass, config, threads=1)
+        rows = run.metrics().rows
+    told = " ".join(capsys.readouterr().err.split())
+    for step in range(2):
+        why = "nothing to learn: all rewards are equal in 2 groups (2 with 1)"
+        assert f"step {step}: no update, {why}" in told
+    assert [(r["counted"]["flat groups"], r["tokens_computed"]) for r in rows] == [(2, 0)] * 2
+    assert all("nothing to train" in r["skipped"] for r in rows)
+    tensors = load_adapter(result.adapter).tensors
+    assert not any(t.any() for k, t in tensors.items() if ".lora_B." in k)
+
+
 async def test_recorded_logprobs_are_the_trainers_before_and_after_a_step(
     world: World, check: Check
 ) -> None:
