@@ -307,6 +307,18 @@ async def test_a_demonstration_alone_is_learned_by_heart(tmp_path: Path) -> None
     assert losses[-1] < 0.1 * losses[0]
 
 
+async def test_each_reply_of_the_student_is_a_sequence_of_its_own(reviewed: list[Episode]) -> None:
+    learner = make_learner("tiny", LORA, 0)
+    engine, _ = make_engine(learner.base, threads=1)
+    tutor = Tutor(engine, learner.base.renderer, ModelRef("tiny"), CorrectConfig(**CORRECT))
+    (c,), _ = corrections_of(reviewed[0])
+    lesson = await tutor.lesson(c, ModelRef("tiny"), seed=1)
+    await engine.aclose()
+    names = [{e.sample_id for e in row.entries if e.stream == "rl"} for row in lesson.rows]
+    own = [name for found in names for name in found]
+    assert len(own) == len(set(own)) == CORRECT["samples"]
+
+
 async def test_a_turn_is_held_to_the_policy_before_unless_a_correction_speaks_of_it(
     reviewed: list[Episode],
 ) -> None:
