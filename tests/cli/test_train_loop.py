@@ -115,4 +115,4 @@ def test_an_exact_run_says_that_it_is_synchronous(
     assert "exact runs are synchronous" in capsys.readouterr().err
     assert main(["train", "grpo", str(tmp_path / "r"), *arguments,
                  *sets(["reward_bound=[1, 1]"])]) == 1  # fmt: skip
-    assert "reward_bound is [low, high]" in capsys.readouterr().err
+    assert "reward_bound: must be [low, high]" in capsys.readouterr().err

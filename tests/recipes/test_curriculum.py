@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -44,6 +45,23 @@ def test_what_always_succeeds_is_not_visited_again_but_what_differs_is() -> None
     again = curriculum.draw(10, 1)
     assert first[0] in again
     assert not set(first[1:]) & set(again)
+
+
+def test_scenarios_come_back_by_how_much_their_pass_rate_can_teach() -> None:
+    """In proportion to p(1 - p), and a little where nothing passed yet."""
+    rates = [0.0, 0.1, 0.25, 0.5, 0.9]
+    worth = [p * (1 - p) + 0.02 for p in rates]
+    curriculum, steps = Curriculum(10**6, 0.5, seed=5), 4000
+    for number, rate in enumerate(rates):
+        curriculum.saw(number, rate)
+    curriculum.fresh = len(rates)  # these are old by now
+    drawn = Counter(curriculum.draw(2, step)[0] for step in range(steps))  # one of two comes back
+    assert set(drawn) == set(range(len(rates)))
+    for number, own in enumerate(worth):
+        share = own / sum(worth)
+        deviation = (share * (1 - share) / steps) ** 0.5
+        assert abs(drawn[number] / steps - share) < 4 * deviation
+    assert drawn[3] > drawn[2] > drawn[1] > drawn[0]
 
 
 @pytest.mark.parametrize(("n", "again"), [(0, 0.1), (5, 1.0), (5, -0.1)])

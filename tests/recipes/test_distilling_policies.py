@@ -102,18 +102,45 @@ async def test_a_student_comes_nearer_to_its_teacher_where_it_plays(
     assert load_adapter(result.adapter).metadata["recipe"] == "opd"
 
 
+@pytest.mark.parametrize("long_rows", ["refuse", "cut"])
+async def test_a_student_is_not_taught_beyond_the_longest_row(
+    world: World, teacher: Path, tmp_path: Path, long_rows: Any
+) -> None:
+    logged = await play(world, 4)
+    lengths = sorted(len(row.ids) for e in logged for row in rows_of(e.completions)[0])
+    longest = (lengths[0] + lengths[-1]) // 2
+    longer = sum(n > longest for n in lengths)
+    assert 0 < longer < len(lengths)
+    config = OpdConfig(**PLAY | {"steps": 1, "echo": 0.05}, teacher=str(teacher), split="all",
+                       max_row_tokens=longest, long_rows=long_rows)  # fmt: skip
+    with Run.create(tmp_path / "run", config) as run:
+        await opd(run, config, None, logged, threads=1, quiet=True)
+        (told,) = run.metrics().rows
+    cut = long_rows == "cut"
+    assert told["counted"]["rows that are too long, left out"] == (0 if cut else longer)
+    assert told["counted"]["rows that are too long, cut"] == (longer if cut else 0)
+    most = sum(min(n, longest) for n in lengths if cut or n <= longest)
+    assert 0 < told["tokens_in_rows"] <= most
+
+
 @pytest.mark.parametrize("more", [{}, {"top_k": 4}])
 async def test_logged_episodes_of_the_student_teach_it_too(
     world: World, teacher: Path, tmp_path: Path, more: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     logged = await play(world, 4)
-    old = [replace(logged[0], id="old", completions=())]
+    broken = replace(logged[0].completions[0], logprobs=(float("nan"),) * len(
+        logged[0].completions[0].output_ids or ()))  # fmt: skip
+    old = [replace(logged[0], id="old", completions=()),
+           replace(logged[0], id="nan", completions=(broken,))]  # fmt: skip
     config = OpdConfig(**PLAY | more, teacher=str(teacher), split="all")
     with Run.create(tmp_path / "run", config) as run:
         result = await opd(run, config, None, [*logged, *old], threads=1, quiet=True)
         rows = run.metrics().rows
-    assert result.left_out == {"without recorded ids and logprobs": 1}
+    assert result.left_out == {
+        "without recorded ids and logprobs": 1,
+        "with a logprob that is not finite": 1,
+    }
     assert rows[-1]["gap"] < 0.9 * rows[0]["gap"]
     if more:
         assert rows[0]["count"].keys() == {"ce"}
@@ -278,6 +305,18 @@ async def test_a_demonstration_alone_is_learned_by_heart(tmp_path: Path) -> None
         await correct(run, [replace(plain, feedback=(shown,))], config, threads=1, quiet=True)
         losses = [row["loss"]["ce"] for row in run.metrics().rows]
     assert losses[-1] < 0.1 * losses[0]
+
+
+async def test_each_reply_of_the_student_is_a_sequence_of_its_own(reviewed: list[Episode]) -> None:
+    learner = make_learner("tiny", LORA, 0)
+    engine, _ = make_engine(learner.base, threads=1)
+    tutor = Tutor(engine, learner.base.renderer, ModelRef("tiny"), CorrectConfig(**CORRECT))
+    (c,), _ = corrections_of(reviewed[0])
+    lesson = await tutor.lesson(c, ModelRef("tiny"), seed=1)
+    await engine.aclose()
+    names = [{e.sample_id for e in row.entries if e.stream == "rl"} for row in lesson.rows]
+    own = [name for found in names for name in found]
+    assert len(own) == len(set(own)) == CORRECT["samples"]
 
 
 async def test_a_turn_is_held_to_the_policy_before_unless_a_correction_speaks_of_it(

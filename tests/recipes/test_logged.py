@@ -1,5 +1,6 @@
 """Logged episodes as rows: sampled order, a turn's own reward, what counts as logged."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,8 @@ from understudy.core.types import Completion, Episode, Feedback, ModelRef, Reque
 from understudy.judges.check import Check
 from understudy.recipes.actor_critic import Estimation, critic_rows, estimate, mini_batches
 from understudy.recipes.arrivals import Pool
-from understudy.recipes.logged import LogConfig, Logged, logged_episode
-from understudy.recipes.stream import Tracker
+from understudy.recipes.logged import LogConfig, Logged, changes, logged, logged_episode
+from understudy.recipes.stream import RECENT, SCENARIOS, Tracker
 
 ANY = LogConfig(split="all")
 
@@ -106,10 +107,55 @@ def test_an_episode_says_why_it_cannot_be_learned_from() -> None:
     assert why(good, feedback=float("nan")) == "a reward that is not finite"
     assert why(good, reward="stars") == "no feedback named stars"
     assert why(good, max_tokens=2) == "longer than max_tokens"
+    for wrong in (float("nan"), float("-inf")):
+        bad = replace(good, logprobs=(wrong,))
+        assert why(good, bad) == "with a logprob that is not finite"
     check = Check(lambda messages, ticket: 0.5, "half")
     judged = logged_episode(Episode("e", (good,)), ANY, check)
     assert isinstance(judged, Logged)
     assert judged.reward == 0.5
+
+
+def test_one_outlier_among_64_rewards_does_not_wipe_out_the_others() -> None:
+    good = completion(0, (1, 2), (3,))
+    values = [1e6, *(float(n % 2) for n in range(63))]
+    given = [Episode(f"e{n}", (good,), feedback=(said(v),)) for n, v in enumerate(values)]
+    found, left_out = logged(given, ANY)
+    assert not left_out
+    assert [e.reward for e in found[:3]] == [10.0, 0.0, 1.0]
+    assert changes(found) == {"rewards clipped to -10..10": 1}
+    advantages = [e.advantages[0] for e in estimate(found, [[0.0]] * 64, Estimation())]
+    assert advantages[2] - advantages[1] > 0.5  # one standard deviation would be about 1
+    wider, _ = logged(given, ANY.model_copy(update={"reward_bound": (-1e9, 1e9)}))
+    assert wider[0].reward == 1e6
+    assert changes(wider) == {}
+
+
+def test_rewards_that_are_given_are_taken_as_they_are() -> None:
+    episode = Episode("e", (completion(0, (1, 2), (3,)),), feedback=(said(1e6),))
+    (found,), _ = logged([episode], ANY, rewards={"e": 12.5})
+    assert found.rewards == (12.5,)
+    assert changes([found]) == {}
+
+
+def test_the_end_of_a_long_row_is_cut_where_asked_and_what_it_earned_stays() -> None:
+    turns = (
+        completion(0, (1, 2), (3, 4)),
+        completion(1, (1, 2, 3, 4, 5), (6, 7, 8)),
+        completion(2, (1, 2, 3, 4, 5, 6, 7, 8, 9), (6,)),
+    )
+    episode = Episode("e", turns, feedback=(said(0.25, "c0"), said(0.5, "c1"), said(1.0)))
+    (whole,), _ = logged([episode], ANY)
+    cut = ANY.model_copy(update={"max_tokens": 7, "long_rows": "cut"})
+    (found,), left_out = logged([episode], cut)
+    assert not left_out
+    assert changes([found]) == {"rows cut to 7 tokens": 1}
+    assert found.rows[0].ids == (1, 2, 3, 4, 5, 6, 7)
+    assert found.rows[0].entries == whole.rows[0].entries[:4]
+    assert found.lengths == [2, 2]
+    assert found.rewards == (0.25, 1.5)  # the last turn is gone, what it earned is not
+    beginning = ANY.model_copy(update={"max_tokens": 2, "long_rows": "cut"})
+    assert logged_episode(episode, beginning) == "longer than max_tokens"
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.text(max_size=3))
@@ -136,12 +182,27 @@ def test_a_pool_uses_each_item_as_often_and_the_least_used_first() -> None:
     rest = [i.id for step in range(3, 9) for i in pool.draw(2, step)]
     drawn = [*first, *second, "new", *rest]
     assert all(drawn.count(name) == 2 for name in {*drawn})
-    pool.add([Item("0")])
     assert pool.draw(9, 99) == []
+    assert pool.state() == {"uses": {}, "done": 2}  # what is done with is not kept
+
+
+def test_a_pool_goes_on_with_what_was_in_it_and_with_more_passes_with_all() -> None:
+    pool = Pool(passes=2, seed=1)
+    pool.add([Item(name) for name in "abcd"])
+    pool.draw(4, 0)
+    (done,) = (i.id for i in pool.draw(1, 1))
+    state = json.loads(json.dumps(pool.state()))
+    assert done not in state["uses"]
+    again = Pool(passes=2, seed=1)
+    left = again.unfinished("abcd", state)
+    assert left == {name: 1 for name in "abcd" if name != done}
+    again.add([Item(name) for name in left], left)
+    assert [i.id for i in again.draw(2, 2)] == [i.id for i in pool.draw(2, 2)]
+    assert Pool(passes=3, seed=1).unfinished("abcd", state) == left | {done: 2}
 
 
 def test_a_recurring_scenarios_baseline_leans_on_its_other_episodes() -> None:
-    one, tracker = two_agents(), Tracker(prior=2.0)
+    one, tracker = replace(two_agents(), scenario="s"), Tracker(prior=2.0)
     assert tracker.blend(one, 0.25) == 0.25
     tracker.saw(one)
     assert tracker.blend(one, 0.25) == 0.25  # its own reward is no baseline for it
@@ -151,3 +212,24 @@ def test_a_recurring_scenarios_baseline_leans_on_its_other_episodes() -> None:
     tracker.saw(other)
     assert tracker.blend(one, 0.25) == pytest.approx(0.5 / 3)
     assert Tracker(0.0).blend(other, 0.25) == 0.25
+
+
+def test_scenarios_are_forgotten_in_the_order_in_which_they_were_learned_from() -> None:
+    one = replace(two_agents(), scenario="s")
+    tracker = Tracker(prior=2.0)
+    tracker.saw(replace(one, scenario=one.id))
+    assert tracker.state() == []  # no other episode is of its scenario
+    for n in range(RECENT + 5):
+        tracker.saw(replace(one, id=f"e{n}"))
+    assert [i for i, _ in tracker.seen["s"]] == [f"e{n}" for n in range(5, RECENT + 5)]
+    for n in range(SCENARIOS - 1):
+        tracker.saw(replace(one, scenario=f"s{n}"))
+    tracker.saw(replace(one, id="last"))
+    again = Tracker(2.0, json.loads(json.dumps(tracker.state())))
+    for known in (tracker, again):
+        assert len(known.seen) == SCENARIOS
+        for n in range(2):
+            known.saw(replace(one, scenario=f"new{n}"))
+        assert len(known.seen) == SCENARIOS
+        assert {"s0", "s1"}.isdisjoint(known.seen)
+        assert {"s", "s2", "new1"} <= known.seen.keys()

@@ -15,11 +15,13 @@ from understudy.cli import main
 from understudy.core.types import Episode, ModelRef, split_of
 from understudy.models.adapters import load_adapter
 from understudy.recipes.arrivals import Following, Given
+from understudy.recipes.checkpoints import find_checkpoint, fork_run
 from understudy.recipes.ppo import PpoConfig, ppo
 from understudy.recipes.stream import StreamConfig, stream
 from understudy.runs.directory import Run
 from understudy.store import SQLiteStore
-from understudy.train.trainer import Trainer
+from understudy.train import checkpoint
+from understudy.train.trainer import NonFiniteError, Trainer
 from understudy.train.value_head import FILE
 
 SMALL: dict[str, Any] = {
@@ -82,12 +84,27 @@ def test_what_thumbs_reward_is_learned_from_logs_alone(
     assert (result.adapter / FILE).exists()
 
 
+def stop_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C at the trainer's step of this number, counted from one."""
+    steps, step = 0, Trainer.step
+
+    def stopping(self: Trainer, rows: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == number:
+            raise KeyboardInterrupt
+        return step(self, rows)
+
+    monkeypatch.setattr(Trainer, "step", stopping)
+
+
 def same(a: Path, b: Path) -> bool:
     one, two = load_adapter(a).tensors, load_adapter(b).tensors
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
 
 
-@pytest.mark.parametrize(("recipe", "cut"), [("ppo", 2), ("ppo", 8), ("stream", 9)])
+# of nine steps of `stream`, two of the trainer's each; after eight some episodes are done with
+@pytest.mark.parametrize(("recipe", "cut"), [("ppo", 2), ("ppo", 8), ("stream", 9), ("stream", 17)])
 def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
     recipe: str,
     cut: int,
@@ -100,16 +117,7 @@ def test_interrupted_and_resumed_ends_bit_for_bit_as_uninterrupted(
         {"epochs": 2, "kl_bound": None} if recipe == "ppo" else {"passes": 2, "value_steps": 1}
     )
     whole = train(recipe, tmp_path / "whole", deployed, episodes, **more)
-    steps, step = 0, Trainer.step
-
-    def stopping(self: Trainer, rows: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == cut:
-            raise KeyboardInterrupt
-        return step(self, rows)
-
-    monkeypatch.setattr(Trainer, "step", stopping)
+    stop_at(monkeypatch, cut)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "cut", deployed, episodes, **more)
     monkeypatch.undo()
@@ -140,6 +148,80 @@ def test_a_run_whose_episodes_are_gone_does_not_go_on(
     rest = [e for e in episodes if e.id != kept.id]
     with pytest.raises(ValueError, match="gone"):
         train(recipe, tmp_path / "run", deployed, rest)
+
+
+def state_of(run: Path) -> dict[str, Any]:
+    return checkpoint.extra_of(find_checkpoint(str(run)))
+
+
+def test_a_short_stream_has_a_checkpoint_to_go_on_from_and_no_record_of_what_is_done(
+    deployed: Path, episodes: list[Episode], tmp_path: Path
+) -> None:
+    short = {"passes": 1, "value_steps": 1, "checkpoint_every": 10, "batch_episodes": 15}
+    first, rest = episodes[:40], episodes[40:60]
+    a = train("stream", tmp_path / "a", deployed, first, **short)
+    assert 0 < a.steps < 10
+    state = state_of(tmp_path / "a")
+    assert (state["step"], state["episodes"]) == (a.steps, a.episodes)
+    assert (state["uses"], state["done"]) == ({}, 1)
+    config = stream_config(deployed, **short)
+    with fork_run(tmp_path / "b", config, 0, str(tmp_path / "a")) as run:
+        b = stream(run, Given([*first, *rest]), config, quiet=True)
+        new = [r["episodes"] for r in run.metrics().rows]
+        assert [r["step"] for r in run.metrics().rows] == list(range(a.steps, b.steps))
+    learned = sum(split_of(str(e.scenario_id)) == "train" for e in rest)
+    assert sum(new) == learned == b.episodes - a.episodes  # what was learned from once is not again
+    more = stream_config(deployed, **short | {"passes": 2})
+    with fork_run(tmp_path / "c", more, 0, str(tmp_path / "a")) as run:
+        stream(run, Given(first), more, quiet=True)
+        assert sum(r["episodes"] for r in run.metrics().rows) == a.episodes  # once more
+    assert b.left_out["not of the split train"] == 60 - b.episodes
+
+
+def test_a_resumed_stream_needs_only_the_episodes_that_it_is_not_done_with(
+    deployed: Path, episodes: list[Episode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more: dict[str, Any] = {"passes": 1, "value_steps": 0}
+    whole = train("stream", tmp_path / "whole", deployed, episodes, **more)
+    stop_at(monkeypatch, 4)
+    with pytest.raises(KeyboardInterrupt):
+        train("stream", tmp_path / "cut", deployed, episodes, **more)
+    monkeypatch.undo()
+    state = state_of(tmp_path / "cut")
+    assert state["step"] == 2
+    kept = [e for e in episodes if e.id in state["uses"]]
+    assert len(kept) == state["episodes"] - 2 * SMALL["batch_episodes"]
+    resumed = train("stream", tmp_path / "cut", deployed, kept, **more)
+    assert same(whole.adapter, resumed.adapter)
+    assert (resumed.episodes, resumed.left_out) == (whole.episodes, whole.left_out)
+
+
+@pytest.mark.parametrize("value_steps", [0, 1])
+def test_a_stream_that_is_not_finite_any_more_stops_and_keeps_the_batch(
+    deployed: Path, episodes: list[Episode], tmp_path: Path, value_steps: int
+) -> None:
+    with pytest.raises(NonFiniteError, match=r"in a row were not finite.*the rows of step"):
+        train("stream", tmp_path / "run", deployed, episodes, lr=1e30, value_steps=value_steps)
+    (kept,) = (tmp_path / "run" / "artefacts").glob("not-finite-*.jsonl")
+    assert kept.read_text().startswith('{"ids": ')
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "stream"])
+def test_clipped_rewards_are_counted_in_the_result(
+    recipe: str, deployed: Path, episodes: list[Episode], tmp_path: Path
+) -> None:
+    kept = [e for e in episodes if split_of(str(e.scenario_id)) == "train"][:20]
+    wild = [dataclasses.replace(e, feedback=(dataclasses.replace(e.feedback[0], value=1e6),))
+            for e in kept[:3]]  # fmt: skip
+    short = {"epochs": 1} if recipe == "ppo" else {"passes": 1}
+    result = train(recipe, tmp_path / "run", deployed, [*wild, *kept[3:]], **short)
+    assert result.changed == {"rewards clipped to -10..10": 3}
+    assert result.left_out == {}
+    told = json.loads((tmp_path / "run" / "artefacts" / f"{recipe}.json").read_text())
+    assert told["changed"] == result.changed
+    rows = Run.open(tmp_path / "run", read_only=True).metrics().rows
+    if recipe == "stream":
+        assert rows[0]["reward"] < 3
 
 
 def without(episode: Episode, **what: Any) -> Episode:
@@ -239,6 +321,45 @@ def test_a_store_that_grows_is_followed(
         assert result.left_out["no feedback named thumb in time"] == 21
         settled = Following(db, None, patience_s=500.0, clock=lambda: 600.0)
         assert len(settled.poll()) == 40
+
+
+@pytest.mark.parametrize("now", [1000.0, 2000.0])  # before the cursor passes them, and after
+def test_who_follows_a_store_and_is_interrupted_takes_each_episode_up_once(
+    deployed: Path,
+    episodes: list[Episode],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    now: float,
+) -> None:
+    config = stream_config(deployed, steps=3, passes=1, value_steps=0, batch_episodes=20)
+    finished = [without(e, started_at=899.0, finished_at=900.0) for e in episodes[:80]]
+
+    def followed(run: Run, db: SQLiteStore) -> Any:
+        source = Following(db, "thumb", patience_s=500.0, clock=lambda: now)
+        return stream(run, source, config, quiet=True)
+
+    with SQLiteStore.open(tmp_path / "s.db") as db:
+        db.write(finished[:70])
+        with Run.create(tmp_path / "whole", config) as run:
+            whole = followed(run, db)
+        stop_at(monkeypatch, 3)
+        with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "cut", config) as run:
+            followed(run, db)
+        monkeypatch.undo()
+        with Run.open(tmp_path / "cut") as run:
+            resumed = followed(run, db)
+        assert same(whole.adapter, resumed.adapter)
+        assert (resumed.episodes, resumed.left_out) == (whole.episodes, whole.left_out)
+        db.write(finished[70:])
+        with fork_run(tmp_path / "on", config, 0, str(tmp_path / "cut")) as run:
+            longer = config.model_copy(update={"steps": 4})
+            source = Following(db, "thumb", patience_s=500.0, clock=lambda: now)
+            last = stream(run, source, longer, quiet=True)
+            (told,) = run.metrics().rows
+    train_of = [sum(split_of(str(e.scenario_id)) == "train" for e in part)
+                for part in (finished[:70], finished[70:])]  # fmt: skip
+    assert (whole.episodes, last.episodes) == (train_of[0], sum(train_of))
+    assert told["episodes"] == min(20, sum(train_of) - 3 * 20)
 
 
 def test_the_commands_run(

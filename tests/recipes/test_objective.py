@@ -1,6 +1,7 @@
 """Named sets of GRPO's options, and what they make of rewards."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -12,20 +13,24 @@ from understudy.runs.config import ConfigError, load_config
 from understudy.train.losses import LossConfig
 
 
-def episode(name: str, *turns: int) -> Episode:
-    """An episode whose turns sampled so many tokens each; every turn breaks the row."""
-    completions = tuple(
-        Completion(
-            f"{name}{n}",
-            Request((), ModelRef("tiny")),
-            "ok",
-            prompt_ids=(n, 7),
-            output_ids=tuple(range(sampled)),
-            logprobs=(-1.0,) * sampled,
+def episode(name: str, *turns: int, broken: bool = True, purpose: Any = "agent") -> Episode:
+    """An episode whose turns sampled so many tokens each; every turn breaks the row, or none."""
+    completions, before = list[Completion](), tuple[int, ...]()
+    for n, sampled in enumerate(turns):
+        prompt = (n, 7) if broken else (*before, 7)
+        output = tuple(range(sampled))
+        completions.append(
+            Completion(
+                f"{name}{n}",
+                Request((), ModelRef("tiny"), purpose=purpose),
+                "ok",
+                prompt_ids=prompt,
+                output_ids=output,
+                logprobs=(-1.0,) * sampled,
+            )
         )
-        for n, sampled in enumerate(turns)
-    )
-    return Episode(name, completions)
+        before = (*prompt, *output)
+    return Episode(name, tuple(completions))
 
 
 GROUP = Group("s", (episode("a", 2, 3), episode("b", 1), episode("c", 4)), (1.0, 0.0, 0.5))
@@ -61,6 +66,58 @@ def test_advantages_and_aggregations_of_a_batch() -> None:
     assert sum(by_episode["b"]) == pytest.approx(-0.5 * 6 / 2)
     fixed = weights(Objective(aggregate="constant", tokens=3))
     assert fixed["a"][0] == pytest.approx(0.5 * 6 / (3 * 5))  # five episodes were played
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_under_every_preset_an_episode_weighs_the_same_however_its_history_breaks(
+    name: str,
+) -> None:
+    objective = GrpoConfig(preset=name).objective  # type: ignore[arg-type]
+    others = (episode("b", 4), episode("c", 7))
+    found = []
+    for broken in (True, False):
+        group = Group("s", (episode("a", 2, 9, broken=broken), *others), (1.0, 0.0, 0.25))
+        rows, _ = training_rows([Played(group)], objective)
+        assert len(rows) == (4 if broken else 3)
+        found.append([e.weight for row in rows for e in row.entries])
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    if name in ("grpo", "gspo"):  # the mean over episodes of the mean over each one's tokens
+        values = [sum(found[0][a:b]) / 22 for a, b in ((0, 11), (11, 15), (15, 22))]
+        rewards = [1.0, 0.0, 0.25]
+        mean = sum(rewards) / 3
+        deviation = (sum((r - mean) ** 2 for r in rewards) / 3) ** 0.5
+        assert values == pytest.approx([(r - mean) / deviation / 3 for r in rewards], rel=1e-4)
+
+
+def test_an_episode_in_which_only_a_simulated_user_sampled_is_not_trained_on() -> None:
+    """Nor does its reward count in the group's mean."""
+    talk = episode("u", 3, purpose="user")
+    group = Group("s", (episode("a", 2), episode("b", 2), talk), (1.0, 0.0, 1.0))
+    rows, counted = training_rows([Played(group)], Objective())
+    assert [row.entries[0].weight for row in rows] == [0.5, -0.5]
+    assert counted["episodes without a sampled token"] == 1
+    rows, counted = training_rows(
+        [Played(dataclasses.replace(group, rewards=(1.0, 1.0, 0.0)))], Objective()
+    )
+    assert (rows, counted["flat groups"]) == ([], 1)
+    both = dataclasses.replace(
+        episode("a", 2), completions=(*episode("a", 2).completions, *talk.completions)
+    )
+    mixed = Group("s", (both, episode("b", 2)), (1.0, 0.0))
+    batch, _ = training_rows([Played(mixed)], Objective(advantage="batch"))
+    assert [row.entries[0].weight for row in batch] == pytest.approx([1.0, -1.0], rel=1e-5)
+
+
+def test_long_rows_are_left_out_or_cut_and_counted() -> None:
+    group = Group("s", (episode("a", 2, 9), episode("b", 3)), (1.0, 0.0))  # rows of 4, 11 and 5
+    rows, counted = training_rows([Played(group)], max_tokens=6)
+    assert [(len(r.ids), r.entries[0].weight) for r in rows] == [(4, 0.5), (5, -0.5)]
+    assert counted["rows that are too long, left out"] == 1
+    rows, counted = training_rows([Played(group)], max_tokens=6, too_long="cut")
+    assert [(len(r.ids), len(r.entries)) for r in rows] == [(4, 2), (6, 4), (5, 3)]
+    assert counted["rows that are too long, cut"] == 1
+    config = load_config(GrpoConfig, overrides=["max_row_tokens=6", "long_rows=cut"])
+    assert (config.max_row_tokens, config.long_rows) == (6, "cut")
 
 
 def test_every_preset_loads_and_stays_what_it_is() -> None:

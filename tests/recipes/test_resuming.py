@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from traffic import conversations, write_jsonl
 from understudy.core.chat_files import import_file
@@ -23,10 +24,13 @@ from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
 from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.learner import Lora
+from understudy.recipes.ppo import PlayConfig, PpoConfig
+from understudy.recipes.ppo_world import ppo_in_world
 from understudy.recipes.rft import RftConfig, rft
 from understudy.recipes.sft import SftConfig, sft
 from understudy.runs.directory import Run
 from understudy.train.trainer import Trainer
+from understudy.train.value_head import FILE
 from understudy.world.learn import learn
 from understudy.world.model import World
 
@@ -41,6 +45,13 @@ SAMPLE = RftConfig(
 REHEARSE = GrpoConfig(
     lora=LORA, steps=4, scenarios_per_step=2, group_size=3, pool=12, max_turns=2, max_tokens=16,
     precision="fp32", checkpoint_every=2, guards=None,
+)  # fmt: skip
+
+# four steps of two batches each, gone over once; before the first the values' warm-up, two batches
+PLAY = PpoConfig(
+    lora=LORA, batch_episodes=3, precision="fp32", checkpoint_every=2, value_warmup_epochs=1,
+    play=PlayConfig(steps=4, scenarios_per_step=6, pool=12, max_turns=2, max_tokens=16, epochs=1,
+                    again=0.3, guards=None),
 )  # fmt: skip
 
 
@@ -146,6 +157,35 @@ async def test_a_rehearsal_goes_on_as_if_nothing_had_happened(
     assert again == told
     assert gap(whole.adapter, resumed.adapter) < 1e-3
     assert set_aside(tmp_path / "cut") == 1
+
+
+@pytest.mark.parametrize("cut", [4, 10])  # before the first checkpoint, and after it
+async def test_ppo_in_a_world_goes_on_as_if_nothing_had_happened(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """In the middle of a step's batches too: the step is played and learned from again."""
+    check = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
+
+    def told(run: Run) -> list[Any]:
+        shown = ("step", "reward", "sampled_tokens", "count")
+        return [tuple(r[name] for name in shown) for r in run.metrics().rows]
+
+    with Run.create(tmp_path / "whole", PLAY) as run:
+        whole = await ppo_in_world(run, world, check, PLAY, threads=1, quiet=True)
+        before = told(run)
+    stop_at(monkeypatch, cut)
+    with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "cut", PLAY) as run:
+        await ppo_in_world(run, world, check, PLAY, threads=1, quiet=True)
+    monkeypatch.undo()
+    with Run.open(tmp_path / "cut") as run:
+        resumed = await ppo_in_world(run, world, check, PLAY, threads=1, quiet=True)
+        assert told(run) == before
+    assert [step for step, *_ in before] == [0, 1, 2, 3]
+    assert len({reward for _, reward, *_ in before}) > 1
+    assert gap(whole.adapter, resumed.adapter) < 1e-3
+    heads = [load_file(r.adapter / FILE)["weight"] for r in (whole, resumed)]
+    assert float((heads[0] - heads[1]).norm() / heads[0].norm()) < 1e-3
+    assert (tmp_path / "cut" / "metrics.rewound.jsonl").exists() == (cut == 10)
 
 
 def killed(work: Callable[[], None], number: int) -> None:

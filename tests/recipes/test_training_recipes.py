@@ -21,7 +21,7 @@ from understudy.recipes.ppo import PlayConfig, PpoConfig
 from understudy.recipes.ppo_world import ppo_in_world
 from understudy.recipes.rehearsal import play_group
 from understudy.recipes.rft import RftConfig, rft
-from understudy.recipes.sft import SftConfig, select, sft
+from understudy.recipes.sft import SftConfig, episode_rows, select, sft
 from understudy.runs.directory import Run
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
@@ -88,6 +88,19 @@ def test_distillation_lowers_the_loss(traffic: list[Episode], tmp_path: Path) ->
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_long_conversations_are_left_out_or_lose_their_ends(traffic: list[Episode]) -> None:
+    learner = make_learner("tiny", LORA, seed=0)
+    whole, _ = episode_rows(traffic[:8], learner, 2048)
+    longest = sorted(len(r.ids) for r in whole)[4]
+    longer = sum(len(r.ids) > longest for r in whole)
+    rows, why = episode_rows(traffic[:8], learner, longest)
+    assert (len(rows), why) == (len(whole) - longer, {"longer than max_tokens": longer})
+    rows, why = episode_rows(traffic[:8], learner, longest, "cut")
+    assert [len(r.ids) for r in rows] == [min(len(r.ids), longest) for r in whole]
+    assert why == {"of which only the end, beyond max_tokens": longer}
+    assert SftConfig(long_rows="cut").long_rows == "cut"
+
+
 def test_nothing_left_to_train_on_is_said(traffic: list[Episode], tmp_path: Path) -> None:
     config = SftConfig(keep="feedback", feedback="never said")
     with (
@@ -133,6 +146,28 @@ async def test_ppo_in_the_world_trains_an_adapter_without_groups(
     tensors = load_adapter(result.adapter).tensors
     assert any(t.abs().max() > 0 for k, t in tensors.items() if ".lora_B." in k)
     assert (result.adapter / "value_head.safetensors").exists()
+
+
+async def test_ppo_in_the_world_learns_from_rewards_as_they_were_clipped(
+    world: World, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+
+    def slips(messages: Any, ticket: Any) -> float:
+        seen.append(1e6 if len(seen) % 2 else 0.5)
+        return seen[-1]
+
+    play = PlayConfig(
+        steps=1, scenarios_per_step=6, pool=12, max_turns=2, max_tokens=16, epochs=1, guards=None
+    )
+    config = PpoConfig(lora=LORA, play=play, precision="fp32", value_warmup_epochs=0)
+    with Run.create(tmp_path / "run", config) as run:
+        await ppo_in_world(run, world, Check(slips, "slips"), config, threads=1, quiet=True)
+        (told,) = run.metrics().rows
+    assert seen == [0.5, 1e6] * 3
+    assert told["counted"]["rewards clipped to -10..10"] == 3
+    assert told["reward"] == pytest.approx(10.5 / 2)
+    assert told["loss"]["value"] <= 10**2 / 2  # a fresh head says 0 where returns are 10 at most
 
 
 async def test_ppo_in_the_world_is_guarded_and_evaluated(world: World, tmp_path: Path) -> None:
@@ -221,6 +256,24 @@ async def test_grpo_on_fewer_scenarios_than_a_step_wants_plays_all_and_says_so(
         result = await grpo(run, world, partial, config, threads=1)
     assert result.steps == 1
     assert "the traffic gives 2 scenarios: each step plays all" in capsys.readouterr().err
+
+
+async def test_a_grpo_step_of_flat_groups_says_that_there_is_nothing_to_learn(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = GrpoConfig(**SMALL | {"steps": 2, "guards": None})
+    all_pass = Check(lambda messages, ticket: 1.0, "any")
+    with Run.create(tmp_path / "run", config) as run:
+        result = await grpo(run, world, all_pass, config, threads=1)
+        rows = run.metrics().rows
+    told = " ".join(capsys.readouterr().err.split())
+    for step in range(2):
+        why = "nothing to learn: all rewards are equal in 2 groups (2 with 1)"
+        assert f"step {step}: no update, {why}" in told
+    assert [(r["counted"]["flat groups"], r["tokens_computed"]) for r in rows] == [(2, 0)] * 2
+    assert all("nothing to train" in r["skipped"] for r in rows)
+    tensors = load_adapter(result.adapter).tensors
+    assert not any(t.any() for k, t in tensors.items() if ".lora_B." in k)
 
 
 async def test_recorded_logprobs_are_the_trainers_before_and_after_a_step(

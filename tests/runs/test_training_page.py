@@ -1,8 +1,12 @@
 """A run's page and plots show what was logged, whatever recipe logged it."""
 
+import importlib
 import json
 import math
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -75,8 +79,40 @@ def test_a_tracker_that_is_not_there_is_named_with_what_to_do(tmp_path: Path) ->
     assert set(TRACKERS) == {"tensorboard", "wandb", "mlflow"}
 
 
+@pytest.fixture
+def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a stand-in in the place of a program, installed or not; see stand_ins/."""
+    folder = Path(__file__).parent / "stand_ins"
+    names = [file.stem for file in folder.glob("*.py")]
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(folder)
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_other_trackers_are_told_what_was_logged(
+    name: str, tmp_path: Path, stand_ins: Callable[[str], ModuleType]
+) -> None:
+    told = stand_ins(name).told
+    run = Run.create(tmp_path / "run", {"steps": 2})
+    run.track([name])
+    for step in range(2):
+        run.log(step, reward=step / 2, loss={"rl": 0.25}, skipped=None, counted={"rows": 3})
+    run.finish()
+    begun = {
+        "wandb": [{"project": "understudy", "name": "run", "dir": str(run.path),
+                   "config": {"steps": 2}}],
+        "mlflow": [{"run_name": "run"}, ("config.json", {"steps": 2})],
+    }  # fmt: skip
+    steps = [(n, {"reward": n / 2, "loss/rl": 0.25, "counted/rows": 3.0}) for n in range(2)]
+    assert told == [*begun[name], *steps, "finished"]
+
+
 def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
-    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    reader = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
     run = Run.create(tmp_path / "run", {})
     run.track(["tensorboard"])
     for step in range(3):

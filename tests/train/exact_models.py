@@ -63,6 +63,43 @@ def random_rows(rng: random.Random, count=7, longest=30, streams=("rl", "ce", "k
     return rows
 
 
+def branching_rows(rng: random.Random, levels=5):
+    """2 ** `levels` rows of `levels` + 1 turns, each turn an observation and a sampled span.
+    In each span but the last, two siblings part after two tokens or three: a group whose members
+    agree for a while in every turn. Sampled tokens have `rl` entries of their row's advantage, some
+    of them `kl` ones too, and observations `ce`."""
+    rows = []
+
+    def grow(ids, sampled, level):
+        ids = [*ids, *(rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 3)))]
+        start, shared = len(ids), rng.randint(2, 3)
+        ids += [rng.randrange(VOCABULARY) for _ in range(shared)]
+        sampled = [*sampled, *range(start, len(ids))]
+        if level == levels:
+            rows.append(_weighted(rng, ids, sampled, f"s{len(rows)}"))
+            return
+        for token in rng.sample(range(VOCABULARY), 2):
+            rest = [rng.randrange(VOCABULARY) for _ in range(rng.randint(1, 2))]
+            own = range(len(ids), len(ids) + 1 + len(rest))
+            grow([*ids, token, *rest], [*sampled, *own], level + 1)
+
+    grow([], [], 0)
+    return rows
+
+
+def _weighted(rng, ids, sampled, name):
+    advantage, entries = rng.uniform(-1, 1), []
+    for t in range(1, len(ids)):
+        anchor = -rng.uniform(1.0, 5.0)
+        if t not in sampled:
+            entries.append(Entry(t - 1, ids[t], "ce", 0.1, None, name))
+            continue
+        entries.append(Entry(t - 1, ids[t], "rl", advantage, anchor, name))
+        if rng.random() < 0.3:
+            entries.append(Entry(t - 1, ids[t], "kl", 0.5, anchor, name))
+    return Row(tuple(ids), tuple(entries))
+
+
 def gradients(model):
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 

@@ -24,19 +24,23 @@ def trained(row):
 
 
 def plain_rl(model, rows, loss):
-    """The sum of the terms over the number of entries, and how many each mask left out."""
+    """The sum of the terms over the number of entries, and how many each mask left out. What has
+    one sample id is one sequence."""
     total, count = torch.zeros((), dtype=torch.float64), 0
     masked = {"sequence_mask": 0, "off_policy_mask": 0, "difference_mask": 0}
+    episodes = {}
     for row in rows:
         entries = trained(row)
-        if not entries:
-            continue
-        count += len(entries)
-        logp = row_logprobs(model, row.ids, entries)
-        value = [float(v) for v in logp.detach()]
-        logs = [v - e.anchor for v, e in zip(value, entries, strict=True)]
+        for e, lp in zip(
+            entries, row_logprobs(model, row.ids, entries) if entries else (), strict=True
+        ):
+            episodes.setdefault(e.sample_id, []).append((e, lp))
+    for pairs in episodes.values():
+        count += len(pairs)
+        logs = [float(lp.detach()) - e.anchor for e, lp in pairs]
         product, mean = math.exp(sum(logs)), sum(logs) / len(logs)
-        for e, lp, v, log in zip(entries, logp, value, logs, strict=True):
+        for (e, lp), log in zip(pairs, logs, strict=True):
+            v = float(lp.detach())
             keep = True
             if loss.sequence_mask and product > loss.sequence_mask:
                 keep, masked["sequence_mask"] = False, masked["sequence_mask"] + 1
@@ -91,11 +95,25 @@ def step(model, rows, **config):
 
 
 def level(rows):
-    """The rows with one weight each, as an episode's advantage is."""
+    """The rows with one weight for each sample, as an episode's advantage is."""
+    weights = {}
+    for row in rows:
+        for e in trained(row):
+            weights.setdefault(e.sample_id, e.weight)
     return [
-        Row(r.ids, tuple(e._replace(weight=trained(r)[0].weight) for e in r.entries))
+        Row(r.ids, tuple(e._replace(weight=weights[e.sample_id]) for e in r.entries))
         for r in rows
         if trained(r)
+    ]
+
+
+def broken(rows, parts=3):
+    """The rows as episodes of up to so many rows each, far apart from one another in the order of
+    their ids: histories that the chat template broke."""
+    episodes = -(-len(rows) // parts)
+    return [
+        Row(r.ids, tuple(e._replace(sample_id=f"b{n % episodes}") for e in r.entries))
+        for n, r in enumerate(rows)
     ]
 
 

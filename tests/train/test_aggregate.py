@@ -37,16 +37,13 @@ def mean(values):
 @given(lengths)
 def test_each_aggregation_is_its_own_mean(counts):
     rows = rows_of(counts)
-    terms = [[e.weight for e in row.entries] for row in rows if row.entries]
     episodes = {}
     for row in rows:
         for e in row.entries:
             episodes.setdefault(e.sample_id, []).append(e.weight)
-    flat = [t for row in terms for t in row]
+    flat = [t for terms in episodes.values() for t in terms]
     close = {"rel": 1e-12, "abs": 1e-12}
     assert trainers_mean(aggregate(rows, "token")) == pytest.approx(mean(flat), **close)
-    by_row = mean(mean(row) for row in terms)
-    assert trainers_mean(aggregate(rows, "sequence")) == pytest.approx(by_row, **close)
     by_episode = mean(mean(e) for e in episodes.values())
     assert trainers_mean(aggregate(rows, "rollout")) == pytest.approx(by_episode, **close)
     fixed = trainers_mean(aggregate(rows, "constant", tokens=17))
@@ -71,7 +68,7 @@ def test_entries_of_weight_zero_and_of_other_streams_are_not_looked_at():
         rows[1],
         *rows_of([4], lambda r, t: 0.0),
     ]
-    for how in ("sequence", "rollout", "constant"):
+    for how in ("rollout", "constant"):
         plain, got = (aggregate(given, how, tokens=9) for given in (rows, extra))
         assert [e for r in got for e in r.entries if e.stream == "rl" and e.weight] == [
             e for r in plain for e in r.entries

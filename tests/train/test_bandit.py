@@ -40,7 +40,7 @@ def policy(seed=0):
 
 def outcome_row(n, weight, logps):
     a, b = OUTCOMES[n]
-    entries = (Entry(1, a, "rl", weight, logps[0], f"o{n}"), Entry(2, b, "rl", weight, logps[1]))
+    entries = (Entry(1, a, "rl", weight, logps[0]), Entry(2, b, "rl", weight, logps[1]))
     return Row((*PROMPT, a, b), entries)
 
 

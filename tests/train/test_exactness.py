@@ -3,11 +3,12 @@
 import random
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
-from exact_models import gradients, random_rows, relative_error, small_model
+from exact_models import branching_rows, gradients, random_rows, relative_error, small_model
 
-from understudy.core.rows import Row
+from understudy.core.rows import Row, trim
 from understudy.core.token_tree import build
 from understudy.train import attention
 from understudy.train.losses import LossConfig
@@ -81,6 +82,36 @@ def test_every_layout_equals_independent_rows(kind, dtype, layout):
         assert got_loss == pytest.approx(loss, rel=BOUND[dtype])
         assert relative_error(got, gradient) < BOUND[dtype]
         assert metrics.tokens_in_rows >= metrics.tokens_computed or layout == "padded"
+
+
+def branchings(tree, row):
+    """The positions in a row after which its tree goes on in more than one way."""
+    children = np.bincount(tree.parent_N[tree.parent_N >= 0], minlength=len(tree))
+    return [int(tree.depth_N[n]) for n in tree.path(int(tree.leaf_R[row])) if children[n] > 1]
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("kernel", ["slices", "blocks"])
+def test_five_branchings_deep_and_inside_turns_in_single_precision(monkeypatch, kind, kernel):
+    rows = branching_rows(random.Random(4), levels=5)
+    tree = build(rows)
+    for number, row in enumerate(rows):
+        places = branchings(tree, number)
+        sampled = {e.position + 1 for e in row.entries if e.stream == "rl"}
+        assert len(places) == 5
+        assert all({p - 1, p, p + 1} <= sampled for p in places)  # inside turns, not between them
+    assert len(tree) < sum(len(r.ids) for r in rows) / 2
+    monkeypatch.setattr(attention, "kernel_for", lambda value: kernel)
+    model = small_model(kind, torch.float32)
+    loss, gradient, logprobs = oracle(model, rows)
+    ours = Trainer(model, TrainerConfig(max_tokens_per_microbatch=100_000)).logprobs(rows)
+    flat = [torch.tensor([*chain(*values)]) for values in (ours, logprobs)]
+    assert relative_error(flat[0], flat[1]) < BOUND[torch.float32]
+    got_loss, got, metrics = step_gradient(model, rows, max_tokens_per_microbatch=100_000)
+    assert metrics.microbatches == 1
+    assert metrics.tokens_computed == len(build([trim(row) for row in rows]))  # each but once
+    assert got_loss == pytest.approx(loss, rel=BOUND[torch.float32])
+    assert relative_error(got, gradient) < BOUND[torch.float32]
 
 
 @pytest.mark.parametrize("kernel", ["slices", "blocks"])

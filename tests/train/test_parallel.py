@@ -10,15 +10,17 @@ import torch
 from exact_models import gradients, random_rows, relative_error, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracles import broken
 
 from understudy.core.rows import Row
 from understudy.core.token_tree import build
 from understudy.train.checkpoint import load, save
 from understudy.train.parallel import HelperError, processes_for
 from understudy.train.trainer import Trainer, TrainerConfig
-from understudy.train.tree_batch import split_rows
+from understudy.train.tree_batch import micro_batches, split_rows
 
 torch.set_num_threads(1)
+LAYOUTS = ("tree", "packed", "padded")
 
 
 def _gradient(trainer, rows):
@@ -110,6 +112,26 @@ def test_shares_are_the_rows_and_of_like_size(seed, count, parts):
         longest = max(len(r.ids) for r in rows)
         most = max(len(build(share)) for share in shares if share)
         assert most <= len(build(rows)) / parts + 2 * longest  # a row too much, a beginning twice
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(1, 6), st.sampled_from(LAYOUTS))
+def test_an_episodes_rows_stay_together_where_they_are_to(seed, count, parts, layout):
+    rows = broken(random_rows(random.Random(seed), streams=("rl",), count=count))
+
+    def owners(some):
+        return {e.sample_id for row in some for e in row.entries}
+
+    shares = split_rows(rows, parts, whole=True)
+    assert len(shares) == parts
+    assert sorted(r.ids for share in shares for r in share) == sorted(r.ids for r in rows)
+    batches = micro_batches(rows, 60, layout, whole=True)
+    assert sorted(i for batch in batches for i in batch.rows) == list(range(count))
+    for split in (shares, [[rows[i] for i in batch.rows] for batch in batches]):
+        found = [name for some in split for name in owners(some)]
+        assert len(found) == len(set(found))
+    for batch in batches:
+        assert batch.tokens_computed <= 60 or len(owners(rows[i] for i in batch.rows)) <= 1
 
 
 def test_large_models_keep_to_threads():

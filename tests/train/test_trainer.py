@@ -11,6 +11,7 @@ from understudy.train.advantages import group_advantages
 from understudy.train.head import head_logprobs
 from understudy.train.losses import kl_estimate
 from understudy.train.trainer import NonFiniteError, Trainer, TrainerConfig
+from understudy.train.value_head import ValueHead
 
 torch.set_num_threads(1)
 
@@ -123,6 +124,25 @@ def test_non_finite_steps_are_skipped_and_then_stop_the_run():
     with pytest.raises(NonFiniteError, match="2 steps"):
         trainer.step(bad)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_steps_of_the_value_head_alone_say_nothing_of_the_models():
+    """Finite ones do not hide that the model's are not; their own are counted apart."""
+    model = small_model()
+    trainer = Trainer(model, TrainerConfig(max_skipped=3), value_head=ValueHead.of(model))
+    bad = [Row((1, 2, 3), (Entry(0, 2, "ce", math.nan),))]
+    value = [Row((1, 2, 3), (Entry(1, 0, "value", 1.0, 0.5),))]
+    wild = [Row((1, 2, 3), (Entry(1, 0, "value", 1.0, math.inf),))]
+    for _ in range(2):
+        trainer.step(bad)
+        assert trainer.step(value).skipped is None
+        assert "not finite" in trainer.step(wild).skipped
+    assert (trainer.skipped_in_a_row, trainer.head_skipped_in_a_row) == (2, 1)
+    with pytest.raises(NonFiniteError, match="3 steps in a row"):
+        trainer.step(bad)
+    trainer.step(wild)
+    with pytest.raises(NonFiniteError, match="3 steps of the value head in a row"):
+        trainer.step(wild)
 
 
 def test_entries_without_an_anchor_are_refused():

@@ -119,7 +119,7 @@ def ppo(
         result = learn(opened, found, settings, judge, quiet)
     cut = f", {result.epochs_cut} epochs cut short" if result.epochs_cut else ""
     print(f"{result.steps} steps on {result.episodes} episodes{cut}; adapter in {result.adapter}")
-    _say_left_out(result.left_out)
+    _say_counted(result.left_out, result.changed)
 
 
 def stream(
@@ -177,7 +177,7 @@ def stream(
         f"{result.steps} steps on {result.episodes} episodes, {result.skipped} of them without an "
         f"update; adapter in {result.adapter}"
     )
-    _say_left_out(result.left_out)
+    _say_counted(result.left_out, result.changed)
 
 
 def _values(start: Path | None, reward: str | None) -> dict[str, Any]:
@@ -185,6 +185,8 @@ def _values(start: Path | None, reward: str | None) -> dict[str, Any]:
     return values | ({"log": {"reward": reward}} if reward else {})
 
 
-def _say_left_out(left_out: Mapping[str, int]) -> None:
+def _say_counted(left_out: Mapping[str, int], changed: Mapping[str, int]) -> None:
     for reason, count in left_out.items():
         print(f"  left out: {count} episodes, {reason}")
+    for what, count in changed.items():
+        print(f"  {count} {what}")

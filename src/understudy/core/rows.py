@@ -17,7 +17,7 @@ from understudy.core.turns import FormatError
 from understudy.core.types import Completion, Episode, Message, Tool
 
 Stream = Literal["rl", "ce", "kl", "value"]
-TooLong = Literal["refuse", "cut"]
+TooLong = Literal["refuse", "cut"]  # of a row longer than a limit: left out, or its end is
 _Slice = tuple[int, int]
 
 
@@ -154,7 +154,7 @@ def policy_rows(
     a completion has no logprobs, and OriginError where `origin`, the trained model's, is not that
     of the ids.
     """
-    mine = [c for c in episode.completions if c.request.purpose == purpose]
+    mine = episode.made_for(purpose)
     if origin is not None:
         origin.check_completions(mine)
     sampled, stats = rows_of(mine)

@@ -40,6 +40,7 @@ class TokenTree:
     anchor_E: Floats  # NaN where the entry has none
     before_E: Floats  # likewise
     row_E: Ints  # entries are ordered by row, then as in the row
+    sequence_E: Ints  # numbers the sample ids: an episode's entries, in one row or in several
     row_tokens: int  # ids in the rows, shared ones counted once per row
 
     def __len__(self) -> int:
@@ -63,11 +64,17 @@ def sorted_rows(rows: Sequence[Row]) -> tuple[list[int], Ints]:
     """Indices of the rows in lexicographic order of ids, and for each the length of the beginning
     that it shares with the one before it (the first: 0). In this order, rows are a trie."""
     order = sorted(range(len(rows)), key=lambda r: rows[r].ids)
-    shared = np.zeros(len(rows), dtype=np.int64)
+    return order, shared_lengths(rows, order)
+
+
+def shared_lengths(rows: Sequence[Row], order: Sequence[int]) -> Ints:
+    """Of the rows in this order, the length of the beginning that each shares with the one before
+    it (the first: 0)."""
+    shared = np.zeros(len(order), dtype=np.int64)
     arrays = [np.asarray(rows[r].ids, dtype=np.int64) for r in order]
     for k in range(1, len(order)):
         shared[k] = common_length(arrays[k - 1], arrays[k])
-    return order, shared
+    return shared
 
 
 def common_length(a: Ints, b: Ints) -> int:
@@ -116,6 +123,10 @@ def _assemble(rows: Sequence[Row], order: list[int], shared: Ints) -> TokenTree:
         node_of[r] = path[np.array([e.position for e in rows[r].entries], dtype=np.int64)]
     entries = [e for row in rows for e in row.entries]
     code = {name: i for i, name in enumerate(STREAMS)}
+    numbers: dict[str | int, int] = {}  # an entry without a sample id is of its row
+    for r, row in enumerate(rows):
+        for e in row.entries:
+            numbers.setdefault(e.sample_id or r, len(numbers))
     return TokenTree(
         tokens_N=tokens,
         parent_N=parent,
@@ -130,5 +141,9 @@ def _assemble(rows: Sequence[Row], order: list[int], shared: Ints) -> TokenTree:
         anchor_E=np.array([np.nan if e.anchor is None else e.anchor for e in entries]),
         before_E=np.array([np.nan if e.before is None else e.before for e in entries]),
         row_E=np.repeat(np.arange(len(rows)), [len(row.entries) for row in rows]),
+        sequence_E=np.array(
+            [numbers[e.sample_id or r] for r, row in enumerate(rows) for e in row.entries],
+            dtype=np.int64,
+        ),
         row_tokens=sum(len(row.ids) for row in rows),
     )

@@ -181,6 +181,10 @@ class Episode:
     tail: tuple[Message, ...] = ()  # messages after the last completion, where known
     ended: str | None = None  # why a rollout ended: done, user_left, max_turns, error, ...
 
+    def made_for(self, purpose: str) -> tuple[Completion, ...]:
+        """Its completions of one purpose: the agent's, say, and not a simulated user's."""
+        return tuple(c for c in self.completions if c.request.purpose == purpose)
+
     @property
     def messages(self) -> tuple[Message, ...]:
         """The conversation that ended last: its request, its reply, what followed. What had come

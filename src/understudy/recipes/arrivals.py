@@ -1,30 +1,33 @@
 """Episodes as they arrive: a fixed set at once, or those of a store that grows.
 
-What a run was given, and before which of its steps, is written down: a resumed run is given the
-same again before it looks for more.
+What a run was given, and before which of its steps, is written down, a line each time: a resumed
+run is given the same again before it looks for more. What had arrived before its checkpoint the
+checkpoint has seen; of that, only what is still to be learned from is read again.
 """
 
 import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from understudy.core.types import Episode
-
-ARRIVED = "arrived.jsonl"
+from understudy.recipes.checkpoints import ARRIVED
+from understudy.runs.directory import Run
 
 
 class Source(Protocol):
-    """Where episodes come from. `poll` gives those that are new since the last call, in order, and
-    `read` one that was given before, None where it is gone. `ends`: nothing more will come."""
+    """Where episodes come from. `poll` gives those that are new since the last call, in order, but
+    never those that were `known` beforehand; `read` gives one of those, None where it is gone.
+    `ends`: nothing more will come."""
 
     ends: bool
     counted: Counter[str]  # what was passed by, and why
 
     def poll(self) -> list[Episode]: ...
+
+    def known(self, ids: Iterable[str]) -> None: ...
 
     def read(self, episode_id: str) -> Episode | None: ...
 
@@ -36,12 +39,16 @@ class Given:
 
     def __init__(self, episodes: Iterable[Episode]) -> None:
         self._episodes = {e.id: e for e in episodes}
-        self._new = True
+        self._new = list(self._episodes)
         self.counted: Counter[str] = Counter()
 
     def poll(self) -> list[Episode]:
-        new, self._new = self._new, False
-        return list(self._episodes.values()) if new else []
+        new, self._new = self._new, []
+        return [self._episodes[i] for i in new]
+
+    def known(self, ids: Iterable[str]) -> None:
+        apart = set(ids)
+        self._new = [i for i in self._new if i not in apart]
 
     def read(self, episode_id: str) -> Episode | None:
         return self._episodes.get(episode_id)
@@ -89,12 +96,15 @@ class Following:
             self._cursor = summary.id
         return new
 
+    def known(self, ids: Iterable[str]) -> None:
+        self._given.update(ids)
+
     def read(self, episode_id: str) -> Episode | None:
         found: Episode | None = self.store.read_episode(episode_id)
-        self._given.add(episode_id)
         return found
 
     def _give(self, episode_id: str, to: list[Episode]) -> None:
+        self._given.add(episode_id)
         episode = self.read(episode_id)
         if episode is not None:
             to.append(episode)
@@ -111,59 +121,68 @@ class Following:
 
 
 class Arrivals:
-    """What has arrived before each step, from a source or as it is written down in `file`."""
+    """What has arrived before each step of a run that begins at step `begin`, from a source or as
+    it is written down. `seen` are the ids that its checkpoint has seen: those of earlier steps,
+    of the run that it was forked from too."""
 
-    def __init__(self, source: Source, file: Path) -> None:
-        self.source, self.file = source, file
-        lines = file.read_text().splitlines() if file.exists() else []
-        self._known = [json.loads(line) for line in lines]
-        self._replayed = bool(lines)
+    def __init__(self, source: Source, run: Run, begin: int) -> None:
+        self.source, self.run, self.file = source, run, run.artefacts / ARRIVED
+        text = self.file.read_text() if self.file.exists() else ""
+        lines = [json.loads(line) for line in text.splitlines()]
+        self.seen = [i for line in lines if line["step"] < begin for i in line["ids"]]
+        self._due = [line for line in lines if line["step"] >= begin]
+        self._polled = any(not line.get("forked") for line in lines)
+        source.known(i for line in lines for i in line["ids"])
 
     def before(self, step: int) -> list[Episode]:
         """What arrived since it was last asked, up to this step. Raises ValueError where some of
         what is written down is gone."""
-        due = [line for line in self._known if line["step"] <= step]
-        self._known = self._known[len(due) :]
-        found = [self._read(episode_id) for line in due for episode_id in line["ids"]]
-        if self._known or (self._replayed and self.source.ends):
+        due = [line for line in self._due if line["step"] <= step]
+        self._due = self._due[len(due) :]
+        found = [e for line in due for e in self.read(line["ids"])]
+        if self._due or (self._polled and self.source.ends):
             return found
-        new = [e for e in self.source.poll() if e.id not in {f.id for f in found}]
-        if new:
+        new = self.source.poll()
+        if new or not self._polled:
             with self.file.open("a") as out:
                 out.write(json.dumps({"step": step, "ids": [e.id for e in new]}) + "\n")
+        self._polled = True
         return [*found, *new]
 
-    def _read(self, episode_id: str) -> Episode:
-        episode = self.source.read(episode_id)
-        if episode is None:
-            raise ValueError(
-                f"{self.file.parent.parent} began with episode {episode_id}, which is gone: "
-                "begin a new run"
-            )
-        return episode
+    def read(self, ids: Iterable[str]) -> list[Episode]:
+        """Episodes that had arrived. Raises ValueError for one that is gone."""
+        found = []
+        for episode_id in ids:
+            episode = self.source.read(episode_id)
+            if episode is None:
+                raise ValueError(
+                    f"{self.run.path} began with episode {episode_id}, which is gone: "
+                    "begin a new run"
+                )
+            found.append(episode)
+        return found
 
 
 class Pool:
     """What has arrived and is still to be learned from, each episode `passes` times.
 
     Those that were drawn least often come first, in a random order that the seed and the step fix:
-    over a fixed set that is one permutation after another.
+    over a fixed set that is one permutation after another. What was used that often is forgotten.
     """
 
     def __init__(self, passes: int, seed: int) -> None:
         self.passes, self.seed = passes, seed
-        self.uses: dict[str, int] = {}
         self.items: dict[str, Any] = {}
+        self.uses: dict[str, int] = {}  # of the items
 
-    def add(self, items: Sequence[Any]) -> None:
+    def add(self, items: Iterable[Any], uses: Mapping[str, int] | None = None) -> None:
+        """New ones, or with `uses` those that were used so often already."""
         for item in items:
-            if self.uses.setdefault(item.id, 0) < self.passes:
-                self.items[item.id] = item
+            self.items[item.id], self.uses[item.id] = item, (uses or {}).get(item.id, 0)
 
     def drop(self, ids: Iterable[str]) -> None:
         for item_id in ids:
-            self.items.pop(item_id, None)
-            self.uses[item_id] = self.passes
+            del self.items[item_id], self.uses[item_id]
 
     def draw(self, count: int, step: int) -> list[Any]:
         """Up to `count` items; they are used once more."""
@@ -173,6 +192,17 @@ class Pool:
         drawn = [self.items[i] for i in chosen]
         for item_id in chosen:
             self.uses[item_id] += 1
-            if self.uses[item_id] >= self.passes:
-                del self.items[item_id]
+        self.drop(i for i in chosen if self.uses[i] >= self.passes)
         return drawn
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run goes on from, as JSON: how often what is here was used, and whatever
+        arrived before and is not."""
+        return {"uses": dict(self.uses), "done": self.passes}
+
+    def unfinished(self, seen: Iterable[str], state: Mapping[str, Any]) -> dict[str, int]:
+        """Of the ids that a state's run had seen, those to go on with, and how often each was used:
+        what was here, and where more passes are wanted now than then, what was done with too."""
+        uses, done = state.get("uses", {}), int(state.get("done", 0))
+        known = {i: int(uses.get(i, done)) for i in seen}
+        return {i: n for i, n in known.items() if n < self.passes}

@@ -44,7 +44,7 @@ def described(played: Sequence[Played], version: int) -> dict[str, Any]:
     """What is logged of the groups that a step of this version trains on. Staleness, in versions
     since a completion was sampled, is over sampled tokens."""
     episodes = [e for item in played for e in item.group.episodes]
-    completions = [c for e in episodes for c in e.completions]
+    completions = [c for e in episodes for c in e.made_for("agent")]
     sizes = [len(c.output_ids or ()) for c in completions]
     ages = [version - (c.request.model.version or 0) for c in completions]
     sampled, reward = sum(sizes), means(played)

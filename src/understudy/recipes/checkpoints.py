@@ -19,6 +19,7 @@ from understudy.train.trainer import Trainer
 
 BEST, ORIGIN, EPISODES = "best.json", "origin.json", "episodes.json"
 CAPTURED = "captured.json"  # as EPISODES, where what is trained on is made of captured ones
+ARRIVED = "arrived.jsonl"  # see recipes.arrivals
 _NAME = re.compile(r"\.?(last|step-(\d+))(\.old)?")
 
 
@@ -117,7 +118,8 @@ def find_checkpoint(named: str) -> Path:
 
 def fork_run(path: Path, config: BaseModel, seed: int, named: str) -> Run:
     """A new run at `path` that goes on from another's checkpoint: what was trained, the
-    optimiser, the curriculum, the random states. `artefacts/origin.json` says where it is from.
+    optimiser, the curriculum, the random states, what had arrived. `artefacts/origin.json` says
+    where it is from.
 
     Raises RunError where there is no such checkpoint, or the configuration names another base.
     """
@@ -137,6 +139,10 @@ def fork_run(path: Path, config: BaseModel, seed: int, named: str) -> Run:
     for name in (EPISODES, CAPTURED):
         if (origin.artefacts / name).exists():
             shutil.copy(origin.artefacts / name, run.artefacts / name)
+    if (origin.artefacts / ARRIVED).exists():
+        lines = map(json.loads, (origin.artefacts / ARRIVED).read_text().splitlines())
+        ids = [i for line in lines if line["step"] < step for i in line["ids"]]
+        run.write_artefact(ARRIVED, json.dumps({"step": -1, "ids": ids, "forked": True}) + "\n")
     told = {"run": str(origin.path.resolve()), "step": step}
     run.write_artefact(ORIGIN, told)
     return run

@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
-from understudy.core.rows import Row, RowStats, policy_rows
+from understudy.core.rows import Row, RowStats, TooLong, policy_rows
 from understudy.core.types import Episode
 from understudy.judges.check import Check
 from understudy.recipes.actor import Actor
@@ -31,7 +31,7 @@ from understudy.recipes.ahead import Ahead
 from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score, recent_mean
 from understudy.recipes.learner import Lora, Tune, make_engine, make_learner, prompt_of, training
-from understudy.recipes.objective import Objective, Preset, with_preset
+from understudy.recipes.objective import Objective, Preset, sampled_tokens, with_preset
 from understudy.recipes.rehearsal import Played
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.rewards import why_nothing
@@ -65,6 +65,8 @@ class GrpoConfig(RolloutConfig):
     precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = False  # less memory, more time
     max_tokens_per_microbatch: PositiveInt = 4096
+    max_row_tokens: PositiveInt | None = None  # None: as long as the engine's context lets them be
+    long_rows: TooLong = "refuse"  # longer ones are left out; `cut`: their ends
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     trust: Trust = Trust()  # what the world's fidelity must show, or training warns
     language: str | None = None  # a run whose model fills the world's gaps; see `train world`
@@ -162,7 +164,9 @@ async def grpo(
             for alarm in guards.alarms[known:] if guards else ():
                 progress.note(f"alarm: {alarm}")
             waited = time.perf_counter() - begun
-            rows, more = training_rows(played, config.objective, config.echo)
+            rows, more = training_rows(
+                played, config.objective, config.echo, config.max_row_tokens, config.long_rows
+            )
             if overlap:
                 running = asyncio.get_running_loop().run_in_executor
                 metrics = await running(pool, train, rows, step, cores)
@@ -205,10 +209,15 @@ async def grpo(
 
 
 def training_rows(
-    played: list[Played], objective: Objective | None = None, echo: float = 0.0
+    played: list[Played],
+    objective: Objective | None = None,
+    echo: float = 0.0,
+    max_tokens: int | None = None,
+    too_long: TooLong = "refuse",
 ) -> tuple[list[Row], Counter[str]]:
     """Rows of every group whose rewards differ, and what was left out, counted. With `echo` (see
-    core.rows) those of the other groups too, for what tools and users said in them."""
+    core.rows) those of the other groups too, for what tools and users said in them. Rows are of at
+    most `max_tokens`; the rewards of longer ones' episodes count in their group's mean."""
     objective = objective or Objective()
     chosen: list[tuple[Episode, float]] = []
     heard: list[tuple[Episode, float]] = []  # flat groups' episodes
@@ -220,7 +229,7 @@ def training_rows(
         counted.update({f"withheld: {reason}": n for reason, n in item.withheld.items()})
         episodes = item.group.episodes
         weights = item.weights or (1.0,) * len(episodes)
-        trainable = [any(c.output_ids for c in e.completions) for e in episodes]
+        trainable = [sampled_tokens(e) > 0 for e in episodes]
         advantages = objective.of_group(item.group.rewards or (), trainable)
         if advantages.flat:
             counted["flat groups"] += 1
@@ -233,10 +242,14 @@ def training_rows(
                 continue
             chosen.append((episode, advantage * weight))
     for episode, advantage in (*objective.of_batch(chosen), *heard):
-        more, seen = policy_rows(episode, advantage, echo=echo)
+        more, seen = policy_rows(
+            episode, advantage, echo=echo, max_tokens=max_tokens, too_long=too_long
+        )
         rows.extend(more)
         stats += seen
     counted["rows"], counted["broken rows"] = stats.rows, stats.broken
+    counted["rows that are too long, left out"] += stats.refused_rows
+    counted["rows that are too long, cut"] += stats.cut_rows
     return objective.of_rows(rows, sum(len(p.group.episodes) for p in played)), counted
 
 

@@ -3,18 +3,23 @@
 An episode counts as logged where every completion of its agent carries the ids that were fed and
 sampled and a logprob for each, of the distribution that is trained (one temperature, nothing cut
 off). The reward is a named selection over feedback, or a check's verdict. What was said of a single
-completion rewards that turn, what was said of the episode its last turn.
+completion rewards that turn, what was said of the episode its last turn. A turn's reward outside of
+the bound counts as its nearer end: one slip of whoever gave it, 1e6 for 1, would be all that a
+batch's advantages are of.
 """
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from understudy.core.rows import Entry, Row, rows_of
+from pydantic import PositiveInt
+
+from understudy.core.rows import Entry, Row, SampledRow, TooLong, rows_of
 from understudy.core.types import Completion, Episode, JudgeFailed, Split, select_reward, split_of
 from understudy.judges.check import Check
+from understudy.recipes.rewards import BOUND, Bound, clipped
 from understudy.runs.config import Config
 
 NEEDED = "ids and logprobs are needed: let the engine record them (`understudy engine serve`)"
@@ -25,8 +30,10 @@ class LogConfig(Config):
 
     split: Split | Literal["all"] = "train"  # `heldout` is what `eval` plays
     reward: str = "thumb"  # the feedback's name; with a check, its verdict instead
+    reward_bound: Bound = BOUND  # a turn's reward outside counts as the nearer end
     temperature: float = 1.0  # that episodes were sampled at
-    max_tokens: int = 4096  # of a row; an episode with a longer one is left out
+    max_tokens: PositiveInt = 4096  # of a row
+    long_rows: TooLong = "refuse"  # an episode with a longer row is left out; `cut`: the row's end
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,8 @@ class Turn:
 @dataclass(frozen=True, slots=True)
 class Logged:
     """An episode with what its agent sampled. `rows` have an `rl` entry of weight 1 for each
-    sampled token; `turns` are in the order in which they were sampled, one reward each."""
+    sampled token; `turns` are in the order in which they were sampled, one reward each. `changed`
+    counts what is not as it was logged: rewards clipped, rows cut."""
 
     id: str
     scenario: str
@@ -49,6 +57,7 @@ class Logged:
     rows: tuple[Row, ...]
     turns: tuple[Turn, ...]
     rewards: tuple[float, ...]
+    changed: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def reward(self) -> float:
@@ -107,18 +116,28 @@ def in_split(episodes: Sequence[Episode], config: LogConfig) -> tuple[list[Episo
 
 
 def logged(
-    episodes: Sequence[Episode], config: LogConfig, check: Check | None = None
+    episodes: Sequence[Episode],
+    config: LogConfig,
+    check: Check | None = None,
+    rewards: Mapping[str, float] | None = None,
 ) -> tuple[list[Logged], Counter[str]]:
-    """The episodes that can be learned from, and why others are left out."""
+    """The episodes that can be learned from, and why others are left out. With `rewards`, by the
+    episode's id, those are its rewards as they are; nothing is judged or clipped here."""
     found: list[Logged] = []
     left_out: Counter[str] = Counter()
     for episode in episodes:
-        taken = logged_episode(episode, config, check)
+        reward = None if rewards is None else rewards[episode.id]
+        taken = logged_episode(episode, config, check, reward)
         if isinstance(taken, Logged):
             found.append(taken)
         else:
             left_out[taken] += 1
     return found, left_out
+
+
+def changes(episodes: Sequence[Logged]) -> Counter[str]:
+    """What is not as it was logged: what was done -> how often."""
+    return sum((Counter(e.changed) for e in episodes), Counter())
 
 
 def none_left(left_out: Counter[str]) -> ValueError:
@@ -130,40 +149,81 @@ def none_left(left_out: Counter[str]) -> ValueError:
     )
 
 
-def logged_episode(episode: Episode, config: LogConfig, check: Check | None = None) -> Logged | str:
-    """The episode as logged, or why it cannot be learned from."""
-    mine = [c for c in episode.completions if c.request.purpose == "agent" and c.status == "ok"]
+def logged_episode(
+    episode: Episode,
+    config: LogConfig,
+    check: Check | None = None,
+    reward: float | None = None,
+) -> Logged | str:
+    """The episode as logged, or why it cannot be learned from. A `reward` is taken as it is, in
+    the place of what was said or judged."""
+    mine = [c for c in episode.made_for("agent") if c.status == "ok"]
     wrong = _wrong(mine, config)
     if wrong is not None:
         return wrong
-    rewards = _rewards(episode, mine, config, check)
-    if isinstance(rewards, str):
-        return rewards
+    changed: Counter[str] = Counter()
+    if reward is not None:
+        rewards = [0.0] * (len(mine) - 1) + [reward]
+    else:
+        said = _rewards(episode, mine, config, check)
+        if isinstance(said, str):
+            return said
+        rewards, changed = clipped(said, config.reward_bound)
     sampled, _ = rows_of(mine)
-    if any(len(row.ids) > config.max_tokens for row in sampled):
+    longer = sum(len(row.ids) > config.max_tokens for row in sampled)
+    changed += Counter({f"rows cut to {config.max_tokens} tokens": longer})
+    rows, places = _rows(sampled, config.max_tokens, episode.id)
+    turns, rewards = _left([places[c.id] for c in mine], rewards)
+    if (longer and config.long_rows == "refuse") or not turns:
         return "longer than max_tokens"
-    places: dict[str, Turn] = {}
-    rows: list[Row] = []
-    for number, row in enumerate(sampled):
-        entries: list[Entry] = []
-        for span in row.spans:
-            places[span.completion_id] = Turn(
-                number, len(entries), len(entries) + len(span.logprobs)
-            )
-            entries += [
-                Entry(t - 1, row.ids[t], "rl", 1.0, logprob, episode.id)
-                for t, logprob in zip(range(span.start, span.end), span.logprobs, strict=True)
-            ]
-        rows.append(Row(row.ids, tuple(entries)))
     served = mine[0].served or mine[0].request.model
     return Logged(
         episode.id,
         episode.scenario_id or episode.id,
         served.version,
         tuple(rows),
-        tuple(places[c.id] for c in mine),
+        tuple(turns),
         tuple(rewards),
+        changed,
     )
+
+
+def _rows(
+    sampled: Sequence[SampledRow], max_tokens: int, sample_id: str
+) -> tuple[list[Row], dict[str, Turn]]:
+    """Up to `max_tokens` of each row, and the turn of each completion: where its tokens are."""
+    turns: dict[str, Turn] = {}
+    rows: list[Row] = []
+    for number, row in enumerate(sampled):
+        entries: list[Entry] = []
+        for span in row.spans:
+            start = len(entries)
+            entries += [
+                Entry(t - 1, row.ids[t], "rl", 1.0, logprob, sample_id)
+                for t, logprob in zip(range(span.start, span.end), span.logprobs, strict=True)
+                if t < max_tokens
+            ]
+            turns[span.completion_id] = Turn(number, start, len(entries))
+        rows.append(Row(row.ids[:max_tokens], tuple(entries)))
+    return rows, turns
+
+
+def _left(turns: Sequence[Turn], rewards: Sequence[float]) -> tuple[list[Turn], list[float]]:
+    """The turns that have tokens. What one without any earned is the nearest one's before it, the
+    first one's where there is none."""
+    kept: list[Turn] = []
+    earned: list[float] = []
+    ahead = 0.0
+    for turn, reward in zip(turns, rewards, strict=True):
+        if turn.stop > turn.start:
+            kept.append(turn)
+            earned.append(ahead + reward)
+            ahead = 0.0
+        elif kept:
+            earned[-1] += reward
+        else:
+            ahead += reward
+    return kept, earned
 
 
 def _wrong(completions: Sequence[Completion], config: LogConfig) -> str | None:
@@ -173,6 +233,8 @@ def _wrong(completions: Sequence[Completion], config: LogConfig) -> str | None:
         return "without token ids"
     if any(not c.logprobs or len(c.logprobs) != len(c.output_ids or ()) for c in completions):
         return "without logprobs"
+    if not all(math.isfinite(p) for c in completions for p in c.logprobs or ()):
+        return "with a logprob that is not finite"
     sampling = [c.request.sampling for c in completions]
     if any(s.temperature != config.temperature for s in sampling):
         return f"sampled at another temperature than {config.temperature:g}"

@@ -2,10 +2,10 @@
 
 | preset      | advantage     | aggregate | surrogate                  | paper            |
 |-------------|---------------|-----------|----------------------------|------------------|
-| grpo        | std           | sequence  | clip 0.2 / 0.2             | arXiv 2402.03300 |
+| grpo        | std           | rollout   | clip 0.2 / 0.2             | arXiv 2402.03300 |
 | dapo        | std           | token     | clip 0.2 / 0.28            | arXiv 2503.14476 |
 | dr_grpo     | mean          | constant  | clip 0.2 / 0.2             | arXiv 2503.20783 |
-| gspo        | std           | sequence  | gspo 3e-4 / 4e-4           | arXiv 2507.18071 |
+| gspo        | std           | rollout   | gspo 3e-4 / 4e-4           | arXiv 2507.18071 |
 | cispo       | std           | token     | cispo, cap 5               | arXiv 2506.13585 |
 | rloo        | leave_one_out | constant  | reinforce                  | arXiv 2402.14740 |
 | reinforce++ | batch         | token     | clip 0.2 / 0.2             | arXiv 2501.03262 |
@@ -13,7 +13,9 @@
 With no preset: mean-centred advantages, `token`, "cispo". Whatever the preset, there is no KL term
 and no reference model, the anchor is the sampler's logprob, and groups with equal rewards are left
 out (DAPO's dynamic sampling without drawing again). Of DAPO its overlong reward shaping is not
-part; RLOO's sum over a whole answer is `constant` up to a constant factor.
+part; RLOO's sum over a whole answer is `constant` up to a constant factor. What the papers call a
+response, of which GRPO and GSPO take the mean, is here all that an episode's agent sampled, in
+however many rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +32,7 @@ from understudy.train.aggregate import Aggregation, aggregate
 Preset = Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce++"]
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "grpo": {
-        "objective": {"advantage": "std", "aggregate": "sequence"},
+        "objective": {"advantage": "std", "aggregate": "rollout"},
         "loss": {"rl": "clip", "clip_high": 0.2},
     },
     "dapo": {
@@ -42,7 +44,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "loss": {"rl": "clip", "clip_high": 0.2},
     },
     "gspo": {
-        "objective": {"advantage": "std", "aggregate": "sequence"},
+        "objective": {"advantage": "std", "aggregate": "rollout"},
         "loss": {"rl": "gspo"},
     },
     "cispo": {
@@ -81,13 +83,19 @@ class Objective(Config):
         """The episodes that are trained on and their advantages, over the batch where so chosen."""
         if self.advantage != "batch":
             return list(chosen)
-        tokens = [sum(len(c.output_ids or ()) for c in e.completions) for e, _ in chosen]
+        tokens = [sampled_tokens(e) for e, _ in chosen]
         values = normalised([advantage for _, advantage in chosen], tokens)
         return [(episode, value) for (episode, _), value in zip(chosen, values, strict=True)]
 
     def of_rows(self, rows: Sequence[Row], episodes: int) -> list[Row]:
         """The rows as aggregated; `episodes` is how many were played, those left out included."""
         return aggregate(rows, self.aggregate, tokens=max(1, self.tokens * episodes))
+
+
+def sampled_tokens(episode: Episode) -> int:
+    """What there is to train of an episode: tokens that its agent sampled. Those of a simulated
+    user, a judge or a world are not the policy's."""
+    return sum(len(c.output_ids or ()) for c in episode.made_for("agent"))
 
 
 def with_preset(values: Any) -> Any:

@@ -15,11 +15,12 @@ Defaults: four episodes of a scenario, as in "On-Policy Distillation" (Thinking 
 the learning rate is that of `grpo`.
 """
 
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -34,7 +35,15 @@ from pydantic import (
 
 from understudy.core.cores import usable_cores
 from understudy.core.protocols import Chat
-from understudy.core.rows import Row, RowStats, SampledRow, echo_entries, rows_of
+from understudy.core.rows import (
+    Row,
+    RowStats,
+    SampledRow,
+    TooLong,
+    echo_entries,
+    limit_rows,
+    rows_of,
+)
 from understudy.core.teaching import forward_row, reverse_row
 from understudy.core.types import (
     Completion,
@@ -83,6 +92,8 @@ class OpdConfig(Config):
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
+    max_row_tokens: PositiveInt | None = None  # None: as long as the engine's context lets them be
+    long_rows: TooLong = "refuse"  # longer ones are left out; `cut`: their ends
     max_tokens: PositiveInt = 128  # a turn
     max_turns: PositiveInt = 16
     checkpoint_every: PositiveInt = 10
@@ -126,7 +137,7 @@ async def opd(
         logged, left_out = _logged(run, episodes, config)
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
-    learner.base.origin.check_completions(c for e in logged for c in e.completions)
+    learner.base.origin.check_completions(c for e in logged for c in e.made_for("agent"))
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
         begin = int(from_checkpoint(run, trainer)["step"])
@@ -159,7 +170,9 @@ async def opd(
                 metrics = take_step(run, trainer, rows, step)
                 values = {k: v for k, v in metrics.as_dict().items() if k != "step"}
                 counted = {"rows": stats.rows, "broken rows": stats.broken,
-                           "turns without ids": stats.without_ids}  # fmt: skip
+                           "turns without ids": stats.without_ids,
+                           "rows that are too long, left out": stats.refused_rows,
+                           "rows that are too long, cut": stats.cut_rows}  # fmt: skip
                 run.log(step, **values, gap=gap, counted=counted)
                 progress.advance(gap=round(gap, 4), entropy=metrics.entropy)
                 if metrics.skipped:
@@ -180,13 +193,14 @@ async def taught(
     config: OpdConfig,
     fresh: bool,
 ) -> tuple[list[Row], float, RowStats]:
-    """The episodes' rows as the teacher weighs them, the mean gap of their sampled tokens, and what
-    became of the turns. Where they are not `fresh`, the policy of now is asked too."""
+    """The episodes' rows as the teacher weighs them, the mean gap of their sampled tokens (those of
+    rows that are too long to train on as well), and what became of the turns. Where they are not
+    `fresh`, the policy of now is asked too."""
     found: list[tuple[SampledRow, str]] = []
     prompts: list[list[int] | None] = []
     stats = RowStats()
     for episode in episodes:
-        mine = {c.id: c for c in episode.completions if c.request.purpose == "agent"}
+        mine = {c.id: c for c in episode.made_for("agent")}
         rows, seen = rows_of(mine.values())
         stats += seen
         found += [(row, episode.id) for row in rows]
@@ -205,7 +219,9 @@ async def taught(
         for (row, _), t, own in zip(found, told, now, strict=True)
         for p, q in zip(own or _recorded(row), t.logprobs, strict=True)
     ]
-    return weighed, sum(apart) / max(1, len(apart)), stats
+    kept, limits = limit_rows(weighed, config.max_row_tokens, config.long_rows)
+    stats = replace(stats, rows=0, tokens=0) + limits
+    return kept, sum(apart) / max(1, len(apart)), stats
 
 
 def _weighed(
@@ -276,8 +292,9 @@ def _logged(
     given = [e for e in episodes if config.split in ("all", split_of(e.scenario_id or e.id))]
 
     def choose(found: Sequence[Episode]) -> tuple[list[Episode], Counter[str]]:
-        kept = [e for e in found if any(c.output_ids and c.logprobs for c in e.completions)]
-        return kept, Counter({"without recorded ids and logprobs": len(found) - len(kept)})
+        wrong = {e.id: _wrong(e) for e in found}
+        kept = [e for e in found if wrong[e.id] is None]
+        return kept, Counter(why for why in wrong.values() if why)
 
     _, kept, left_out = begun_with(run, given, choose)
     left_out += Counter({f"not of the split {config.split}": len(episodes) - len(given)})
@@ -287,6 +304,16 @@ def _logged(
             f"an engine here answers ({dict(+left_out) or 'none were given'})"
         )
     return kept, +left_out
+
+
+def _wrong(episode: Episode) -> str | None:
+    """Why an episode cannot teach its own policy."""
+    sampled = [c for c in episode.made_for("agent") if c.output_ids]
+    if not sampled or any(len(c.logprobs or ()) != len(c.output_ids or ()) for c in sampled):
+        return "without recorded ids and logprobs"
+    if not all(math.isfinite(p) for c in sampled for p in c.logprobs or ()):
+        return "with a logprob that is not finite"
+    return None
 
 
 def _trainer_config(config: OpdConfig) -> TrainerConfig:

@@ -36,7 +36,7 @@ from understudy.recipes.actor_critic import (
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
-from understudy.recipes.logged import LogConfig, Logged, in_split, logged, none_left
+from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.rollouts import RolloutConfig
 from understudy.recipes.trust import Trust
@@ -90,6 +90,7 @@ class PpoResult:
     adapter: Path
     episodes: int
     left_out: dict[str, int]  # reason -> episodes
+    changed: dict[str, int]  # what is not as it was logged -> how often
     steps: int  # taken
     epochs_cut: int  # that ended early, or that were not begun
 
@@ -115,9 +116,10 @@ def ppo(
     if not kept:
         raise none_left(left_out)
     learned, _ = logged(kept, config.log, check)
+    changed = changes(learned)
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
-    learner.base.origin.check_completions(c for e in kept for c in e.completions)
+    learner.base.origin.check_completions(c for e in kept for c in e.made_for("agent"))
     head = make_value_head(learner, start)
     plan = _plan(len(learned), config)
     cores = torch.get_num_threads()
@@ -154,10 +156,11 @@ def ppo(
         "prompt": prompt_of(first.messages, first.tools),
         "episodes": len(kept),
         "left_out": dict(+left_out),
+        "changed": dict(changed),
     }
     adapter = learner.save(run.path / "adapter", metadata, head)
     run.write_artefact("ppo.json", metadata | {"steps": steps, "epochs_cut": sorted(cut)})
-    return PpoResult(adapter, len(kept), dict(+left_out), steps, len(cut))
+    return PpoResult(adapter, len(kept), dict(+left_out), dict(changed), steps, len(cut))
 
 
 def _plan(n: int, config: PpoConfig) -> list[tuple[int, int, list[int]]]:

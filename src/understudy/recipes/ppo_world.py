@@ -4,13 +4,13 @@ As recipes.ppo, but that a step plays `play.scenarios_per_step` scenarios once e
 and goes over them `play.epochs` times before the adapter is handed to the engine again. No groups:
 the value head is the baseline. What is played, and what of it may be learned from, is as for GRPO
 (recipes.rollouts): guards, doubt, curriculum, evaluation. `seed` is the recipe's, and what is
-logged is what was played: `log.split` and `log.reward` and both `temperature`s but `play`'s have no
-say here.
+logged is what was played, its rewards as they were vetted: of `log`, only `max_tokens` and
+`long_rows` have a say here.
 """
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from understudy.recipes.learner import (
     prompt_of,
     training,
 )
-from understudy.recipes.logged import Logged, logged
+from understudy.recipes.logged import Logged, changes, logged
 from understudy.recipes.ppo import PpoConfig, trainer_config
 from understudy.recipes.rehearsal import Played, gather
 from understudy.recipes.resuming import from_checkpoint
@@ -73,7 +73,7 @@ async def ppo_in_world(
     Raises ValueError where the world has nothing to rehearse, RuntimeError after three steps
     without any reward, NonFiniteError after three whose loss or gradient is not finite.
     """
-    config = _of_the_world(config, check)
+    config = _of_the_world(config)
     play = config.play
     warn(run, world, play.trust)
     language = language_of(play.language)
@@ -107,13 +107,11 @@ async def ppo_in_world(
             for alarm in guards.alarms[known:] if guards else ():
                 progress.note(f"alarm: {alarm}")
             seconds, steps = time.perf_counter() - begun, step + 1
-            episodes, left_out = logged([e for p in played for e in p.group.episodes], config.log)
-            counted += left_out + _without_reward(played)
-            weights = {
-                e.id: w
-                for p in played
-                for e, w in zip(p.group.episodes, p.weights or (), strict=False)
-            }
+            rewards = _by_episode(played, lambda p: p.group.rewards)
+            weights = _by_episode(played, lambda p: p.weights)
+            given = [e for p in played for e in p.group.episodes]
+            episodes, left_out = logged(given, config.log, rewards=rewards)
+            counted += left_out + changes(episodes) + _without_reward(played)
             metrics = _learn(run, trainer, episodes, weights, config, step) if episodes else None
             values = ({} if metrics is None else metrics.as_dict()) | described(played, step)
             values.pop("step", None)  # the trainer's count of updates
@@ -143,12 +141,23 @@ async def ppo_in_world(
     return PlayedResult(adapter, steps, reward, success, guards.stopped if guards else None)
 
 
-def _of_the_world(config: PpoConfig, check: Check) -> PpoConfig:
+def _of_the_world(config: PpoConfig) -> PpoConfig:
     """The configuration with one seed and one temperature; what is logged is what was played."""
-    of_play = {"split": "all", "reward": check.name, "temperature": config.play.temperature}
+    of_play = {"split": "all", "temperature": config.play.temperature}
     log = config.log.model_copy(update=of_play)
     play = config.play.model_copy(update={"seed": config.seed})
     return config.model_copy(update={"log": log, "play": play})
+
+
+def _by_episode(
+    played: Sequence[Played], told: Callable[[Played], Sequence[float] | None]
+) -> dict[str, float]:
+    """What is told of the episodes of each group, by their ids; nothing where that is None."""
+    return {
+        e.id: value
+        for item in played
+        for e, value in zip(item.group.episodes, told(item) or (), strict=False)
+    }
 
 
 def _without_reward(played: Sequence[Played]) -> Counter[str]:

@@ -5,12 +5,30 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from understudy.core.types import Episode
 from understudy.recipes.rehearsal import Played
 
-Bound = tuple[float, float]
+
+def _ordered(bound: tuple[float, float]) -> tuple[float, float]:
+    if not bound[0] < bound[1]:
+        raise ValueError("must be [low, high], the first below the second")
+    return bound
+
+
+Bound = Annotated[tuple[float, float], AfterValidator(_ordered)]  # [low, high]
+BOUND = (-10.0, 10.0)  # where nothing else is said
 SILENT = 3  # steps in a row without any reward, after which a run stops
+
+
+def clipped(rewards: Sequence[float], bound: Bound) -> tuple[list[float], Counter[str]]:
+    """The rewards, those outside of the bound as its nearer end; how many those are."""
+    inside = [min(max(reward, bound[0]), bound[1]) for reward in rewards]
+    changed = sum(a != b for a, b in zip(rewards, inside, strict=True))
+    return inside, +Counter({f"rewards clipped to {bound[0]:g}..{bound[1]:g}": changed})
 
 
 def vetted(
@@ -28,9 +46,8 @@ def vetted(
         rewards = item.group.rewards or ()
         able = [n for n, reward in enumerate(rewards) if math.isfinite(reward)]
         counted["rewards that are not finite"] += len(rewards) - len(able)
-        inside = [min(max(rewards[n], bound[0]), bound[1]) for n in able]
-        clipped = sum(rewards[n] != r for n, r in zip(able, inside, strict=True))
-        counted[f"rewards clipped to {bound[0]:g}..{bound[1]:g}"] += clipped
+        inside, changed = clipped([rewards[n] for n in able], bound)
+        counted += changed
         episodes = [item.group.episodes[n] for n in able]
         weights = [item.weights[n] if item.weights else 1.0 for n in able]
         cut = [truncated(e) for e in episodes]

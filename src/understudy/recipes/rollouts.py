@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from understudy.core.protocols import Chat, Environment
 from understudy.core.types import Sampling, Scenario
@@ -19,7 +19,7 @@ from understudy.recipes.doubt import Doubt
 from understudy.recipes.evaluate import play_scenarios, success
 from understudy.recipes.guarding import GuardConfig, Guarding
 from understudy.recipes.rehearsal import Played, play_group
-from understudy.recipes.rewards import Bound, Silence, vetted
+from understudy.recipes.rewards import BOUND, Bound, Silence, vetted
 from understudy.runs.config import Config
 from understudy.runs.statistics import Interval
 from understudy.world.guarding.canaries import Canary
@@ -35,7 +35,7 @@ class RolloutConfig(Config):
     temperature: PositiveFloat = 1.0  # recorded logprobs are those of the sampled distribution
     max_tokens: PositiveInt = 128  # a turn
     max_turns: PositiveInt = 16
-    reward_bound: Bound = (-10.0, 10.0)  # rewards outside count as the nearer end
+    reward_bound: Bound = BOUND  # rewards outside count as the nearer end
     mask_truncated: bool = False  # episodes that were cut off are not trained on
     pool: PositiveInt = 2000  # scenarios recombined from the traffic
     again: float = Field(default=0.25, ge=0, lt=1)  # see recipes.curriculum
@@ -44,12 +44,6 @@ class RolloutConfig(Config):
     evaluate_every: NonNegativeInt = 0  # steps; 0: never
     evaluate_scenarios: PositiveInt = 100  # at most, of the held-out split; greedy
     seed: int = 0
-
-    @model_validator(mode="after")
-    def _bounds(self) -> Self:
-        if not self.reward_bound[0] < self.reward_bound[1]:
-            raise ValueError("reward_bound is [low, high], the first below the second")
-        return self
 
     @property
     def sampling(self) -> Sampling:

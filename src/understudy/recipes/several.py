@@ -41,12 +41,15 @@ class Leader(Trainer):
         self.processes.tell({"do": "tensors"})
         yield from super().tensors()
 
-    def restore(self, tensors: Iterable[tuple[str, Tensor]], steps: int, skipped: int) -> None:
+    def restore(
+        self, tensors: Iterable[tuple[str, Tensor]], steps: int, skipped: int, head: int = 0
+    ) -> None:
         given = list(tensors)
         what = [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in given]
-        self.processes.tell({"do": "restore", "what": what, "steps": steps, "skipped": skipped})
+        done = [steps, skipped, head]
+        self.processes.tell({"do": "restore", "what": what, "done": done})
         handed = ((name, self.processes.hand(t.detach().cpu().contiguous())) for name, t in given)
-        super().restore(handed, steps, skipped)
+        super().restore(handed, *done)
 
     def use_cores(self, cores: int) -> None:
         super().use_cores(max(1, cores // self.processes.here))
@@ -126,7 +129,7 @@ def _follow(processes: Processes, made: dict[str, Any]) -> None:
         else:
             told = ((name, processes.hand(torch.empty(shape, dtype=getattr(torch, kind))))
                     for name, shape, kind in said["what"])  # fmt: skip
-            trainer.restore(told, said["steps"], said["skipped"])
+            trainer.restore(told, *said["done"])
     gather(base.model, keep=False)
 
 

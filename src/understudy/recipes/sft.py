@@ -22,7 +22,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from understudy.core.forest import Conversation, final_conversations
-from understudy.core.rows import Row, supervised_rows
+from understudy.core.rows import Row, TooLong, supervised_rows
 from understudy.core.turns import FormatError
 from understudy.core.types import Episode, JudgeFailed, Split, is_function, select_reward, split_of
 from understudy.judges.check import Check
@@ -56,7 +56,8 @@ class SftConfig(Config):
     precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = False  # less memory, more time
     shard: bool = False  # each of several processes holds a part of the model (train.sharding)
-    max_tokens: PositiveInt = 2048
+    max_tokens: PositiveInt = 2048  # of a row
+    long_rows: TooLong = "refuse"  # a longer one is left out; `cut`: its end
     max_tokens_per_microbatch: PositiveInt = 4096
     evaluate_every: NonNegativeInt = 0  # steps, where `sft` is told how; 0: never
     evaluate_scenarios: PositiveInt = 100  # at most, of the held-out split; greedy
@@ -107,7 +108,7 @@ def sft(
     learner = make_learner(
         config.base, config.lora, config.seed, start, config.tune, config.renderer
     )
-    rows, rows_left_out = episode_rows(kept, learner, config.max_tokens)
+    rows, rows_left_out = episode_rows(kept, learner, config.max_tokens, config.long_rows)
     if not rows:
         why = dict(left_out + rows_left_out) or "none were given"
         raise ValueError(f"no episode is left to train on: {why}")
@@ -195,7 +196,7 @@ def select(
 
 
 def episode_rows(
-    episodes: Sequence[Episode], learner: Learner, max_tokens: int
+    episodes: Sequence[Episode], learner: Learner, max_tokens: int, too_long: TooLong = "refuse"
 ) -> tuple[list[Row], Counter[str]]:
     """One row per conversation (more where the format writes history anew), `ce` on what the
     assistant said; and what was left out, why.
@@ -219,12 +220,14 @@ def episode_rows(
                     learner.base.renderer,
                     sample_id=f"{episode.id}/{n}",
                     max_tokens=max_tokens,
+                    too_long=too_long,
                 )
             except FormatError as error:
                 left_out[str(error)] += 1
                 continue
             rows.extend(more)
             left_out["longer than max_tokens"] += counted.refused_rows
+            left_out["of which only the end, beyond max_tokens"] += counted.cut_rows
             left_out["nothing to train on"] += counted.untrainable
     return rows, +left_out
 

@@ -10,7 +10,7 @@ step on too small an effective sample is skipped. Episodes arrive from a fixed s
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +22,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from understudy.core.rows import Entry, Row
 from understudy.core.types import Episode
 from understudy.judges.check import Check
-from understudy.recipes.arrivals import ARRIVED, Arrivals, Pool, Source
+from understudy.recipes.arrivals import Arrivals, Pool, Source
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
-from understudy.recipes.logged import LogConfig, Logged, in_split, logged, none_left
+from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import from_checkpoint
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
@@ -38,7 +38,8 @@ from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 from understudy.train.value_head import ValueConfig
 
-RECENT = 16
+RECENT = 16  # episodes of a scenario
+SCENARIOS = 4096  # that are remembered
 
 
 class StreamConfig(Config):
@@ -72,18 +73,19 @@ class StreamResult:
     adapter: Path
     episodes: int
     left_out: dict[str, int]  # reason -> episodes
+    changed: dict[str, int]  # what is not as it was logged -> how often
     steps: int
     skipped: int  # steps without an update
 
 
 class Tracker:
-    """The latest `RECENT` episodes of each scenario that recurs, with their rewards."""
+    """The latest `RECENT` episodes of each scenario, with their rewards, of the `SCENARIOS` that
+    were learned from last; what comes after them forgets. An episode that has no scenario's name is
+    not remembered: no other is of its own."""
 
-    def __init__(self, prior: float) -> None:
+    def __init__(self, prior: float, seen: Iterable[tuple[str, list[list[Any]]]] = ()) -> None:
         self.prior = prior  # observations that weigh as much as the value head
-        self.seen: dict[
-            str, list[list[Any]]
-        ] = {}  # scenario -> [episode's id, reward], latest last
+        self.seen = dict(seen)  # scenario -> [episode's id, reward]; of both, the latest last
 
     def blend(self, episode: Logged, value: float) -> float:
         """The baseline of an episode: the value head's number and the mean reward of its scenario's
@@ -94,8 +96,16 @@ class Tracker:
         return (self.prior * value + sum(others)) / (self.prior + len(others))
 
     def saw(self, episode: Logged) -> None:
-        known = [s for s in self.seen.get(episode.scenario, ()) if s[0] != episode.id]
+        if episode.scenario == episode.id:
+            return
+        known = [s for s in self.seen.pop(episode.scenario, ()) if s[0] != episode.id]
         self.seen[episode.scenario] = [*known, [episode.id, episode.reward]][-RECENT:]
+        if len(self.seen) > SCENARIOS:
+            del self.seen[next(iter(self.seen))]
+
+    def state(self) -> list[tuple[str, list[list[Any]]]]:
+        """As JSON, in the order in which scenarios are forgotten."""
+        return list(self.seen.items())
 
 
 def stream(
@@ -106,14 +116,12 @@ def stream(
     quiet: bool = False,
 ) -> StreamResult:
     """Train an adapter on episodes as they arrive; resumes from the last checkpoint, with what had
-    arrived until then. A source that ends must hold something to learn from, else ValueError."""
+    arrived until then. A source that ends must hold something to learn from, else ValueError.
+    Raises OriginError for episodes of another base or chat template, NonFiniteError after three
+    steps of the policy, or of the value head, whose loss or gradient is not finite."""
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
     head = make_value_head(learner, start)
-    arrivals = Arrivals(source, run.artefacts / ARRIVED)
-    pool, tracker = Pool(config.passes, config.seed), Tracker(config.tracker)
-    left_out: Counter[str] = Counter()
-    newest, count, skipped, prompt = -1, 0, 0, ""
     cores = torch.get_num_threads()
     with (
         training(learner, _trainer_config(config), cores, head) as trainer,
@@ -122,27 +130,42 @@ def stream(
         state = from_checkpoint(run, trainer)
         step = begin = int(state["step"])
         kept = Checkpoints(run, config.keep_checkpoints)
-        pool.uses, tracker.seen = dict(state.get("uses", {})), dict(state.get("seen", {}))
-        skipped = int(state.get("skipped", 0))
-        too_old = f"more than {config.max_staleness} versions old"
-        left_out[too_old] = int(state.get("stale", 0))
+        arrivals, pool = Arrivals(source, run, begin), Pool(config.passes, config.seed)
+        tracker = Tracker(config.tracker, dict(state.get("seen", ())).items())
+        left_out, changed = Counter(state.get("left_out", {})), Counter(state.get("changed", {}))
+        newest, count = int(state.get("newest", -1)), int(state.get("episodes", 0))
+        skipped, prompt = int(state.get("skipped", 0)), str(state.get("prompt", ""))
+
+        def taken(arrived: Sequence[Episode]) -> tuple[list[Logged], Counter[str]]:
+            """The episodes that can be learned from, and why others are left out."""
+            nonlocal prompt
+            given, apart = in_split(arrived, config.log)
+            found, why = logged(given, config.log, check)
+            used = {e.id for e in found}
+            learner.base.origin.check_completions(
+                c for e in given if e.id in used for c in e.made_for("agent")
+            )
+            prompt = prompt or _prompt(given, found)
+            return found, why + Counter({f"not of the split {config.log.split}": apart})
+
+        def save() -> None:
+            counted = {"episodes": count, "left_out": left_out, "changed": changed}
+            told = {"seen": tracker.state(), "newest": newest, "skipped": skipped, "prompt": prompt}
+            kept.save(step, trainer, pool.state() | counted | told)
+
+        unfinished = pool.unfinished(arrivals.seen, state)
+        pool.add(taken(arrivals.read(unfinished))[0], unfinished)
         progress.advance(begin)
         while config.steps is None or step < config.steps:
-            arrived = arrivals.before(step)
-            given, apart = in_split(arrived, config.log)
-            new, why = logged(given, config.log, check)
-            used = {e.id for e in new}
-            learner.base.origin.check_completions(
-                c for e in given if e.id in used for c in e.completions
-            )
-            left_out += why + Counter({f"not of the split {config.log.split}": apart})
+            new, why = taken(arrivals.before(step))
+            left_out += why
+            changed += changes(new)
             count += len(new)
-            prompt = prompt or _prompt(given, new)
             newest = max([newest, *(e.version or 0 for e in new)])
             pool.add(new)
             stale = _stale(pool, newest, config.max_staleness)
             pool.drop(stale)
-            left_out[too_old] += len(stale)
+            left_out[f"more than {config.max_staleness} versions old"] += len(stale)
             drawn: list[Logged] = pool.draw(config.batch_episodes, step)
             if not drawn:
                 if source.ends:
@@ -150,11 +173,13 @@ def stream(
                 time.sleep(config.poll_s)
                 continue
             rows, told = _rows(trainer, drawn, tracker, config)
-            enough = told["effective"] >= config.min_effective
+            enough = not told["effective"] < config.min_effective  # not a number: the step's to say
             metrics = take_step(run, trainer, rows if enough else [], step)
             for _ in range(config.value_steps):
-                last = trainer.step([_critic_row(e) for e in drawn])
-                told["value_explained"] = last.value_explained
+                valued = take_step(run, trainer, [_critic_row(e) for e in drawn], step)
+                told["value_explained"] = valued.value_explained
+                if valued.skipped:
+                    progress.note(f"step {step}: no update of the value head, {valued.skipped}")
             few = f"the effective sample is {told['effective']:.0%} of the batch"
             told["skipped"] = metrics.skipped if enough else few
             skipped += told["skipped"] is not None
@@ -166,17 +191,24 @@ def stream(
             )
             step += 1
             if step % config.checkpoint_every == 0:
-                extra = {"uses": pool.uses, "seen": tracker.seen, "skipped": skipped}
-                kept.save(step, trainer, extra | {"stale": left_out[too_old]})
+                save()
                 if not source.ends:  # who follows a store wants the adapter as it is now
                     learner.save(run.path / "adapter", {"recipe": "stream", "prompt": prompt}, head)
-    why_not = dict(left_out + source.counted)
-    if not count:
+        if step > begin and step % config.checkpoint_every:
+            save()
+    why_not = dict(+left_out + source.counted)
+    if not step:
         raise none_left(left_out)
-    metadata = {"recipe": "stream", "prompt": prompt, "episodes": count, "left_out": why_not}
+    metadata = {
+        "recipe": "stream",
+        "prompt": prompt,
+        "episodes": count,
+        "left_out": why_not,
+        "changed": dict(changed),
+    }
     adapter = learner.save(run.path / "adapter", metadata, head)
     run.write_artefact("stream.json", metadata | {"steps": step, "skipped": skipped})
-    return StreamResult(adapter, count, why_not, step, skipped)
+    return StreamResult(adapter, count, why_not, dict(changed), step, skipped)
 
 
 def _rows(

@@ -69,8 +69,8 @@ class Tutor:
         gaps = [_total(row) - math.fsum(t.logprobs) for row, t in zip(own, told, strict=True)]
         if measured:
             return Lesson([], gaps)
-        rows += [reverse_row(row, t.logprobs, weight=self.config.reverse, sample_id=c.id)
-                 for row, t in zip(own, told, strict=True)]  # fmt: skip
+        rows += [reverse_row(row, t.logprobs, weight=self.config.reverse, sample_id=f"{c.id}/{i}")
+                 for i, (row, t) in enumerate(zip(own, told, strict=True), seed)]  # fmt: skip
         if self.config.imitate:
             better = await gather(
                 [self._reply(reading, self.before, seed + i) for i in range(count)]

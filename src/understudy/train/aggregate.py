@@ -2,7 +2,8 @@
 
 The trainer divides a stream's sum by its entries of non-zero weight, N. Weights are multiplied
 here so that what comes out is another mean. Only entries of non-zero weight are looked at: those of
-weight zero change nothing, whatever the aggregation. All rows of a step go in together.
+weight zero change nothing, whatever the aggregation. All rows of a step go in together. There is no
+mean over rows: how many an episode has is the chat template's doing, and says nothing of it.
 """
 
 from collections import Counter
@@ -11,9 +12,7 @@ from typing import Literal
 
 from understudy.core.rows import Entry, Row, Stream
 
-Aggregation = Literal["token", "sequence", "rollout", "constant"]
-# The number of a row in the batch and an entry in it -> the key of what the entry belongs to.
-Owner = Callable[[int, Entry], int | str]
+Aggregation = Literal["token", "rollout", "constant"]
 
 
 def aggregate(
@@ -22,9 +21,8 @@ def aggregate(
     """The rows, weighted so that the trainer's mean over tokens is the aggregation's.
 
     `token`     the mean over all tokens (DAPO, arXiv 2503.14476): as they are
-    `sequence`  the mean over rows of each row's mean (GRPO, arXiv 2402.03300; GSPO)
-    `rollout`   the mean over episodes, by the entries' sample id, of each episode's mean: as
-                `sequence`, and an episode weighs the same in one row or in ten
+    `rollout`   the mean over episodes, by the entries' sample id, of the mean over each one's
+                tokens (GRPO, arXiv 2402.03300; GSPO), be they in one row or in ten
     `constant`  the sum over `tokens`, a number that does not depend on what was sampled: batch
                 size times the longest answer, say (Dr. GRPO, arXiv 2503.20783)
 
@@ -36,12 +34,11 @@ def aggregate(
         if tokens is None or tokens < 1:
             raise ValueError("aggregation `constant` needs the number of tokens to divide by")
         return _scaled(rows, stream, _count(rows, stream) / tokens)
-    owner: Owner = _row if how == "sequence" else _sample
-    lengths = Counter(owner(r, e) for r, e in _trained(rows, stream))
+    lengths = Counter(_sample(r, e) for r, e in _trained(rows, stream))
     total = lengths.total()
 
     def entry_of(r: int, entry: Entry) -> Entry:
-        factor = total / (len(lengths) * lengths[owner(r, entry)])
+        factor = total / (len(lengths) * lengths[_sample(r, entry)])
         return entry._replace(weight=entry.weight * factor)
 
     return _changed(rows, stream, entry_of)
@@ -79,11 +76,7 @@ def _counts(entry: Entry, stream: Stream) -> bool:
     return entry.stream == stream and entry.weight != 0.0
 
 
-def _row(r: int, entry: Entry) -> int:
-    return r
-
-
 def _sample(r: int, entry: Entry) -> str:
     if not entry.sample_id:
-        raise ValueError(f"row {r} has entries without a sample id; aggregate by `sequence`")
+        raise ValueError(f"row {r} has entries without a sample id, so whose they are is unknown")
     return entry.sample_id

@@ -88,7 +88,8 @@ def load(path: str | Path, trainer: Trainer) -> dict[str, Any]:
     _check_names(tensors["parameters"], trainer)
     parameters = [(f"{TRAINED}{name}", t) for name, t in tensors["parameters"].items()]
     moments = list(tensors["optimiser"].items())
-    trainer.restore([*parameters, *moments], state["steps"], state["skipped_in_a_row"])
+    skipped = state["skipped_in_a_row"], state.get("head_skipped_in_a_row", 0)
+    trainer.restore([*parameters, *moments], state["steps"], *skipped)
     _restore_random(tensors["random"], state["random"])
     return dict(state["extra"])
 
@@ -108,6 +109,7 @@ def _write(folder: Path, trainer: Trainer, extra: dict[str, Any]) -> None:
         "format": FORMAT,
         "steps": trainer.steps,
         "skipped_in_a_row": trainer.skipped_in_a_row,
+        "head_skipped_in_a_row": trainer.head_skipped_in_a_row,
         "config": trainer.config.model_dump(mode="json"),
         "random": numbers,
         "digests": digests,

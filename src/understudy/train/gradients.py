@@ -105,7 +105,8 @@ def add_gradients(
     gradient of zero.
     """
     sums = Sums()
-    batches = micro_batches(rows, config.max_tokens_per_microbatch, config.layout)
+    limit, whole = config.max_tokens_per_microbatch, config.loss.of_sequences
+    batches = micro_batches(rows, limit, config.layout, whole)
     idle = 0 if passes is None else passes(len(batches)) - len(batches)
     for batch in batches:
         loss = _loss(model, batch, counts, config, value_head, sums)
@@ -167,8 +168,9 @@ def _loss(
             part = value_loss(values, weight, anchor, before, config.value.clip)
             sums.add_values(values, anchor)
         else:
-            row = torch.from_numpy(tree.row_E[mine]).to(device)
-            part = _stream(stream, out.logprobs_E.index_select(0, at), weight, anchor, row, config)
+            sequence = torch.from_numpy(tree.sequence_E[mine]).to(device)
+            logprobs = out.logprobs_E.index_select(0, at)
+            part = _stream(stream, logprobs, weight, anchor, sequence, config)
             sums.entries += len(mine)
         if stream == "rl":
             sums.add_rl(part)
@@ -184,11 +186,11 @@ def _stream(
     logprobs: Tensor,
     weight: Tensor,
     anchor: Tensor,
-    row: Tensor,
+    sequence: Tensor,
     config: TrainerConfig,
 ) -> StreamLoss:
     if stream == "ce":
         return ce_loss(logprobs, weight)
     if stream == "kl":
         return kl_loss(logprobs, weight, anchor)
-    return rl_loss(logprobs, weight, anchor, row, config.loss)
+    return rl_loss(logprobs, weight, anchor, sequence, config.loss)

@@ -3,7 +3,10 @@ the stream's count over the whole batch, so that micro-batching and packing chan
 
 `ce`   weight * -log p(target)
 `rl`   policy gradient of weight (the advantage). The only anchor is the recorded sampler logprob:
-       ratio = exp(logprob - anchor), and a *sequence* is a row's `rl` entries of non-zero weight.
+       ratio = exp(logprob - anchor). A *sequence* is what the papers call a response: all that one
+       episode sampled, its `rl` entries of non-zero weight in whichever rows they are, by their
+       sample id (without one, those of a row). So nothing depends on where the chat template broke
+       the history.
        "cispo"      -min(ratio, ratio_cap) [no gradient] * weight * log p, i.e. token-level
                     truncated importance sampling (CISPO, arXiv 2506.13585; ScaleRL, arXiv
                     2510.13786). At ratio 1 this is REINFORCE.
@@ -101,6 +104,12 @@ class LossConfig(BaseModel):
         """Whether log p is weighted by importance ratios."""
         return self.rl == "cispo" or (self.rl == "reinforce" and self.ratio_cap is not None)
 
+    @property
+    def of_sequences(self) -> bool:
+        """Whether an entry's term depends on the rest of its sequence, which has to be whole."""
+        masks = self.sequence_mask, self.off_policy_mask
+        return self.rl == "gspo" or self.ratio_level == "sequence" or masks != (None, None)
+
 
 @dataclass(frozen=True, slots=True)
 class StreamLoss:
@@ -123,20 +132,21 @@ def kl_loss(logprobs_E: Tensor, weight_E: Tensor, anchor_E: Tensor) -> StreamLos
 
 
 def rl_loss(
-    logprobs_E: Tensor, weight_E: Tensor, anchor_E: Tensor, row_E: Tensor, config: LossConfig
+    logprobs_E: Tensor, weight_E: Tensor, anchor_E: Tensor, sequence_E: Tensor, config: LossConfig
 ) -> StreamLoss:
-    """`row_E` says which entries are of one sequence; sequences are whole."""
+    """`sequence_E` says which entries are of one sequence; sequences are whole: all of an episode's
+    rows are here (train.tree_batch)."""
     gap = logprobs_E - anchor_E
-    masks = _masks(logprobs_E.detach(), weight_E, anchor_E, row_E, config)
-    left_out = torch.zeros_like(row_E, dtype=torch.bool)
+    masks = _masks(logprobs_E.detach(), weight_E, anchor_E, sequence_E, config)
+    left_out = torch.zeros_like(sequence_E, dtype=torch.bool)
     for mask in masks.values():
         left_out = left_out | mask
     weight = weight_E.masked_fill(left_out, 0.0)
     log_ratio = gap
     if config.rl == "gspo":
-        log_ratio = _mean_of_rows(gap.detach(), row_E) + (gap - gap.detach())
+        log_ratio = _means(gap.detach(), sequence_E) + (gap - gap.detach())
     elif config.ratio_level == "sequence":
-        log_ratio = _sum_of_rows(gap.detach(), row_E)
+        log_ratio = _sums(gap.detach(), sequence_E)
     ratio = log_ratio.masked_fill(left_out, 0.0).exp()  # what is left out may be infinite
     capped = ratio if config.ratio_cap is None else ratio.clamp(max=config.ratio_cap)
     if config.clip_low is not None and config.clip_high is not None:
@@ -152,15 +162,15 @@ def rl_loss(
 
 
 def _masks(
-    logprobs_E: Tensor, weight_E: Tensor, anchor_E: Tensor, row_E: Tensor, config: LossConfig
+    logprobs_E: Tensor, weight_E: Tensor, anchor_E: Tensor, sequence_E: Tensor, config: LossConfig
 ) -> dict[str, Tensor]:
     """Of each mask that is on, which entries it leaves out."""
     gap = logprobs_E - anchor_E
     masks: dict[str, Tensor] = {}
     if config.sequence_mask is not None:
-        masks["sequence_mask"] = _sum_of_rows(gap, row_E).exp() > config.sequence_mask
+        masks["sequence_mask"] = _sums(gap, sequence_E).exp() > config.sequence_mask
     if config.off_policy_mask is not None:
-        away = -_mean_of_rows(gap, row_E) > config.off_policy_mask
+        away = -_means(gap, sequence_E) > config.off_policy_mask
         masks["off_policy_mask"] = away & (weight_E < 0)
     if config.difference_mask is not None:
         difference = (logprobs_E.exp() - anchor_E.exp()).abs()
@@ -168,14 +178,14 @@ def _masks(
     return masks
 
 
-def _sum_of_rows(value_E: Tensor, row_E: Tensor) -> Tensor:
-    """Of each entry, the sum over the entries of its row."""
-    rows = int(row_E.max()) + 1
-    return value_E.new_zeros(rows).index_add_(0, row_E, value_E)[row_E]
+def _sums(value_E: Tensor, sequence_E: Tensor) -> Tensor:
+    """Of each entry, the sum over the entries of its sequence."""
+    count = int(sequence_E.max()) + 1
+    return value_E.new_zeros(count).index_add_(0, sequence_E, value_E)[sequence_E]
 
 
-def _mean_of_rows(value_E: Tensor, row_E: Tensor) -> Tensor:
-    return _sum_of_rows(value_E, row_E) / _sum_of_rows(torch.ones_like(value_E), row_E)
+def _means(value_E: Tensor, sequence_E: Tensor) -> Tensor:
+    return _sums(value_E, sequence_E) / _sums(torch.ones_like(value_E), sequence_E)
 
 
 def kl_estimate(gap_E: Tensor) -> Tensor:

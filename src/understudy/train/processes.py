@@ -64,9 +64,10 @@ class Processes:
             dist.broadcast(tensor.view(-1).view(torch.uint8), by, group=self._gloo)
         return tensor
 
-    def share(self, rows: Sequence[Row]) -> list[Row]:
-        """This process's part of the rows: all parts are of about equal work, some may be empty."""
-        return split_rows(rows, self.size)[self.rank]
+    def share(self, rows: Sequence[Row], whole: bool = False) -> list[Row]:
+        """This process's part of the rows: all parts are of about equal work, some may be empty.
+        With `whole` an episode's rows are in one."""
+        return split_rows(rows, self.size, whole)[self.rank]
 
     def most(self, number: int) -> int:
         """The largest of everyone's numbers."""

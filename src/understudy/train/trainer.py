@@ -67,11 +67,13 @@ class StepMetrics:
 class Trainer:
     """Trains what requires a gradient in a Hugging Face causal LM.
 
-    `steps` counts optimiser steps taken. The model is put in eval mode: dropout would make the
-    trained distribution another one than the sampled.
+    `steps` counts optimiser steps taken, `skipped_in_a_row` the latest steps of the model that were
+    not finite. The model is put in eval mode: dropout would make the trained distribution another
+    one than the sampled.
 
     A value head is trained beside the model by the `value` entries of rows, and alone by a batch
-    that has no others (train.value_head).
+    that has no others (train.value_head). Such a batch says nothing of the model's steps: those of
+    it that are not finite are counted apart, in `head_skipped_in_a_row`.
 
     With `workers` above 1 that many processes share each step's rows (train.parallel), forked
     here: before threads are started. `with Trainer(...)`, or `close`, ends them. `apart`: all
@@ -101,7 +103,7 @@ class Trainer:
         self._groups = [g for g in (list(own.values()), list(head.values())) if g]
         self.optimiser = make_optimiser(self._groups[0], self.config, list(head.values()))
         self.steps = 0
-        self.skipped_in_a_row = 0
+        self.skipped_in_a_row = self.head_skipped_in_a_row = 0
         model.eval()
         self.workers = workers
         self._helpers: Helpers | None = None
@@ -116,7 +118,8 @@ class Trainer:
         Rows without entries of non-zero weight are left aside. With nothing to train, or with a
         loss or gradient that is not finite, no step is taken and `skipped` says why. Raises
         ValueError for entries of other streams than `ce` without an anchor and for `value` entries
-        without a value head, NonFiniteError after `max_skipped` non-finite steps in a row.
+        without a value head, NonFiniteError after `max_skipped` non-finite steps in a row, of the
+        model or of the value head alone.
         """
         begun = time.perf_counter()
         kept = [row for row in map(trim, rows) if row.entries]
@@ -127,7 +130,7 @@ class Trainer:
         if self.processes is not None:
             sums = self.processes.add(list(self.parameters.values()), sums)
         self._forget_zeros(counts)
-        skipped, norm = self._update(lr, sums, trained=bool(kept))
+        skipped, norm = self._update(lr, sums, counts)
         seconds = time.perf_counter() - begun
         in_rows = sum(len(row.ids) for row in kept)
         metrics = StepMetrics(
@@ -150,10 +153,12 @@ class Trainer:
             masked=dict(sums.masked) if sums.masked else None,
             skipped=skipped,
         )
-        if self.skipped_in_a_row >= self.config.max_skipped:
+        alone = head_alone(counts)
+        bad = self.head_skipped_in_a_row if alone else self.skipped_in_a_row
+        if bad >= self.config.max_skipped:
             raise NonFiniteError(
-                f"{self.skipped_in_a_row} steps in a row were not finite; lower the learning rate "
-                "or look at the last batch's anchors and weights"
+                f"{bad} steps {'of the value head ' if alone else ''}in a row were not finite; "
+                "lower the learning rate or look at the last batch's anchors and weights"
             )
         return metrics
 
@@ -213,13 +218,13 @@ class Trainer:
     def _gradient(self, rows: list[Row], counts: Counter[str]) -> Sums:
         """The whole batch's gradient, each process's part of it at the same time; where there is a
         launcher, that of this one's part."""
-        passes = None
+        passes, whole = None, self.config.loss.of_sequences
         if self.processes is not None:
-            rows = self.processes.share(rows)
+            rows = self.processes.share(rows, whole)
             passes = self.processes.most if hasattr(self.model, METHOD) else None
         if self._helpers is None:
             return add_gradients(self.model, rows, counts, self.config, self.value_head, passes)
-        shares = split_rows(rows, self.workers)
+        shares = split_rows(rows, self.workers, whole)
         own, others = shares[: self._own], shares[self._own :]
         self._helpers.start(others, counts)
         sums = Sums()
@@ -249,8 +254,11 @@ class Trainer:
                 yield f"{key}:{name}", whole(value)
 
     @torch.no_grad()
-    def restore(self, tensors: Iterable[tuple[str, Tensor]], steps: int, skipped: int) -> None:
-        """Goes on from what `tensors` said after so many steps, the last so many skipped."""
+    def restore(
+        self, tensors: Iterable[tuple[str, Tensor]], steps: int, skipped: int, head: int = 0
+    ) -> None:
+        """Goes on from what `tensors` said after so many steps, the last so many skipped: of the
+        model, and of the value `head` alone."""
         self.optimiser.state.clear()
         for joined, value in tensors:
             key, _, name = joined.partition(":")
@@ -259,7 +267,8 @@ class Trainer:
                 parameter.copy_(put(value, parameter))
             else:
                 self.optimiser.state[parameter][key] = put(value, parameter)
-        self.steps, self.skipped_in_a_row = steps, skipped
+        self.steps = steps
+        self.skipped_in_a_row, self.head_skipped_in_a_row = skipped, head
 
     def use_cores(self, cores: int) -> None:
         """From the next step on: so many of the processes, of one thread each, or so many threads
@@ -280,17 +289,20 @@ class Trainer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _update(self, lr: float, sums: Sums, trained: bool) -> tuple[str | None, float]:
+    def _update(self, lr: float, sums: Sums, counts: Counter[str]) -> tuple[str | None, float]:
         """Clips and steps; why not, and the gradient's norm."""
-        if not trained:
+        if not counts:
             return "nothing to train: every entry has weight zero", 0.0
         limit = self.config.grad_clip or math.inf
         norm = math.hypot(*(float(nn.utils.clip_grad_norm_(g, limit)) for g in self._groups))
-        if not math.isfinite(norm) or not all(map(math.isfinite, sums.loss.values())):
-            self.skipped_in_a_row += 1
+        finite = math.isfinite(norm) and all(map(math.isfinite, sums.loss.values()))
+        if head_alone(counts):
+            self.head_skipped_in_a_row = 0 if finite else self.head_skipped_in_a_row + 1
+        else:
+            self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        if not finite:
             self.optimiser.zero_grad(set_to_none=True)
             return "the loss or its gradient is not finite", norm
-        self.skipped_in_a_row = 0
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group["scale"]
         self.optimiser.step()

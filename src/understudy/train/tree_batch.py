@@ -5,13 +5,15 @@
 `padded`  a right-padded batch under the model's own causal attention: what any trainer would do
 
 All three compute the same numbers. Rows are put in lexicographic order of ids and cut into
-micro-batches where neighbours share least, so the caller's order does not matter.
+micro-batches where neighbours share least, so the caller's order does not matter. A loss that looks
+at whole episodes (LossConfig.of_sequences) needs their rows in one micro-batch, and in one process:
+`whole` keeps rows together whose `rl` entries have one sample id.
 """
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +21,15 @@ import torch
 from torch import Tensor, nn
 
 from understudy.core.rows import Row
-from understudy.core.token_tree import STREAMS, Ints, TokenTree, build, build_apart, sorted_rows
+from understudy.core.token_tree import (
+    STREAMS,
+    Ints,
+    TokenTree,
+    build,
+    build_apart,
+    shared_lengths,
+    sorted_rows,
+)
 from understudy.train.attention import plan_of, tree_attention
 from understudy.train.checkpointing import checkpointed
 from understudy.train.head import head_logprobs
@@ -63,18 +73,24 @@ class Forward:
     value_E: Tensor
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int, layout: Layout) -> list[MicroBatch]:
+def micro_batches(
+    rows: Sequence[Row], max_tokens: int, layout: Layout, whole: bool = False
+) -> list[MicroBatch]:
     """All rows with tokens, in micro-batches of at most `max_tokens` computed tokens each. A row
-    that is longer by itself gets a micro-batch of its own."""
+    that is longer by itself gets a micro-batch of its own, and with `whole` an episode that is."""
     kept = [i for i, row in enumerate(rows) if row.ids]
     order, shared = sorted_rows([rows[i] for i in kept])
-    lengths = [len(rows[kept[k]].ids) for k in order]
     if layout == "padded":
         order = sorted(order, key=lambda k: len(rows[kept[k]].ids))  # stable: still canonical
-        lengths = [len(rows[kept[k]].ids) for k in order]
+    groups = _together([rows[i] for i in kept], order) if whole else [[k] for k in order]
+    if whole:
+        order = [k for group in groups for k in group]
+        shared = shared_lengths([rows[i] for i in kept], order)
     if layout != "tree":
         shared = np.zeros_like(shared)
-    cuts = _cuts(lengths, shared.tolist(), max_tokens, padded=layout == "padded")
+    lengths = [len(rows[kept[k]].ids) for k in order]
+    begins = {0, *accumulate(len(group) for group in groups)}
+    cuts = _cuts(lengths, shared.tolist(), begins, max_tokens, padded=layout == "padded")
     batches = []
     for start, stop in pairwise(cuts):
         members = tuple(kept[k] for k in order[start:stop])
@@ -84,35 +100,56 @@ def micro_batches(rows: Sequence[Row], max_tokens: int, layout: Layout) -> list[
     return batches
 
 
-def split_rows(rows: Sequence[Row], parts: int) -> list[list[Row]]:
+def split_rows(rows: Sequence[Row], parts: int, whole: bool = False) -> list[list[Row]]:
     """Exactly `parts` lists, some possibly empty, of about equal work; rows that share a
-    beginning stay together, so that little is computed twice."""
+    beginning stay together, so that little is computed twice, and with `whole` an episode's."""
     order, shared = sorted_rows(rows)
-    cost = [len(rows[r].ids) - int(s) for r, s in zip(order, shared, strict=True)]
+    groups = _together(rows, order) if whole else [[r] for r in order]
+    if whole:
+        order = [r for group in groups for r in group]
+        shared = shared_lengths(rows, order)
+    cost = {r: len(rows[r].ids) - int(s) for r, s in zip(order, shared, strict=True)}
     if len(cost) > 1:
-        cost[0] -= int(shared[1:].min())  # what all share, every part computes
+        cost[order[0]] -= int(shared[1:].min())  # what all share, every part computes
     split: list[list[Row]] = [[] for _ in range(parts)]
-    total, before = sum(cost), 0
-    for r, own in zip(order, cost, strict=True):
-        split[min(parts - 1, int(parts * (before + own / 2) / max(1, total)))].append(rows[r])
+    total, before = sum(cost.values()), 0
+    for group in groups:
+        own = sum(cost[r] for r in group)
+        part = min(parts - 1, int(parts * (before + own / 2) / max(1, total)))
+        split[part] += [rows[r] for r in group]
         before += own
     return split
 
 
-def _cuts(lengths: list[int], shared: list[int], max_tokens: int, padded: bool) -> list[int]:
-    """Where to cut the ordered rows: least total work (dynamic programme over the last cut)."""
+def _together(rows: Sequence[Row], order: Sequence[int]) -> list[list[int]]:
+    """The rows' numbers in this order, but those of one episode together, at its first one's place.
+    A row is of the episode that its first `rl` entry names."""
+    groups: dict[str | int, list[int]] = {}
+    for r in order:
+        named = next((e.sample_id for e in rows[r].entries if e.stream == "rl"), "")
+        groups.setdefault(named or r, []).append(r)
+    return list(groups.values())
+
+
+def _cuts(
+    lengths: list[int], shared: list[int], begins: set[int], max_tokens: int, padded: bool
+) -> list[int]:
+    """Where to cut the ordered rows, at some of `begins`: least total work (dynamic programme over
+    the last cut)."""
     n = len(lengths)
     best = [0.0] + [float("inf")] * n
     last = [0] * (n + 1)
-    for start in range(n):
-        size, longest = 0, 0
+    for start in sorted(begins - {n}):
+        size, longest, alone = 0, 0, True
         for stop in range(start + 1, n + 1):
             longest = max(longest, lengths[stop - 1])
-            first = stop == start + 1
-            size += lengths[stop - 1] - (0 if first else shared[stop - 1])
+            size += lengths[stop - 1] - (0 if stop == start + 1 else shared[stop - 1])
+            if stop not in begins:
+                continue
             tokens = longest * (stop - start) if padded else size
-            if tokens > max_tokens and not first:
+            if tokens > max_tokens and not alone:
                 break
+            alone = False
             cost = best[start] + tokens + MICROBATCH_COST + BEYOND * max(0, tokens - CACHED)
             if cost < best[stop]:
                 best[stop], last[stop] = cost, start
