@@ -16,7 +16,7 @@ from understudy.recipes.rehearsal import gather
 from understudy.store import SQLiteStore
 
 SETS = {
-    "ppo": ["log.split=all", "epochs=1", "value_warmup_epochs=0", "kl_bound=null"],
+    "ppo": ["log.split=all", "epochs=1", "kl_bound=null"],
     "stream": ["log.split=all", "passes=1", "value_steps=1"],
     "opd": ["split=all", "steps=1", "teacher_prompt=Be brief.", "scenarios_per_step=1"],
 }

@@ -49,7 +49,7 @@ REHEARSE = GrpoConfig(
 
 # four steps of two batches each, gone over once; before the first the values' warm-up, two batches
 PLAY = PpoConfig(
-    lora=LORA, batch_episodes=3, precision="fp32", checkpoint_every=2, value_warmup_epochs=1,
+    lora=LORA, batch_episodes=3, precision="fp32", checkpoint_every=2,
     play=PlayConfig(steps=4, scenarios_per_step=6, pool=12, max_turns=2, max_tokens=16, epochs=1,
                     again=0.3, guards=None),
 )  # fmt: skip
