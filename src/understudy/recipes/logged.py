@@ -132,10 +132,10 @@ def none_left(left_out: Counter[str]) -> ValueError:
 
 def logged_episode(episode: Episode, config: LogConfig, check: Check | None = None) -> Logged | str:
     """The episode as logged, or why it cannot be learned from."""
-    mine = [c for c in episode.completions if c.request.purpose == "agent" and c.status == "ok"]
-    wrong = _wrong(mine, config)
-    if wrong is not None:
-        return wrong
+    mine = agents_turns(episode)
+    unfit = why_unfit(mine, config.temperature)
+    if unfit is not None:
+        return unfit
     rewards = _rewards(episode, mine, config, check)
     if isinstance(rewards, str):
         return rewards
@@ -166,16 +166,23 @@ def logged_episode(episode: Episode, config: LogConfig, check: Check | None = No
     )
 
 
-def _wrong(completions: Sequence[Completion], config: LogConfig) -> str | None:
-    if not completions:
+def agents_turns(episode: Episode) -> list[Completion]:
+    """What the episode's agent completed."""
+    return [c for c in episode.completions if c.request.purpose == "agent" and c.status == "ok"]
+
+
+def why_unfit(turns: Sequence[Completion], temperature: float = 1.0) -> str | None:
+    """Why an agent's turns are not those of the distribution that is trained, at this temperature,
+    with its logprobs; None where they are."""
+    if not turns:
         return "without a completion of its agent"
-    if any(c.prompt_ids is None or not c.output_ids for c in completions):
+    if any(c.prompt_ids is None or not c.output_ids for c in turns):
         return "without token ids"
-    if any(not c.logprobs or len(c.logprobs) != len(c.output_ids or ()) for c in completions):
+    if any(not c.logprobs or len(c.logprobs) != len(c.output_ids or ()) for c in turns):
         return "without logprobs"
-    sampling = [c.request.sampling for c in completions]
-    if any(s.temperature != config.temperature for s in sampling):
-        return f"sampled at another temperature than {config.temperature:g}"
+    sampling = [c.request.sampling for c in turns]
+    if any(s.temperature != temperature for s in sampling):
+        return f"sampled at another temperature than {temperature:g}"
     if any(s.top_p != 1.0 or s.top_k for s in sampling):
         return "sampled with top_p or top_k, which logprobs do not show"
     return None
