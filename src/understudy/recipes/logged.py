@@ -13,7 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from understudy.core.rows import Entry, Row, rows_of
-from understudy.core.types import Completion, Episode, JudgeFailed, Split, select_reward, split_of
+from understudy.core.types import (
+    Completion,
+    Episode,
+    JudgeFailed,
+    Split,
+    select_reward,
+    split_of,
+    why_no_reward,
+)
 from understudy.judges.check import Check
 from understudy.runs.config import Config
 
@@ -207,7 +215,7 @@ def _rewards(
             for c in completions
         ]
     if whole is None and not any(r is not None for r in of_turns):
-        return f"no feedback named {config.reward}"
+        return why_no_reward(episode.feedback, config.reward)
     for n, reward in enumerate(of_turns):
         rewards[n] += reward or 0.0
     rewards[-1] += whole or 0.0

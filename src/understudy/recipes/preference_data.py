@@ -28,6 +28,7 @@ from understudy.core.types import (
     is_function,
     select_reward,
     split_of,
+    why_no_reward,
 )
 from understudy.judges.check import conversation
 from understudy.runs.directory import Run
@@ -102,7 +103,7 @@ def pairs_of(
         if split not in ("all", split_of(episode.scenario_id or episode.id)):
             left_out[f"episodes, not of the split {split}"] += 1
         elif reward is None:
-            left_out[f"episodes, no feedback named {feedback}"] += 1
+            left_out[f"episodes, {why_no_reward(episode.feedback, feedback)}"] += 1
         elif isinstance(said, str):
             left_out[f"episodes, {said}"] += 1
         elif episode.scenario_id is None:
@@ -152,7 +153,7 @@ def thumbs_of(
         if split not in ("all", split_of(episode.scenario_id or episode.id)):
             left_out[f"episodes, not of the split {split}"] += 1
         elif reward is None:
-            left_out[f"episodes, no feedback named {feedback}"] += 1
+            left_out[f"episodes, {why_no_reward(episode.feedback, feedback)}"] += 1
         elif not found:
             left_out["episodes, without a whole reply"] += 1
         else:

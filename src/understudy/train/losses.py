@@ -60,7 +60,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
 class LossConfig(BaseModel):
     """Options of the `rl` stream; those not given are the surrogate's own (DEFAULTS). None: off."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rl: Literal["cispo", "clip", "gspo", "reinforce"] = "cispo"
     ratio_cap: PositiveFloat | None = None
