@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from understudy.core.types import Tool, canonical_json
 from understudy.models.lora import PEFT_PREFIX, LoraConfig
 
 WEIGHTS, CONFIG, METADATA = "adapter_model.safetensors", "adapter_config.json", "understudy.json"
+
+
+class SaveError(RuntimeError):
+    """An adapter or a model that could not be written; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +56,41 @@ def save_adapter(
     beside: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Path:
     """Write an adapter directory. It appears whole or not at all; an old one is replaced. `beside`
-    are further safetensors files in it, by name, which PEFT and vLLM do not look at."""
+    are further safetensors files in it, by name, which PEFT and vLLM do not look at.
+
+    Raises SaveError where the disk does not take it; the old one is then as it was.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with whole_or_not(target) as new:
         contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(contiguous, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_file(contiguous, new / WEIGHTS, metadata={"format": "pt"})
         for name, own in (beside or {}).items():
-            save_file(dict(own), temporary / name)
-        (temporary / CONFIG).write_text(json.dumps(_peft_config(config, base), indent=2) + "\n")
-        (temporary / METADATA).write_text(json.dumps(dict(metadata or {}), indent=2) + "\n")
-        os.chmod(temporary, 0o755)
-        replace_directory(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            save_file(dict(own), new / name)
+        (new / CONFIG).write_text(json.dumps(_peft_config(config, base), indent=2) + "\n")
+        (new / METADATA).write_text(json.dumps(dict(metadata or {}), indent=2) + "\n")
     return target
+
+
+@contextmanager
+def whole_or_not(target: Path) -> Iterator[Path]:
+    """A new folder, which takes the place of `target` when the block has filled it. Raises
+    SaveError where the disk does not take it; what was at `target` is then as it was."""
+    new: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        yield new
+        os.chmod(new, 0o755)
+        _replace_directory(new, target)
+    except (OSError, SafetensorError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or error
+        before = "; what was there before is as it was" if target.exists() else ""
+        raise SaveError(
+            f"{target} could not be written ({why}){before}: make room and run the command again"
+        ) from error
+    finally:
+        if new is not None:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def load_adapter(path: str | Path) -> AdapterFile:
@@ -134,12 +158,16 @@ def _peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
     }
 
 
-def replace_directory(new: Path, target: Path) -> None:
+def _replace_directory(new: Path, target: Path) -> None:
     """Rename `new` to `target`; an old target is moved aside first, then removed."""
     if not target.exists():
         os.replace(new, target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
     os.replace(target, old)
-    os.replace(new, target)
+    try:
+        os.replace(new, target)
+    except OSError:
+        os.replace(old, target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
