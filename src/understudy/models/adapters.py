@@ -117,7 +117,6 @@ def load_adapter(path: str | Path) -> AdapterFile:
     config = LoraConfig(
         rank=int(raw["r"]),
         alpha=float(raw["lora_alpha"]),
-        dropout=float(raw.get("lora_dropout") or 0.0),
         targets=tuple(sorted({_leaf(k.split(".lora_")[0]) for k in tensors})),
     )
     return AdapterFile(tensors, config, str(raw.get("base_model_name_or_path") or ""), metadata)
@@ -144,7 +143,7 @@ def _peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
         "base_model_name_or_path": base,
         "r": config.rank,
         "lora_alpha": alpha,
-        "lora_dropout": config.dropout,
+        "lora_dropout": 0.0,
         "target_modules": sorted(config.targets),
         "bias": "none",
         "fan_in_fan_out": False,
