@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,14 @@ def opened_run(
         run.write_artefact(GIVEN, prints)
         run.track(track)
         yield run
+        say_skipped(run)
+
+
+def say_skipped(run: Any) -> None:
+    """How many of the run's steps made no update, and why."""
+    rows = run.metrics().rows
+    for why, count in Counter(row["skipped"] for row in rows if row.get("skipped")).items():
+        print(f"  without an update: {count} of {len(rows)} steps, {why}")
 
 
 def fingerprint(path: Path | None) -> str | None:

@@ -8,6 +8,7 @@ origin of what it was trained on (core.origin).
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from understudy.core.origin import ORIGIN, Origin, OriginError
-from understudy.core.types import Tool, canonical_json
+from understudy.core.types import Tool, canonical_json, is_number
 from understudy.models.lora import PEFT_PREFIX, LoraConfig
 
 WEIGHTS, CONFIG, METADATA = "adapter_model.safetensors", "adapter_config.json", "understudy.json"
@@ -102,11 +103,10 @@ def load_adapter(path: str | Path) -> AdapterFile:
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} is not an adapter directory ({CONFIG} and {WEIGHTS})")
     try:
-        raw = json.loads((folder / CONFIG).read_text())
+        raw = _object(folder / CONFIG)
         tensors = load_file(folder / WEIGHTS)
-        extra = folder / METADATA
-        metadata = json.loads(extra.read_text()) if extra.is_file() else {}
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        metadata = _object(folder / METADATA) if (folder / METADATA).is_file() else {}
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"the adapter in {folder} is corrupt: {error}") from error
     if raw.get("peft_type") != "LORA" or raw.get("use_dora") or raw.get("use_rslora"):
         raise ValueError(f"the adapter in {folder} is not plain LoRA")
@@ -114,12 +114,28 @@ def load_adapter(path: str | Path) -> AdapterFile:
         raise ValueError(f"the adapter in {folder} has a rank per layer, which is not supported")
     if not tensors or not all(k.startswith(PEFT_PREFIX) for k in tensors):
         raise ValueError(f"the adapter in {folder} has no tensors named {PEFT_PREFIX}*")
-    config = LoraConfig(
-        rank=int(raw["r"]),
-        alpha=float(raw["lora_alpha"]),
-        targets=tuple(sorted({_leaf(k.split(".lora_")[0]) for k in tensors})),
-    )
+    rank, alpha = raw.get("r"), raw.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not is_number(alpha) or alpha <= 0:
+        raise ValueError(
+            f"the adapter in {folder} is corrupt: {CONFIG} has r={rank!r} and lora_alpha={alpha!r}"
+        )
+    for name, tensor in tensors.items():
+        matrix = re.search(r"\.lora_([AB])\.", name)
+        if matrix and (tensor.ndim != 2 or tensor.shape[matrix[1] == "B"] != rank):
+            raise ValueError(f"the adapter in {folder} is corrupt: {name} is not of rank {rank}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"the adapter in {folder} is corrupt: {name} is not finite")
+    targets = tuple(sorted({_leaf(k.split(".lora_")[0]) for k in tensors}))
+    config = LoraConfig(rank=rank, alpha=float(alpha), targets=targets)
     return AdapterFile(tensors, config, str(raw.get("base_model_name_or_path") or ""), metadata)
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """A file's JSON object. Raises ValueError where it holds none."""
+    value = json.loads(file.read_text())
+    if not isinstance(value, dict):
+        raise ValueError(f"{file.name} holds no JSON object")
+    return value
 
 
 def check_origin(file: AdapterFile, origin: Origin, path: str | Path) -> None:

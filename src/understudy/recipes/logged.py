@@ -188,6 +188,8 @@ def why_unfit(turns: Sequence[Completion], temperature: float = 1.0) -> str | No
         return "without token ids"
     if any(not c.logprobs or len(c.logprobs) != len(c.output_ids or ()) for c in turns):
         return "without logprobs"
+    if not all(math.isfinite(p) for c in turns for p in c.logprobs or ()):
+        return "with logprobs that are not finite"
     sampling = [c.request.sampling for c in turns]
     if any(s.temperature != temperature for s in sampling):
         return f"sampled at another temperature than {temperature:g}"

@@ -103,7 +103,7 @@ def ppo(
     quiet: bool = False,
 ) -> PpoResult:
     """Train an adapter on what was logged; resumes from the last checkpoint with the episodes that
-    it began with. Raises ValueError where none can be learned from."""
+    it began with. Raises ValueError where none can be learned from, or all have one reward."""
     given, apart = in_split(episodes, config.log)
 
     def choose(given: Sequence[Episode]) -> tuple[list[Episode], Counter[str]]:
@@ -116,6 +116,7 @@ def ppo(
     if not kept:
         raise none_left(left_out)
     learned, _ = logged(kept, config.log, check)
+    _check_they_differ(learned)
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
     learner.base.origin.check_completions(c for e in kept for c in e.completions)
@@ -148,6 +149,8 @@ def ppo(
             progress.update(
                 kl=metrics.kl, clipped=metrics.clipped_share, value=metrics.value_explained
             )
+            if metrics.skipped:
+                progress.note(f"step {number}: no update, {metrics.skipped}")
             if beyond(metrics.kl, config.kl_bound):
                 cut |= {epoch} if place else set(range(epoch, config.epochs))
                 progress.note(f"epoch {epoch} ends at KL {metrics.kl:.3f}, its step {place + 1}")
@@ -164,6 +167,17 @@ def ppo(
     adapter = learner.save(run.path / "adapter", metadata, head)
     run.write_artefact("ppo.json", metadata | {"steps": steps, "epochs_cut": sorted(cut)})
     return PpoResult(adapter, len(kept), dict(+left_out), steps, len(cut))
+
+
+def _check_they_differ(learned: Sequence[Logged]) -> None:
+    """Raises ValueError where every episode has the same reward, at its end: normalised advantages
+    would be the value head's errors and nothing else."""
+    rewards = {e.reward for e in learned}
+    if len(rewards) == 1 and not any(any(e.rewards[:-1]) for e in learned):
+        raise ValueError(
+            f"all {len(learned)} episodes have the reward {rewards.pop():g}: there is nothing to "
+            "tell better from worse by; give feedback, or a check, that tells them apart"
+        )
 
 
 def _plan(n: int, config: PpoConfig) -> list[tuple[int, int, list[int]]]:

@@ -1,6 +1,7 @@
 """What the recipes that learn from preferences and thumbs share: rows, reference scores, steps."""
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -100,7 +101,10 @@ def reference_scores(
     file = run.artefacts / f"{name}.json"
     if not file.exists():
         with base_only(trainer.model) if of == "base" else nullcontext():
-            run.write_artefact(file.name, scores(rows, trainer.logprobs(rows)))
+            scored = scores(rows, trainer.logprobs(rows))
+        if not all(map(math.isfinite, scored)):
+            raise ValueError("the reference's logprobs are not finite: its base is broken")
+        run.write_artefact(file.name, scored)
     found: list[float] = json.loads(file.read_text())
     if len(found) != len(rows):
         raise ValueError(f"{file} is of {len(found)} rows, not {len(rows)}: begin a new run")

@@ -96,7 +96,8 @@ async def rft(
     captured, failed = select(given, chosen, check)
     failed += Counter({"of the held-out split": len(episodes) - len(given)})
     if not captured:
-        raise ValueError("no captured episode passes the check: there is nothing to read from")
+        why = dict(failed) or "none were given"
+        raise ValueError(f"no captured episode passes the check, to read from: {why}")
     warn(run, world, config.trust)
     language = language_of(config.language)
     file = run.artefacts / REHEARSED

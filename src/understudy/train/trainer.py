@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class NonFiniteError(RuntimeError):
-    """Too many steps in a row had a loss or gradient that is not finite."""
+    """Too many steps in a row had a loss or gradient that is not finite, or weights are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,8 @@ class Trainer:
         Rows without entries of non-zero weight are left aside. With nothing to train, or with a
         loss or gradient that is not finite, no step is taken and `skipped` says why. Raises
         ValueError for entries of other streams than `ce` without an anchor and for `value` entries
-        without a value head, NonFiniteError after `max_skipped` non-finite steps in a row.
+        without a value head, NonFiniteError after `max_skipped` non-finite steps in a row, and
+        where a step leaves weights that are not finite.
         """
         begun = time.perf_counter()
         kept = [row for row in map(trim, rows) if row.entries]
@@ -149,8 +150,8 @@ class Trainer:
         )
         if self.skipped_in_a_row >= self.config.max_skipped:
             raise NonFiniteError(
-                f"{self.skipped_in_a_row} steps in a row were not finite; lower the learning rate "
-                "or look at the last batch's anchors and weights"
+                f"{self.skipped_in_a_row} steps in a row were not finite; lower the learning rate, "
+                "or look at the last batch's anchors and weights, and whether the base is whole"
             )
         return metrics
 
@@ -268,6 +269,11 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.steps += 1
+        if not all(math.isfinite(float(nn.utils.get_total_norm(g))) for g in self._groups):
+            raise NonFiniteError(
+                f"a step at the learning rate {lr:g} left weights that are not finite: lower it, "
+                "and begin anew or --from a checkpoint"
+            )
         return None, norm
 
 

@@ -74,6 +74,8 @@ class ValueHead(nn.Module):
         for name, parameter in self.named_parameters():
             if name not in found or found[name].shape != parameter.shape:
                 raise ValueError(f"{file} is the value head of another model: {name} does not fit")
+            if not found[name].isfinite().all():
+                raise ValueError(f"{file} is corrupt: {name} is not finite")
             parameter.copy_(found[name])
 
 
