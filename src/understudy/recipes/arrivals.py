@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from understudy.core.types import Episode
+from understudy.runs.metrics import cut_torn_line
 
 ARRIVED = "arrived.jsonl"
 
@@ -115,8 +116,12 @@ class Arrivals:
 
     def __init__(self, source: Source, file: Path) -> None:
         self.source, self.file = source, file
+        cut_torn_line(file)  # its process died: what it named arrives again
         lines = file.read_text().splitlines() if file.exists() else []
-        self._known = [json.loads(line) for line in lines]
+        try:
+            self._known = [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged ({error}): begin a new run") from None
         self._replayed = bool(lines)
 
     def before(self, step: int) -> list[Episode]:

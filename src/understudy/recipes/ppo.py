@@ -11,7 +11,6 @@ Value-head warm-up before the first policy step as in VC-PPO (arXiv 2503.01491).
 recipes.ppo_world.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.rollouts import RolloutConfig
 from understudy.recipes.trust import Trust
 from understudy.runs.config import Config
-from understudy.runs.directory import Run
+from understudy.runs.directory import Run, read_json
 from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
@@ -198,7 +197,7 @@ def _estimates(
     a resumed run has them from there. One that begins from another's checkpoint has its values."""
     if taken == 0 or not (run.artefacts / VALUES).exists():
         run.write_artefact(VALUES, values_of(trainer, learned))
-    values = json.loads((run.artefacts / VALUES).read_text())
+    values = read_json(run.artefacts / VALUES)
     return estimate(learned, values, config.estimation)
 
 

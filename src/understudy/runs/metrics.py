@@ -71,7 +71,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.cut_bytes = _cut_torn_line(path)  # bytes of a half-written line that were cut off
+        self.cut_bytes = cut_torn_line(path)  # bytes of a half-written line that were cut off
         self._file = path.open("ab")
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
@@ -132,7 +132,8 @@ def _read(value: Any) -> Any:
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def _cut_torn_line(path: Path) -> int:
+def cut_torn_line(path: Path) -> int:
+    """Cuts a half-written last line off; of how many bytes it was."""
     if not path.exists():
         return 0
     data = path.read_bytes()
