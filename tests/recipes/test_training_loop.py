@@ -34,6 +34,7 @@ from understudy.recipes.rehearsal import play_group
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.sft import SftConfig, sft
 from understudy.runs.directory import Run, RunError
+from understudy.store import SQLiteStore
 from understudy.train import checkpoint
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import NonFiniteError, Trainer
@@ -173,6 +174,28 @@ def test_a_command_says_in_one_line_that_the_disk_is_full(
     assert "File too large" in line
     assert main(command) == 0  # the steps are not taken again
     assert "resuming" in capsys.readouterr().out
+
+
+def test_a_command_on_a_full_disk_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("{}")
+    command = ["train", "dpo", str(tmp_path / "run"), "--pairs", str(pairs)]
+    with files_of_at_most(10):
+        assert main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("understudy: the disk takes no more: ")
+    assert line.endswith("make room and run the command again")
+    assert main(command) == 1  # the folder is as if it had not been tried
+    assert "there are no pairs" in capsys.readouterr().err
+    store = str(tmp_path / "s.db")
+    SQLiteStore.open(store).close()
+    with files_of_at_most(0):
+        assert main(["episodes", "--store", store]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"understudy: {store} cannot be opened: ")
+    assert "see that the disk has room" in line
 
 
 def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
