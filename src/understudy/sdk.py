@@ -22,6 +22,7 @@ import openai
 from openai._models import FinalRequestOptions
 
 from understudy.core.ids import uuid7
+from understudy.core.strict_json import is_finite
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8400/v1"
 MAX_METADATA = 64 << 10  # bytes of an episode's metadata as JSON: it travels with each call
@@ -53,6 +54,8 @@ class _Scope(Generic[_Client]):
     def _feedback_body(
         self, name: str, value: Any, comment: str | None, source: str, completion: str | None
     ) -> dict[str, Any]:
+        if not is_finite(value):
+            raise ValueError(f"the feedback {name} is {value}: say a finite number, or nothing")
         said = {"comment": comment, "completion_id": completion}
         given = {k: v for k, v in said.items() if v is not None}
         # made here, so that a retried request counts once
@@ -73,7 +76,8 @@ class Episode(_Scope["OpenAI"]):
         completion_id: str | None = None,
     ) -> str:
         """Say something of this episode, or of one completion in it; returns the feedback's id.
-        May be called after the episode. Raises the official client's errors."""
+        May be called after the episode. Raises ValueError for a number that is not finite, and the
+        official client's errors."""
         body = self._feedback_body(name, value, comment, source, completion_id)
         answer: Any = self.client.post("/feedback", body=body, cast_to=object)
         return str(answer["id"])

@@ -96,6 +96,8 @@ async def test_bodies_that_are_no_json(
     [
         ({"value": 10**400}, "too large"),
         ({"value": 10**30}, "too large"),
+        ({"value": float("nan")}, "NaN is not JSON"),
+        ({"value": {"stars": float("inf")}}, "Infinity is not JSON"),
         ({"name": "\ud800"}, "'name' must be text"),
         ({"comment": "\udfff"}, "'comment' must be text"),
         ({"episode_id": ["e"]}, "'episode_id' must be text"),

@@ -64,6 +64,8 @@ async def test_a_file_judges_messages_and_metadata(tmp_path: Path) -> None:
         ("return messages[99]", "IndexError"),
         ("return float('nan')", "not a finite number"),
         ("return -float('inf')", "not a finite number"),
+        ("return 10**400", "no number: int too large"),
+        ("import numpy; return numpy.ones(2)", "no number: "),
         ("return None", "None, not a number"),
         ("return '1.0'", "'1.0', not a number"),
         ("return {}", "not a number"),

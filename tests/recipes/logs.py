@@ -7,11 +7,13 @@ from typing import Any
 from understudy.core.types import Completion, Episode, Feedback, ModelRef, Policy, Request, Sampling
 from understudy.engine.chat import LocalChat
 from understudy.engine.torch_engine import TorchEngine
+from understudy.envs.rollout import rollout
 from understudy.models.loading import load_base
-from understudy.recipes.learner import Lora, make_engine
+from understudy.recipes.learner import Lora, make_engine, make_learner
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.sft import SftConfig, sft
 from understudy.runs.directory import Run
+from understudy.world.model import World
 
 LORA = Lora(rank=8, alpha=16)
 LIKED = {"ann": "red", "bob": "green", "cat": "blue"}
@@ -87,3 +89,17 @@ def thumb(episode: str, up: bool, name: str = "thumb") -> Feedback:
 def liked(episodes: Sequence[Episode]) -> float:
     """The share with a thumb up."""
     return sum(bool(e.feedback[0].value) for e in episodes) / len(episodes)
+
+
+async def play(world: World, n: int) -> list[Episode]:
+    """Episodes of the bare base with ids and logprobs."""
+    learner = make_learner("tiny", LORA, 0)
+    engine, chat = make_engine(learner.base, threads=1)
+    policy = Policy("logged", ModelRef("tiny"), sampling=Sampling(max_tokens=24))
+    found = []
+    for number, scenario in enumerate(world.scenarios(n, seed=3)):
+        session = await world.start(scenario, number)
+        user = world.user(scenario, number)
+        found.append(await rollout(chat, policy, session, scenario, user, max_turns=3, seed=number))
+    await engine.aclose()
+    return found

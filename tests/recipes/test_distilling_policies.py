@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from bench.generated import episode, first
+from logs import play
 
 from traffic import conversations, write_jsonl
 from understudy.cli import main
 from understudy.core.chat_files import import_file
 from understudy.core.rows import rows_of
-from understudy.core.types import Episode, Feedback, ModelRef, Sampling
+from understudy.core.types import Episode, Feedback, ModelRef
 from understudy.models.adapters import load_adapter
 from understudy.recipes.correct import CorrectConfig, correct
 from understudy.recipes.corrections import corrections_of, hindsight
@@ -138,7 +139,7 @@ async def test_logged_episodes_of_the_student_teach_it_too(
         result = await opd(run, config, None, [*logged, *old], threads=1, quiet=True)
         rows = run.metrics().rows
     assert result.left_out == {
-        "without recorded ids and logprobs": 1,
+        "without a completion of its agent": 1,
         "with a logprob that is not finite": 1,
     }
     assert rows[-1]["gap"] < 0.9 * rows[0]["gap"]
@@ -154,23 +155,6 @@ async def test_logged_episodes_of_the_student_teach_it_too(
     with Run.open(tmp_path / "cut") as run:
         cut = await opd(run, config, None, [*logged, *old], threads=1, quiet=True)
     assert apart(result.adapter, cut.adapter) < 1e-3
-
-
-async def play(world: World, n: int) -> list[Episode]:
-    """Episodes of the bare base with ids and logprobs."""
-    from understudy.core.types import Policy
-    from understudy.envs.rollout import rollout
-
-    learner = make_learner("tiny", LORA, 0)
-    engine, chat = make_engine(learner.base, threads=1)
-    policy = Policy("logged", ModelRef("tiny"), sampling=Sampling(max_tokens=24))
-    found = []
-    for number, scenario in enumerate(world.scenarios(n, seed=3)):
-        session = await world.start(scenario, number)
-        user = world.user(scenario, number)
-        found.append(await rollout(chat, policy, session, scenario, user, max_turns=3, seed=number))
-    await engine.aclose()
-    return found
 
 
 async def test_a_teacher_reads_another_prompt_before_the_same_tokens(world: World) -> None:

@@ -1,6 +1,7 @@
 """Logged episodes as rows: sampled order, a turn's own reward, what counts as logged."""
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -104,7 +105,8 @@ def test_an_episode_says_why_it_cannot_be_learned_from() -> None:
         return logged_episode(episode, ANY.model_copy(update=config))
 
     assert why() == "without a completion of its agent"
-    assert why(good, feedback=float("nan")) == "a reward that is not finite"
+    for odd in (math.nan, math.inf, -math.inf, "fine"):
+        assert why(good, feedback=odd) == "feedback named thumb that is no finite number"
     assert why(good, reward="stars") == "no feedback named stars"
     assert why(good, max_tokens=2) == "longer than max_tokens"
     for wrong in (float("nan"), float("-inf")):

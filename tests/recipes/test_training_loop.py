@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from understudy.cli import main
 from understudy.core.rows import Entry, Row, policy_rows
 from understudy.core.types import Episode, Sampling
 from understudy.judges.check import Check
-from understudy.models.adapters import load_adapter
+from understudy.models.adapters import SaveError, load_adapter
 from understudy.models.loading import load_base
 from understudy.recipes.actor import Actor
 from understudy.recipes.batches import take_step
@@ -28,11 +29,12 @@ from understudy.recipes.checkpoints import (
 )  # fmt: skip
 from understudy.recipes.evaluate import evaluation
 from understudy.recipes.grpo import GrpoConfig, grpo
-from understudy.recipes.learner import Lora, make_engine, make_learner, training
+from understudy.recipes.learner import Learner, Lora, Tune, make_engine, make_learner, training
 from understudy.recipes.rehearsal import play_group
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.sft import SftConfig, sft
 from understudy.runs.directory import Run, RunError
+from understudy.store import SQLiteStore
 from understudy.train import checkpoint
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import NonFiniteError, Trainer
@@ -122,6 +124,78 @@ def test_where_the_disk_is_full_the_checkpoint_before_stays(tmp_path: Path) -> N
         )
         assert from_checkpoint(run, small_trainer())["step"] == 1
         assert [p.name for p in run.checkpoints.iterdir()] == ["step-000001"]
+
+
+@pytest.mark.parametrize(("tune", "sizes"), [("lora", (0, 4096)), ("full", (0, 4096, 1 << 20))])
+def test_where_the_disk_is_full_the_result_before_stays(
+    tune: Tune, sizes: tuple[int, ...], tmp_path: Path
+) -> None:
+    learner = make_learner("tiny", LORA, seed=0, tune=tune)
+    for there in (True, False):
+        folder = tmp_path / f"{there}" / learner.kind
+        before = {}
+        if there:
+            learner.save(folder, {"recipe": "before"})
+            before = {file.name: file.read_bytes() for file in folder.iterdir()}
+        for size in sizes:  # of a model, the tokenizer comes first
+            with files_of_at_most(size), pytest.raises(SaveError) as told:
+                learner.save(folder, {"recipe": "after"})
+            assert "File too large" in str(told.value)
+            assert "make room and run the command again" in str(told.value)
+            assert ("is as it was" in str(told.value)) == there
+            assert "\n" not in str(told.value)
+            assert [p.name for p in folder.parent.iterdir()] == [learner.kind] * there
+            after = {file.name: file.read_bytes() for file in folder.iterdir()} if there else {}
+            assert after == before
+
+
+def test_a_command_says_in_one_line_that_the_disk_is_full(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": a}]}
+            for a in "ab"]  # fmt: skip
+    store, run = str(tmp_path / "s.db"), str(tmp_path / "run")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["import", str(tmp_path / "rows.jsonl"), "--store", store]) == 0
+    command = ["train", "sft", run, "--store", store, "--set", "split=all", "--set", "epochs=1",
+               "--set", "lora.rank=2", "--quiet", "--threads", "1"]  # fmt: skip
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        save = Learner.save
+
+        def full(self: Learner, *args: Any) -> Path:
+            with files_of_at_most(4096):
+                return save(self, *args)
+
+        patch.setattr(Learner, "save", full)
+        assert main(command) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"understudy: {run}/adapter could not be written (")
+    assert "File too large" in line
+    assert main(command) == 0  # the steps are not taken again
+    assert "resuming" in capsys.readouterr().out
+
+
+def test_a_command_on_a_full_disk_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("{}")
+    command = ["train", "dpo", str(tmp_path / "run"), "--pairs", str(pairs)]
+    with files_of_at_most(10):
+        assert main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("understudy: the disk takes no more: ")
+    assert line.endswith("make room and run the command again")
+    assert main(command) == 1  # the folder is as if it had not been tried
+    assert "there are no pairs" in capsys.readouterr().err
+    store = str(tmp_path / "s.db")
+    SQLiteStore.open(store).close()
+    with files_of_at_most(0):
+        assert main(["episodes", "--store", store]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"understudy: {store} cannot be opened: ")
+    assert "see that the disk has room" in line
 
 
 def test_a_full_disk_does_not_hide_what_went_wrong(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from understudy.core import strict_json
 from understudy.runs.config import Config, ConfigError, load_config
 from understudy.runs.directory import Run, RunError
 from understudy.runs.metrics import MetricsError, MetricsLog, read_metrics
@@ -37,6 +39,22 @@ def test_a_torn_last_line_is_skipped_and_then_cut(tmp_path: Path) -> None:
     path.write_bytes(b"nonsense\n" + path.read_bytes())
     with pytest.raises(MetricsError, match="line 1"):
         read_metrics(path)
+
+
+def test_numbers_that_json_cannot_hold_are_written_as_text_at_any_depth(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "loss": {"rl": NaN}}\n')  # as older versions wrote it
+    log = MetricsLog(path)
+    log.append(1, {"loss": {"rl": math.nan}, "gaps": (1.0, -math.inf), "mean": np.float32("inf")})
+    log.append(2, {"loss": {"rl": 0.5}})
+    assert log.rewind(1) == 1
+    log.close()
+    for line in path.read_text().splitlines():
+        strict_json.loads(line)
+    old, new = read_metrics(path).rows
+    assert math.isnan(old["loss"]["rl"])
+    assert math.isnan(new["loss"]["rl"])
+    assert (new["gaps"], new["mean"]) == ([1.0, -math.inf], math.inf)
 
 
 def test_a_rewind_sets_later_rows_aside(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ def a_run(folder: Path) -> Run:
     run = Run.create(folder / "rehearsed", {"lr": 1e-3, "lora": {"rank": 4}, "start": None})
     for step in range(6):
         values = {
-            "reward": 0.1 * step, "success": step / 10, "loss": {"rl": 0.5}, "kl": 0.01 * step,
+            "reward": 0.1 * step, "success": step / 10,
+            "loss": {"rl": math.nan if step == 2 else 0.5}, "kl": 0.01 * step,
             "margin": {"mean": step}, "skipped": "nothing to train" if step == 3 else None,
             "counted": {"flat groups": step, "rows <b>": 2}, "ended": {"max_turns": 1},
             "sampled_tokens": 100, "rollout_seconds": 2.0, "step_seconds": 4.0,

@@ -81,6 +81,10 @@ async def test_feedback_that_is_refused_says_why(running: Any) -> None:
         with client.episode() as episode:
             with pytest.raises(openai.BadRequestError, match="'source' is one of"):
                 await episode.feedback("thumb", True, source="gossip")
+            for odd in (float("nan"), {"stars": float("inf")}):
+                with pytest.raises(ValueError, match="say a finite number"):
+                    await episode.feedback("stars", odd)
+    assert running.gateway.store.counts()["feedback"] == 0
 
 
 def test_addresses_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:

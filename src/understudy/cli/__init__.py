@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed (one line says why), 2 wrong usage, 130 interrupted.
 """
 
+import errno
 import sqlite3
 import sys
 from typing import Any
@@ -33,6 +34,7 @@ app.command("rollback")(serve.rollback)
 app.command("demo")(demo.demo)
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # the base of every error in a command line itself
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FOR_MCP = {"mcp", "mcp_types", "uvicorn", "starlette"}
 # what a command may raise for a reason that its user can mend; anything else is a bug and shown
 EXPECTED = (ValueError, OSError, RuntimeError, ModuleNotFoundError, sqlite3.Error)
@@ -76,6 +78,8 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"there is no {error.filename}"
     text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"the disk takes no more: {text}; make room and run the command again"
     if isinstance(error, sqlite3.Error):
         return f"the store cannot be read or written: {text}"
     return text or type(error).__name__

@@ -1,6 +1,7 @@
 """Look at what was captured, correct it, bring files in and out."""
 
 import json
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -305,9 +306,12 @@ def _value(text: str) -> bool | float | str:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number: say true, false, a number or a label")
+    return number
 
 
 def _shown(value: Any) -> str:

@@ -2,8 +2,8 @@
 
 import contextlib
 import hashlib
-import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ def opened_run(
     begun with another configuration or other contents of these, or is done.
     """
     from understudy.runs import trackers
-    from understudy.runs.directory import Run, RunError
+    from understudy.runs.directory import Run, RunError, read_json
 
     trackers.check(track)
     prints = {option: fingerprint(file) for option, file in (given or {}).items()}
@@ -84,7 +84,7 @@ def opened_run(
         if opened.state == "done":
             raise RunError(f"{path} is done; choose another path, or delete it to train again")
         begun = opened.artefacts / GIVEN
-        before = json.loads(begun.read_text()) if begun.exists() else {}
+        before = read_json(begun) if begun.exists() else {}
         for option, print_ in prints.items():
             if before.get(option, print_) != print_:
                 raise RunError(f"{path} was begun with another {option}; choose another path")
@@ -107,6 +107,14 @@ def opened_run(
         run.write_artefact(GIVEN, prints)
         run.track(track)
         yield run
+        say_skipped(run)
+
+
+def say_skipped(run: Any) -> None:
+    """How many of the run's steps made no update, and why."""
+    rows = run.metrics().rows
+    for why, count in Counter(row["skipped"] for row in rows if row.get("skipped")).items():
+        print(f"  without an update: {count} of {len(rows)} steps, {why}")
 
 
 def fingerprint(path: Path | None) -> str | None:

@@ -90,6 +90,8 @@ def opd(
           f"adapter in {result.adapter}")  # fmt: skip
     for reason, count in result.left_out.items():
         print(f"  left out: {count} episodes, {reason}")
+    for reason, count in result.rows_left_out.items():
+        print(f"  left out: {count} rows of what was played, {reason}")
 
 
 def correct(

@@ -34,6 +34,7 @@ from understudy.core.types import (
     Tool,
     ToolResult,
     canonical_json,
+    is_number,
 )
 
 _LONGEST_S = 1e9  # that a call may have taken
@@ -224,7 +225,7 @@ def _name(column: str, value: Any) -> str:
 
 
 def _outcome(column: str, value: Any) -> bool | float:
-    if not isinstance(value, (bool, int, float)) or abs(value) > 2**53:
+    if not is_number(value) or abs(value) > 2**53:
         raise ValueError(f"{column} is {str(value)[:40]!r}, not a boolean or a number")
     return value
 
@@ -305,7 +306,7 @@ def episode_rows(episodes: Iterable[Episode]) -> Iterator[dict[str, Any]]:
         if episode.metadata:
             row["metadata"] = dict(episode.metadata)
         for f in sorted(episode.feedback, key=lambda f: (f.created_at, f.id)):
-            if isinstance(f.value, (bool, int, float)):
+            if is_number(f.value):
                 row[f.name] = f.value
         yield row
 

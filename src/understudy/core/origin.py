@@ -32,14 +32,14 @@ class Origin:
         return "/".join(getattr(self, f.name) for f in fields(self))
 
     @classmethod
-    def read(cls, recorded: str) -> "Origin":
-        """What `str` wrote. Raises OriginError for another text."""
-        parts = recorded.rsplit("/", 3)
+    def read(cls, recorded: object) -> "Origin":
+        """What `str` wrote. Raises OriginError for anything else."""
+        parts = recorded.rsplit("/", 3) if isinstance(recorded, str) else []
         if len(parts) != 4:
             raise OriginError(f"{recorded!r} is no origin: base/renderer/template/tokenizer")
         return cls(*parts)
 
-    def check(self, recorded: str | None, what: str) -> None:
+    def check(self, recorded: object, what: str) -> None:
         """Raises OriginError where `what` was recorded with another origin."""
         if recorded is None:
             return

@@ -6,6 +6,7 @@ JSON to anybody else, SQLite included.
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 
@@ -21,6 +22,15 @@ def loads(data: bytes | str) -> Any:
         if "integer string conversion" in str(error):
             raise ValueError("a number has too many digits") from None
         raise
+
+
+def is_finite(value: object) -> bool:
+    """Whether JSON can hold each number in a value: none is NaN or infinite."""
+    if isinstance(value, Mapping):
+        return all(map(is_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def is_unicode(text: str) -> bool:

@@ -3,9 +3,10 @@ beyond views of itself. Messages, tool calls and tools are OpenAI's chat schema,
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NotRequired, Required, TypedDict
+from typing import Any, Literal, NotRequired, Required, TypedDict, TypeGuard
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -335,17 +336,26 @@ def parted(
 
 
 def select_reward(feedback: Iterable[Feedback], name: str) -> float | None:
-    """Reward is a named selection over feedback: the latest numeric value under `name`.
+    """Reward is a named selection over feedback: the latest finite number under `name`.
 
-    Booleans count as 0 and 1. None when nobody said anything under that name; contradictory
-    entries are resolved by the latest `created_at` (then id).
+    Booleans count as 0 and 1. None when nobody said one under that name (`why_no_reward`);
+    contradictory entries are resolved by the latest `created_at` (then id).
     """
-    said = [f for f in feedback if f.name == name and isinstance(f.value, (bool, int, float))]
-    if not said:
-        return None
-    latest = max(said, key=lambda f: (f.created_at, f.id))
-    assert isinstance(latest.value, (bool, int, float))
-    return float(latest.value)
+    said = [(f.created_at, f.id, f.value) for f in feedback if f.name == name]
+    numbers = [(at, id_, float(v)) for at, id_, v in said if is_number(v)]
+    return max(numbers)[2] if numbers else None
+
+
+def why_no_reward(feedback: Iterable[Feedback], name: str) -> str:
+    """Where `select_reward` selects nothing: what is wrong, in words."""
+    if any(f.name == name for f in feedback):
+        return f"feedback named {name} that is no finite number"
+    return f"no feedback named {name}"
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a boolean or a number that a float can hold, neither NaN nor infinite."""
+    return isinstance(value, (bool, int, float)) and abs(value) <= sys.float_info.max
 
 
 def is_function(value: Mapping[str, Any]) -> bool:

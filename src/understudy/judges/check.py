@@ -113,7 +113,11 @@ def _problem(value: object) -> str | None:
         return "is asynchronous; a check is a plain function"
     if not hasattr(value, "__float__") or isinstance(value, str):
         return f"returned {value!r}, not a number or a truth value"
-    if not math.isfinite(float(value)):
+    try:
+        finite = math.isfinite(float(value))
+    except (OverflowError, TypeError, ValueError) as error:  # huge, or of several elements
+        return f"returned what is no number: {error}"
+    if not finite:
         return f"returned {value!r}, not a finite number"
     return None
 

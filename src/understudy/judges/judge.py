@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from understudy.core.protocols import Judge
-from understudy.core.types import Feedback, Group, JudgeFailed, select_reward
+from understudy.core.types import Feedback, Group, JudgeFailed, select_reward, why_no_reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,7 @@ def rewarded(group: Group, name: str) -> tuple[Group, list[JudgeFailed]]:
     Episodes without such feedback are left out and returned as JudgeFailed.
     """
     selected = [(e, select_reward(e.feedback, name)) for e in group.episodes]
-    missing = [
-        JudgeFailed(e.id, f"no numeric feedback named {name!r}") for e, r in selected if r is None
-    ]
+    missing = [JudgeFailed(e.id, why_no_reward(e.feedback, name)) for e, r in selected if r is None]
     kept = [(e, r) for e, r in selected if r is not None]
     rewards = tuple(r for _, r in kept)
     return Group(group.scenario_id, tuple(e for e, _ in kept), rewards), missing

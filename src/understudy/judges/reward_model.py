@@ -6,6 +6,7 @@ It needs an engine that scores ids; `recipes.reward_model.load_judge` makes one 
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ class RewardModel:
             value = await self.reward(messages, episode.tools)
         except (ValueError, RuntimeError) as error:
             return JudgeFailed(episode.id, f"{self.name}: {error}")
+        if not math.isfinite(value):
+            return JudgeFailed(episode.id, f"{self.name}: the reward is {value}")
         return Feedback(
             id=uuid7(),
             episode_id=episode.id,

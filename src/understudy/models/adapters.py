@@ -8,9 +8,11 @@ origin of what it was trained on (core.origin).
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from understudy.core.origin import ORIGIN, Origin, OriginError
-from understudy.core.types import Tool, canonical_json
+from understudy.core.types import Tool, canonical_json, is_number
 from understudy.models.lora import PEFT_PREFIX, LoraConfig
 
 WEIGHTS, CONFIG, METADATA = "adapter_model.safetensors", "adapter_config.json", "understudy.json"
+
+
+class SaveError(RuntimeError):
+    """An adapter or a model that could not be written; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +57,41 @@ def save_adapter(
     beside: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Path:
     """Write an adapter directory. It appears whole or not at all; an old one is replaced. `beside`
-    are further safetensors files in it, by name, which PEFT and vLLM do not look at."""
+    are further safetensors files in it, by name, which PEFT and vLLM do not look at.
+
+    Raises SaveError where the disk does not take it; the old one is then as it was.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
+    with whole_or_not(target) as new:
         contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(contiguous, temporary / WEIGHTS, metadata={"format": "pt"})
+        save_file(contiguous, new / WEIGHTS, metadata={"format": "pt"})
         for name, own in (beside or {}).items():
-            save_file(dict(own), temporary / name)
-        (temporary / CONFIG).write_text(json.dumps(_peft_config(config, base), indent=2) + "\n")
-        (temporary / METADATA).write_text(json.dumps(dict(metadata or {}), indent=2) + "\n")
-        os.chmod(temporary, 0o755)
-        replace_directory(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            save_file(dict(own), new / name)
+        (new / CONFIG).write_text(json.dumps(_peft_config(config, base), indent=2) + "\n")
+        (new / METADATA).write_text(json.dumps(dict(metadata or {}), indent=2) + "\n")
     return target
+
+
+@contextmanager
+def whole_or_not(target: Path) -> Iterator[Path]:
+    """A new folder, which takes the place of `target` when the block has filled it. Raises
+    SaveError where the disk does not take it; what was at `target` is then as it was."""
+    new: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        yield new
+        os.chmod(new, 0o755)
+        _replace_directory(new, target)
+    except (OSError, SafetensorError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or error
+        before = "; what was there before is as it was" if target.exists() else ""
+        raise SaveError(
+            f"{target} could not be written ({why}){before}: make room and run the command again"
+        ) from error
+    finally:
+        if new is not None:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def load_adapter(path: str | Path) -> AdapterFile:
@@ -78,11 +103,10 @@ def load_adapter(path: str | Path) -> AdapterFile:
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise FileNotFoundError(f"{folder} is not an adapter directory ({CONFIG} and {WEIGHTS})")
     try:
-        raw = json.loads((folder / CONFIG).read_text())
+        raw = _object(folder / CONFIG)
         tensors = load_file(folder / WEIGHTS)
-        extra = folder / METADATA
-        metadata = json.loads(extra.read_text()) if extra.is_file() else {}
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        metadata = _object(folder / METADATA) if (folder / METADATA).is_file() else {}
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"the adapter in {folder} is corrupt: {error}") from error
     if raw.get("peft_type") != "LORA" or raw.get("use_dora") or raw.get("use_rslora"):
         raise ValueError(f"the adapter in {folder} is not plain LoRA")
@@ -90,13 +114,28 @@ def load_adapter(path: str | Path) -> AdapterFile:
         raise ValueError(f"the adapter in {folder} has a rank per layer, which is not supported")
     if not tensors or not all(k.startswith(PEFT_PREFIX) for k in tensors):
         raise ValueError(f"the adapter in {folder} has no tensors named {PEFT_PREFIX}*")
-    config = LoraConfig(
-        rank=int(raw["r"]),
-        alpha=float(raw["lora_alpha"]),
-        dropout=float(raw.get("lora_dropout") or 0.0),
-        targets=tuple(sorted({_leaf(k.split(".lora_")[0]) for k in tensors})),
-    )
+    rank, alpha = raw.get("r"), raw.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not is_number(alpha) or alpha <= 0:
+        raise ValueError(
+            f"the adapter in {folder} is corrupt: {CONFIG} has r={rank!r} and lora_alpha={alpha!r}"
+        )
+    for name, tensor in tensors.items():
+        matrix = re.search(r"\.lora_([AB])\.", name)
+        if matrix and (tensor.ndim != 2 or tensor.shape[matrix[1] == "B"] != rank):
+            raise ValueError(f"the adapter in {folder} is corrupt: {name} is not of rank {rank}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"the adapter in {folder} is corrupt: {name} is not finite")
+    targets = tuple(sorted({_leaf(k.split(".lora_")[0]) for k in tensors}))
+    config = LoraConfig(rank=rank, alpha=float(alpha), targets=targets)
     return AdapterFile(tensors, config, str(raw.get("base_model_name_or_path") or ""), metadata)
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """A file's JSON object. Raises ValueError where it holds none."""
+    value = json.loads(file.read_text())
+    if not isinstance(value, dict):
+        raise ValueError(f"{file.name} holds no JSON object")
+    return value
 
 
 def check_origin(file: AdapterFile, origin: Origin, path: str | Path) -> None:
@@ -120,7 +159,7 @@ def _peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
         "base_model_name_or_path": base,
         "r": config.rank,
         "lora_alpha": alpha,
-        "lora_dropout": config.dropout,
+        "lora_dropout": 0.0,
         "target_modules": sorted(config.targets),
         "bias": "none",
         "fan_in_fan_out": False,
@@ -134,12 +173,16 @@ def _peft_config(config: LoraConfig, base: str) -> dict[str, Any]:
     }
 
 
-def replace_directory(new: Path, target: Path) -> None:
+def _replace_directory(new: Path, target: Path) -> None:
     """Rename `new` to `target`; an old target is moved aside first, then removed."""
     if not target.exists():
         os.replace(new, target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}-old-", dir=target.parent))
     os.replace(target, old)
-    os.replace(new, target)
+    try:
+        os.replace(new, target)
+    except OSError:
+        os.replace(old, target)
+        raise
     shutil.rmtree(old, ignore_errors=True)

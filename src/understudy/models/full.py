@@ -1,9 +1,6 @@
 """A fine-tuned model as a whole: a folder in Hugging Face format, which serves as a base again."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from understudy.models.adapters import METADATA, replace_directory
+from understudy.models.adapters import METADATA, whole_or_not
 
 
 def save_model(
@@ -22,18 +19,24 @@ def save_model(
     beside: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> Path:
     """Write a model with its tokenizer. The folder appears whole or not at all; an old one is
-    replaced. `understudy.json` in it holds the metadata; `beside` are further files of tensors."""
+    replaced. `understudy.json` in it holds the metadata; `beside` are further files of tensors.
+
+    Raises SaveError where the disk does not take it; the old one is then as it was.
+    """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+    with whole_or_not(target) as new:
+        _save_tokenizer(new, tokenizer)
+        model.save_pretrained(new)
         for name, own in (beside or {}).items():
-            save_file(dict(own), temporary / name)
-        (temporary / METADATA).write_text(json.dumps(dict(metadata or {}), indent=2) + "\n")
-        os.chmod(temporary, 0o755)
-        replace_directory(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            save_file(dict(own), new / name)
+        (new / METADATA).write_text(json.dumps(dict(metadata or {}), indent=2) + "\n")
     return target
+
+
+def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise OSError(str(error)) from error  # all that the tokenizers library says of a full disk

@@ -1,5 +1,7 @@
 """A base model with its tokenizer and chat format, from the package or a Hugging Face folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,8 @@ def load_base(
     of the one that the tokenizer's chat template is.
 
     Raises FileNotFoundError when there is no such folder: nothing is downloaded; ValueError where
-    no renderer speaks its chat template, or the tokenizer has more tokens than the model.
+    it cannot be read or lacks weights, no renderer speaks its chat template, or the tokenizer has
+    more tokens than the model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -53,7 +56,18 @@ def load_base(
         hint = "run scripts/pretrain_tiny.py" if name_or_path == "tiny" else "download it first"
         raise FileNotFoundError(f"there is no model in {folder}: {hint}")
     tokenizer, spoken = load_renderer(name_or_path, renderer)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    with _reading(folder):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )  # fmt: skip
+    model, told = loaded
+    wrong = sorted({*told["missing_keys"], *(name for name, *_ in told["mismatched_keys"])})
+    if wrong:  # they would be random
+        raise ValueError(
+            f"{folder} lacks {len(wrong)} of its model's weights, or has them in another shape "
+            f"({wrong[0]} is the first): download it again"
+        )
     if len(tokenizer) > model.config.vocab_size:
         raise ValueError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model "
@@ -84,8 +98,22 @@ def load_renderer(
     from transformers import AutoTokenizer
 
     folder = folder_of(name_or_path)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with _reading(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     try:
         return tokenizer, renderer_of(tokenizer, renderer)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Raises ValueError, one line with the folder's name, for whatever the libraries that read it
+    find wrong: each of them has its own exceptions."""
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"the model in {folder} cannot be read: {why}") from error

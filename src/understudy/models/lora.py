@@ -24,7 +24,6 @@ class LoraConfig:
 
     rank: int = 16
     alpha: float = 32.0
-    dropout: float = 0.0
     targets: tuple[str, ...] = PROJECTIONS
     seed: int = 0
 
@@ -48,7 +47,7 @@ class LoRALinear(nn.Module):
         self.weight.requires_grad_(False)
         if self.bias is not None:
             self.bias.requires_grad_(False)
-        self.scale, self.dropout, self.enabled = config.scale, config.dropout, True
+        self.scale, self.enabled = config.scale, True
         a = torch.empty(config.rank, base.in_features)
         nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
         b = torch.zeros(base.out_features, config.rank)
@@ -58,8 +57,7 @@ class LoRALinear(nn.Module):
     @property
     def merges(self) -> bool:
         """Whether one matrix is made of the base weight, A and B before the product."""
-        apart = 3 * (self.lora_A.numel() + self.lora_B.numel())
-        return apart > self.weight.numel() and not (self.training and self.dropout)
+        return 3 * (self.lora_A.numel() + self.lora_B.numel()) > self.weight.numel()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.enabled and self.merges:
@@ -69,8 +67,7 @@ class LoRALinear(nn.Module):
         y = F.linear(x, self.weight, self.bias)
         if not self.enabled:
             return y
-        low = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A)
-        return y + self.scale * F.linear(low, self.lora_B)
+        return y + self.scale * F.linear(F.linear(x, self.lora_A), self.lora_B)
 
 
 def inject_lora(model: nn.Module, config: LoraConfig | None = None) -> list[str]:

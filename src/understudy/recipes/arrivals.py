@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from understudy.core.types import Episode
 from understudy.recipes.checkpoints import ARRIVED
 from understudy.runs.directory import Run
+from understudy.runs.metrics import cut_torn_line
 
 
 class Source(Protocol):
@@ -127,8 +128,12 @@ class Arrivals:
 
     def __init__(self, source: Source, run: Run, begin: int) -> None:
         self.source, self.run, self.file = source, run, run.artefacts / ARRIVED
+        cut_torn_line(self.file)  # its process died: what it named arrives again
         text = self.file.read_text() if self.file.exists() else ""
-        lines = [json.loads(line) for line in text.splitlines()]
+        try:
+            lines = [json.loads(line) for line in text.splitlines()]
+        except ValueError as error:
+            raise ValueError(f"{self.file} is damaged ({error}): begin a new run") from None
         self.seen = [i for line in lines if line["step"] < begin for i in line["ids"]]
         self._due = [line for line in lines if line["step"] >= begin]
         self._polled = any(not line.get("forked") for line in lines)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from understudy.runs.directory import Run, RunError, write_json
+from understudy.runs.directory import Run, RunError, read_json, write_json
 from understudy.train import checkpoint
 from understudy.train.trainer import Trainer
 
@@ -61,7 +61,7 @@ class Checkpoints:
     def best(self) -> dict[str, Any] | None:
         """The best one's `step`, its `score` and `by` what; None as long as none was scored."""
         file = self.folder / BEST
-        return json.loads(file.read_text()) if file.exists() else None
+        return read_json(file) if file.exists() else None
 
 
 def recent_mean(run: Run, name: str, count: int = 5) -> Score | None:
@@ -108,7 +108,7 @@ def find_checkpoint(named: str) -> Path:
     there = checkpoints_of(run)
     if which == "best":
         best = run / "checkpoints" / BEST
-        which = str(json.loads(best.read_text())["step"]) if best.exists() else which
+        which = str(read_json(best)["step"]) if best.exists() else which
     found = [f for f in there if not which or str(step_of(f)) == which]
     if not found:
         steps = ", ".join(str(step_of(f)) for f in reversed(there)) or "none"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from understudy.core.origin import ORIGIN
 from understudy.core.types import Message, Tool, text_of
@@ -40,7 +40,19 @@ class Lora(Config):
 
     rank: PositiveInt = 16
     alpha: PositiveFloat = 32.0
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_dropout(cls, given: Any) -> Any:
+        """Without the key that runs of older versions have in their configuration."""
+        if not isinstance(given, dict) or "dropout" not in given:
+            return given
+        if given["dropout"]:
+            raise ValueError(
+                "dropout is not applied: what is trained would be another distribution than what "
+                "is sampled; leave lora.dropout out"
+            )
+        return {k: v for k, v in given.items() if k != "dropout"}
 
 
 Tune = Literal["lora", "full"]  # an adapter, or every parameter; full takes a tenth of the rate
@@ -98,7 +110,7 @@ def make_learner(
     if tune == "full":
         full_parameters(loaded.model)
         return Learner(loaded, None)
-    config = LoraConfig(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, seed=seed)
+    config = LoraConfig(rank=lora.rank, alpha=lora.alpha, seed=seed)
     if start is not None:
         file = load_adapter(start)
         check_origin(file, loaded.origin, start)

@@ -17,7 +17,15 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from understudy.core.rows import Entry, Row, SampledRow, TooLong, rows_of
-from understudy.core.types import Completion, Episode, JudgeFailed, Split, select_reward, split_of
+from understudy.core.types import (
+    Completion,
+    Episode,
+    JudgeFailed,
+    Split,
+    select_reward,
+    split_of,
+    why_no_reward,
+)
 from understudy.judges.check import Check
 from understudy.recipes.rewards import BOUND, Bound, clipped
 from understudy.runs.config import Config
@@ -157,10 +165,10 @@ def logged_episode(
 ) -> Logged | str:
     """The episode as logged, or why it cannot be learned from. A `reward` is taken as it is, in
     the place of what was said or judged."""
-    mine = [c for c in episode.made_for("agent") if c.status == "ok"]
-    wrong = _wrong(mine, config)
-    if wrong is not None:
-        return wrong
+    mine = agents_turns(episode)
+    unfit = why_unfit(mine, config.temperature)
+    if unfit is not None:
+        return unfit
     changed: Counter[str] = Counter()
     if reward is not None:
         rewards = [0.0] * (len(mine) - 1) + [reward]
@@ -226,18 +234,25 @@ def _left(turns: Sequence[Turn], rewards: Sequence[float]) -> tuple[list[Turn], 
     return kept, earned
 
 
-def _wrong(completions: Sequence[Completion], config: LogConfig) -> str | None:
-    if not completions:
+def agents_turns(episode: Episode) -> list[Completion]:
+    """What the episode's agent completed."""
+    return [c for c in episode.made_for("agent") if c.status == "ok"]
+
+
+def why_unfit(turns: Sequence[Completion], temperature: float = 1.0) -> str | None:
+    """Why an agent's turns are not those of the distribution that is trained, at this temperature,
+    with its logprobs; None where they are."""
+    if not turns:
         return "without a completion of its agent"
-    if any(c.prompt_ids is None or not c.output_ids for c in completions):
+    if any(c.prompt_ids is None or not c.output_ids for c in turns):
         return "without token ids"
-    if any(not c.logprobs or len(c.logprobs) != len(c.output_ids or ()) for c in completions):
+    if any(not c.logprobs or len(c.logprobs) != len(c.output_ids or ()) for c in turns):
         return "without logprobs"
-    if not all(math.isfinite(p) for c in completions for p in c.logprobs or ()):
+    if not all(math.isfinite(p) for c in turns for p in c.logprobs or ()):
         return "with a logprob that is not finite"
-    sampling = [c.request.sampling for c in completions]
-    if any(s.temperature != config.temperature for s in sampling):
-        return f"sampled at another temperature than {config.temperature:g}"
+    sampling = [c.request.sampling for c in turns]
+    if any(s.temperature != temperature for s in sampling):
+        return f"sampled at another temperature than {temperature:g}"
     if any(s.top_p != 1.0 or s.top_k for s in sampling):
         return "sampled with top_p or top_k, which logprobs do not show"
     return None
@@ -262,7 +277,7 @@ def _rewards(
             for c in completions
         ]
     if whole is None and not any(r is not None for r in of_turns):
-        return f"no feedback named {config.reward}"
+        return why_no_reward(episode.feedback, config.reward)
     for n, reward in enumerate(of_turns):
         rewards[n] += reward or 0.0
     rewards[-1] += whole or 0.0

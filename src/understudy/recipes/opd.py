@@ -15,10 +15,9 @@ Defaults: four episodes of a scenario, as in "On-Policy Distillation" (Thinking 
 the learning rate is that of `grpo`.
 """
 
-import math
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +45,6 @@ from understudy.core.rows import (
 )
 from understudy.core.teaching import forward_row, reverse_row
 from understudy.core.types import (
-    Completion,
     Episode,
     ModelRef,
     Policy,
@@ -59,6 +57,7 @@ from understudy.envs.rollout import rollout
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.learner import Learner, Lora, make_engine, make_learner, prompt_of, training
+from understudy.recipes.logged import agents_turns, none_left, why_unfit
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.teacher import Teacher, Told, teacher_beside, under_prompt
@@ -69,6 +68,10 @@ from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 from understudy.world.model import World
+
+TOO_LONG = "longer than the teacher's context"
+LONG = f"rows {TOO_LONG}"  # a step's count
+IDLE = 3  # steps in a row with nothing to teach, after which a run stops
 
 
 class OpdConfig(Config):
@@ -115,6 +118,7 @@ class OpdResult:
     steps: int
     gap: float  # of the last step: log student - log teacher, the mean over sampled tokens
     left_out: dict[str, int]  # reason -> logged episodes
+    rows_left_out: dict[str, int]  # reason -> rows of episodes that were played
 
 
 async def opd(
@@ -130,7 +134,8 @@ async def opd(
     checkpoint.
 
     Raises ValueError without either, where no logged episode has the ids and logprobs of an engine
-    of ours, and for a teacher of another tokenizer.
+    of ours or fits the teacher, and for a teacher of another tokenizer; RuntimeError after three
+    steps in a row with nothing to teach.
     """
     logged, left_out = list[Episode](), Counter[str]()
     if world is None:
@@ -139,18 +144,23 @@ async def opd(
     learner = make_learner(config.base, config.lora, config.seed, start)
     learner.base.origin.check_completions(c for e in logged for c in e.made_for("agent"))
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
+    if world is not None and not scenarios:
+        raise ValueError("the world has no scenario to play: learn it from more episodes")
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
         begin = int(from_checkpoint(run, trainer)["step"])
         kept = Checkpoints(run, config.keep_checkpoints)
         engine, chat = make_engine(learner.base, threads)
         done = run.metrics().rows[-1:] if begin else []
-        gap = next((r["gap"] for r in done), 0.0)
+        gap, idle = next((r["gap"] or 0.0 for r in done), 0.0), 0
         async with AsyncExitStack() as stack:
             stack.push_async_callback(engine.aclose)
             teacher = await stack.enter_async_context(
                 teacher_beside(learner.base, engine, config.teacher_base, config.teacher,
                                config.top_k, threads)
             )  # fmt: skip
+            if world is None:
+                logged, more = _fitting(logged, learner, teacher, config)
+                left_out += more
             progress = stack.enter_context(
                 Progress("distil on-policy", total=config.steps, unit="steps", quiet=quiet)
             )
@@ -166,23 +176,41 @@ async def opd(
                     size = config.scenarios_per_step * config.group_size
                     played = rng.sample(logged, min(size, len(logged)))
                 fresh = world is not None
-                rows, gap, stats = await taught(played, learner, trainer, teacher, config, fresh)
+                rows, apart, stats, limits = await taught(
+                    played, learner, trainer, teacher, config, fresh
+                )
+                gap = gap if apart is None else apart
                 metrics = take_step(run, trainer, rows, step)
                 values = {k: v for k, v in metrics.as_dict().items() if k != "step"}
-                counted = {"rows": stats.rows, "broken rows": stats.broken,
-                           "turns without ids": stats.without_ids,
-                           "rows that are too long, left out": stats.refused_rows,
-                           "rows that are too long, cut": stats.cut_rows}  # fmt: skip
-                run.log(step, **values, gap=gap, counted=counted)
+                counted = {
+                    "rows": stats.rows,
+                    "broken rows": stats.broken,
+                    "turns without ids": stats.without_ids,
+                    LONG: stats.refused_rows,
+                    "rows that are too long, left out": limits.refused_rows,
+                    "rows that are too long, cut": limits.cut_rows,
+                }
+                run.log(step, **values, gap=apart, counted=counted)
                 progress.advance(gap=round(gap, 4), entropy=metrics.entropy)
                 if metrics.skipped:
-                    progress.note(f"step {step}: no update, {metrics.skipped}")
+                    why = metrics.skipped if rows else f"nothing to teach: {counted}"
+                    progress.note(f"step {step}: no update, {why}")
+                idle = 0 if rows else idle + 1
+                if idle == IDLE:
+                    raise RuntimeError(
+                        f"{idle} steps in a row had nothing to teach ({counted}): take a teacher "
+                        f"of a longer context than {teacher.engine.context} tokens, or lower "
+                        "max_turns and max_tokens"
+                    )
                 if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                     kept.save(step + 1, trainer, {})
     first = scenarios[0] if scenarios else logged[0]
     metadata = {"recipe": "opd", "prompt": prompt_of(first.messages, first.tools)}
     adapter = learner.save(run.path / "adapter", metadata | {"gap": gap})
-    return OpdResult(adapter, config.steps, gap, dict(left_out))
+    rows_left_out = Counter[str]()
+    for row in run.metrics().rows:
+        rows_left_out[TOO_LONG] += row["counted"].get(LONG, 0)
+    return OpdResult(adapter, config.steps, gap, dict(+left_out), dict(+rows_left_out))
 
 
 async def taught(
@@ -192,19 +220,19 @@ async def taught(
     teacher: Teacher,
     config: OpdConfig,
     fresh: bool,
-) -> tuple[list[Row], float, RowStats]:
+) -> tuple[list[Row], float | None, RowStats, RowStats]:
     """The episodes' rows as the teacher weighs them, the mean gap of their sampled tokens (those of
-    rows that are too long to train on as well), and what became of the turns. Where they are not
+    rows that are too long to train on as well), what became of the turns (rows that the teacher
+    cannot read are left out), and of rows that are too long to train on. Where they are not
     `fresh`, the policy of now is asked too."""
     found: list[tuple[SampledRow, str]] = []
     prompts: list[list[int] | None] = []
     stats = RowStats()
     for episode in episodes:
-        mine = {c.id: c for c in episode.made_for("agent")}
-        rows, seen = rows_of(mine.values())
+        asked, seen = _asked(episode, learner, teacher, config.teacher_prompt)
         stats += seen
-        found += [(row, episode.id) for row in rows]
-        prompts += [_prompt(mine, row, learner, config.teacher_prompt) for row in rows]
+        found += [(row, episode.id) for row, _ in asked]
+        prompts += [prompt for _, prompt in asked]
     told: list[Told] = await gather(
         [teacher.told(row, prompt) for (row, _), prompt in zip(found, prompts, strict=True)]
     )
@@ -220,8 +248,7 @@ async def taught(
         for p, q in zip(own or _recorded(row), t.logprobs, strict=True)
     ]
     kept, limits = limit_rows(weighed, config.max_row_tokens, config.long_rows)
-    stats = replace(stats, rows=0, tokens=0) + limits
-    return kept, sum(apart) / max(1, len(apart)), stats
+    return kept, sum(apart) / len(apart) if apart else None, stats, limits
 
 
 def _weighed(
@@ -236,14 +263,23 @@ def _weighed(
     return Row(row.ids, (*reverse.entries, *echo_entries(row, config.echo, name)))
 
 
-def _prompt(
-    completions: Mapping[str, Completion], row: SampledRow, learner: Learner, prompt: str | None
-) -> list[int] | None:
-    """What the teacher reads before the row's first sampled token; None: what the student read."""
-    if prompt is None:
-        return None
-    request = completions[row.spans[0].completion_id].request
-    return learner.base.renderer.prompt_ids(under_prompt(request.messages, prompt), request.tools)
+def _asked(
+    episode: Episode, learner: Learner, teacher: Teacher, prompt: str | None
+) -> tuple[list[tuple[SampledRow, list[int] | None]], RowStats]:
+    """The episode's rows that the teacher can read, each with what it reads before the first
+    sampled token (None: what the student read); and what became of the turns."""
+    turns = {c.id: c for c in agents_turns(episode)}
+    rows, stats = rows_of(turns.values())
+    asked: list[tuple[SampledRow, list[int] | None]] = []
+    for row in rows:
+        request = turns[row.spans[0].completion_id].request
+        reading = None
+        if prompt is not None:
+            messages = under_prompt(request.messages, prompt)
+            reading = learner.base.renderer.prompt_ids(messages, request.tools)
+        if teacher.fits(row, reading):
+            asked.append((row, reading))
+    return asked, replace(stats, rows=len(asked), refused_rows=len(rows) - len(asked))
 
 
 def _recorded(row: SampledRow) -> list[float]:
@@ -292,28 +328,31 @@ def _logged(
     given = [e for e in episodes if config.split in ("all", split_of(e.scenario_id or e.id))]
 
     def choose(found: Sequence[Episode]) -> tuple[list[Episode], Counter[str]]:
-        wrong = {e.id: _wrong(e) for e in found}
-        kept = [e for e in found if wrong[e.id] is None]
-        return kept, Counter(why for why in wrong.values() if why)
+        unfit = [why_unfit(agents_turns(e)) for e in found]
+        kept = [e for e, why in zip(found, unfit, strict=True) if why is None]
+        return kept, Counter(why for why in unfit if why is not None)
 
     _, kept, left_out = begun_with(run, given, choose)
     left_out += Counter({f"not of the split {config.split}": len(episodes) - len(given)})
     if not kept:
-        raise ValueError(
-            "no episode has recorded ids and logprobs: name a world to play in, or capture what "
-            f"an engine here answers ({dict(+left_out) or 'none were given'})"
-        )
+        raise none_left(left_out)
     return kept, +left_out
 
 
-def _wrong(episode: Episode) -> str | None:
-    """Why an episode cannot teach its own policy."""
-    sampled = [c for c in episode.made_for("agent") if c.output_ids]
-    if not sampled or any(len(c.logprobs or ()) != len(c.output_ids or ()) for c in sampled):
-        return "without recorded ids and logprobs"
-    if not all(math.isfinite(p) for c in sampled for p in c.logprobs or ()):
-        return "with a logprob that is not finite"
-    return None
+def _fitting(
+    episodes: Sequence[Episode], learner: Learner, teacher: Teacher, config: OpdConfig
+) -> tuple[list[Episode], Counter[str]]:
+    """The logged episodes of which the teacher can read every row, and how many others."""
+    kept = [
+        e for e in episodes
+        if not _asked(e, learner, teacher, config.teacher_prompt)[1].refused_rows
+    ]  # fmt: skip
+    if not kept:
+        raise ValueError(
+            f"all {len(episodes)} episodes are {TOO_LONG} of {teacher.engine.context} tokens: take "
+            "a teacher of a longer one, or a shorter teacher_prompt"
+        )
+    return kept, Counter({TOO_LONG: len(episodes) - len(kept)})
 
 
 def _trainer_config(config: OpdConfig) -> TrainerConfig:

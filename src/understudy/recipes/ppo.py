@@ -12,7 +12,6 @@ The value head is fitted to the logs' returns before the first policy step (VC-P
 policy's. In a world see recipes.ppo_world.
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.rollouts import RolloutConfig
 from understudy.recipes.trust import Trust
 from understudy.runs.config import Config
-from understudy.runs.directory import Run
+from understudy.runs.directory import Run, read_json
 from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
@@ -103,7 +102,7 @@ def ppo(
     quiet: bool = False,
 ) -> PpoResult:
     """Train an adapter on what was logged; resumes from the last checkpoint with the episodes that
-    it began with. Raises ValueError where none can be learned from."""
+    it began with. Raises ValueError where none can be learned from, or all have one reward."""
     given, apart = in_split(episodes, config.log)
 
     def choose(given: Sequence[Episode]) -> tuple[list[Episode], Counter[str]]:
@@ -117,6 +116,7 @@ def ppo(
         raise none_left(left_out)
     learned, _ = logged(kept, config.log, check)
     changed = changes(learned)
+    _check_they_differ(learned)
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
     learner.base.origin.check_completions(c for e in kept for c in e.made_for("agent"))
@@ -144,6 +144,8 @@ def ppo(
                 number, epoch=epoch, **{k: v for k, v in metrics.as_dict().items() if k != "step"}
             )
             progress.update(kl=metrics.kl, clipped=metrics.clipped_share)
+            if metrics.skipped:
+                progress.note(f"step {number}: no update, {metrics.skipped}")
             if beyond(metrics.kl, config.kl_bound):
                 cut |= {epoch} if place else set(range(epoch, config.epochs))
                 progress.note(f"epoch {epoch} ends at KL {metrics.kl:.3f}, its step {place + 1}")
@@ -161,6 +163,17 @@ def ppo(
     adapter = learner.save(run.path / "adapter", metadata, head)
     run.write_artefact("ppo.json", metadata | {"steps": steps, "epochs_cut": sorted(cut)})
     return PpoResult(adapter, len(kept), dict(+left_out), dict(changed), steps, len(cut))
+
+
+def _check_they_differ(learned: Sequence[Logged]) -> None:
+    """Raises ValueError where every episode has the same reward, at its end: normalised advantages
+    would be the value head's errors and nothing else."""
+    rewards = {e.reward for e in learned}
+    if len(rewards) == 1 and not any(any(e.rewards[:-1]) for e in learned):
+        raise ValueError(
+            f"all {len(learned)} episodes have the reward {rewards.pop():g}: there is nothing to "
+            "tell better from worse by; give feedback, or a check, that tells them apart"
+        )
 
 
 def _plan(n: int, config: PpoConfig) -> list[tuple[int, int, list[int]]]:
@@ -191,7 +204,7 @@ def _estimates(
         progress.note(f"values: {explained:.0%} of what the returns of other episodes differ by")
         run.write_artefact(VALUES, values_of(trainer, learned))
         run.write_artefact("value_head.json", {"explained": explained})
-    values = json.loads((run.artefacts / VALUES).read_text())
+    values = read_json(run.artefacts / VALUES)
     return estimate(learned, values, config.estimation)
 
 

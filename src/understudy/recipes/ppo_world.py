@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from understudy.core.cores import usable_cores
+from understudy.core.rows import Row
 from understudy.judges.check import Check
 from understudy.recipes.actor import Actor
 from understudy.recipes.actor_critic import (
@@ -112,8 +114,14 @@ async def ppo_in_world(
             given = [e for p in played for e in p.group.episodes]
             episodes, left_out = logged(given, config.log, rewards=rewards)
             counted += left_out + changes(episodes) + _without_reward(played)
-            metrics = _learn(run, trainer, episodes, weights, config, step) if episodes else None
-            values = ({} if metrics is None else metrics.as_dict()) | described(played, step)
+            values: dict[str, Any] = {"skipped": "nothing to learn from"}
+            if episodes:
+                before = trainer.steps
+                metrics, skipped = _learn(run, trainer, episodes, weights, config, step)
+                none_taken = trainer.steps == before
+                values = metrics.as_dict() | {"skipped": metrics.skipped if none_taken else None}
+                counted.update({f"updates skipped: {why}": n for why, n in skipped.items()})
+            values |= described(played, step)
             values.pop("step", None)  # the trainer's count of updates
             reward, success = values["reward"], values["success"]
             values |= {"rollout_seconds": seconds, "counted": dict(counted)}
@@ -130,8 +138,13 @@ async def ppo_in_world(
             if steps % config.checkpoint_every == 0 or last or "evaluation" in values:
                 kept.save(steps, trainer, rollouts.state(), score)
             progress.advance(reward=round(reward, 3), success=f"{success:.0%}")
-            if metrics is None:
-                progress.note(f"step {step}: no update, nothing to learn from: {dict(counted)}")
+            if values["skipped"]:
+                progress.note(f"step {step}: no update, {values['skipped']}: {dict(counted)}")
+            elif skipped:
+                progress.note(f"step {step}: updates skipped, {dict(skipped)}")
+            if len(earned := {e.reward for e in episodes}) == 1:
+                alike = f"all rewards are {earned.pop():g}, none is better than another"
+                progress.note(f"step {step}: {alike}")
             if stopped:
                 progress.note(f"stopped: {stopped}")
                 break
@@ -176,17 +189,22 @@ def _learn(
     weights: dict[str, float],
     config: PpoConfig,
     step: int,
-) -> StepMetrics:
+) -> tuple[StepMetrics, Counter[str]]:
     """The updates on a step's episodes, `weights` being those of doubtful ones; the last one's
-    metrics."""
-    size = config.batch_episodes
+    metrics, and why others were skipped."""
+    size, skipped = config.batch_episodes, Counter[str]()
+
+    def update(rows: list[Row]) -> StepMetrics:
+        metrics = take_step(run, trainer, rows, step)
+        skipped.update([metrics.skipped] if metrics.skipped else [])
+        return metrics
+
     if step == 0:  # later ones learn on from there, beside the policy
         trainer.fit_values([r for e in found for r in critic_rows(e, config.estimation)])
     estimates = estimate(found, values_of(trainer, found), config.estimation, weights)
     for epoch in range(config.play.epochs):
         for batch in mini_batches(len(found), size, f"{config.seed}/{step}/{epoch}"):
-            rows = [r for n in batch for r in actor_rows(found[n], estimates[n])]
-            metrics = take_step(run, trainer, rows, step)
+            metrics = update([r for n in batch for r in actor_rows(found[n], estimates[n])])
             if beyond(metrics.kl, config.kl_bound):
-                return metrics
-    return metrics
+                return metrics, skipped
+    return metrics, skipped

@@ -28,9 +28,10 @@ from understudy.core.types import (
     is_function,
     select_reward,
     split_of,
+    why_no_reward,
 )
 from understudy.judges.check import conversation
-from understudy.runs.directory import Run
+from understudy.runs.directory import Run, read_json
 
 CUSTOM = "calls of custom tools, which the chat format cannot say"
 
@@ -102,7 +103,7 @@ def pairs_of(
         if split not in ("all", split_of(episode.scenario_id or episode.id)):
             left_out[f"episodes, not of the split {split}"] += 1
         elif reward is None:
-            left_out[f"episodes, no feedback named {feedback}"] += 1
+            left_out[f"episodes, {why_no_reward(episode.feedback, feedback)}"] += 1
         elif isinstance(said, str):
             left_out[f"episodes, {said}"] += 1
         elif episode.scenario_id is None:
@@ -152,7 +153,7 @@ def thumbs_of(
         if split not in ("all", split_of(episode.scenario_id or episode.id)):
             left_out[f"episodes, not of the split {split}"] += 1
         elif reward is None:
-            left_out[f"episodes, no feedback named {feedback}"] += 1
+            left_out[f"episodes, {why_no_reward(episode.feedback, feedback)}"] += 1
         elif not found:
             left_out["episodes, without a whole reply"] += 1
         else:
@@ -196,7 +197,7 @@ def begun_with(
 ) -> Found[T]:
     """What `find` finds, written into the run when it begins: a resumed run goes on with that.
 
-    Raises ValueError where nothing is found.
+    Raises ValueError where nothing is found, or what was written is damaged.
     """
     file, reasons = run.artefacts / f"{name}.jsonl", "left_out.json"
     if not file.exists():
@@ -206,7 +207,10 @@ def begun_with(
             raise ValueError(f"there are no {name} to train on: {why}")
         run.write_artefact(reasons, dict(left_out))
         run.write_artefact(file.name, "".join(json.dumps(item.row()) + "\n" for item in found))
-    return read(file)[0], Counter(json.loads((run.artefacts / reasons).read_text()))
+    kept, damaged = read(file)
+    if damaged:
+        raise ValueError(f"{file} is damaged ({dict(damaged)}): begin a new run")
+    return kept, Counter(read_json(run.artefacts / reasons))
 
 
 def _read(path: Path, parse: Callable[[Mapping[str, Any], str], T]) -> Found[T]:

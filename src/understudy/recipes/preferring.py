@@ -1,6 +1,6 @@
 """What the recipes that learn from preferences and thumbs share: rows, reference scores, steps."""
 
-import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from understudy.recipes.learner import Learner, Lora
 from understudy.recipes.preference_data import Said, Splits
 from understudy.recipes.resuming import from_checkpoint
 from understudy.runs.config import Config
-from understudy.runs.directory import Run
+from understudy.runs.directory import Run, read_json
 from understudy.runs.progress import Progress
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.preferences import PreferenceLoss, pushed, scores
@@ -100,8 +100,11 @@ def reference_scores(
     file = run.artefacts / f"{name}.json"
     if not file.exists():
         with base_only(trainer.model) if of == "base" else nullcontext():
-            run.write_artefact(file.name, scores(rows, trainer.logprobs(rows)))
-    found: list[float] = json.loads(file.read_text())
+            scored = scores(rows, trainer.logprobs(rows))
+        if not all(map(math.isfinite, scored)):
+            raise ValueError("the reference's logprobs are not finite: its base is broken")
+        run.write_artefact(file.name, scored)
+    found: list[float] = read_json(file)
     if len(found) != len(rows):
         raise ValueError(f"{file} is of {len(found)} rows, not {len(rows)}: begin a new run")
     return found

@@ -1,6 +1,5 @@
 """What a resumed run goes on from: its last checkpoint, and the episodes that it began with."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +8,7 @@ from rich.console import Console
 
 from understudy.core.types import Episode
 from understudy.recipes.checkpoints import CAPTURED, EPISODES, checkpoints_of
-from understudy.runs.directory import Run
+from understudy.runs.directory import Run, read_json
 from understudy.train import checkpoint
 from understudy.train.trainer import Trainer
 
@@ -63,7 +62,7 @@ def begun_with(
         if kept:
             run.write_artefact(name, ids | {"left_out": dict(left_out)})
         return list(episodes), kept, left_out
-    begun = json.loads(file.read_text())
+    begun = read_json(file)
     found = {e.id: e for e in episodes}
     gone = [i for i in begun["given"] if i not in found]
     if gone:

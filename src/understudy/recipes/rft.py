@@ -10,7 +10,6 @@ as in arXiv 2308.01825, its attempts found with hints that training leaves out a
 pass.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from understudy.core.chat_files import import_file, write_rows
+from understudy.core.chat_files import ImportReport, import_file, write_rows
 from understudy.core.types import (
     Episode,
     ModelRef,
@@ -39,7 +38,7 @@ from understudy.recipes.resuming import begun_with
 from understudy.recipes.sft import SftConfig, select, sft
 from understudy.recipes.trust import Trust, warn
 from understudy.recipes.world_language import Language, filling, language_of
-from understudy.runs.directory import Run
+from understudy.runs.directory import Run, read_json
 from understudy.world.language.filler import counts_of
 from understudy.world.model import World
 from understudy.world.users.wording import flat
@@ -99,7 +98,8 @@ async def rft(
     given, captured, failed = begun_with(run, given, lambda es: select(es, chosen, check), CAPTURED)
     failed += Counter({"of the held-out split": apart})
     if not captured:
-        raise ValueError("no captured episode passes the check: there is nothing to read from")
+        why = dict(failed) or "none were given"
+        raise ValueError(f"no captured episode passes the check, to read from: {why}")
     warn(run, world, config.trust)
     language = language_of(config.language)
     file = run.artefacts / REHEARSED
@@ -119,9 +119,8 @@ async def rft(
         count = config.readings * (len(captured) + len(kept))
         write_rows(run.artefacts / READINGS, _readings(world, count, config.seed))
         write_rows(file, kept)
-    told = json.loads((run.artefacts / "rft.json").read_text())
-    rehearsed = list(import_file(file))
-    readings = list(import_file(run.artefacts / READINGS))
+    told = read_json(run.artefacts / "rft.json")
+    rehearsed, readings = _kept(file), _kept(run.artefacts / READINGS)
     settings = _sft_config(config, config.epochs, config.batch_episodes * (1 + config.readings))
     result = sft(run, [*captured, *rehearsed, *readings], settings, None, quiet)
     return RftResult(
@@ -198,6 +197,15 @@ async def _play(
             return await play.rows(quiet), play.left_out, counts_of(answering)
     finally:
         await engine.aclose()
+
+
+def _kept(file: Path) -> list[Episode]:
+    """What the run wrote there. Raises ValueError where the file is damaged."""
+    report = ImportReport()
+    found = list(import_file(file, report=report))
+    if report.broken:
+        raise ValueError(f"{file} is damaged at line {report.broken[0].line}: begin a new run")
+    return found
 
 
 def _readings(world: World, n: int, seed: int) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,15 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from understudy.core.forest import Conversation, final_conversations
 from understudy.core.rows import Row, TooLong, supervised_rows
 from understudy.core.turns import FormatError
-from understudy.core.types import Episode, JudgeFailed, Split, is_function, select_reward, split_of
+from understudy.core.types import (
+    Episode,
+    JudgeFailed,
+    Split,
+    is_function,
+    select_reward,
+    split_of,
+    why_no_reward,
+)
 from understudy.judges.check import Check
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints, Score
@@ -187,7 +195,7 @@ def select(
         else:
             reward = select_reward(episode.feedback, config.feedback)
         if reward is None:
-            left_out[f"no feedback named {config.feedback}"] += 1
+            left_out[why_no_reward(episode.feedback, config.feedback)] += 1
         elif reward < config.threshold:
             left_out[f"below {config.threshold:g}"] += 1
         else:

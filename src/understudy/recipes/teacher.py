@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from understudy.core.protocols import Engine
 from understudy.core.rows import SampledRow
 from understudy.core.teaching import Top, behind, sampled_at
 from understudy.core.types import Message, ModelRef
@@ -27,9 +26,14 @@ class Teacher:
     """A model in an engine. `top_k`: of how many tokens in each place it says how likely they
     are."""
 
-    engine: Engine
+    engine: TorchEngine
     model: ModelRef
     top_k: int = 0
+
+    def fits(self, row: SampledRow, prompt_ids: Sequence[int] | None = None) -> bool:
+        """Whether what `told` would have it read is within its context."""
+        ids = row.ids if prompt_ids is None else behind(prompt_ids, row)[0]
+        return len(ids) < self.engine.context
 
     async def told(self, row: SampledRow, prompt_ids: Sequence[int] | None = None) -> Told:
         """What the teacher says of a row; with `prompt_ids`, where it reads those in the place of

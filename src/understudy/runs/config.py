@@ -31,7 +31,9 @@ class ConfigError(ValueError):
 class Config(BaseModel):
     """A configuration: unknown keys are refused, values never change after loading."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
+    )
 
 
 def load_config(

@@ -55,6 +55,14 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote. Raises RunError, with the file's name, where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}): begin a new run") from None
+
+
 class Run:
     """One run's directory. As a context manager it ends in the state that its block ends in:
     done, failed (an exception) or interrupted (Ctrl-C, cancellation)."""
@@ -106,10 +114,7 @@ class Run:
         file = path / "run.json"
         if not file.exists():
             raise RunError(f"{path} holds no run (no run.json); create it first")
-        try:
-            record = json.loads(file.read_text())
-        except ValueError as error:
-            raise RunError(f"{file} is damaged ({error}); the run cannot be opened") from None
+        record = read_json(file)
         if record.get("format", 0) > FORMAT:
             raise RunError(f"{path} was written by a newer version; update understudy to open it")
         if read_only:

@@ -50,7 +50,7 @@ def read_metrics(path: Path) -> Metrics:
             raise MetricsError(f"{path}: line {number} is not JSON ({error})") from None
         if not isinstance(row, dict):
             raise MetricsError(f"{path}: line {number} is not a JSON object")
-        rows.append({k: _NON_FINITE.get(v, v) if isinstance(v, str) else v for k, v in row.items()})
+        rows.append(_read(row))
     return Metrics(tuple(rows), torn=bool(last))
 
 
@@ -71,7 +71,7 @@ class MetricsLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.cut_bytes = _cut_torn_line(path)  # bytes of a half-written line that were cut off
+        self.cut_bytes = cut_torn_line(path)  # bytes of a half-written line that were cut off
         self._file = path.open("ab")
 
     def append(self, step: int, values: Mapping[str, Any]) -> None:
@@ -80,8 +80,7 @@ class MetricsLog:
         Raises TypeError for values that are not JSON.
         """
         row = {"step": step, "time": round(time.time(), 3)} | dict(values)
-        text = json.dumps({k: _plain(v) for k, v in row.items()}, ensure_ascii=False)
-        self._file.write(text.encode() + b"\n")
+        self._file.write(_lines([row]))
         self._file.flush()
 
     def rewind(self, step: int) -> int:
@@ -107,11 +106,16 @@ class MetricsLog:
 
 
 def _lines(rows: list[dict[str, Any]]) -> bytes:
-    plain = [{k: _plain(v) for k, v in row.items()} for row in rows]
-    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in plain)
+    texts = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) for row in rows)
+    return b"".join(text.encode() + b"\n" for text in texts)
 
 
 def _plain(value: Any) -> Any:
+    """The value as JSON holds it, at any depth."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         value = value.item()  # NumPy and torch scalars
     if isinstance(value, float) and not math.isfinite(value):
@@ -119,7 +123,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _cut_torn_line(path: Path) -> int:
+def _read(value: Any) -> Any:
+    """What `_plain` wrote, with its numbers."""
+    if isinstance(value, dict):
+        return {k: _read(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_read(v) for v in value]
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+def cut_torn_line(path: Path) -> int:
+    """Cuts a half-written last line off; of how many bytes it was."""
     if not path.exists():
         return 0
     data = path.read_bytes()

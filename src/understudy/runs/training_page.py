@@ -1,12 +1,11 @@
 """A training run as one page: its curves, what was left out and why, its configuration."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from understudy.runs.directory import Run
+from understudy.runs.directory import Run, read_json
 from understudy.runs.metrics import numbers
 from understudy.runs.plots import Format, LineChart, Series, number, percent
 from understudy.runs.report import Block, Cell, Headline, Notes, Plot, Report, Section, Table
@@ -165,7 +164,7 @@ def _left_out(run: Run) -> tuple[Block, ...]:
     rows: list[tuple[Cell, ...]] = [(k, n, steps[k]) for k, n in counted.most_common() if n]
     blocks: list[Block] = [Table(("what", "how many", "in steps"), rows)] if rows else []
     for file in sorted(run.artefacts.glob("*.json")):
-        told_of = json.loads(file.read_text())
+        told_of = read_json(file)
         for key in ("left_out", "rows_left_out", "captured_left_out"):
             left = told_of.get(key) if isinstance(told_of, dict) else None
             if left:
@@ -176,7 +175,7 @@ def _left_out(run: Run) -> tuple[Block, ...]:
 
 def _checkpoints(run: Run) -> tuple[Block, ...]:
     best_file, origin_file = run.checkpoints / "best.json", run.artefacts / "origin.json"
-    best = json.loads(best_file.read_text()) if best_file.exists() else {}
+    best = read_json(best_file) if best_file.exists() else {}
     evaluated = {
         int(row["step"]) + 1: Interval(**row["evaluation"])
         for row in run.metrics().rows
@@ -192,7 +191,7 @@ def _checkpoints(run: Run) -> tuple[Block, ...]:
     if rows:
         blocks.append(Table(("after steps", "success, held out", "size", ""), rows))
     if origin_file.exists():
-        origin = json.loads(origin_file.read_text())
+        origin = read_json(origin_file)
         told = f"from step {origin['step']} of {origin['run']}"
         blocks.append(Notes((("this run goes on", told),)))
     return tuple(blocks)

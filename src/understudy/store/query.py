@@ -1,6 +1,7 @@
 """Questions to the store: which episodes, in what order, and what lists show of them."""
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from understudy.store.rows import (
     episode_from,
     feedback_from,
     load_bodies,
+    value_from,
 )
 
 _CHUNK = 64  # episodes read at a time
@@ -45,6 +47,8 @@ class EpisodeQuery:
             raise ValueError(f"split is train or heldout, not {self.split!r}")
         if self.feedback is None and (self.at_least is not None or self.at_most is not None):
             raise ValueError("at_least and at_most need the feedback's name")
+        if any(bound is not None and math.isnan(bound) for bound in (self.at_least, self.at_most)):
+            raise ValueError("at_least and at_most are numbers, not NaN")
 
     def as_json(self) -> dict[str, Any]:
         fields = {k: v for k, v in asdict(self).items() if v is not None}
@@ -114,9 +118,9 @@ def _where(query: EpisodeQuery) -> tuple[str, list[Any]]:
             query.alias,
         )
     if query.feedback is not None:
-        latest = (
+        latest = (  # 9e999 is infinity
             "(SELECT f.number FROM feedback f WHERE f.episode_id = e.id AND f.name = ? "
-            "AND f.number IS NOT NULL ORDER BY f.created_at DESC, f.id DESC LIMIT 1)"
+            "AND abs(f.number) < 9e999 ORDER BY f.created_at DESC, f.id DESC LIMIT 1)"
         )
         if query.at_least is None and query.at_most is None:
             need(
@@ -219,7 +223,7 @@ def summaries(
                 completion_tokens=int(c["completion"]),
                 models=tuple(json.loads(c["models"])),
                 ended=row["ended"],
-                feedback={f["name"]: json.loads(f["value"]) for f in said},
+                feedback={f["name"]: value_from(f["value"]) for f in said},
             )
 
 

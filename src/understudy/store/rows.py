@@ -15,6 +15,7 @@ from understudy.core.serial import (
     tool_result_from_json,
     tool_result_to_json,
 )
+from understudy.core.strict_json import is_finite
 from understudy.core.types import Completion, Episode, Feedback, Request, Usage
 from understudy.store.bodies import BodyReader, BodyWriter, pack
 
@@ -84,7 +85,12 @@ def write_completion(connection: sqlite3.Connection, bodies: BodyWriter, c: Comp
 
 def write_feedback(connection: sqlite3.Connection, f: Feedback) -> None:
     """Insert one piece of feedback. Without an episode id it joins its completion's, now or
-    when that completion comes."""
+    when that completion comes.
+
+    Raises ValueError for a number that is not finite.
+    """
+    if not is_finite(f.value):
+        raise ValueError(f"the feedback {f.name} is {f.value}, no finite number")
     episode_id = f.episode_id
     if not episode_id and f.completion_id is not None:
         found = connection.execute(
@@ -195,12 +201,17 @@ def completion_from(row: sqlite3.Row, bodies: BodyReader) -> Completion:
     )
 
 
+def value_from(text: str) -> Any:
+    """A feedback's value. What JSON cannot hold, which older stores may have, is read as text."""
+    return json.loads(text, parse_constant=str)
+
+
 def feedback_from(row: sqlite3.Row) -> Feedback:
     return Feedback(
         id=row["id"],
         episode_id=row["episode_id"],
         name=row["name"],
-        value=json.loads(row["value"]),
+        value=value_from(row["value"]),
         source=row["source"],
         source_version=row["source_version"],
         completion_id=row["completion_id"],

@@ -113,7 +113,8 @@ class StoreError(RuntimeError):
 def migrate(connection: sqlite3.Connection, path: str) -> None:
     """Bring the file to the current version, all or nothing.
 
-    Raises StoreError for a file of a newer version or of another application.
+    Raises StoreError for a file of a newer version, of another application, or that the system
+    does not open.
     """
     try:
         version, application = (
@@ -121,6 +122,9 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
             _pragma(connection, "application_id"),
         )
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        why = f"{path} cannot be opened: {error}"
+        raise StoreError(f"{why}; see that the disk has room and nothing locks the file") from error
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{path} is not an Understudy store: {error}") from error
     if application not in (0, APPLICATION_ID) or (application == 0 and tables):

@@ -63,7 +63,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
 class LossConfig(BaseModel):
     """Options of the `rl` stream; those not given are the surrogate's own (DEFAULTS). None: off."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     DECIDED_BY: ClassVar[str] = "rl"  # another surrogate has defaults of its own
 
     rl: Literal["cispo", "clip", "gspo", "reinforce"] = "cispo"

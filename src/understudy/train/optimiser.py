@@ -17,7 +17,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 class TrainerConfig(BaseModel):
     """How rows become a step. Defaults: LoRA policy gradients (LoRA Without Regret; prime-rl)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     lr: PositiveFloat = 1e-4
     schedule: Schedule = "constant"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class NonFiniteError(RuntimeError):
-    """Too many steps in a row had a loss or gradient that is not finite."""
+    """Too many steps in a row had a loss or gradient that is not finite, or weights are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Trainer:
         loss or gradient that is not finite, no step is taken and `skipped` says why. Raises
         ValueError for entries of other streams than `ce` without an anchor and for `value` entries
         without a value head, NonFiniteError after `max_skipped` non-finite steps in a row, of the
-        model or of the value head alone.
+        model or of the value head alone, and where a step leaves weights that are not finite.
         """
         begun = time.perf_counter()
         kept = [row for row in map(trim, rows) if row.entries]
@@ -158,7 +158,8 @@ class Trainer:
         if bad >= self.config.max_skipped:
             raise NonFiniteError(
                 f"{bad} steps {'of the value head ' if alone else ''}in a row were not finite; "
-                "lower the learning rate or look at the last batch's anchors and weights"
+                "lower the learning rate, or look at the last batch's anchors and weights, and "
+                "whether the base is whole"
             )
         return metrics
 
@@ -308,6 +309,11 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.steps += 1
+        if not all(math.isfinite(float(nn.utils.get_total_norm(g))) for g in self._groups):
+            raise NonFiniteError(
+                f"a step at the learning rate {lr:g} left weights that are not finite: lower it, "
+                "and begin anew or --from a checkpoint"
+            )
         return None, norm
 
 

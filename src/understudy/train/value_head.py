@@ -24,7 +24,7 @@ FILE = "value_head.safetensors"
 class ValueConfig(BaseModel):
     """Options of the `value` stream."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     share: float = Field(default=0.0, ge=0.0)  # of the gradient that reaches the model
     clip: PositiveFloat | None = None  # how far a value may go from `before`: PPO's clipped loss
@@ -74,6 +74,8 @@ class ValueHead(nn.Module):
         for name, parameter in self.named_parameters():
             if name not in found or found[name].shape != parameter.shape:
                 raise ValueError(f"{file} is the value head of another model: {name} does not fit")
+            if not found[name].isfinite().all():
+                raise ValueError(f"{file} is corrupt: {name} is not finite")
             parameter.copy_(found[name])
 
 
