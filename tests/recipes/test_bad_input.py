@@ -197,17 +197,17 @@ NOT_FINITE = "the loss or its gradient is not finite"
 def test_ppo_says_which_steps_it_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    episodes = [logged("a", 1.0), logged("b", 0.0), logged("c", 1e100), logged("d", 0.5)]
+    episodes = [logged("a", 1.0), logged("b", 0.0), logged("c", 0.0, -1e4), logged("d", 0.5)]
     config = PpoConfig(**PPO)
     with Run.create(tmp_path / "run", config) as run:
         ppo(run, episodes, config)
         skipped = [row["step"] for row in run.metrics().rows if row["skipped"]]
         err = capsys.readouterr().err
         say_skipped(run)
-    assert 0 < len(skipped) < 8
+    assert 0 < len(skipped) < 4
     for step in skipped:
         assert f"step {step}: no update, {NOT_FINITE}" in " ".join(err.split())
-    assert f"without an update: {len(skipped)} of 8 steps, {NOT_FINITE}" in capsys.readouterr().out
+    assert f"without an update: {len(skipped)} of 4 steps, {NOT_FINITE}" in capsys.readouterr().out
 
 
 def test_ppo_refuses_episodes_that_nobody_tells_apart_and_leaves_broken_logprobs_out(
@@ -222,27 +222,16 @@ def test_ppo_refuses_episodes_that_nobody_tells_apart_and_leaves_broken_logprobs
         ppo(run, liked, config, quiet=True)
     with Run.create(tmp_path / "more", config) as run:
         result = ppo(run, [*liked, logged("d", 0.0)], config, quiet=True)
-    assert result.left_out == {"with logprobs that are not finite": 1}
+    assert result.left_out == {"with a logprob that is not finite": 1}
 
 
-async def test_ppo_in_a_world_says_which_updates_it_skipped_and_why_a_step_was_none(
+async def test_ppo_in_a_world_says_why_a_step_had_nothing_to_learn(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     play = PlayConfig(
-        steps=1, scenarios_per_step=6, pool=12, max_turns=2, max_tokens=16, guards=None, epochs=1,
-        reward_bound=(0.0, 1e300),
-    )  # fmt: skip
+        steps=1, scenarios_per_step=6, pool=12, max_turns=2, max_tokens=16, guards=None, epochs=1
+    )
     config = PpoConfig(**PPO | {"play": play})
-    judged = iter((0.0, 1.0, 1e100, 0.5, 1e100, 0.0))
-    check = Check(lambda messages, ticket: next(judged), "any")
-    with Run.create(tmp_path / "run", config) as run:
-        await ppo_in_world(run, world, check, config, threads=1)
-        (row,) = run.metrics().rows
-    count = row["counted"][f"updates skipped: {NOT_FINITE}"]
-    assert 0 < count < 6
-    assert row["skipped"] is None
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"step 0: updates skipped, {{'{NOT_FINITE}': {count}}}" in said
     alike = Check(lambda messages, ticket: 0.25, "any")
     with Run.create(tmp_path / "alike", config) as run:
         await ppo_in_world(run, world, alike, config, threads=1)
