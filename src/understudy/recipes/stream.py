@@ -132,9 +132,7 @@ def stream(
             given, apart = in_split(arrived, config.log)
             new, why = logged(given, config.log, check)
             used = {e.id for e in new}
-            learner.base.origin.check_completions(
-                c for e in given if e.id in used for c in e.completions
-            )
+            learner.check_completions(c for e in given if e.id in used for c in e.completions)
             left_out += why + Counter({f"not of the split {config.log.split}": apart})
             count += len(new)
             prompt = prompt or _prompt(given, new)
