@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,18 @@ from understudy.core.types import Completion, Episode, Feedback, Message, ModelR
 from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
 from understudy.models.loading import TINY
+from understudy.recipes.arrivals import Given
 from understudy.recipes.batches import take_step
 from understudy.recipes.kto import KtoConfig, kto
 from understudy.recipes.learner import Lora, make_learner, make_value_head
 from understudy.recipes.logged import LogConfig
+from understudy.recipes.opd import OpdConfig, opd
 from understudy.recipes.ppo import PlayConfig, PpoConfig, ppo
 from understudy.recipes.ppo_world import ppo_in_world
 from understudy.recipes.preference_data import Said, Thumb
 from understudy.recipes.rft import RftConfig, rft
 from understudy.recipes.sft import SftConfig
+from understudy.recipes.stream import StreamConfig, stream
 from understudy.runs.config import ConfigError, load_config
 from understudy.runs.directory import Run
 from understudy.train.optimiser import TrainerConfig
@@ -253,3 +257,24 @@ async def test_rejection_sampling_says_why_no_captured_episode_passes(
         pytest.raises(ValueError, match=r"mine raised IndexError: .*of the held-out split"),
     ):
         await rft(run, world, traffic, broken, RftConfig(), quiet=True)
+
+
+@pytest.mark.parametrize(("ids", "odd"), [((5, 1 << 20), 1 << 20), ((5, -1), -1)])
+async def test_ids_that_the_base_has_not_are_of_another_model(
+    ids: tuple[int, ...], odd: int, tmp_path: Path
+) -> None:
+    episode = logged("a", 0.0)
+    (turn,) = episode.completions
+    wrong = replace(episode, completions=(replace(turn, prompt_ids=ids),))
+    why = f"completion a holds the token id {odd}, and tiny has .* tokens: another model"
+    with (
+        Run.create(tmp_path / "ppo", PpoConfig(**PPO)) as run,
+        pytest.raises(ValueError, match=why),
+    ):
+        ppo(run, [wrong, logged("b", 1.0)], PpoConfig(**PPO), quiet=True)
+    follow = StreamConfig(lora=LORA, log=LogConfig(split="all"))
+    with Run.create(tmp_path / "stream", follow) as run, pytest.raises(ValueError, match=why):
+        stream(run, Given([wrong]), follow, quiet=True)
+    distil = OpdConfig(lora=LORA, split="all", teacher_base="tiny")
+    with Run.create(tmp_path / "opd", distil) as run, pytest.raises(ValueError, match=why):
+        await opd(run, distil, None, [wrong], threads=1, quiet=True)

@@ -30,14 +30,14 @@ def halves(n: int, noise: float) -> tuple[list[Moments], torch.Tensor, torch.Ten
 
 def test_what_is_linear_is_found() -> None:
     both, true, _ = halves(60, 0.0)
-    found, explained = fit(both)
+    found, explained = fit(both, 120)
     assert explained > 0.999
     assert found.tolist() == pytest.approx(true.tolist(), abs=2e-3)
 
 
 def test_half_of_noise_is_half_explained() -> None:
     both, true, returns = halves(4000, float(torch.tensor([1.0, 2.0, 0.5, 3.0]).norm()))
-    found, explained = fit(both)
+    found, explained = fit(both, 8000)
     assert explained == pytest.approx(0.5, abs=0.05)
     assert found.tolist() == pytest.approx(true.tolist(), abs=0.3)
     assert float(found[-1]) == pytest.approx(float(returns.mean()), abs=0.3)
@@ -47,9 +47,20 @@ def test_noise_alone_is_answered_with_the_mean() -> None:
     draw = torch.Generator().manual_seed(1)
     states = torch.randn(40, 30, generator=draw, dtype=torch.float64)
     returns = torch.randn(40, generator=draw, dtype=torch.float64)
-    found, explained = fit([moments(states[:20], returns[:20]), moments(states[20:], returns[20:])])
+    both = [moments(states[:20], returns[:20]), moments(states[20:], returns[20:])]
+    found, explained = fit(both, 4000)
     assert explained == 0.0
     assert found[:-1].abs().max() == 0
+    assert float(found[-1]) == pytest.approx(float(returns.mean()))
+
+
+def test_a_fit_has_few_degrees_of_freedom_beside_the_episodes() -> None:
+    both, _, returns = halves(60, 0.0)
+    whole = both[0] + both[1]
+    assert whole.freedom(0.0) == pytest.approx(5)
+    assert whole.freedom(1e9) == pytest.approx(0, abs=1e-3)
+    found, explained = fit(both, 4)  # whose returns five numbers could learn by heart
+    assert explained == 0.0
     assert float(found[-1]) == pytest.approx(float(returns.mean()))
 
 
@@ -79,7 +90,7 @@ def test_a_trainers_head_foretells_what_its_states_tell() -> None:
             tuple(torch.randint(1, VOCABULARY, (24,), generator=draw).tolist()),
             tuple(Entry(at, 1, "rl", 1.0, 0.0, f"e{n}") for at in (5, 9, 23)),
         )
-        for n in range(120)
+        for n in range(600)
     ]
     config = TrainerConfig(max_tokens_per_microbatch=100)
     told = Trainer(model, config, value_head=truth).values(rows)

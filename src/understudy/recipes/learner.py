@@ -1,7 +1,7 @@
 """What every training recipe begins and ends with: a base with an adapter to train, or to be
 trained as a whole, and the result written where engines can load it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from understudy.core.origin import ORIGIN
-from understudy.core.types import Message, Tool, text_of
+from understudy.core.types import Completion, Message, Tool, text_of
 from understudy.engine.chat import LocalChat
 from understudy.engine.kernel import build_kernel
 from understudy.engine.torch_engine import TorchEngine
@@ -76,6 +76,21 @@ class Learner:
         if self.lora is None:
             return dict(self.base.model.state_dict())
         return {k: v.clone() for k, v in adapter_tensors(self.base.model).items()}
+
+    def check_completions(self, completions: Iterable[Completion]) -> None:
+        """Raises ValueError for the first completion with ids of another model: of another origin,
+        or outside of the base's vocabulary."""
+        model: Any = self.base.model
+        size = int(model.config.vocab_size)
+        for completion in completions:
+            self.base.origin.check_completions([completion])
+            for ids in (completion.prompt_ids, completion.output_ids):
+                if ids and not 0 <= min(ids) <= max(ids) < size:
+                    odd = next(i for i in ids if not 0 <= i < size)
+                    raise ValueError(
+                        f"completion {completion.id} holds the token id {odd}, and "
+                        f"{self.base.name} has {size} tokens: another model sampled it"
+                    )
 
     def save(
         self, path: Path, metadata: Mapping[str, Any], value_head: ValueHead | None = None

@@ -142,7 +142,7 @@ async def opd(
         logged, left_out = _logged(run, episodes, config)
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
-    learner.base.origin.check_completions(c for e in logged for c in e.made_for("agent"))
+    learner.check_completions(c for e in logged for c in e.made_for("agent"))
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
     if world is not None and not scenarios:
         raise ValueError("the world has no scenario to play: learn it from more episodes")
@@ -182,25 +182,26 @@ async def opd(
                 gap = gap if apart is None else apart
                 metrics = take_step(run, trainer, rows, step)
                 values = {k: v for k, v in metrics.as_dict().items() if k != "step"}
+                failed = [c.error for e in played for c in e.completions if c.error]
                 counted = {
                     "rows": stats.rows,
                     "broken rows": stats.broken,
                     "turns without ids": stats.without_ids,
+                    "turns that failed": len(failed),
                     LONG: stats.refused_rows,
                     "rows that are too long, left out": limits.refused_rows,
                     "rows that are too long, cut": limits.cut_rows,
                 }
                 run.log(step, **values, gap=apart, counted=counted)
                 progress.advance(gap=round(gap, 4), entropy=metrics.entropy)
+                nothing = f"nothing to teach ({'; '.join([*failed[:1], str(counted)])})"
+                idle, why = (0, metrics.skipped) if rows else (idle + 1, nothing)
                 if metrics.skipped:
-                    why = metrics.skipped if rows else f"nothing to teach: {counted}"
                     progress.note(f"step {step}: no update, {why}")
-                idle = 0 if rows else idle + 1
                 if idle == IDLE:
                     raise RuntimeError(
-                        f"{idle} steps in a row had nothing to teach ({counted}): take a teacher "
-                        f"of a longer context than {teacher.engine.context} tokens, or lower "
-                        "max_turns and max_tokens"
+                        f"{idle} steps in a row had {nothing}: take shorter prompts and episodes, "
+                        f"or a teacher of a longer context than {teacher.engine.context} tokens"
                     )
                 if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                     kept.save(step + 1, trainer, {})

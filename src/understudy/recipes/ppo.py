@@ -119,7 +119,7 @@ def ppo(
     _check_they_differ(learned)
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
-    learner.base.origin.check_completions(c for e in kept for c in e.made_for("agent"))
+    learner.check_completions(c for e in kept for c in e.made_for("agent"))
     head = make_value_head(learner, start)
     plan = _plan(len(learned), config)
     cores = torch.get_num_threads()

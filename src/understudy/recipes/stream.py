@@ -142,9 +142,7 @@ def stream(
             given, apart = in_split(arrived, config.log)
             found, why = logged(given, config.log, check)
             used = {e.id for e in found}
-            learner.base.origin.check_completions(
-                c for e in given if e.id in used for c in e.made_for("agent")
-            )
+            learner.check_completions(c for e in given if e.id in used for c in e.made_for("agent"))
             prompt = prompt or _prompt(given, found)
             return found, why + Counter({f"not of the split {config.log.split}": apart})
 

@@ -197,7 +197,8 @@ class Trainer:
                 mine = torch.from_numpy(np.flatnonzero(of_E == number))
                 returns = torch.from_numpy(batch.tree.anchor_E)[mine]
                 moments.add(states.seen_UD.cpu()[at_E[mine]], returns)
-        fit_F, explained = fit(halves)
+        episodes = len({r.entries[0].sample_id for r in kept})
+        fit_F, explained = fit(halves, episodes)
         head.weight.copy_(fit_F[:-1])
         head.bias.copy_(fit_F[-1:])
         return explained

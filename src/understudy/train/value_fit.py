@@ -2,7 +2,9 @@
 
 A linear head on frozen states has one best fit, and it takes one forward pass to find; gradient
 steps at a policy's learning rate end far from it. The penalty is the one of which a fit to one half
-of the episodes foretells the other half best; where none does better than the mean return, the head
+of the episodes foretells the other half best, of those that leave the fit few degrees of freedom
+beside the episodes: advantages of the same episodes are to be taken from it, and a head that knows
+each episode's return by heart leaves none. Where no fit does better than the mean return, the head
 says that. Only sums over entries are kept, so that any number of them costs D x D numbers.
 Dimensions: V entries, D hidden, F = D + 1 with the constant.
 """
@@ -15,7 +17,8 @@ from torch import Tensor
 
 from understudy.train.value_head import ValueHead
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # over the states' mean square, an entry
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # over the states' mean square, an entry
+EPISODES = 10  # for each degree of freedom, at least
 
 
 @dataclass(slots=True)
@@ -61,14 +64,17 @@ class Moments:
 
     def fit_F(self, penalty: float) -> Tensor:
         """The ridge fit; the constant is not penalised."""
-        width = len(self.products_F) - 1
-        if not self.count or not width:
-            return self.mean_F
-        size = float(self.squares_FF.diagonal()[:-1].mean())
-        ridge = torch.full((width + 1,), penalty * size, dtype=torch.float64)
+        return self._solved(penalty, self.products_F.unsqueeze(1)).squeeze(1)
+
+    def freedom(self, penalty: float) -> float:
+        """The degrees of freedom of the ridge fit, the constant left out."""
+        return float(self._solved(penalty, self.squares_FF).trace()) - 1
+
+    def _solved(self, penalty: float, right_FX: Tensor) -> Tensor:
+        diagonal = self.squares_FF.diagonal()
+        ridge = torch.full_like(diagonal, penalty * float(diagonal[:-1].mean()))
         ridge[-1] = 0.0
-        whole = self.squares_FF + torch.diag(ridge)
-        return torch.linalg.lstsq(whole, self.products_F.unsqueeze(1)).solution.squeeze(1)
+        return torch.linalg.lstsq(self.squares_FF + torch.diag(ridge), right_FX).solution
 
     def error(self, fit_F: Tensor) -> float:
         """The sum of squared errors of a fit."""
@@ -76,17 +82,21 @@ class Moments:
         return max(0.0, self.returns + float(explained))
 
 
-def fit(halves: Sequence[Moments]) -> tuple[Tensor, float]:
-    """The fit to two halves of the episodes together (F,), and the share of the variance of one
+def fit(halves: Sequence[Moments], episodes: int) -> tuple[Tensor, float]:
+    """The fit to two halves of so many episodes together (F,), and the share of the variance of one
     half's returns that a fit to the other explains, the mean of both ways."""
     one, other = halves
+    both = one + other
+    few = [p for p in PENALTIES if both.freedom(p) * EPISODES <= episodes] if both.count else []
+    if not few or not one.count or not other.count:
+        return both.mean_F, 0.0
     pairs = ((one, other), (other, one))
     plain = sum(b.error(a.mean_F) for a, b in pairs)
-    errors = {p: sum(b.error(a.fit_F(p)) for a, b in pairs) for p in PENALTIES}
+    errors = {p: sum(b.error(a.fit_F(p)) for a, b in pairs) for p in few}
     best = min(errors, key=lambda p: errors[p])
     if not plain or errors[best] >= plain:
-        return (one + other).mean_F, 0.0
-    return (one + other).fit_F(best), 1 - errors[best] / plain
+        return both.mean_F, 0.0
+    return both.fit_F(best), 1 - errors[best] / plain
 
 
 class States(ValueHead):
