@@ -188,7 +188,10 @@ class Trainer:
         halves = [Moments.of(len(head.weight)), Moments.of(len(head.weight))]
         only = [Row(r.ids, tuple(e for e in r.entries if e.stream == "value")) for r in rows]
         kept = [trim(row) for row in only if row.entries]
-        half_R = np.array([crc32((r.entries[0].sample_id or "").encode()) % 2 for r in kept])
+        numbers: dict[str | int, int] = {}  # of episodes: their ids are others in another run
+        owner_R = [r.entries[0].sample_id or n for n, r in enumerate(kept)]
+        number_R = [numbers.setdefault(owner, len(numbers)) for owner in owner_R]
+        half_R = np.array([crc32(str(number).encode()) % 2 for number in number_R])
         for batch in micro_batches(kept, self.config.max_tokens_per_microbatch, self.config.layout):
             out = precise_forward(self.model, batch, self.config, states)
             at_E = out.value_E.long().cpu()
@@ -197,8 +200,7 @@ class Trainer:
                 mine = torch.from_numpy(np.flatnonzero(of_E == number))
                 returns = torch.from_numpy(batch.tree.anchor_E)[mine]
                 moments.add(states.seen_UD.cpu()[at_E[mine]], returns)
-        episodes = len({r.entries[0].sample_id for r in kept})
-        fit_F, explained = fit(halves, episodes)
+        fit_F, explained = fit(halves, len(numbers))
         head.weight.copy_(fit_F[:-1])
         head.bias.copy_(fit_F[-1:])
         return explained
