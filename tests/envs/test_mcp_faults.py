@@ -129,7 +129,7 @@ async def test_a_call_that_takes_too_long_is_an_error_and_the_server_is_told(
 async def test_a_server_that_does_not_heed_gives_up_calls_only_one_by_one() -> None:
     """Its replies to what was given up are awaited no longer, and end nothing."""
     with serving("--json") as url:
-        session = await McpTools(url, timeout_s=1).start(SCENARIO, 0)
+        session = await McpTools(url, timeout_s=2).start(SCENARIO, 0)
         for n in range(1, 4):
             assert (await session.call("agent", call("hang", stubborn=True))).is_error
             sum_ = await session.call("agent", call("add", number=1))

@@ -101,6 +101,8 @@ async def test_a_student_comes_nearer_to_its_teacher_where_it_plays(
     assert result.gap == rows[-1]["gap"] < 0.7 * rows[0]["gap"]
     assert abs(rows[0]["ratio_mean"] - 1) < 1e-5
     assert load_adapter(result.adapter).metadata["recipe"] == "opd"
+    warned = tmp_path / "run" / "artefacts" / "warnings.txt"  # the world carries no report
+    assert "no fidelity report" in warned.read_text()
 
 
 @pytest.mark.parametrize("long_rows", ["refuse", "cut"])

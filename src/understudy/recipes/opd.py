@@ -61,6 +61,7 @@ from understudy.recipes.logged import agents_turns, none_left, why_unfit
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.teacher import Teacher, Told, teacher_beside, under_prompt
+from understudy.recipes.trust import Trust, warn
 from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -87,6 +88,7 @@ class OpdConfig(Config):
     scenarios_per_step: PositiveInt = 16
     group_size: PositiveInt = 4  # of logged episodes: that many times `scenarios_per_step` a step
     pool: PositiveInt = 2000  # scenarios recombined from the traffic
+    trust: Trust = Trust()  # what the world's fidelity must show, or playing in it warns
     lr: PositiveFloat = 7e-4
     warmup_steps: int = Field(default=2, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -140,6 +142,8 @@ async def opd(
     logged, left_out = list[Episode](), Counter[str]()
     if world is None:
         logged, left_out = _logged(run, episodes, config)
+    else:
+        warn(run, world, config.trust)
     start = Path(config.start) if config.start else None
     learner = make_learner(config.base, config.lora, config.seed, start)
     learner.check_completions(c for e in logged for c in e.made_for("agent"))
