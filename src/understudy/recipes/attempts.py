@@ -175,8 +175,7 @@ def passed(
     weighs as it does in the mean.
     """
     rng, kept = random.Random(f"doubt:{seed}"), list[Episode]()
-    left_out = Counter({f"unjudged: {reason}": n for reason, n in played.failed.items()})
-    left_out.update({f"withheld: {reason}": n for reason, n in played.withheld.items()})
+    left_out = played.without_reward
     episodes = played.group.episodes
     weights = played.weights or (1.0,) * len(episodes)
     for episode, reward, weight in zip(episodes, played.group.rewards or (), weights, strict=True):

@@ -225,8 +225,7 @@ def training_rows(
     counted: Counter[str] = Counter()
     stats = RowStats()
     for item in played:
-        counted.update({f"unjudged: {reason}": n for reason, n in item.failed.items()})
-        counted.update({f"withheld: {reason}": n for reason, n in item.withheld.items()})
+        counted.update(item.without_reward)
         episodes = item.group.episodes
         weights = item.weights or (1.0,) * len(episodes)
         trainable = [sampled_tokens(e) > 0 for e in episodes]

@@ -113,7 +113,8 @@ async def ppo_in_world(
             weights = _by_episode(played, lambda p: p.weights)
             given = [e for p in played for e in p.group.episodes]
             episodes, left_out = logged(given, config.log, rewards=rewards)
-            counted += left_out + changes(episodes) + _without_reward(played)
+            counted += left_out + changes(episodes)
+            counted += sum((p.without_reward for p in played), Counter())
             values: dict[str, Any] = {"skipped": "nothing to learn from"}
             if episodes:
                 before = trainer.steps
@@ -171,15 +172,6 @@ def _by_episode(
         for item in played
         for e, value in zip(item.group.episodes, told(item) or (), strict=False)
     }
-
-
-def _without_reward(played: Sequence[Played]) -> Counter[str]:
-    """Episodes that could not be judged, or whose reward is withheld."""
-    counted: Counter[str] = Counter()
-    for item in played:
-        counted.update({f"unjudged: {why}": n for why, n in item.failed.items()})
-        counted.update({f"withheld: {why}": n for why, n in item.withheld.items()})
-    return counted
 
 
 def _learn(

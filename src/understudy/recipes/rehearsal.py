@@ -34,6 +34,12 @@ class Played:
         rewards = self.group.rewards or ()
         return sum(r >= 1.0 for r in rewards) / len(rewards) if rewards else 0.0
 
+    @property
+    def without_reward(self) -> Counter[str]:
+        """Episodes that could not be judged, or whose reward is withheld, by the reason."""
+        counted = Counter({f"unjudged: {why}": n for why, n in self.failed.items()})
+        return counted + Counter({f"withheld: {why}": n for why, n in self.withheld.items()})
+
 
 async def play_group(
     chat: Chat,
