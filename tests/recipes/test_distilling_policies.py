@@ -10,6 +10,7 @@ import pytest
 import torch
 from bench.generated import episode, first
 from logs import play
+from stopping import stop_at
 
 from traffic import conversations, write_jsonl
 from understudy.cli import main
@@ -27,7 +28,6 @@ from understudy.recipes.tutor import Tutor
 from understudy.runs.config import ConfigError, load_config
 from understudy.runs.directory import Run
 from understudy.store import SQLiteStore
-from understudy.train.trainer import Trainer
 from understudy.world.model import World
 
 LORA = Lora(rank=4, alpha=8)
@@ -68,20 +68,6 @@ def reviewed() -> list[Episode]:
     for other in ("takes_another", "second_method"):
         found += [episode(turn, corrected=False) for turn in first(4, other, "train")]
     return found
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C at the trainer's step of this number, counted from one."""
-    steps, step = 0, Trainer.step
-
-    def stopping(self: Trainer, rows: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == number:
-            raise KeyboardInterrupt
-        return step(self, rows)
-
-    monkeypatch.setattr(Trainer, "step", stopping)
 
 
 def apart(a: Path, b: Path) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from logs import LORA, distilled, liked, talk
+from stopping import stop_at
 
 from understudy.cli import main
 from understudy.core.types import Episode, ModelRef, split_of
@@ -82,20 +83,6 @@ def test_what_thumbs_reward_is_learned_from_logs_alone(
     assert result.episodes == sum(split_of(str(e.scenario_id)) == "train" for e in episodes)
     assert liked(asyncio.run(talk(result.adapter, 90, seed=7))) > 0.85
     assert (result.adapter / FILE).exists()
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C at the trainer's step of this number, counted from one."""
-    steps, step = 0, Trainer.step
-
-    def stopping(self: Trainer, rows: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == number:
-            raise KeyboardInterrupt
-        return step(self, rows)
-
-    monkeypatch.setattr(Trainer, "step", stopping)
 
 
 def same(a: Path, b: Path) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from stopping import stop_at
 
 from understudy.cli import main
 from understudy.core.chat_files import ImportOptions, episode_from_row
@@ -29,7 +30,6 @@ from understudy.recipes.preference_data import (
 from understudy.recipes.preferring import PreferenceConfig, batches, said_row
 from understudy.recipes.reward_model import RewardModelConfig, load_judge, reward_model
 from understudy.runs.directory import Run
-from understudy.train.trainer import Trainer
 
 SMALL: dict[str, Any] = {
     "lora": Lora(rank=4, alpha=8), "batch": 4, "epochs": 4, "lr": 3e-3, "warmup_steps": 0,
@@ -197,7 +197,7 @@ def test_dpo_learns_to_prefer_and_resumes_bit_for_bit(
     assert rows[-1]["loss"]["dpo"] < 0.4
     assert rows[-1]["accuracy"] == 1
     assert load_adapter(whole.adapter).metadata["recipe"] == "dpo"
-    cut(monkeypatch, 6)
+    stop_at(monkeypatch, 6)
     with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "cut", config) as run:
         dpo(run, PAIRS, config, quiet=True)
     monkeypatch.undo()
@@ -231,7 +231,7 @@ def test_kto_learns_from_thumbs_and_resumes_bit_for_bit(
     assert rows[0]["loss"]["kto"] == pytest.approx(0.5, abs=1e-6)
     assert rows[-1]["loss"]["kto"] < 0.45
     assert rows[-1]["margin"] > 0.5
-    cut(monkeypatch, 6)
+    stop_at(monkeypatch, 6)
     with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "cut", config) as run:
         kto(run, THUMBS, config, quiet=True)
     monkeypatch.undo()
@@ -324,20 +324,6 @@ def test_commands_say_what_they_do_with_an_example(
 ) -> None:
     assert main(["train", command, "--help"]) == 0
     assert f"understudy train {command} runs/" in capsys.readouterr().out
-
-
-def cut(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C at the trainer's step of this number, counted from one."""
-    steps, step = 0, Trainer.step
-
-    def stopping(self: Trainer, rows: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == number:
-            raise KeyboardInterrupt
-        return step(self, rows)
-
-    monkeypatch.setattr(Trainer, "step", stopping)
 
 
 def same(a: Path, b: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from stopping import stop_at
 
 from traffic import conversations, write_jsonl
 from understudy.core.chat_files import import_file
@@ -29,7 +30,6 @@ from understudy.recipes.ppo_world import ppo_in_world
 from understudy.recipes.rft import RftConfig, rft
 from understudy.recipes.sft import SftConfig, sft
 from understudy.runs.directory import Run
-from understudy.train.trainer import Trainer
 from understudy.train.value_head import FILE
 from understudy.world.learn import learn
 from understudy.world.model import World
@@ -66,20 +66,6 @@ def traffic(tmp_path_factory: pytest.TempPathFactory) -> list[Episode]:
 @pytest.fixture(scope="module")
 def world(traffic: list[Episode]) -> World:
     return learn(traffic)
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C at the trainer's step of this number, counted from one."""
-    steps, step = 0, Trainer.step
-
-    def stopping(self: Trainer, rows: Any) -> Any:
-        nonlocal steps
-        steps += 1
-        if steps == number:
-            raise KeyboardInterrupt
-        return step(self, rows)
-
-    monkeypatch.setattr(Trainer, "step", stopping)
 
 
 def same(a: Path, b: Path) -> bool:
