@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_FLAGS ?=
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: demo test test-all bench bench-train lint clean
 
@@ -23,10 +24,10 @@ demo: $(READY)
 	@$(BIN)/understudy demo $(DEMO_FLAGS)
 
 test: $(READY)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(READY)
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 bench: $(READY)
 	@$(BIN)/python -m bench

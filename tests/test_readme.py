@@ -19,7 +19,7 @@ from traffic import conversations, write_jsonl
 from understudy import OpenAI
 from understudy.core.chat_files import ImportOptions, episode_from_row
 from understudy.core.ids import uuid7
-from understudy.core.types import ModelRef, Scenario
+from understudy.core.types import ModelRef, Scenario, split_of
 from understudy.demo import owner_check
 from understudy.envs.mcp_env import McpTools
 from understudy.gateway.routing import draw
@@ -176,10 +176,9 @@ def _environment() -> dict[str, str]:
 
 def _run(arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     if "EPISODE" in arguments:
-        listed = _run(["episodes", "--json"], folder)
-        found = re.search(r'"id": "([^"]+)"', listed.stdout)
-        assert found is not None
-        arguments = [found.group(1) if a == "EPISODE" else a for a in arguments]
+        listed = json.loads(_run(["episodes", "--json", "--limit", "100"], folder).stdout)
+        ids = [e["id"] for e in listed if split_of(e["scenario_id"] or e["id"]) == "train"]
+        arguments = [ids[0] if a == "EPISODE" else a for a in arguments]
     return subprocess.run(
         [sys.executable, "-m", "understudy.cli", *arguments],
         cwd=folder,

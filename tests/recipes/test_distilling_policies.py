@@ -16,7 +16,7 @@ from traffic import conversations, write_jsonl
 from understudy.cli import main
 from understudy.core.chat_files import import_file
 from understudy.core.rows import rows_of
-from understudy.core.types import Episode, Feedback, ModelRef
+from understudy.core.types import Episode, Feedback, ModelRef, split_of
 from understudy.models.adapters import load_adapter
 from understudy.recipes.correct import CorrectConfig, correct
 from understudy.recipes.corrections import corrections_of, hindsight
@@ -332,6 +332,15 @@ async def test_without_corrections_nothing_is_trained(tmp_path: Path) -> None:
         pytest.raises(ValueError, match="nobody corrected anything"),
     ):
         await correct(run, plain, config, threads=1, quiet=True)
+    told = [episode(turn, corrected=True) for turn in first(40, "retries", "train")]
+    apart = [e for e in told if split_of(e.scenario_id or e.id) == "heldout"]
+    assert apart
+    ours = CorrectConfig(**{**CORRECT, "split": "train"})
+    with (
+        Run.create(tmp_path / "h", ours) as run,
+        pytest.raises(ValueError, match=f"'corrections, not of the split train': {len(apart)}"),
+    ):
+        await correct(run, [*plain, *apart], ours, threads=1, quiet=True)
     with pytest.raises(ConfigError, match=r"form: must hold \{text\}"):
         load_config(CorrectConfig, None, ["form=Correction"])
 

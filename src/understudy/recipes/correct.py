@@ -104,8 +104,12 @@ async def correct(
     """Train an adapter on what people said of its turns; resumes from the last checkpoint, with the
     episodes that it began with. Raises ValueError where nobody corrected anything."""
     given = [e for e in episodes if config.split in ("all", split_of(e.scenario_id or e.id))]
+    ours = {e.id for e in given}
+    apart = [e for e in episodes if e.id not in ours]
     given, corrected, left_out = begun_with(run, given, lambda es: _corrected(es, config.feedback))
-    left_out[f"episodes, not of the split {config.split}"] += len(episodes) - len(given)
+    lost = sum(len(corrections_of(e, config.feedback)[0]) for e in apart)
+    left_out[f"corrections, not of the split {config.split}"] += lost
+    left_out[f"episodes, not of the split {config.split}"] += len(apart)
     said = [c for e in corrected for c in corrections_of(e, config.feedback)[0]]
     known = {e.id for e in corrected}
     others = [turn for e in given if e.id not in known for turn in turns_of(e)]
