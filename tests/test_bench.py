@@ -75,7 +75,7 @@ def test_every_benchmark_is_tested() -> None:
 )
 def test_figures_have_a_value_a_unit_and_a_range(name: str, tmp_path: Path) -> None:
     kept: dict[str, Any] = {"out": tmp_path} if name in ("correct", "learning", "transfer") else {}
-    kept |= {"kept": tmp_path / "kept"} if name in ("learning", "transfer") else {}
+    kept |= {"kept": tmp_path / "kept"} if kept else {}
     kept |= {"plot": tmp_path / "t.svg"} if name == "transfer" else {}
     if name in ("language", "likeness"):
         kept |= {"airline": real_traffic(tmp_path / "airline")}
