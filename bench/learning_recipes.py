@@ -170,7 +170,7 @@ def _grpo(given: Setting, name: str, *settings: str) -> list[Trained]:
 
 
 def _grpo_from_sft(given: Setting) -> list[Trained]:
-    """GRPO in the world from the distillation of what passes the check, until it has converged."""
+    """GRPO in the world from the distillation of what passes the check; a budget of its own."""
     own = [f"seed={given.seed}", *given.more.get("grpo_from_sft", ())]
     start = _checked_sft(given)[0].path
     return _reinforced(given, "grpo_from_sft", [*FROM_SFT, *own, f"start={start}"])

@@ -17,6 +17,7 @@ Told = Sequence[Mapping[str, Any]]  # of each seed, what was found of each part
 DECODINGS = ("greedy", "t1")
 LOST = 0.05  # under where it began, from which a policy has collapsed
 KINDS = {"sft_lora": "LoRA", "sft_full": "full"}
+LOSSES = {"heldout_loss": "held-out loss at the end", "loss": "loss of the last epoch"}
 
 
 def table(told: Told, names: Sequence[str]) -> dict[str, Figure]:
@@ -121,12 +122,13 @@ def over(other: str, name: str, before: Told, after: Told) -> dict[str, Figure]:
 
 
 def lora_or_full(told: Told) -> str:
-    """An SVG: success at T = 1 and held-out loss over the learning rate, of adapters and of full
+    """An SVG: success at T = 1 and final loss over the learning rate, of adapters and of full
     fine-tuning. Bands are the 95% interval over customers, and the range over seeds."""
     from understudy.runs.plots import LineChart, number, percent
     from understudy.runs.svg import document
 
     axis = "learning rate, as a power of ten"
+    loss = _loss(told)
     charts = [
         LineChart(
             "Success over the learning rate",
@@ -138,9 +140,9 @@ def lora_or_full(told: Told) -> str:
         ),
         LineChart(
             "Loss over the learning rate",
-            tuple(_curve(told, name, _loss(told)) for name in KINDS),
+            tuple(_curve(told, name, loss) for name in KINDS),
             x_label=axis,
-            y_label="final loss, nats a token",
+            y_label=f"{LOSSES[loss]}, nats a token",
             form=number,
         ),
     ]
