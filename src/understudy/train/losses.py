@@ -193,9 +193,7 @@ def _masks(
     return masks
 
 
-def _outside(
-    logprobs_E: Tensor, weight_E: Tensor, anchor_E: Tensor, config: LossConfig
-) -> Tensor:
+def _outside(logprobs_E: Tensor, weight_E: Tensor, anchor_E: Tensor, config: LossConfig) -> Tensor:
     """dppo: whose weight would move a probability further out of the trust region."""
     assert config.clip_low is not None
     assert config.clip_high is not None
