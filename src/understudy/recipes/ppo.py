@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from understudy.core.types import Episode
 from understudy.judges.check import Check
@@ -43,7 +43,7 @@ from understudy.runs.config import Config
 from understudy.runs.directory import Run, read_json
 from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
-from understudy.train.optimiser import TrainerConfig
+from understudy.train.optimiser import Schedule, TrainerConfig
 from understudy.train.trainer import Trainer
 from understudy.train.value_head import ValueConfig
 
@@ -75,6 +75,8 @@ class PpoConfig(Config):
     batch_episodes: PositiveInt = 64  # of a mini-batch
     kl_bound: PositiveFloat | None = 0.03  # a step's mean over its tokens, KL(sampler || policy)
     lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
+    schedule: Schedule = "linear"  # of logs, whose steps are counted before; worlds: constant
+    warmup_steps: NonNegativeInt = 2
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     loss: LossConfig = LossConfig(rl="clip", clip_low=0.6, clip_high=2.0)
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -124,7 +126,7 @@ def ppo(
     plan = _plan(len(learned), config)
     cores = torch.get_num_threads()
     with (
-        training(learner, trainer_config(config), cores, head) as trainer,
+        training(learner, trainer_config(config, len(plan)), cores, head) as trainer,
         Progress("learn", total=len(plan), unit="steps", quiet=quiet) as progress,
     ):
         state = from_checkpoint(run, trainer)
@@ -208,9 +210,12 @@ def _estimates(
     return estimate(learned, values, config.estimation)
 
 
-def trainer_config(config: PpoConfig) -> TrainerConfig:
+def trainer_config(config: PpoConfig, total_steps: int | None = None) -> TrainerConfig:
     return TrainerConfig(
         lr=config.lr,
+        schedule=config.schedule if total_steps else "constant",
+        warmup_steps=config.warmup_steps,
+        total_steps=total_steps,
         betas=(0.9, config.beta2),
         precision=config.precision,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
