@@ -25,10 +25,13 @@ from understudy.recipes.opd import OpdConfig, opd
 from understudy.recipes.ppo import PlayConfig, PpoConfig, ppo
 from understudy.recipes.ppo_world import ppo_in_world
 from understudy.recipes.preference_data import Pair, Said, Thumb
+from understudy.recipes.reward_model import RewardModelConfig
 from understudy.recipes.rft import RftConfig, rft
 from understudy.recipes.sft import SftConfig, sft
 from understudy.recipes.stream import StreamConfig, stream
-from understudy.runs.config import Config
+from understudy.recipes.teach_language import LanguageConfig
+from understudy.recipes.user import UserConfig
+from understudy.runs.config import Config, ConfigError, load_config
 from understudy.runs.directory import Run
 from understudy.train.trainer import Trainer
 from understudy.world.model import World
@@ -292,3 +295,11 @@ async def test_a_reader_and_what_it_played_are_distilled_with_echo(
     assert len(trainers) == 3  # the reader's warm-up, the reader, and what was played
     for each in trainers:
         check_weight(next(rows for trainer, rows in steps if id(trainer) == each))
+
+
+@pytest.mark.parametrize("kind", [UserConfig, LanguageConfig, RewardModelConfig])
+def test_what_is_no_agent_is_not_taught_what_an_agent_hears(kind: type[Config]) -> None:
+    with pytest.raises(ConfigError, match=r"agent's recipes|unknown key echo") as told:
+        load_config(kind, None, ["echo=0.1"])
+    assert "\n" not in str(told.value)
+    assert load_config(kind).model_dump().get("echo", 0.0) == 0.0

@@ -32,6 +32,8 @@ from understudy.recipes.preference_data import Pair, Said, Thumb
 from understudy.recipes.reward_model import RewardModelConfig, load_judge, reward_model
 from understudy.recipes.sft import SftConfig
 from understudy.recipes.stream import StreamConfig, stream
+from understudy.recipes.teach_language import LanguageConfig
+from understudy.recipes.user import UserConfig
 from understudy.runs.config import Config, ConfigError, load_config
 from understudy.runs.directory import Run, RunError
 from understudy.train.value_head import FILE
@@ -39,7 +41,8 @@ from understudy.world.model import World
 
 FULL: dict[str, Any] = {"tune": "full", "precision": "fp32", "lr": 3e-4}
 PREFERRED: dict[str, Any] = {
-    **FULL, "batch": 4, "epochs": 3, "warmup_steps": 0, "checkpoint_every": 2, "keep_checkpoints": 9,
+    **FULL, "batch": 4, "epochs": 3, "warmup_steps": 0,
+    "checkpoint_every": 2, "keep_checkpoints": 9,
 }  # fmt: skip
 
 
@@ -240,11 +243,16 @@ def test_a_whole_model_begins_with_no_adapter(kind: type[Config]) -> None:
 def test_a_whole_model_is_no_adapter_to_start_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_learner("tiny", Lora(), 0, tune="full").save(tmp_path / "run" / "model", {})
-    options = ["--start", str(tmp_path / "run"), "--pairs", str(tmp_path / "pairs.jsonl")]
-    assert main(["train", "dpo", str(tmp_path / "new"), *options]) == 1
+    pairs, run, model = tmp_path / "pairs.jsonl", tmp_path / "run", tmp_path / "run" / "model"
+    pairs.write_text("".join(json.dumps(pair.row()) + "\n" for pair in PAIRS))
+    options = ["--pairs", str(pairs), "--threads", "1", "--quiet", "--set", "lr=1e-4"]
+    assert main(["train", "dpo", str(run), *options, "--set", "tune=full"]) == 0
+    assert f"1 steps on 6 pairs; model in {model}" in capsys.readouterr().out
+    assert main(["train", "dpo", str(tmp_path / "new"), *options, "--start", str(run)]) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert f"name it as --set base={tmp_path / 'run' / 'model'}" in told
+    assert f"name it as --set base={model}" in told
+    assert main(["train", "dpo", str(tmp_path / "on"), *options, "--set", f"base={model}"]) == 0
+    assert f"adapter in {tmp_path / 'on' / 'adapter'}" in capsys.readouterr().out
 
 
 def test_a_run_that_did_not_say_how_it_was_tuned_trained_an_adapter(tmp_path: Path) -> None:
@@ -256,3 +264,9 @@ def test_a_run_that_did_not_say_how_it_was_tuned_trained_an_adapter(tmp_path: Pa
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(RunError, match="tune=lora, this run has tune=full"):
         fork_run(tmp_path / "no", DpoConfig(tune="full"), 0, str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("kind", [UserConfig, LanguageConfig])
+def test_what_speaks_for_others_is_an_adapter(kind: type[Config]) -> None:
+    with pytest.raises(ConfigError, match="tune must be 'lora', not 'full'"):
+        load_config(kind, None, ["tune=full"])

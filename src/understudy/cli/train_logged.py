@@ -147,7 +147,7 @@ def stream(
 
     Episodes need ids and logprobs, as of `understudy engine serve`. Those of the held-out split
     are left out, unless --set log.split=all. With --follow, each episode is taken up when its
-    feedback is there, and the adapter is written at every checkpoint.
+    feedback is there, and what was trained is written at every checkpoint.
 
     Example: understudy train stream runs/liked --start runs/distilled --follow
     """

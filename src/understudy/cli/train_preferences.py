@@ -105,7 +105,7 @@ def reward_model(
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a reward model on preferences: an adapter that says how well a conversation went.
+    """Train a reward model on preferences: it says how well a conversation went.
 
     Pairs as for `dpo`. The reward is the difference of two answers' logprobs behind a question.
 

@@ -25,6 +25,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    field_validator,
     model_validator,
 )
 
@@ -83,6 +84,20 @@ class SftConfig(Tuned):
         if self.shard and self.evaluate_every:
             raise ValueError("evaluate_every needs the whole model in one process: leave shard off")
         return self
+
+
+class ViewConfig(SftConfig):
+    """Of a model that speaks for others than the agent, in conversations made for it: an adapter,
+    which is tried beside its base in one engine."""
+
+    tune: Literal["lora"] = "lora"
+
+    @field_validator("echo")
+    @classmethod
+    def _hears_nothing_of_the_traffic(cls, echo: float) -> float:
+        if echo:
+            raise ValueError("is for the agent's recipes: what this one reads is written for it")
+        return echo
 
 
 Evaluate = Callable[[Learner], Interval]
