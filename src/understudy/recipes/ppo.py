@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from understudy.core.types import Episode
 from understudy.judges.check import Check
@@ -34,12 +34,12 @@ from understudy.recipes.actor_critic import (
 )
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
+from understudy.recipes.learner import make_learner, make_value_head, prompt_of, training
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.rollouts import RolloutConfig
 from understudy.recipes.trust import Trust
-from understudy.runs.config import Config
+from understudy.recipes.tuning import Tuned
 from understudy.runs.directory import Run, read_json
 from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
@@ -63,10 +63,9 @@ class PlayConfig(RolloutConfig):
     language: str | None = None  # a run whose model fills the world's gaps; see `train world`
 
 
-class PpoConfig(Config):
+class PpoConfig(Tuned):
     base: str = "tiny"
     start: str | None = None  # the adapter that sampled the logs
-    lora: Lora = Lora()
     log: LogConfig = LogConfig()
     play: PlayConfig = PlayConfig()
     estimation: Estimation = Estimation()
@@ -79,6 +78,7 @@ class PpoConfig(Config):
     warmup_steps: NonNegativeInt = 2
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     loss: LossConfig = LossConfig(rl="clip", clip_low=0.6, clip_high=2.0)
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
@@ -88,7 +88,7 @@ class PpoConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class PpoResult:
-    adapter: Path
+    adapter: Path  # with tune=full a model's folder
     episodes: int
     left_out: dict[str, int]  # reason -> episodes
     changed: dict[str, int]  # what is not as it was logged -> how often
@@ -116,11 +116,11 @@ def ppo(
     left_out += Counter({f"not of the split {config.log.split}": apart})
     if not kept:
         raise none_left(left_out)
-    learned, _ = logged(kept, config.log, check)
+    learned, _ = logged(kept, config.log, check, echo=config.echo)
     changed = changes(learned)
     _check_they_differ(learned)
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start)
+    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
     learner.check_completions(c for e in kept for c in e.made_for("agent"))
     head = make_value_head(learner, start)
     plan = _plan(len(learned), config)
@@ -162,7 +162,7 @@ def ppo(
         "left_out": dict(+left_out),
         "changed": dict(changed),
     }
-    adapter = learner.save(run.path / "adapter", metadata, head)
+    adapter = learner.save(run.path / learner.kind, metadata, head)
     run.write_artefact("ppo.json", metadata | {"steps": steps, "epochs_cut": sorted(cut)})
     return PpoResult(adapter, len(kept), dict(+left_out), dict(changed), steps, len(cut))
 
