@@ -30,12 +30,12 @@ from understudy.core.cores import usable_cores
 from understudy.core.types import Completion, Episode, ModelRef, Split, split_of
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
+from understudy.recipes.computing import Computing
 from understudy.recipes.corrections import Correction, Place, corrections_of, turns_of
 from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of, training
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.tutor import Held, Lesson, Tutor
-from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
@@ -44,7 +44,7 @@ from understudy.train.optimiser import TrainerConfig
 _MEASURED = 64  # turns of each kind that are measured before and after
 
 
-class CorrectConfig(Config):
+class CorrectConfig(Computing):
     base: str = "tiny"
     start: str | None = None  # the adapter folder of the policy that was corrected
     lora: Lora = Lora()
@@ -66,7 +66,6 @@ class CorrectConfig(Config):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     min_lr_share: float = Field(default=0.3, ge=0, le=1)
     loss: LossConfig = LossConfig()
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     max_tokens: PositiveInt = 128  # a reply
     checkpoint_every: PositiveInt = 10
@@ -114,7 +113,11 @@ async def correct(
     known = {e.id for e in corrected}
     others = [turn for e in given if e.id not in known for turn in turns_of(e)]
     learner = make_learner(
-        config.base, config.lora, config.seed, Path(config.start) if config.start else None
+        config.base,
+        config.lora,
+        config.seed,
+        Path(config.start) if config.start else None,
+        computing=config,
     )
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
         engine, _ = make_engine(learner.base, threads)
@@ -248,6 +251,7 @@ def _trainer_config(config: CorrectConfig) -> TrainerConfig:
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         loss=config.loss,
     )

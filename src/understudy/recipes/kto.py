@@ -53,7 +53,7 @@ def kto(
     """Train an adapter on thumbs; resumes from the run's checkpoint. `left_out` counts what gave
     none. Raises ValueError where fewer than two are left to train on."""
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start)
+    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
     reasons = Counter(left_out or {})
     rows: list[Row] = []
     good: list[bool] = []

@@ -56,13 +56,13 @@ from understudy.core.types import (
 from understudy.envs.rollout import rollout
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
+from understudy.recipes.computing import Computing
 from understudy.recipes.learner import Learner, Lora, make_engine, make_learner, prompt_of, training
 from understudy.recipes.logged import agents_turns, none_left, why_unfit
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.teacher import Teacher, Told, teacher_beside, under_prompt
 from understudy.recipes.trust import Trust, warn
-from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
@@ -75,7 +75,7 @@ LONG = f"rows {TOO_LONG}"  # a step's count
 IDLE = 3  # steps in a row with nothing to teach, after which a run stops
 
 
-class OpdConfig(Config):
+class OpdConfig(Computing):
     base: str = "tiny"
     start: str | None = None  # the student's adapter folder to go on from
     teacher: str | None = None  # an adapter folder of the teacher's base; None: that base alone
@@ -95,7 +95,6 @@ class OpdConfig(Config):
     min_lr_share: float = Field(default=0.3, ge=0, le=1)
     loss: LossConfig = LossConfig()
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     max_row_tokens: PositiveInt | None = None  # None: as long as the engine's context lets them be
     long_rows: TooLong = "refuse"  # longer ones are left out; `cut`: their ends
@@ -145,7 +144,7 @@ async def opd(
     else:
         warn(run, world, config.trust)
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start)
+    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
     learner.check_completions(c for e in logged for c in e.made_for("agent"))
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
     if world is not None and not scenarios:
@@ -160,7 +159,7 @@ async def opd(
             stack.push_async_callback(engine.aclose)
             teacher = await stack.enter_async_context(
                 teacher_beside(learner.base, engine, config.teacher_base, config.teacher,
-                               config.top_k, threads)
+                               config.top_k, threads, config)
             )  # fmt: skip
             if world is None:
                 logged, more = _fitting(logged, learner, teacher, config)
@@ -368,6 +367,7 @@ def _trainer_config(config: OpdConfig) -> TrainerConfig:
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         loss=config.loss,
     )

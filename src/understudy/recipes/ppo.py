@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -34,12 +33,12 @@ from understudy.recipes.actor_critic import (
 )
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
+from understudy.recipes.computing import Computing
 from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.rollouts import RolloutConfig
 from understudy.recipes.trust import Trust
-from understudy.runs.config import Config
 from understudy.runs.directory import Run, read_json
 from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
@@ -63,7 +62,7 @@ class PlayConfig(RolloutConfig):
     language: str | None = None  # a run whose model fills the world's gaps; see `train world`
 
 
-class PpoConfig(Config):
+class PpoConfig(Computing):
     base: str = "tiny"
     start: str | None = None  # the adapter that sampled the logs
     lora: Lora = Lora()
@@ -77,7 +76,6 @@ class PpoConfig(Config):
     lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     loss: LossConfig = LossConfig(rl="clip", clip_low=0.6, clip_high=2.0)
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2  # the newest
@@ -118,7 +116,7 @@ def ppo(
     changed = changes(learned)
     _check_they_differ(learned)
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start)
+    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
     learner.check_completions(c for e in kept for c in e.made_for("agent"))
     head = make_value_head(learner, start)
     plan = _plan(len(learned), config)
@@ -213,6 +211,7 @@ def trainer_config(config: PpoConfig) -> TrainerConfig:
         lr=config.lr,
         betas=(0.9, config.beta2),
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.log.temperature,
         loss=config.loss,

@@ -16,10 +16,10 @@ from understudy.core.types import Message
 from understudy.models.lora import base_only
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
+from understudy.recipes.computing import Computing
 from understudy.recipes.learner import Learner, Lora
 from understudy.recipes.preference_data import Said, Splits
 from understudy.recipes.resuming import from_checkpoint
-from understudy.runs.config import Config
 from understudy.runs.directory import Run, read_json
 from understudy.runs.progress import Progress
 from understudy.train.optimiser import TrainerConfig
@@ -27,7 +27,7 @@ from understudy.train.preferences import PreferenceLoss, pushed, scores
 from understudy.train.trainer import Trainer
 
 
-class PreferenceConfig(Config):
+class PreferenceConfig(Computing):
     base: str = "tiny"
     start: str | None = None  # an adapter folder to go on from; usually a distilled one
     lora: Lora = Lora()
@@ -37,7 +37,6 @@ class PreferenceConfig(Config):
     batch: int = Field(default=16, ge=2)  # pairs or thumbs a step
     lr: PositiveFloat = 5e-4  # 5e-6 to 5e-5 on models of 4 billion parameters and more
     warmup_steps: int = Field(default=5, ge=0)
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens: PositiveInt = 2048
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 50
@@ -164,6 +163,7 @@ def trainer_config(config: PreferenceConfig, steps: int) -> TrainerConfig:
         warmup_steps=min(config.warmup_steps, steps // 4),
         total_steps=steps,
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )
 

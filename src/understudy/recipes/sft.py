@@ -36,9 +36,9 @@ from understudy.core.types import (
 from understudy.judges.check import Check
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints, Score
+from understudy.recipes.computing import Computing
 from understudy.recipes.learner import Learner, Lora, Tune, make_learner, prompt_of, training
 from understudy.recipes.resuming import begun_with, from_checkpoint
-from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.runs.statistics import Interval
@@ -46,7 +46,7 @@ from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 
 
-class SftConfig(Config):
+class SftConfig(Computing):
     base: str = "tiny"
     renderer: str | None = None  # a chat format in the place of the base's own
     start: str | None = None  # an adapter folder to go on from
@@ -61,7 +61,6 @@ class SftConfig(Config):
     lr: PositiveFloat = 4e-3
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     warmup_steps: int = Field(default=10, ge=0)
-    precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = False  # less memory, more time
     shard: bool = False  # each of several processes holds a part of the model (train.sharding)
     max_tokens: PositiveInt = 2048  # of a row
@@ -114,7 +113,7 @@ def sft(
     left_out += Counter({f"not of the split {config.split}": apart})
     start = Path(config.start) if config.start else None
     learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, config.renderer
+        config.base, config.lora, config.seed, start, config.tune, config.renderer, config
     )
     rows, rows_left_out = episode_rows(kept, learner, config.max_tokens, config.long_rows)
     if not rows:
@@ -253,6 +252,7 @@ def trainer_config(config: SftConfig, steps: int) -> TrainerConfig:
         warmup_steps=min(config.warmup_steps, steps // 4),
         total_steps=steps,
         precision=config.precision,
+        layout=config.layout,
         gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +25,10 @@ from understudy.judges.check import Check
 from understudy.recipes.arrivals import Arrivals, Pool, Source
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
+from understudy.recipes.computing import Computing
 from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import from_checkpoint
-from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.train.gae import normalised
@@ -42,7 +42,7 @@ RECENT = 16  # episodes of a scenario
 SCENARIOS = 4096  # that are remembered
 
 
-class StreamConfig(Config):
+class StreamConfig(Computing):
     base: str = "tiny"
     start: str | None = None  # the adapter that sampled the logs
     lora: Lora = Lora()
@@ -60,7 +60,6 @@ class StreamConfig(Config):
     min_effective: float = Field(default=0.5, ge=0, le=1)  # share of the batch's tokens
     lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     beta2: float = Field(default=0.98, gt=0, lt=1)
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2  # the newest
@@ -120,7 +119,7 @@ def stream(
     Raises OriginError for episodes of another base or chat template, NonFiniteError after three
     steps of the policy, or of the value head, whose loss or gradient is not finite."""
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start)
+    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
     head = make_value_head(learner, start)
     cores = torch.get_num_threads()
     with (
@@ -269,6 +268,7 @@ def _trainer_config(config: StreamConfig) -> TrainerConfig:
         lr=config.lr,
         betas=(0.9, config.beta2),
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.log.temperature,
         loss=LossConfig(rl="cispo", ratio_cap=config.ratio_cap),

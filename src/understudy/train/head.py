@@ -43,7 +43,8 @@ class _LinearLogprobs(torch.autograd.Function):
         logprobs = hidden.new_empty(len(owner_E))
         entropy = hidden.new_empty(len(hidden))
         normaliser = torch.empty_like(entropy)
-        for u0, u1, e0, e1 in _chunks(owner_E, len(hidden), chunk):
+        chunks = _chunks(owner_E, len(hidden), chunk)
+        for u0, u1, e0, e1 in chunks:
             logits = _logits(hidden[u0:u1], weight, bias, inverse_temperature)
             log_z = torch.logsumexp(logits, dim=-1)
             normalised = logits.sub_(log_z[:, None])
@@ -52,7 +53,7 @@ class _LinearLogprobs(torch.autograd.Function):
             normaliser[u0:u1] = log_z
             del logits, normalised  # before the next chunk's
         ctx.save_for_backward(hidden_UD, weight_VD, bias_V, owner_E, target_E, normaliser)
-        ctx.inverse_temperature, ctx.chunk = inverse_temperature, chunk
+        ctx.inverse_temperature, ctx.chunks = inverse_temperature, chunks
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
@@ -66,7 +67,7 @@ class _LinearLogprobs(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
         grad_bias = torch.zeros_like(bias) if bias is not None and needs_bias else None
-        for u0, u1, e0, e1 in _chunks(owner_E, len(hidden), ctx.chunk):
+        for u0, u1, e0, e1 in ctx.chunks:
             logits = _logits(hidden[u0:u1], weight, bias, ctx.inverse_temperature)
             owners, grad = owner_E[e0:e1] - u0, grad_E[e0:e1]
             total = grad.new_zeros(u1 - u0).index_add_(0, owners, grad)
