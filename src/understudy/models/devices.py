@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 import torch
 from pydantic import AfterValidator
 
+NAMES = re.compile(r"auto|cpu|cuda(:\d+)?")
+
 
 def _spelled(name: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+    if not NAMES.fullmatch(name):
         raise ValueError(f"must be auto, cpu, cuda or cuda:N, not {name!r}")
     return name
 
@@ -26,7 +28,8 @@ def device_of(name: str) -> torch.device:
     Raises ValueError for what is no device's name, is not on this machine, or is one GPU for
     several processes.
     """
-    _spelled(name)
+    if not NAMES.fullmatch(name):
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, not {name!r}")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
