@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from understudy.core.types import Episode
-from understudy.demo import owner_check
 from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
 from understudy.models.devices import device_of
@@ -155,17 +154,24 @@ def test_a_distillation_on_a_bf16_base_is_near_and_its_adapter_float32(
 
 
 def test_rehearsal_on_a_bf16_base(world: World, tmp_path: Path) -> None:
-    """Engine and trainer are of one base: what was sampled is about as likely to the trainer."""
+    """Engine and trainer are of one base: what was sampled is about as likely to the trainer. The
+    rewards differ within groups, whatever was said."""
+    (tmp_path / "check.py").write_text(
+        "def check(messages, ticket):\n    return len(str(messages)) % 2\n"
+    )
     config = GrpoConfig(
-        lora=LORA, steps=2, scenarios_per_step=2, group_size=3, pool=12, max_turns=3,
+        lora=LORA, steps=2, scenarios_per_step=3, group_size=6, pool=12, max_turns=3,
         max_tokens=24, dtype="bf16", device="cpu", guards=None, evaluate_every=2,
-        evaluate_scenarios=2, echo=0.05,
+        evaluate_scenarios=2,
     )  # fmt: skip
-    check = Check.from_file(str(owner_check.__file__))
+    check = Check.from_file(tmp_path / "check.py")
     with Run.create(tmp_path / "run", config) as run:
         result = asyncio.run(grpo.grpo(run, world, check, config, threads=1, quiet=True))
         rows = run.metrics().rows
-    assert result.steps == 2
+    assert [row["skipped"] for row in rows] == [None, None]
+    for row in rows:
+        assert row["ratio_mean"] == pytest.approx(1, abs=0.05)
+        assert row["kl"] < 0.01
     assert "mean" in rows[-1]["evaluation"]
     assert {t.dtype for t in load_adapter(result.adapter).tensors.values()} == {torch.float32}
 
