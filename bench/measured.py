@@ -6,9 +6,11 @@ wants it anew deletes its file. `successes` are written as a line of 0 and 1.
 import json
 import subprocess
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.figures import CannotRun
 from understudy.runs.machine import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +30,20 @@ def write_measured(file: Path, found: Any) -> None:
     new = file.with_suffix(".new")
     new.write_text(json.dumps(told, indent=1) + "\n")
     new.rename(file)
+
+
+def measured_once(file: Path, setting: Mapping[str, Any], measure: Callable[[], Any]) -> Any:
+    """What is kept, else what `measure` finds, which is kept then, beside its setting. Raises
+    CannotRun where what is kept was measured in another setting."""
+    if not file.exists():
+        write_measured(file, {"setting": dict(setting), "told": measure()})
+    found = measured(file)
+    if found["setting"] != setting:
+        raise CannotRun(
+            f"{file} was measured with {found['setting']}, not with {dict(setting)}: "
+            "delete it, or keep this elsewhere"
+        )
+    return found["told"]
 
 
 def _commit() -> str | None:

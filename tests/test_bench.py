@@ -36,10 +36,9 @@ SMALLEST: dict[str, dict[str, Any]] = {
     },
     "language": {"traffic": 40, "walks": 15, "settings": ("epochs=1",)},
     "layouts": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
-    "learning": {
-        "seeds": (0,), "traffic": 60, "logged": 40, "proof": 3,
-        "recipes": ("filtered_sft", "ppo", "kto", "grpo_global", "sft_full"),
-        "more": ("epochs=1"),
+    "learning": {  # each recipe has a test of its own in test_bench_learning.py
+        "seeds": (0,), "traffic": 40, "logged": 12, "proof": 2,
+        "recipes": ("checked_sft",), "more": {"checked_sft": ("epochs=1",)},
     },
     "likeness": {"traffic": 40, "seeds": (0,), "splits": 1},
     "ranking": {"traffic": 40, "played": 4},
@@ -75,8 +74,9 @@ def test_every_benchmark_is_tested() -> None:
 )
 def test_figures_have_a_value_a_unit_and_a_range(name: str, tmp_path: Path) -> None:
     kept: dict[str, Any] = {"out": tmp_path} if name in ("correct", "learning", "transfer") else {}
-    kept |= {"kept": tmp_path / "kept"} if name in ("learning", "transfer") else {}
-    kept |= {"plot": tmp_path / "t.svg"} if name == "transfer" else {}
+    kept |= {"kept": tmp_path / "kept"} if kept else {}
+    kept |= {"plot": tmp_path / "t.svg"} if name in ("learning", "transfer") else {}
+    kept |= {"corrected": tmp_path / "correct"} if name == "learning" else {}
     if name in ("language", "likeness"):
         kept |= {"airline": real_traffic(tmp_path / "airline")}
     record = bench.measure(name, **SMALLEST[name], **kept)

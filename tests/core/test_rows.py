@@ -3,7 +3,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.core.chatml import IM_END, ChatMLRenderer
-from understudy.core.rows import Entry, Row, RowStats, policy_rows, rows_of, supervised_rows, trim
+from understudy.core.rows import (
+    Entry,
+    Row,
+    RowStats,
+    policy_rows,
+    rows_of,
+    supervised_rows,
+    trim,
+    unheard,
+)
 from understudy.core.types import Completion, Episode, ModelRef, Request
 
 WORDS = ["<|im_start|>", IM_END, "<tool_call>", "</tool_call>", "<tool_response>"]
@@ -196,6 +205,35 @@ def test_supervised_ids_are_what_inference_feeds():
     assert decode(row.ids) == decode(RENDERER.prompt_ids(TALK[:-1], ())).removesuffix(
         "\n<|im_start|>assistant\n"
     )
+
+
+def test_what_stands_between_replies_is_heard():
+    plain, _ = supervised_rows(TALK, (), RENDERER)
+    slipped = [{**m, "weight": 0} if m.get("content") == "it is 7" else m for m in TALK]
+    more = [*slipped, {"role": "assistant", "content": "bye"}, {"role": "user", "content": "?"}]
+    between = (
+        "\n<|im_start|>user\n<tool_response>\n[7]\n</tool_response>\n"
+        "<tool_response>\n[8]\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    )
+    after = "\n<|im_start|>user\nthanks<|im_end|>\n<|im_start|>assistant\n"
+    for talk, heard in ((TALK, between), (slipped, ""), (more, between + after)):
+        (row,), _ = supervised_rows(talk, (), RENDERER, echo=0.1)
+        marks = [e for e in row.entries if e.heard]
+        assert decode([e.target for e in marks]) == heard
+        assert {(e.stream, e.weight, e.anchor) for e in marks} <= {("ce", 0.1, None)}
+        assert all(row.ids[e.position + 1] == e.target for e in marks)
+        assert [unheard(row)] == supervised_rows(talk, (), RENDERER)[0]
+    assert not any(e.heard for e in plain[0].entries)
+
+
+def test_what_stands_between_samples_is_heard():
+    turns = (turn("a", [1, 2], [3, 4]), turn("b", [1, 2, 3, 4, 5, 6], [7]))
+    (row,), _ = policy_rows(Episode("e", turns), 0.5, echo=0.1)
+    assert [e for e in row.entries if e.heard] == [
+        Entry(3, 5, "ce", 0.1, None, "e", heard=True),
+        Entry(4, 6, "ce", 0.1, None, "e", heard=True),
+    ]
+    assert [unheard(row)] == policy_rows(Episode("e", turns), 0.5)[0]
 
 
 def test_nothing_to_train_is_counted():

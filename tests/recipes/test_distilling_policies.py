@@ -171,8 +171,6 @@ async def test_a_teacher_is_named_and_speaks_the_students_tokens(
 ) -> None:
     with pytest.raises(ConfigError, match="name a teacher"):
         load_config(OpdConfig)
-    with pytest.raises(ConfigError, match="choose one"):
-        load_config(OpdConfig, None, ["top_k=2", "echo=0.1", "teacher=x"])
     config = OpdConfig(**PLAY, teacher_prompt="Be brief.")
     with Run.create(tmp_path / "r", config) as run, pytest.raises(ValueError, match="no episode"):
         await opd(run, config, None, [], threads=1, quiet=True)

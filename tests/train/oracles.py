@@ -60,7 +60,11 @@ def _term(loss, weight, logp, value, log, product, mean):
     cap = loss.ratio_cap or math.inf
     if loss.rl == "reinforce" and loss.ratio_cap is None:
         return -weight * logp
-    if loss.rl in ("cispo", "reinforce"):
+    if loss.rl == "dppo":
+        moved = math.exp(value) - math.exp(value - log)
+        if (weight > 0 and moved > loss.clip_high) or (weight < 0 and moved < -loss.clip_low):
+            return 0.0
+    if loss.rl in ("cispo", "dppo", "reinforce"):
         ratio = product if loss.ratio_level == "sequence" else math.exp(log)
         return -min(ratio, cap) * weight * logp
     ratio = math.exp(mean if loss.rl == "gspo" else log)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from understudy.core.rows import Entry, Row
 from understudy.train.advantages import group_advantages, normalised
-from understudy.train.aggregate import aggregate, undivided
+from understudy.train.aggregate import aggregate, heard_apart, undivided
 
 lengths = st.lists(st.integers(0, 6), min_size=1, max_size=6)
 
@@ -74,6 +74,39 @@ def test_entries_of_weight_zero_and_of_other_streams_are_not_looked_at():
             e for r in plain for e in r.entries
         ]
         assert other in got[0].entries
+
+
+def with_heard(rows, counts, weight=0.3):
+    return [
+        Row(r.ids, (*r.entries, *(Entry(0, 1, "ce", weight, None, "e", heard=True),) * n))
+        for r, n in zip(rows, counts, strict=True)
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=5))
+def test_what_was_heard_has_a_mean_of_its_own(counts):
+    said = [
+        Row(r.ids, tuple(e._replace(stream="ce") for e in r.entries))
+        for r in rows_of([n for n, _ in counts])
+    ]
+    heard = [m for _, m in counts]
+    found = heard_apart(with_heard(said, heard))
+    assert trainers_mean(found) == pytest.approx(trainers_mean(said) + 0.3 * any(heard), rel=1e-12)
+    kept = [e for r in found for e in r.entries]
+    assert sum(e.heard for e in kept) == sum(heard)
+    if not any(heard):
+        assert found == said
+
+
+def test_what_was_heard_stays_as_it_is_beside_other_streams_and_where_weights_are_undivided():
+    rows = with_heard(rows_of([3, 2]), [2, 4])
+    assert heard_apart(rows) == rows
+    said = [Row(r.ids, tuple(e._replace(stream="ce") for e in r.entries)) for r in rows]
+    summed = undivided(said, "ce")
+    assert {e.weight for r in summed for e in r.entries if e.heard} == {0.3}
+    for whole, row in zip(summed, rows, strict=True):
+        plain = [e.weight * 5 for e in row.entries if not e.heard]
+        assert [e.weight for e in whole.entries if not e.heard] == pytest.approx(plain)
 
 
 def test_what_an_aggregation_lacks_is_said():

@@ -1,12 +1,14 @@
 """A world on disk, and episodes that are no easy reading."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from understudy.core.types import Completion, Episode, ModelRef, Request, ToolResult
+from understudy.world import files
 from understudy.world.learn import learn
 from understudy.world.model import World
 from understudy.world.traffic.transitions import transitions
@@ -43,6 +45,19 @@ def test_no_world_and_a_newer_world_are_clear_errors(tmp_path: Path) -> None:
         World.load(tmp_path)
     (tmp_path / "world.json").write_text('{"format": 99}')
     with pytest.raises(ValueError, match="99"):
+        World.load(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [10**9, 0], ids=["plain", "packed"])
+@pytest.mark.parametrize("name", ["world", "fidelity"])
+def test_files_that_are_cut_off_are_named(
+    world: World, name: str, limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_LARGE", limit)
+    replace(world, fidelity={"columns": []}).save(tmp_path)
+    (file,) = tmp_path.glob(f"{name}.json*")
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=rf"{file.name} is damaged.*learn the world again"):
         World.load(tmp_path)
 
 

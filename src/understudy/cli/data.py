@@ -28,6 +28,11 @@ def adapter_folder(path: Path) -> Path:
     for folder in (path, path / "adapter"):
         if (folder / "adapter_config.json").exists():
             return folder
+    for folder in (path, path / "model"):
+        if (folder / "config.json").exists():
+            raise ValueError(
+                f"{path} holds a whole model, no adapter: name it as --set base={folder}"
+            )
     raise ValueError(f"{path} holds no adapter; is the run finished?")
 
 

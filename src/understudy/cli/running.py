@@ -110,6 +110,11 @@ def opened_run(
         say_skipped(run)
 
 
+def kept_in(folder: Path) -> str:
+    """What was trained, an adapter or a model, and the folder that holds it."""
+    return f"{folder.name} in {folder}"
+
+
 def say_skipped(run: Any) -> None:
     """How many of the run's steps made no update, and why."""
     rows = run.metrics().rows

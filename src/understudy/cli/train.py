@@ -26,6 +26,7 @@ from understudy.cli.running import (
     end_of_several,
     first_of_several,
     fit_threads,
+    kept_in,
     opened_run,
     say_stopped,
     values_of,
@@ -98,7 +99,7 @@ def sft(
     with opened_run(run, settings, given, fork, track or ()) as opened:
         result = sft(opened, found, settings, judge, quiet, evaluate)
     rows = f" ({result.rows} rows)" if result.rows != result.kept else ""
-    print(f"{result.steps} steps on {result.kept} episodes{rows}; adapter in {result.adapter}")
+    print(f"{result.steps} steps on {result.kept} episodes{rows}; {kept_in(result.adapter)}")
     for what, left_out in (("episodes", result.left_out), ("conversations", result.rows_left_out)):
         for reason, count in left_out.items():
             print(f"  left out: {count} {what}, {reason}")
@@ -175,7 +176,7 @@ def rft(
         )
     print(
         f"{result.rehearsed} of {result.played} scenarios passed; distilled with {result.captured} "
-        f"captured episodes; adapter in {result.adapter}"
+        f"captured episodes; {kept_in(result.adapter)}"
     )
     for what, left_out in (("captured", result.captured_left_out), ("played", result.left_out)):
         for reason, count in left_out.items():
@@ -242,6 +243,6 @@ def grpo(
         )
     print(
         f"{result.steps} steps; in the world now: reward {result.reward:.3f}, "
-        f"success {result.success:.0%}; adapter in {result.adapter}"
+        f"success {result.success:.0%}; {kept_in(result.adapter)}"
     )
     say_stopped(result.stopped)

@@ -19,7 +19,7 @@ from understudy.cli.options import (
     TrackOption,
     WorkloadOption,
 )
-from understudy.cli.running import fit_threads, opened_run, values_of
+from understudy.cli.running import fit_threads, kept_in, opened_run, values_of
 from understudy.cli.tools_file import ToolsOption, episodes_shown, world_shown
 
 
@@ -87,7 +87,7 @@ def opd(
             opd(opened, settings, learned, found, workload or "default", threads or None, quiet)
         )
     print(f"{result.steps} steps; log student - log teacher {result.gap:.4f} a token; "
-          f"adapter in {result.adapter}")  # fmt: skip
+          f"{kept_in(result.adapter)}")  # fmt: skip
     for reason, count in result.left_out.items():
         print(f"  left out: {count} episodes, {reason}")
     for reason, count in result.rows_left_out.items():
@@ -134,7 +134,7 @@ def correct(
     print(
         f"{result.corrections} corrected turns; log student - log teacher {result.gap_before:.2f} "
         f"a reply before, {result.gap:.2f} now; elsewhere {result.drift:.5f} nats a token from "
-        f"before; adapter in {result.adapter}"
+        f"before; {kept_in(result.adapter)}"
     )
     for reason, count in result.left_out.items():
         print(f"  left out: {count} {reason}")

@@ -26,7 +26,7 @@ from understudy.cli.options import (
     TrackOption,
     WorkloadOption,
 )
-from understudy.cli.running import fit_threads, opened_run, say_stopped, values_of
+from understudy.cli.running import fit_threads, kept_in, opened_run, say_stopped, values_of
 from understudy.cli.tools_file import ToolsOption, world_shown
 from understudy.cli.world_language import RunOption
 
@@ -110,7 +110,7 @@ def ppo(
             )
         print(
             f"{played.steps} steps; in the world now: reward {played.reward:.3f}, "
-            f"success {played.success:.0%}; adapter in {played.adapter}"
+            f"success {played.success:.0%}; {kept_in(played.adapter)}"
         )
         say_stopped(played.stopped)
         return
@@ -118,7 +118,7 @@ def ppo(
     with opened_run(run, settings, given, fork, track or ()) as opened:
         result = learn(opened, found, settings, judge, quiet)
     cut = f", {result.epochs_cut} epochs cut short" if result.epochs_cut else ""
-    print(f"{result.steps} steps on {result.episodes} episodes{cut}; adapter in {result.adapter}")
+    print(f"{result.steps} steps on {result.episodes} episodes{cut}; {kept_in(result.adapter)}")
     _say_counted(result.left_out, result.changed)
 
 
@@ -147,7 +147,7 @@ def stream(
 
     Episodes need ids and logprobs, as of `understudy engine serve`. Those of the held-out split
     are left out, unless --set log.split=all. With --follow, each episode is taken up when its
-    feedback is there, and the adapter is written at every checkpoint.
+    feedback is there, and what was trained is written at every checkpoint.
 
     Example: understudy train stream runs/liked --start runs/distilled --follow
     """
@@ -175,7 +175,7 @@ def stream(
         result = learn(opened, source, settings, judge, quiet)
     print(
         f"{result.steps} steps on {result.episodes} episodes, {result.skipped} of them without an "
-        f"update; adapter in {result.adapter}"
+        f"update; {kept_in(result.adapter)}"
     )
     _say_counted(result.left_out, result.changed)
 

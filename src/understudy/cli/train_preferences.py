@@ -20,7 +20,7 @@ from understudy.cli.options import (
     TrackOption,
     WorkloadOption,
 )
-from understudy.cli.running import fit_threads, opened_run, values_of
+from understudy.cli.running import fit_threads, kept_in, opened_run, values_of
 
 PairsOption = Annotated[
     Path | None,
@@ -105,7 +105,7 @@ def reward_model(
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a reward model on preferences: an adapter that says how well a conversation went.
+    """Train a reward model on preferences: it says how well a conversation went.
 
     Pairs as for `dpo`. The reward is the difference of two answers' logprobs behind a question.
 
@@ -178,6 +178,6 @@ def _train(
     with opened_run(run, settings, None, fork, track or ()) as opened:
         found, left_out = begun_with(opened, what, find, read)
         result = recipe(opened, found, settings, left_out)
-    print(f"{result.steps} steps on {result.used} {what}; adapter in {result.adapter}")
+    print(f"{result.steps} steps on {result.used} {what}; {kept_in(result.adapter)}")
     for reason, count in result.left_out.items():
         print(f"  left out: {count} {reason}")

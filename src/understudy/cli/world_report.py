@@ -43,6 +43,7 @@ def report(
     from understudy.runs.report import write_report
     from understudy.world.fidelity.page import page
     from understudy.world.fidelity.report import FidelityReport
+    from understudy.world.files import document
 
     ready_file(html)
     model = language(run, language_url, language_model, language_key_env)
@@ -56,7 +57,7 @@ def report(
             raise ValueError(
                 f"{world} has no fidelity.json; write it with `understudy world learn`"
             )
-        measured = FidelityReport.from_json(json.loads(file.read_text()))
+        measured = FidelityReport.from_json(document(file))
     if html is not None:
         write_report(page(measured, world.name), html)
     print(json.dumps(measured.to_json()) if as_json else measured.table())

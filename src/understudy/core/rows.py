@@ -7,7 +7,7 @@ entry, so an episode's weight does not depend on how often its history broke.
 """
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -30,7 +30,8 @@ class Entry(NamedTuple):
     denominator of the importance ratio), the teacher's for `kl`, None for `ce`. A `value` entry
     predicts a number and no token: `anchor` is the return that is to be expected at `position`,
     `before` what the value head said there when the return was estimated (where the loss is
-    clipped), and `target` is not looked at.
+    clipped), and `target` is not looked at. `heard` marks what the environment said: a step gives
+    those entries a mean of their own, beside whatever else is in their stream (train.aggregate).
     """
 
     position: int
@@ -40,6 +41,7 @@ class Entry(NamedTuple):
     anchor: float | None = None
     sample_id: str = ""
     before: float | None = None
+    heard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +171,23 @@ def echo_entries(row: SampledRow, weight: float, sample_id: str = "") -> list[En
     tools and users said, and the chat format around it. ECHO (arXiv 2605.24517): the actor learns
     to foretell its environment in the same forward pass. Neither the first prompt nor a sampled
     token has one."""
+    return _heard(row.ids, [(span.start, span.end) for span in row.spans], weight, sample_id)
+
+
+def _heard(
+    ids: Sequence[int], said: Sequence[_Slice], weight: float, sample_id: str
+) -> list[Entry]:
+    """The entries of what lies between the slices that were `said`."""
     return [
-        Entry(t - 1, row.ids[t], "ce", weight, None, sample_id)
-        for before, after in pairwise(row.spans)
-        for t in range(before.end, after.start)
+        Entry(t - 1, ids[t], "ce", weight, None, sample_id, heard=True)
+        for (_, before), (after, _) in pairwise(said)
+        for t in range(before, after)
     ]
+
+
+def unheard(row: Row) -> Row:
+    """The row without the entries of what the environment said."""
+    return replace(row, entries=tuple(e for e in row.entries if not e.heard))
 
 
 def limit_rows(
@@ -244,6 +258,7 @@ def supervised_rows(
     stream: Stream = "ce",
     weight: float = 1.0,
     sample_id: str = "",
+    echo: float = 0.0,
     max_tokens: int | None = None,
     too_long: TooLong = "refuse",
 ) -> tuple[list[Row], RowStats]:
@@ -253,29 +268,35 @@ def supervised_rows(
     Trained are the tokens of the messages in `train_roles`, each in one row: of an assistant
     message its text and calls with the stop token, not the generation prompt before them nor the
     glue after, and nothing where its `weight` is 0; of any other message the tokens that it adds
-    to the prompt. What follows the last trained token of a row is left off. No row, but a count,
-    where nothing is to be trained. Raises FormatError for what the format cannot say.
+    to the prompt. What follows the last trained token of a row is left off. With `echo`, also the
+    entries of `echo_entries`, each of that weight: of what stands between two assistant messages of
+    a row. No row, but a count, where nothing is to be trained. Raises FormatError for what the
+    format cannot say.
     """
-    begun: list[tuple[list[int], list[_Slice]]] = [([], [])]
+    begun = [_Begun()]
     given: list[Message] = []
     for message in messages:
         given.append(message)
         if message["role"] != "assistant":
             continue
-        ids, trained = _continued(begun, given[:-1], tools, renderer, train_roles)
+        row = _continued(begun, given[:-1], tools, renderer, train_roles)
         given = []
         output = renderer.assistant_ids(message)
+        row.said.append((len(row.ids), len(row.ids) + len(output)))
         if "assistant" in train_roles and message.get("weight") != 0:
-            trained.append((len(ids), len(ids) + len(output)))
-        ids.extend(output)
+            row.trained.append(row.said[-1])
+        row.ids.extend(output)
     if any(m["role"] in train_roles for m in given):
         _continued(begun, given, tools, renderer, train_roles)
     made: list[Row] = []
-    for ids, trained in begun:
-        targets = [t for start, end in trained for t in range(start, end) if t > 0]
+    for row in begun:
+        targets = [t for start, end in row.trained for t in range(start, end) if t > 0]
         if targets:
-            entries = tuple(Entry(t - 1, ids[t], stream, weight, None, sample_id) for t in targets)
-            made.append(Row(tuple(ids[: targets[-1] + 1]), entries))
+            entries = [Entry(t - 1, row.ids[t], stream, weight, None, sample_id) for t in targets]
+            if echo:
+                heard = _heard(row.ids, row.said, echo, sample_id)
+                entries += [e for e in heard if e.position < targets[-1]]
+            made.append(Row(tuple(row.ids[: targets[-1] + 1]), tuple(entries)))
     if not made:
         return [], RowStats(untrainable=1)
     rows, stats = limit_rows(made, max_tokens, too_long)
@@ -283,27 +304,36 @@ def supervised_rows(
     return rows, stats + RowStats(trained=trained_tokens, broken=len(begun) - 1)
 
 
+@dataclass(slots=True)
+class _Begun:
+    """A row that is being written, what of it is trained, and what the assistant said in it."""
+
+    ids: list[int] = field(default_factory=list)
+    trained: list[_Slice] = field(default_factory=list)
+    said: list[_Slice] = field(default_factory=list)
+
+
 def _continued(
-    begun: list[tuple[list[int], list[_Slice]]],
+    begun: list[_Begun],
     given: Sequence[Message],
     tools: Sequence[Tool],
     renderer: Renderer,
     train_roles: Collection[str],
-) -> tuple[list[int], list[_Slice]]:
-    """The row of the next turn, the last of `begun` or a new one at its end: ids up to the
-    generation prompt, and spans of what is trained."""
-    before = begun[-1][0]
+) -> _Begun:
+    """The row of the next turn, the last of `begun` or a new one at its end: with its ids up to the
+    generation prompt, and what of the messages given is trained."""
+    before = begun[-1].ids
     if before:
         prompt = renderer.next_prompt_ids(before, given, "stop")
     else:
         prompt = renderer.prompt_ids(given, tools)
     if not _begins_with(prompt, before):
-        begun.append(([], []))
-    ids, trained = begun[-1]
-    ids.extend(prompt[len(ids) :])
+        begun.append(_Begun())
+    row = begun[-1]
+    row.ids.extend(prompt[len(row.ids) :])
     if any(m["role"] in train_roles for m in given):
-        trained += _given_spans(len(prompt), bool(before), given, tools, renderer, train_roles)
-    return ids, trained
+        row.trained += _given_spans(len(prompt), bool(before), given, tools, renderer, train_roles)
+    return row
 
 
 def _given_spans(

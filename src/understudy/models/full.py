@@ -33,6 +33,17 @@ def save_model(
     return target
 
 
+def metadata_of(path: str | Path) -> dict[str, Any]:
+    """What was said of the model in a folder when it was saved; nothing where we did not save it.
+    Raises ValueError where that is damaged."""
+    file = Path(path) / METADATA
+    try:
+        found = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): train the model again") from None
+    return found if isinstance(found, dict) else {}
+
+
 def _save_tokenizer(folder: Path, tokenizer: Any) -> None:
     try:
         tokenizer.save_pretrained(folder)

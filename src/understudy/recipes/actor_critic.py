@@ -4,7 +4,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import Field, PositiveFloat, PositiveInt
+import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from understudy.core.rows import Row
 from understudy.recipes.logged import Logged
@@ -20,6 +21,7 @@ class Estimation(Config):
     gamma: float = Field(default=1.0, gt=0, le=1)
     lam: float = Field(default=1.0, ge=0, le=1)  # of the actor's advantages
     lam_value: float = Field(default=1.0, ge=0, le=1)  # of the critic's returns
+    shrink: NonNegativeFloat = 0.0  # k: advantages times (1 - p_sampler)^k; see `estimate`
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,18 @@ def estimate(
     weights: Mapping[str, float] | None = None,
 ) -> list[Estimate]:
     """Advantages and returns of a batch of episodes; `values` in the order of sampling. `weights`,
-    by the episode's id, are multiplied with normalised advantages (recipes.doubt)."""
+    by the episode's id, are multiplied with normalised advantages (recipes.doubt).
+
+    An action of probability p has an advantage of at most 1 - p times the range of its state's
+    action values, for the state's value is their mean. What an episode's end says of a token that
+    was as good as certain is therefore noise: `shrink` weighs it by (1 - p)^k.
+    """
     rewards = [on_last_tokens(e.lengths, e.rewards) for e in episodes]
     pairs = list(zip(rewards, values, strict=True))
     advantages = normalised([gae(r, v, how.gamma, how.lam) for r, v in pairs])
+    if how.shrink:
+        doubts = [(-np.expm1(np.array(e.logprobs))) ** how.shrink for e in episodes]
+        advantages = [a * d for a, d in zip(advantages, doubts, strict=True)]
     ahead = [gae(r, v, how.gamma, how.lam_value) for r, v in pairs]
     return [
         Estimate(list(v), (a * (weights or {}).get(e.id, 1.0)).tolist(), (h + v).tolist())

@@ -10,14 +10,17 @@ from understudy.core.rows import Row
 from understudy.recipes.rehearsal import Played
 from understudy.recipes.rewards import means
 from understudy.runs.directory import Run
+from understudy.train.aggregate import heard_apart
 from understudy.train.trainer import NonFiniteError, StepMetrics, Trainer
 
 
 def take_step(run: Run, trainer: Trainer, rows: Sequence[Row], step: int) -> StepMetrics:
-    """`trainer.step(rows)`. Where that gives up, the rows are kept in the run's artefacts.
+    """`trainer.step(rows)`, what the environment said having a mean of its own beside the rest
+    (train.aggregate). Where that gives up, the rows are kept in the run's artefacts.
 
     Raises NonFiniteError, which names their file.
     """
+    rows = heard_apart(rows)
     try:
         return trainer.step(rows)
     except NonFiniteError as error:

@@ -126,8 +126,9 @@ def fork_run(path: Path, config: BaseModel, seed: int, named: str) -> Run:
     source = find_checkpoint(named)
     origin = Run.open(source.parent.parent, read_only=True)
     resolved = config.model_dump(mode="json")
+    trained = {"tune": "lora"} | origin.config if "tune" in resolved else origin.config
     for key in ("base", "tune"):
-        before, now = origin.config.get(key), resolved.get(key)
+        before, now = trained.get(key), resolved.get(key)
         if before is not None and before != now:
             raise RunError(
                 f"{origin.path} was trained with {key}={before}, this run has {key}={now}: a "

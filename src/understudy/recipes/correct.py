@@ -27,14 +27,15 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from understudy.core.cores import usable_cores
+from understudy.core.rows import Row
 from understudy.core.types import Completion, Episode, ModelRef, Split, split_of
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.computing import Computing
 from understudy.recipes.corrections import Correction, Place, corrections_of, turns_of
-from understudy.recipes.learner import Lora, make_engine, make_learner, prompt_of, training
+from understudy.recipes.learner import make_engine, make_learner, prompt_of, training
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
+from understudy.recipes.tuning import Tuned
 from understudy.recipes.tutor import Held, Lesson, Tutor
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -44,10 +45,9 @@ from understudy.train.optimiser import TrainerConfig
 _MEASURED = 64  # turns of each kind that are measured before and after
 
 
-class CorrectConfig(Computing):
+class CorrectConfig(Tuned):
     base: str = "tiny"
     start: str | None = None  # the adapter folder of the policy that was corrected
-    lora: Lora = Lora()
     split: Split | Literal["all"] = "train"
     feedback: str | None = None  # only feedback of this name; else whatever people said in words
     place: Place = "system"  # where the teacher reads the correction; see corrections.hindsight
@@ -61,6 +61,7 @@ class CorrectConfig(Computing):
     shown: NonNegativeFloat = 1.0  # weight of demonstrations
     hold: NonNegativeFloat = 1.0  # weight of the KL to the policy before
     speaks: PositiveFloat | None = None  # nats by which a correction changes a reply, e.g. 1
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     lr: PositiveFloat = 7e-4
     warmup_steps: int = Field(default=2, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -85,7 +86,7 @@ class CorrectResult:
     """`gap`: log student - log teacher of the student's replies at corrected turns, in nats a
     reply; `drift`: KL(student || policy before) at replayed turns, in nats a token."""
 
-    adapter: Path
+    adapter: Path  # with tune=full a model's folder
     corrections: int
     gap_before: float
     gap: float
@@ -112,15 +113,12 @@ async def correct(
     said = [c for e in corrected for c in corrections_of(e, config.feedback)[0]]
     known = {e.id for e in corrected}
     others = [turn for e in given if e.id not in known for turn in turns_of(e)]
+    start = Path(config.start) if config.start else None
     learner = make_learner(
-        config.base,
-        config.lora,
-        config.seed,
-        Path(config.start) if config.start else None,
-        computing=config,
+        config.base, config.lora, config.seed, start, config.tune, computing=config
     )
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
-        engine, _ = make_engine(learner.base, threads)
+        engine, _ = make_engine(learner.base, threads)  # of the base as it was before any step
         base = learner.base.name
         before = ModelRef(base, "before", 1) if config.start else ModelRef(base)
         try:
@@ -146,9 +144,9 @@ async def correct(
                 progress.advance(begin)
                 for step in range(begin, config.steps):
                     now = student(step + 1)
-                    lessons, held = await _step(tutor, taught, others, now, step, config)
+                    lessons, held, heard = await _step(tutor, taught, others, now, step, config)
                     rows = [row for lesson in lessons for row in lesson.rows]
-                    rows += [row for turn in held for row in turn.rows]
+                    rows += [row for turn in held for row in turn.rows] + heard
                     metrics = take_step(run, trainer, rows, step)
                     values: dict[str, Any] = metrics.as_dict() | _figures(lessons, held)
                     values.pop("step")
@@ -165,7 +163,7 @@ async def correct(
     figures = {"gap_before": gap_before, "gap": gap, "drift": drift, "left_out": dict(+left_out),
                "corrections": len(taught)}  # fmt: skip
     metadata = {"recipe": "correct", "prompt": prompt_of(first.messages, first.tools)}
-    adapter = learner.save(run.path / "adapter", metadata | figures)
+    adapter = learner.save(run.path / learner.kind, metadata | figures)
     run.write_artefact("correct.json", figures)
     return CorrectResult(adapter, len(taught), gap_before, gap, drift, dict(+left_out))
 
@@ -189,9 +187,9 @@ async def _step(
     now: ModelRef,
     step: int,
     config: CorrectConfig,
-) -> tuple[list[Lesson], list[Held]]:
+) -> tuple[list[Lesson], list[Held], list[Row]]:
     """The lessons of one step: corrected turns in the order of a permutation that is drawn anew
-    when it ends, and replayed ones drawn at random."""
+    when it ends, and replayed ones drawn at random; and what was heard before either."""
     rng = random.Random(f"correct:{config.seed}:{step}")
     size = min(config.turns_per_step, len(taught))
     drawn = [taught[i] for i in _turns(len(taught), step * size, size, config.seed)]
@@ -200,7 +198,9 @@ async def _step(
     lessons = [tutor.lesson(c, now, rng.getrandbits(31)) for c in drawn]
     held = [tutor.held(t, rng.choice(taught), now, rng.getrandbits(31)) for t in replayed]
     found = await gather([*lessons, *held])
-    return found[: len(drawn)], found[len(drawn) :]
+    turns = {id(turn): turn for turn in (*(c.turn for c in drawn), *replayed)}
+    heard = [row for turn in turns.values() for row in tutor.heard(turn)]
+    return found[: len(drawn)], found[len(drawn) :], heard
 
 
 def _turns(n: int, begin: int, size: int, seed: int) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from understudy.core.rows import Row
 from understudy.recipes.learner import make_learner, prompt_of, training
@@ -38,6 +38,7 @@ from understudy.train.preferences import PreferenceLoss, dpo_loss
 class DpoConfig(PreferenceConfig):
     beta: PositiveFloat = 0.1
     reference: Literal["start", "base"] = "start"
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     pairs_per_scenario: PositiveInt = 4  # of captured episodes
 
 
@@ -51,12 +52,14 @@ def dpo(
     """Train an adapter on pairs; resumes from the run's checkpoint. `left_out` counts what made no
     pair. Raises ValueError where nothing is left to train on."""
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     rows, more = paired_rows(
         [
             (
-                said_row(pair.chosen, learner, config.max_tokens),
-                said_row(pair.rejected, learner, config.max_tokens),
+                said_row(pair.chosen, learner, config.max_tokens, config.echo),
+                said_row(pair.rejected, learner, config.max_tokens, config.echo),
             )
             for pair in pairs
         ]
@@ -81,5 +84,5 @@ def dpo(
     said = pairs[0].chosen
     metadata: dict[str, Any] = {"recipe": "dpo", "prompt": prompt_of(said.prompt, said.tools)}
     metadata |= {"pairs": len(rows), "left_out": reasons}
-    adapter = learner.save(run.path / "adapter", metadata)
+    adapter = learner.save(run.path / learner.kind, metadata)
     return PreferenceResult(adapter, len(rows), len(steps), reasons)

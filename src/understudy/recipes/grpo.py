@@ -30,14 +30,14 @@ from understudy.recipes.actor import Actor
 from understudy.recipes.ahead import Ahead
 from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score, recent_mean
-from understudy.recipes.computing import Computing
-from understudy.recipes.learner import Lora, Tune, make_engine, make_learner, prompt_of, training
+from understudy.recipes.learner import make_engine, make_learner, prompt_of, training
 from understudy.recipes.objective import Objective, Preset, sampled_tokens, with_preset
 from understudy.recipes.rehearsal import Played
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.rewards import why_nothing
 from understudy.recipes.rollouts import RolloutConfig, Rollouts
 from understudy.recipes.trust import Trust, warn
+from understudy.recipes.tuning import Tuned
 from understudy.recipes.world_language import filling, language_of
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
@@ -48,12 +48,9 @@ from understudy.world.language.filler import counts_of
 from understudy.world.model import World
 
 
-class GrpoConfig(RolloutConfig, Computing):
+class GrpoConfig(RolloutConfig, Tuned):
     base: str = "tiny"
     renderer: str | None = None  # a chat format in the place of the base's own
-    start: str | None = None  # an adapter folder to go on from; usually a distilled one
-    tune: Tune = "lora"
-    lora: Lora = Lora()
     steps: PositiveInt = 40
     exact: bool = False  # bit for bit the same run each time: on one core, in lockstep
     lr: PositiveFloat = 7e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 
-from understudy.core.rows import Row
+from understudy.core.rows import Row, unheard
 from understudy.recipes.learner import make_learner, prompt_of, training
 from understudy.recipes.preference_data import Thumb
 from understudy.recipes.preferring import (
@@ -28,10 +28,11 @@ from understudy.recipes.preferring import (
     descend,
     reference_scores,
     said_row,
+    scored_by,
     trainer_config,
 )
 from understudy.runs.directory import Run
-from understudy.train.preferences import PreferenceLoss, kl_point, kto_loss, scores
+from understudy.train.preferences import PreferenceLoss, kl_point, kto_loss
 
 
 class KtoConfig(PreferenceConfig):
@@ -39,6 +40,7 @@ class KtoConfig(PreferenceConfig):
     threshold: float = 1.0  # desirable from this reward on
     beta: PositiveFloat = 0.1
     reference: Literal["start", "base"] = "start"
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     desirable_weight: PositiveFloat | None = None  # None: the rarer kind weighs more
     undesirable_weight: PositiveFloat | None = None
 
@@ -53,12 +55,14 @@ def kto(
     """Train an adapter on thumbs; resumes from the run's checkpoint. `left_out` counts what gave
     none. Raises ValueError where fewer than two are left to train on."""
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     reasons = Counter(left_out or {})
     rows: list[Row] = []
     good: list[bool] = []
     for thumb in thumbs:
-        row = said_row(thumb.said, learner, config.max_tokens)
+        row = said_row(thumb.said, learner, config.max_tokens, config.echo)
         if isinstance(row, str):
             reasons[f"conversations, {row}"] += 1
         else:
@@ -85,7 +89,7 @@ def kto(
 
         def loss_of(step: Sequence[int], scored: list[float]) -> PreferenceLoss:
             other, anchor = others[tuple(step)]
-            point = kl_point(scores(other, trainer.logprobs(other)), anchor)
+            point = kl_point(scored_by(trainer, other), anchor)
             anchored, liked = [anchors[i] for i in step], [good[i] for i in step]
             return kto_loss(scored, anchored, liked, point, config.beta, up, down)
 
@@ -93,7 +97,7 @@ def kto(
     said = thumbs[0].said
     metadata: dict[str, Any] = {"recipe": "kto", "prompt": prompt_of(said.prompt, said.tools)}
     metadata |= {"thumbs": len(rows), "desirable": sum(good), "left_out": dict(reasons)}
-    adapter = learner.save(run.path / "adapter", metadata)
+    adapter = learner.save(run.path / learner.kind, metadata)
     return PreferenceResult(adapter, len(rows), len(steps), dict(reasons))
 
 
@@ -109,11 +113,11 @@ def weights_of(desirable: Sequence[bool], config: KtoConfig) -> tuple[float, flo
 
 
 def mismatched(prompt: Row, completion: Row) -> Row:
-    """The prompt of one row, what was said after it from another; trained positions move along."""
+    """The prompt of one row, what was said after it from another, which is what is scored."""
     keep, drop = prompt.entries[0].position + 1, completion.entries[0].position + 1
     ids = prompt.ids[:keep] + completion.ids[drop:]
-    moved = (e._replace(position=e.position - drop + keep) for e in completion.entries)
-    return Row(ids, tuple(moved))
+    said = unheard(completion).entries
+    return Row(ids, tuple(e._replace(position=e.position - drop + keep) for e in said))
 
 
 def rotated(step: Sequence[int]) -> list[tuple[int, int]]:

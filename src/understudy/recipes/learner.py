@@ -144,10 +144,12 @@ def make_learner(
 
 
 def make_value_head(learner: Learner, start: Path | None = None) -> ValueHead:
-    """A value head for the learner's base: that beside the adapter in `start`, else a fresh one."""
+    """A value head for the learner's base: that beside the adapter in `start`, or beside the base
+    where all of it is trained, else a fresh one."""
     head = ValueHead.of(learner.base.model)
-    if start is not None and (start / FILE).exists():
-        head.load(start)
+    beside = folder_of(learner.base.source) if learner.lora is None else start
+    if beside is not None and (beside / FILE).exists():
+        head.load(beside)
     return head
 
 

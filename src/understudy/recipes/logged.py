@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from understudy.core.rows import Entry, Row, SampledRow, TooLong, rows_of
+from understudy.core.rows import Entry, Row, SampledRow, TooLong, echo_entries, rows_of
 from understudy.core.types import (
     Completion,
     Episode,
@@ -56,8 +56,9 @@ class Turn:
 @dataclass(frozen=True, slots=True)
 class Logged:
     """An episode with what its agent sampled. `rows` have an `rl` entry of weight 1 for each
-    sampled token; `turns` are in the order in which they were sampled, one reward each. `changed`
-    counts what is not as it was logged: rewards clipped, rows cut."""
+    sampled token; `turns` are in the order in which they were sampled, one reward each. `heard` has
+    each row's `ce` entries of what tools and users said, where they are asked for. `changed` counts
+    what is not as it was logged: rewards clipped, rows cut."""
 
     id: str
     scenario: str
@@ -66,6 +67,7 @@ class Logged:
     turns: tuple[Turn, ...]
     rewards: tuple[float, ...]
     changed: Mapping[str, int] = field(default_factory=dict)
+    heard: tuple[tuple[Entry, ...], ...] = ()
 
     @property
     def reward(self) -> float:
@@ -101,14 +103,19 @@ class Logged:
         advantages: Sequence[float],
         returns: Sequence[float] | None = None,
         before: Sequence[float] | None = None,
+        imitate: float = 0.0,
     ) -> list[Row]:
-        """The rows with these advantages, one a token in sampled order; with `returns` also a
-        `value` entry for each, `before` being what the value head said then."""
-        new: list[list[Entry]] = [[] for _ in self.rows]
+        """The rows with these advantages, one a token in sampled order, and what was heard; with
+        `returns` also a `value` entry for each, `before` being what the value head said then; with
+        `imitate` also a `ce` entry of that weight."""
+        new = [list(own) for own in self.heard] or [[] for _ in self.rows]
         at = 0
         for turn in self.turns:
             for entry in self.rows[turn.row].entries[turn.start : turn.stop]:
                 new[turn.row].append(entry._replace(weight=float(advantages[at])))
+                if imitate:
+                    said = entry._replace(stream="ce", weight=imitate, anchor=None)
+                    new[turn.row].append(said)
                 if returns is not None:
                     was = None if before is None else float(before[at])
                     value = Entry(entry.position, 0, "value", 1.0, float(returns[at]), self.id, was)
@@ -128,14 +135,16 @@ def logged(
     config: LogConfig,
     check: Check | None = None,
     rewards: Mapping[str, float] | None = None,
+    echo: float = 0.0,
 ) -> tuple[list[Logged], Counter[str]]:
     """The episodes that can be learned from, and why others are left out. With `rewards`, by the
-    episode's id, those are its rewards as they are; nothing is judged or clipped here."""
+    episode's id, those are its rewards as they are; nothing is judged or clipped here. `echo` is
+    the weight of what was heard (core.rows)."""
     found: list[Logged] = []
     left_out: Counter[str] = Counter()
     for episode in episodes:
         reward = None if rewards is None else rewards[episode.id]
-        taken = logged_episode(episode, config, check, reward)
+        taken = logged_episode(episode, config, check, reward, echo)
         if isinstance(taken, Logged):
             found.append(taken)
         else:
@@ -162,6 +171,7 @@ def logged_episode(
     config: LogConfig,
     check: Check | None = None,
     reward: float | None = None,
+    echo: float = 0.0,
 ) -> Logged | str:
     """The episode as logged, or why it cannot be learned from. A `reward` is taken as it is, in
     the place of what was said or judged."""
@@ -184,6 +194,7 @@ def logged_episode(
     turns, rewards = _left([places[c.id] for c in mine], rewards)
     if (longer and config.long_rows == "refuse") or not turns:
         return "longer than max_tokens"
+    heard = [echo_entries(row, echo, episode.id) for row in sampled] if echo else []
     served = mine[0].served or mine[0].request.model
     return Logged(
         episode.id,
@@ -193,6 +204,7 @@ def logged_episode(
         tuple(turns),
         tuple(rewards),
         changed,
+        tuple(tuple(e for e in own if e.position + 1 < config.max_tokens) for own in heard),
     )
 
 

@@ -56,13 +56,13 @@ from understudy.core.types import (
 from understudy.envs.rollout import rollout
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.computing import Computing
-from understudy.recipes.learner import Learner, Lora, make_engine, make_learner, prompt_of, training
+from understudy.recipes.learner import Learner, make_engine, make_learner, prompt_of, training
 from understudy.recipes.logged import agents_turns, none_left, why_unfit
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.teacher import Teacher, Told, teacher_beside, under_prompt
 from understudy.recipes.trust import Trust, warn
+from understudy.recipes.tuning import Tuned
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
@@ -75,14 +75,12 @@ LONG = f"rows {TOO_LONG}"  # a step's count
 IDLE = 3  # steps in a row with nothing to teach, after which a run stops
 
 
-class OpdConfig(Computing):
+class OpdConfig(Tuned):
     base: str = "tiny"
-    start: str | None = None  # the student's adapter folder to go on from
     teacher: str | None = None  # an adapter folder of the teacher's base; None: that base alone
     teacher_base: str | None = None  # a folder of a model with the same tokenizer
     teacher_prompt: str | None = None  # the system prompt that the teacher reads
     top_k: NonNegativeInt = 0  # > 0: forward KL over so many of the teacher's likeliest tokens
-    lora: Lora = Lora()
     split: Split | Literal["all"] = "train"  # of logged episodes
     steps: PositiveInt = 40
     scenarios_per_step: PositiveInt = 16
@@ -108,14 +106,12 @@ class OpdConfig(Computing):
     def _taught_by_another(self) -> Self:
         if self.teacher is self.teacher_base is self.teacher_prompt is None:
             raise ValueError("name a teacher, a teacher_base or a teacher_prompt")
-        if self.top_k and self.echo:
-            raise ValueError("top_k and echo would share one stream's count; choose one of them")
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class OpdResult:
-    adapter: Path
+    adapter: Path  # with tune=full a model's folder
     steps: int
     gap: float  # of the last step: log student - log teacher, the mean over sampled tokens
     left_out: dict[str, int]  # reason -> logged episodes
@@ -144,15 +140,17 @@ async def opd(
     else:
         warn(run, world, config.trust)
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     learner.check_completions(c for e in logged for c in e.made_for("agent"))
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
     if world is not None and not scenarios:
         raise ValueError("the world has no scenario to play: learn it from more episodes")
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
+        engine, chat = make_engine(learner.base, threads)  # of the base as it was before any step
         begin = int(from_checkpoint(run, trainer)["step"])
         kept = Checkpoints(run, config.keep_checkpoints)
-        engine, chat = make_engine(learner.base, threads)
         done = run.metrics().rows[-1:] if begin else []
         gap, idle = next((r["gap"] or 0.0 for r in done), 0.0), 0
         async with AsyncExitStack() as stack:
@@ -210,7 +208,7 @@ async def opd(
                     kept.save(step + 1, trainer, {})
     first = scenarios[0] if scenarios else logged[0]
     metadata = {"recipe": "opd", "prompt": prompt_of(first.messages, first.tools)}
-    adapter = learner.save(run.path / "adapter", metadata | {"gap": gap})
+    adapter = learner.save(run.path / learner.kind, metadata | {"gap": gap})
     rows_left_out = Counter[str]()
     for row in run.metrics().rows:
         rows_left_out[TOO_LONG] += row["counted"].get(LONG, 0)
@@ -258,13 +256,14 @@ async def taught(
 def _weighed(
     row: SampledRow, name: str, told: Told, now: Sequence[float] | None, config: OpdConfig
 ) -> Row:
-    """The row with the entries of its sampled tokens, or of the teacher's likeliest."""
+    """The row with the entries of its sampled tokens, or of the teacher's likeliest, and of what
+    was heard."""
     if config.top_k:
-        return forward_row(row, told.top, sample_id=name)
-    reverse = reverse_row(row, told.logprobs, now, sample_id=name)
-    if not config.echo:
-        return reverse
-    return Row(row.ids, (*reverse.entries, *echo_entries(row, config.echo, name)))
+        weighed = forward_row(row, told.top, sample_id=name)
+    else:
+        weighed = reverse_row(row, told.logprobs, now, sample_id=name)
+    heard = echo_entries(row, config.echo, name) if config.echo else ()
+    return Row(row.ids, (*weighed.entries, *heard))
 
 
 def _asked(

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from understudy.core.rows import Row
 from understudy.core.types import Episode
 from understudy.judges.check import Check
 from understudy.recipes.actor_critic import (
@@ -33,16 +34,16 @@ from understudy.recipes.actor_critic import (
 )
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.computing import Computing
-from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
+from understudy.recipes.learner import make_learner, make_value_head, prompt_of, training
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.rollouts import RolloutConfig
 from understudy.recipes.trust import Trust
+from understudy.recipes.tuning import Tuned
 from understudy.runs.directory import Run, read_json
 from understudy.runs.progress import Progress
 from understudy.train.losses import LossConfig
-from understudy.train.optimiser import TrainerConfig
+from understudy.train.optimiser import Schedule, TrainerConfig
 from understudy.train.trainer import Trainer
 from understudy.train.value_head import ValueConfig
 
@@ -62,10 +63,9 @@ class PlayConfig(RolloutConfig):
     language: str | None = None  # a run whose model fills the world's gaps; see `train world`
 
 
-class PpoConfig(Computing):
+class PpoConfig(Tuned):
     base: str = "tiny"
     start: str | None = None  # the adapter that sampled the logs
-    lora: Lora = Lora()
     log: LogConfig = LogConfig()
     play: PlayConfig = PlayConfig()
     estimation: Estimation = Estimation()
@@ -74,8 +74,12 @@ class PpoConfig(Computing):
     batch_episodes: PositiveInt = 64  # of a mini-batch
     kl_bound: PositiveFloat | None = 0.03  # a step's mean over its tokens, KL(sampler || policy)
     lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
+    schedule: Schedule = "linear"  # of logs, whose steps are counted before; worlds: constant
+    warmup_steps: NonNegativeInt = 2
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     loss: LossConfig = LossConfig(rl="clip", clip_low=0.6, clip_high=2.0)
+    imitate: NonNegativeFloat = 0.0  # weight of `ce` on logged episodes better than their mean
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2  # the newest
@@ -84,7 +88,7 @@ class PpoConfig(Computing):
 
 @dataclass(frozen=True, slots=True)
 class PpoResult:
-    adapter: Path
+    adapter: Path  # with tune=full a model's folder
     episodes: int
     left_out: dict[str, int]  # reason -> episodes
     changed: dict[str, int]  # what is not as it was logged -> how often
@@ -112,17 +116,20 @@ def ppo(
     left_out += Counter({f"not of the split {config.log.split}": apart})
     if not kept:
         raise none_left(left_out)
-    learned, _ = logged(kept, config.log, check)
+    learned, _ = logged(kept, config.log, check, echo=config.echo)
     changed = changes(learned)
     _check_they_differ(learned)
+    usual = sum(e.reward for e in learned) / len(learned)
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     learner.check_completions(c for e in kept for c in e.made_for("agent"))
     head = make_value_head(learner, start)
     plan = _plan(len(learned), config)
     cores = torch.get_num_threads()
     with (
-        training(learner, trainer_config(config), cores, head) as trainer,
+        training(learner, trainer_config(config, len(plan)), cores, head) as trainer,
         Progress("learn", total=len(plan), unit="steps", quiet=quiet) as progress,
     ):
         state = from_checkpoint(run, trainer)
@@ -136,7 +143,7 @@ def ppo(
             if epoch in cut:
                 continue
             estimates = estimates or _estimates(run, trainer, learned, config, number, progress)
-            rows = [r for n in batch for r in learned[n].weighted(estimates[n].advantages)]
+            rows = [r for n in batch for r in _rows(learned[n], estimates[n], usual, config)]
             metrics = take_step(run, trainer, rows, number)
             run.log(
                 number, epoch=epoch, **{k: v for k, v in metrics.as_dict().items() if k != "step"}
@@ -158,7 +165,7 @@ def ppo(
         "left_out": dict(+left_out),
         "changed": dict(changed),
     }
-    adapter = learner.save(run.path / "adapter", metadata, head)
+    adapter = learner.save(run.path / learner.kind, metadata, head)
     run.write_artefact("ppo.json", metadata | {"steps": steps, "epochs_cut": sorted(cut)})
     return PpoResult(adapter, len(kept), dict(+left_out), dict(changed), steps, len(cut))
 
@@ -172,6 +179,12 @@ def _check_they_differ(learned: Sequence[Logged]) -> None:
             f"all {len(learned)} episodes have the reward {rewards.pop():g}: there is nothing to "
             "tell better from worse by; give feedback, or a check, that tells them apart"
         )
+
+
+def _rows(episode: Logged, estimated: Estimate, usual: float, config: PpoConfig) -> list[Row]:
+    """What the policy learns from an episode."""
+    imitate = config.imitate if episode.reward > usual else 0.0
+    return episode.weighted(estimated.advantages, imitate=imitate)
 
 
 def _plan(n: int, config: PpoConfig) -> list[tuple[int, int, list[int]]]:
@@ -206,9 +219,12 @@ def _estimates(
     return estimate(learned, values, config.estimation)
 
 
-def trainer_config(config: PpoConfig) -> TrainerConfig:
+def trainer_config(config: PpoConfig, total_steps: int | None = None) -> TrainerConfig:
     return TrainerConfig(
         lr=config.lr,
+        schedule=config.schedule if total_steps else "constant",
+        warmup_steps=config.warmup_steps,
+        total_steps=total_steps,
         betas=(0.9, config.beta2),
         precision=config.precision,
         layout=config.layout,

@@ -53,7 +53,7 @@ from understudy.world.model import World
 
 @dataclass(frozen=True, slots=True)
 class PlayedResult:
-    adapter: Path
+    adapter: Path  # with tune=full a model's folder
     steps: int
     reward: float  # of the last step
     success: float
@@ -82,7 +82,9 @@ async def ppo_in_world(
     rollouts = Rollouts(world, check, play, workload)
     guards = rollouts.guards
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     head = make_value_head(learner, start)
     reward = success = 0.0
     cores = threads or usable_cores()
@@ -112,7 +114,7 @@ async def ppo_in_world(
             rewards = _by_episode(played, lambda p: p.group.rewards)
             weights = _by_episode(played, lambda p: p.weights)
             given = [e for p in played for e in p.group.episodes]
-            episodes, left_out = logged(given, config.log, rewards=rewards)
+            episodes, left_out = logged(given, config.log, None, rewards, config.echo)
             counted += left_out + changes(episodes)
             counted += sum((p.without_reward for p in played), Counter())
             values: dict[str, Any] = {"skipped": "nothing to learn from"}
@@ -151,7 +153,7 @@ async def ppo_in_world(
                 break
     first = rollouts.scenarios[0]
     metadata = {"recipe": "ppo", "prompt": prompt_of(first.messages, first.tools)}
-    adapter = learner.save(run.path / "adapter", metadata | {"success": success}, head)
+    adapter = learner.save(run.path / learner.kind, metadata | {"success": success}, head)
     return PlayedResult(adapter, steps, reward, success, guards.stopped if guards else None)
 
 

@@ -11,15 +11,15 @@ from typing import Literal, cast
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from understudy.core.rows import Row, supervised_rows
+from understudy.core.rows import Row, supervised_rows, unheard
 from understudy.core.types import Message
 from understudy.models.lora import base_only
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.computing import Computing
-from understudy.recipes.learner import Learner, Lora
+from understudy.recipes.learner import Learner
 from understudy.recipes.preference_data import Said, Splits
 from understudy.recipes.resuming import from_checkpoint
+from understudy.recipes.tuning import Tuned
 from understudy.runs.directory import Run, read_json
 from understudy.runs.progress import Progress
 from understudy.train.optimiser import TrainerConfig
@@ -27,10 +27,8 @@ from understudy.train.preferences import PreferenceLoss, pushed, scores
 from understudy.train.trainer import Trainer
 
 
-class PreferenceConfig(Computing):
+class PreferenceConfig(Tuned):
     base: str = "tiny"
-    start: str | None = None  # an adapter folder to go on from; usually a distilled one
-    lora: Lora = Lora()
     split: Splits = "train"  # of captured episodes; `heldout` is what `eval` plays
     feedback: str = "outcome"  # the name that rewards are selected by
     epochs: PositiveInt = 1
@@ -46,21 +44,23 @@ class PreferenceConfig(Computing):
 
 @dataclass(frozen=True, slots=True)
 class PreferenceResult:
-    adapter: Path
+    adapter: Path  # with tune=full a model's folder
     used: int  # pairs, or thumbs
     steps: int
     left_out: dict[str, int]  # what and why -> how many
 
 
-def said_row(said: Said, learner: Learner, max_tokens: int) -> Row | str:
+def said_row(said: Said, learner: Learner, max_tokens: int, echo: float = 0.0) -> Row | str:
     """The conversation with an entry of weight 1 on each token that the assistant said after the
-    prompt, or why there is no such row."""
+    prompt, with `echo` (core.rows) also what tools and users said in between; or why there is no
+    such row."""
     before = [_unlearned(m) if m["role"] == "assistant" else m for m in said.prompt]
     rows, counted = supervised_rows(
         [*before, *said.completion],
         said.tools,
         learner.base.renderer,
         sample_id=said.id,
+        echo=echo,
         max_tokens=max_tokens,
     )
     if len(rows) == 1:
@@ -89,17 +89,24 @@ def paired_rows(
     return whole, left_out
 
 
+def scored_by(trainer: Trainer, rows: Sequence[Row]) -> list[float]:
+    """The rows' scores under the model as it is: of what the assistant said in them."""
+    said = [unheard(row) for row in rows]
+    return scores(said, trainer.logprobs(said))
+
+
 def reference_scores(
     run: Run, trainer: Trainer, name: str, rows: Sequence[Row], of: Literal["start", "base"]
 ) -> list[float]:
-    """The rows' scores under the model that training begins with, or its base without any adapter.
+    """The rows' scores under the model that training begins with, or its base without any adapter;
+    with tune=full either is the base as it was loaded.
 
     Recorded when the run begins; to be called before a checkpoint is loaded.
     """
     file = run.artefacts / f"{name}.json"
     if not file.exists():
         with base_only(trainer.model) if of == "base" else nullcontext():
-            scored = scores(rows, trainer.logprobs(rows))
+            scored = scored_by(trainer, rows)
         if not all(map(math.isfinite, scored)):
             raise ValueError("the reference's logprobs are not finite: its base is broken")
         run.write_artefact(file.name, scored)
@@ -140,7 +147,7 @@ def descend(
         progress.advance(begin)
         for number in range(begin, len(steps)):
             rows = rows_of(steps[number])
-            loss = loss_of(steps[number], scores(rows, trainer.logprobs(rows)))
+            loss = loss_of(steps[number], scored_by(trainer, rows))
             metrics = take_step(run, trainer, pushed(rows, loss.slopes), number)
             values = metrics.as_dict() | {"loss": {name: loss.loss}} | loss.figures
             values.pop("step")

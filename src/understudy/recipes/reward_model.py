@@ -1,10 +1,10 @@
-"""A reward model from preferences (Bradley-Terry), an ordinary adapter of the base.
+"""A reward model from preferences (Bradley-Terry): an ordinary adapter of the base, or a model.
 
 A conversation's reward is read behind it: a question is asked, and the reward is the logprob of one
-answer's first token minus that of another's. Every engine that serves the adapter can so give it,
-and there is no head beside it. The loss is -log sigmoid(chosen - rejected) over pairs, plus
+answer's first token minus that of another's. Every engine that serves it can so give it, and there
+is no head beside it. The loss is -log sigmoid(chosen - rejected) over pairs, plus
 `centre` * (chosen + rejected)^2, which keeps rewards about zero (arXiv 2312.09244; TRL). Steps as
-in `dpo`. The adapter's metadata says what is asked and which two tokens are read; `load_judge`
+in `dpo`. The metadata beside it says what is asked and which two tokens are read; `load_judge`
 makes a judge of it.
 """
 
@@ -21,6 +21,7 @@ from understudy.core.types import ModelRef
 from understudy.engine.torch_engine import TorchEngine
 from understudy.judges.reward_model import RewardModel, Verdict
 from understudy.models.adapters import load_adapter
+from understudy.models.full import metadata_of
 from understudy.models.loading import load_base
 from understudy.recipes.learner import Learner, make_engine, make_learner, prompt_of, training
 from understudy.recipes.preference_data import Pair, Said
@@ -54,7 +55,9 @@ def reward_model(
     """Train a reward model on pairs; resumes from the run's checkpoint. `left_out` counts what made
     no pair. Raises ValueError where nothing is left to train on."""
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     verdict = _verdict(learner, config)
     rows, more = paired_rows(
         [
@@ -83,24 +86,26 @@ def reward_model(
         "prompt": prompt_of(said.prompt, said.tools),
     }
     metadata |= {"verdict": read, "pairs": len(rows), "left_out": reasons}
-    adapter = learner.save(run.path / "adapter", metadata)
+    adapter = learner.save(run.path / learner.kind, metadata)
     return PreferenceResult(adapter, len(rows), len(steps), reasons)
 
 
 async def load_judge(
     adapter: Path, name: str = "reward_model", threads: int | None = None
 ) -> tuple[RewardModel, TorchEngine]:
-    """The judge that an adapter of `reward_model` is, and the engine under it, to be closed when
-    done. Raises FileNotFoundError where there is no adapter, ValueError where it is none of these.
+    """The judge that an adapter of `reward_model` is, or with tune=full a model's folder, and the
+    engine under it, to be closed when done. Raises FileNotFoundError where there is neither,
+    ValueError where it is none of these.
     """
-    file = load_adapter(adapter)
-    read = file.metadata.get("verdict")
+    file = None if (adapter / "config.json").exists() else load_adapter(adapter)
+    read = (file.metadata if file is not None else metadata_of(adapter)).get("verdict")
     if not isinstance(read, dict):
         raise ValueError(f"{adapter} is no reward model; train one with `train reward-model`")
-    base = load_base(file.base or "tiny")
+    base = load_base(str(adapter) if file is None else file.base or "tiny")
     engine, _ = make_engine(base, threads)
-    model = ModelRef(base.name, name, 1)
-    await engine.load(model, str(adapter))
+    model = ModelRef(base.name) if file is None else ModelRef(base.name, name, 1)
+    if file is not None:
+        await engine.load(model, str(adapter))
     verdict = Verdict(read["question"], read["good"], read["bad"])
     return RewardModel(engine, model, base.renderer, verdict, name), engine
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from understudy.core.chat_files import ImportReport, import_file, write_rows
 from understudy.core.types import (
@@ -54,6 +54,7 @@ class RftConfig(AttemptConfig, Computing):
     reader_epochs: PositiveInt = 3  # of those that pass
     readings: NonNegativeInt = 3  # of single messages, for each episode; see `_readings`
     epochs: PositiveInt = 1
+    echo: NonNegativeFloat = 0.0  # of the reader too: `ce` on what tools and users said
     batch_episodes: PositiveInt = 4  # and their readings
     lr: PositiveFloat = 3e-3
     max_tokens_per_microbatch: PositiveInt = 4096
@@ -239,6 +240,7 @@ def _sft_config(
         lr=config.lr,
         device=config.device,
         dtype=config.dtype,
+        echo=config.echo,
         precision=config.precision,
         layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,

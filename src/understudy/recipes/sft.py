@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from understudy.core.forest import Conversation, final_conversations
 from understudy.core.rows import Row, TooLong, supervised_rows
@@ -36,9 +44,9 @@ from understudy.core.types import (
 from understudy.judges.check import Check
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints, Score
-from understudy.recipes.computing import Computing
-from understudy.recipes.learner import Learner, Lora, Tune, make_learner, prompt_of, training
+from understudy.recipes.learner import Learner, make_learner, prompt_of, training
 from understudy.recipes.resuming import begun_with, from_checkpoint
+from understudy.recipes.tuning import Tuned
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.runs.statistics import Interval
@@ -46,12 +54,9 @@ from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 
 
-class SftConfig(Computing):
+class SftConfig(Tuned):
     base: str = "tiny"
     renderer: str | None = None  # a chat format in the place of the base's own
-    start: str | None = None  # an adapter folder to go on from
-    tune: Tune = "lora"
-    lora: Lora = Lora()
     split: Split | Literal["all"] = "train"  # `heldout` is what `eval` plays
     keep: Literal["all", "check", "feedback"] = "all"
     feedback: str = "thumb"  # the name that `keep=feedback` selects by
@@ -65,6 +70,7 @@ class SftConfig(Computing):
     shard: bool = False  # each of several processes holds a part of the model (train.sharding)
     max_tokens: PositiveInt = 2048  # of a row
     long_rows: TooLong = "refuse"  # a longer one is left out; `cut`: its end
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     max_tokens_per_microbatch: PositiveInt = 4096
     evaluate_every: NonNegativeInt = 0  # steps, where `sft` is told how; 0: never
     evaluate_scenarios: PositiveInt = 100  # at most, of the held-out split; greedy
@@ -77,6 +83,20 @@ class SftConfig(Computing):
         if self.shard and self.evaluate_every:
             raise ValueError("evaluate_every needs the whole model in one process: leave shard off")
         return self
+
+
+class ViewConfig(SftConfig):
+    """Of a model that speaks for others than the agent, in conversations made for it: an adapter,
+    which is tried beside its base in one engine."""
+
+    tune: Literal["lora"] = "lora"
+
+    @field_validator("echo")
+    @classmethod
+    def _hears_nothing_of_the_traffic(cls, echo: float) -> float:
+        if echo:
+            raise ValueError("is for the agent's recipes: what this one reads is written for it")
+        return echo
 
 
 Evaluate = Callable[[Learner], Interval]
@@ -115,7 +135,9 @@ def sft(
     learner = make_learner(
         config.base, config.lora, config.seed, start, config.tune, config.renderer, config
     )
-    rows, rows_left_out = episode_rows(kept, learner, config.max_tokens, config.long_rows)
+    rows, rows_left_out = episode_rows(
+        kept, learner, config.max_tokens, config.long_rows, config.echo
+    )
     if not rows:
         why = dict(left_out + rows_left_out) or "none were given"
         raise ValueError(f"no episode is left to train on: {why}")
@@ -203,10 +225,15 @@ def select(
 
 
 def episode_rows(
-    episodes: Sequence[Episode], learner: Learner, max_tokens: int, too_long: TooLong = "refuse"
+    episodes: Sequence[Episode],
+    learner: Learner,
+    max_tokens: int,
+    too_long: TooLong = "refuse",
+    echo: float = 0.0,
 ) -> tuple[list[Row], Counter[str]]:
     """One row per conversation (more where the format writes history anew), `ce` on what the
-    assistant said; and what was left out, why.
+    assistant said, and with `echo` (core.rows) what tools and users said; and what was left out,
+    why.
 
     A sample's id is its episode's with the conversation's number in it.
     """
@@ -226,6 +253,7 @@ def episode_rows(
                     said.tools,
                     learner.base.renderer,
                     sample_id=f"{episode.id}/{n}",
+                    echo=echo,
                     max_tokens=max_tokens,
                     too_long=too_long,
                 )

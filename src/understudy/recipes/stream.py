@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from understudy.core.rows import Entry, Row
 from understudy.core.types import Episode
@@ -25,10 +25,10 @@ from understudy.judges.check import Check
 from understudy.recipes.arrivals import Arrivals, Pool, Source
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.computing import Computing
-from understudy.recipes.learner import Lora, make_learner, make_value_head, prompt_of, training
+from understudy.recipes.learner import make_learner, make_value_head, prompt_of, training
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import from_checkpoint
+from understudy.recipes.tuning import Tuned
 from understudy.runs.directory import Run
 from understudy.runs.progress import Progress
 from understudy.train.gae import normalised
@@ -42,10 +42,9 @@ RECENT = 16  # episodes of a scenario
 SCENARIOS = 4096  # that are remembered
 
 
-class StreamConfig(Computing):
+class StreamConfig(Tuned):
     base: str = "tiny"
     start: str | None = None  # the adapter that sampled the logs
-    lora: Lora = Lora()
     log: LogConfig = LogConfig()
     steps: PositiveInt | None = None  # None: until each episode has been used `passes` times
     passes: PositiveInt = 8
@@ -58,6 +57,7 @@ class StreamConfig(Computing):
     negative_kl: PositiveFloat | None = None  # bound of 2606.17250
     max_staleness: NonNegativeInt | None = None  # versions behind the newest that was logged
     min_effective: float = Field(default=0.5, ge=0, le=1)  # share of the batch's tokens
+    echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     beta2: float = Field(default=0.98, gt=0, lt=1)
     max_tokens_per_microbatch: PositiveInt = 4096
@@ -69,7 +69,7 @@ class StreamConfig(Computing):
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    adapter: Path
+    adapter: Path  # with tune=full a model's folder
     episodes: int
     left_out: dict[str, int]  # reason -> episodes
     changed: dict[str, int]  # what is not as it was logged -> how often
@@ -119,8 +119,10 @@ def stream(
     Raises OriginError for episodes of another base or chat template, NonFiniteError after three
     steps of the policy, or of the value head, whose loss or gradient is not finite."""
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, computing=config)
-    head = make_value_head(learner, start)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
+    head, folder = make_value_head(learner, start), run.path / learner.kind
     cores = torch.get_num_threads()
     with (
         training(learner, _trainer_config(config), cores, head) as trainer,
@@ -139,7 +141,7 @@ def stream(
             """The episodes that can be learned from, and why others are left out."""
             nonlocal prompt
             given, apart = in_split(arrived, config.log)
-            found, why = logged(given, config.log, check)
+            found, why = logged(given, config.log, check, echo=config.echo)
             used = {e.id for e in found}
             learner.check_completions(c for e in given if e.id in used for c in e.made_for("agent"))
             prompt = prompt or _prompt(given, found)
@@ -190,7 +192,7 @@ def stream(
             if step % config.checkpoint_every == 0:
                 save()
                 if not source.ends:  # who follows a store wants the adapter as it is now
-                    learner.save(run.path / "adapter", {"recipe": "stream", "prompt": prompt}, head)
+                    learner.save(folder, {"recipe": "stream", "prompt": prompt}, head)
         if step > begin and step % config.checkpoint_every:
             save()
     why_not = dict(+left_out + source.counted)
@@ -203,7 +205,7 @@ def stream(
         "left_out": why_not,
         "changed": dict(changed),
     }
-    adapter = learner.save(run.path / "adapter", metadata, head)
+    adapter = learner.save(folder, metadata, head)
     run.write_artefact("stream.json", metadata | {"steps": step, "skipped": skipped})
     return StreamResult(adapter, count, why_not, dict(changed), step, skipped)
 

@@ -2,20 +2,18 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Literal
 
 from understudy.core.types import Episode
 from understudy.recipes.resuming import begun_with_all
-from understudy.recipes.sft import SftConfig, SftResult, sft
+from understudy.recipes.sft import SftConfig, SftResult, ViewConfig, sft
 from understudy.recipes.world_language import Language, apart, of_split, open_calls, tried_on
 from understudy.runs.directory import Run
 from understudy.world.language.trial import Trial
 
 
-class LanguageConfig(SftConfig):
+class LanguageConfig(ViewConfig):
     """More steps than distillation takes: a small base learns the answer's form first."""
 
-    tune: Literal["lora"] = "lora"  # the actor's and the world's adapters share a base
     epochs: int = 8
     batch_episodes: int = 8
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from understudy.core.protocols import Renderer
-from understudy.core.rows import Row, SampledRow, Span
+from understudy.core.rows import Row, SampledRow, Span, echo_entries
 from understudy.core.teaching import anchored_row, imitated_row, reverse_row
+from understudy.core.turns import FormatError
 from understudy.core.types import Completion, ModelRef, Sampling
 from understudy.engine.torch_engine import TorchEngine
 from understudy.recipes.corrections import Correction, hindsight
@@ -97,6 +98,26 @@ class Tutor:
         if not self.config.hold:
             return Held([], drifts)
         return Held([anchored_row(row, anchors, self.config.hold, turn.id)], drifts)
+
+    def heard(self, turn: Completion) -> list[Row]:
+        """With `echo` (core.rows), what tools and users said between the reply before the turn and
+        the turn. Nothing where there is no such reply, where the format writes it anew in the
+        turn's prompt, or where that is longer than the context."""
+        messages, tools = turn.request.messages, turn.request.tools
+        last = max((n for n, m in enumerate(messages) if m["role"] == "assistant"), default=0)
+        if not self.config.echo or not last:
+            return []
+        prompt, reply = self._prompt(turn), self.renderer.assistant_ids(messages[last])
+        try:
+            before = [*self.renderer.prompt_ids(messages[:last], tools), *reply]
+        except FormatError:  # no conversation of the format's begins so
+            return []
+        if len(prompt) >= self.engine.context or prompt[: len(before)] != before:
+            return []
+        spans = (Span(len(before) - len(reply), len(before), (), ""),
+                 Span(len(prompt), len(prompt), (), ""))  # fmt: skip
+        entries = echo_entries(SampledRow(tuple(prompt), spans), self.config.echo, turn.id)
+        return [Row(tuple(prompt), tuple(entries))]
 
     @property
     def _teacher(self) -> Teacher:

@@ -18,7 +18,7 @@ from understudy.core.types import Completion, Episode, Message, ModelRef, Reques
 from understudy.recipes.agents import trained_agent
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with_all
-from understudy.recipes.sft import SftConfig, SftResult, sft
+from understudy.recipes.sft import SftConfig, SftResult, ViewConfig, sft
 from understudy.recipes.user_width import goal_of, mine_users
 from understudy.recipes.world_language import of_split
 from understudy.runs.directory import Run
@@ -35,7 +35,7 @@ _MOST = 400  # turns that it is tried on
 _AT_ONCE = 32
 
 
-class UserConfig(SftConfig):
+class UserConfig(ViewConfig):
     """More steps than distillation takes: a small base learns to speak as the user first."""
 
     epochs: int = 4

@@ -2,8 +2,9 @@
 
 The trainer divides a stream's sum by its entries of non-zero weight, N. Weights are multiplied
 here so that what comes out is another mean. Only entries of non-zero weight are looked at: those of
-weight zero change nothing, whatever the aggregation. All rows of a step go in together. There is no
-mean over rows: how many an episode has is the chat template's doing, and says nothing of it.
+weight zero change nothing, whatever the aggregation; those of what the environment said (`heard`)
+have a mean of their own, whatever that of the others. All rows of a step go in together. There is
+no mean over rows: how many an episode has is the chat template's doing, and says nothing of it.
 """
 
 from collections import Counter
@@ -46,34 +47,51 @@ def aggregate(
 
 def undivided(rows: Sequence[Row], stream: Stream = "ce") -> list[Row]:
     """The rows, weighted so that the trainer's loss is the plain sum of their terms: its division
-    by the count, multiplied back."""
+    by the count, multiplied back. What the environment said stays as it is."""
     return _scaled(rows, stream, _count(rows, stream))
 
 
-def _scaled(rows: Sequence[Row], stream: Stream, factor: float) -> list[Row]:
-    return _changed(rows, stream, lambda _, e: e._replace(weight=e.weight * factor))
+def heard_apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, weighted so that the `ce` entries of what the environment said and the others each
+    have a mean of their own: the trainer's one mean over both becomes the sum of the two. As they
+    are where there is but one kind."""
+    said, heard = _count(rows, "ce"), _count(rows, "ce", heard=True)
+    if not said or not heard:
+        return list(rows)
+    whole = said + heard
+    return _scaled(_scaled(rows, "ce", whole / said), "ce", whole / heard, heard=True)
+
+
+def _scaled(
+    rows: Sequence[Row], stream: Stream, factor: float, *, heard: bool = False
+) -> list[Row]:
+    return _changed(rows, stream, lambda _, e: e._replace(weight=e.weight * factor), heard=heard)
 
 
 def _changed(
-    rows: Sequence[Row], stream: Stream, entry_of: Callable[[int, Entry], Entry]
+    rows: Sequence[Row],
+    stream: Stream,
+    entry_of: Callable[[int, Entry], Entry],
+    *,
+    heard: bool = False,
 ) -> list[Row]:
     return [
-        Row(row.ids, tuple(entry_of(r, e) if _counts(e, stream) else e for e in row.entries))
+        Row(row.ids, tuple(entry_of(r, e) if _counts(e, stream, heard) else e for e in row.entries))
         for r, row in enumerate(rows)
     ]
 
 
-def _count(rows: Sequence[Row], stream: Stream) -> int:
-    return len(_trained(rows, stream))
+def _count(rows: Sequence[Row], stream: Stream, *, heard: bool = False) -> int:
+    return sum(_counts(e, stream, heard) for row in rows for e in row.entries)
 
 
 def _trained(rows: Sequence[Row], stream: Stream) -> list[tuple[int, Entry]]:
     """The stream's entries that the trainer counts, each with its row's number."""
-    return [(r, e) for r, row in enumerate(rows) for e in row.entries if _counts(e, stream)]
+    return [(r, e) for r, row in enumerate(rows) for e in row.entries if _counts(e, stream, False)]
 
 
-def _counts(entry: Entry, stream: Stream) -> bool:
-    return entry.stream == stream and entry.weight != 0.0
+def _counts(entry: Entry, stream: Stream, heard: bool) -> bool:
+    return entry.stream == stream and entry.heard is heard and entry.weight != 0.0
 
 
 def _sample(r: int, entry: Entry) -> str:

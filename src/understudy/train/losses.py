@@ -16,6 +16,12 @@ the stream's count over the whole batch, so that micro-batching and packing chan
                     the mean log-ratio (GSPO, arXiv 2507.18071, whose bounds are the defaults). The
                     gradient goes through the token's own logprob (the paper's GSPO-token): where
                     a sequence's weights are equal, that is GSPO's.
+       "dppo"       cispo's term where the step would not carry the token out of a trust region of
+                    probabilities, not of ratios: left out are positive weights where p_policy -
+                    p_sampler is above clip_high, negative ones where it is below -clip_low (DPPO's
+                    binary total variation, arXiv 2602.04879, mostly with 0.2). A rare token that
+                    a failure rests on may go all the way to nothing, and a likely one that good
+                    and bad episodes share hardly moves: with ratios it is the other way round.
        "reinforce"  -weight * log p, no ratio: for data of the policy itself.
 `kl`   weight * (log p - anchor)^2 / 2: for tokens drawn from the policy its gradient is that of
        the reverse KL divergence to whoever gave the anchor, the k2 estimator of
@@ -56,6 +62,7 @@ DEFAULTS: dict[str, dict[str, float]] = {
     "cispo": {"ratio_cap": 5.0},
     "clip": {"clip_low": 0.2, "clip_high": 0.28},
     "gspo": {"clip_low": 3e-4, "clip_high": 4e-4},
+    "dppo": {"clip_low": 0.2, "clip_high": 0.2, "ratio_cap": 5.0},
     "reinforce": {},
 }
 
@@ -66,7 +73,7 @@ class LossConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     DECIDED_BY: ClassVar[str] = "rl"  # another surrogate has defaults of its own
 
-    rl: Literal["cispo", "clip", "gspo", "reinforce"] = "cispo"
+    rl: Literal["cispo", "clip", "gspo", "dppo", "reinforce"] = "cispo"
     ratio_cap: PositiveFloat | None = None
     ratio_level: Literal["token", "sequence"] = "token"
     clip_low: PositiveFloat | None = None
@@ -84,12 +91,15 @@ class LossConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.rl in ("clip", "gspo"):
+        if self.rl in ("clip", "gspo", "dppo"):
             if self.clip_low is None or self.clip_high is None:
                 raise ValueError(f"rl={self.rl} needs clip_low and clip_high")
+            if self.rl == "dppo" and max(self.clip_low, self.clip_high) >= 1:
+                raise ValueError("dppo's clip_low and clip_high are of probabilities: below 1")
             if self.clip_low >= 1:
                 raise ValueError("clip_low must be below 1: ratios are clipped at 1 - clip_low")
-            if self.ratio_cap is not None and self.ratio_cap <= 1 + self.clip_high:
+            near = self.ratio_cap is not None and self.ratio_cap <= 1 + self.clip_high
+            if near and self.rl != "dppo":
                 raise ValueError("ratio_cap must be above 1 + clip_high, or it cuts the clip off")
         elif self.clip_low is not None or self.clip_high is not None:
             raise ValueError(f"rl={self.rl} clips nothing: leave clip_low and clip_high out")
@@ -102,7 +112,8 @@ class LossConfig(BaseModel):
     @property
     def corrects(self) -> bool:
         """Whether log p is weighted by importance ratios."""
-        return self.rl == "cispo" or (self.rl == "reinforce" and self.ratio_cap is not None)
+        truncated = self.rl == "reinforce" and self.ratio_cap is not None
+        return self.rl in ("cispo", "dppo") or truncated
 
     @property
     def of_sequences(self) -> bool:
@@ -149,7 +160,11 @@ def rl_loss(
         log_ratio = _sums(gap.detach(), sequence_E)
     ratio = log_ratio.masked_fill(left_out, 0.0).exp()  # what is left out may be infinite
     capped = ratio if config.ratio_cap is None else ratio.clamp(max=config.ratio_cap)
-    if config.clip_low is not None and config.clip_high is not None:
+    if config.rl == "dppo":
+        gone = _outside(logprobs_E.detach(), weight, anchor_E, config)
+        total = -(capped.detach() * weight.masked_fill(gone, 0.0) * logprobs_E).sum()
+        changed = gone | (ratio > capped)
+    elif config.clip_low is not None and config.clip_high is not None:
         low, high = 1 - config.clip_low, 1 + config.clip_high
         total = -torch.minimum(capped * weight, ratio.clamp(low, high) * weight).sum()
         changed = torch.where(weight > 0, ratio > high, ratio < low) | (ratio > capped)
@@ -176,6 +191,14 @@ def _masks(
         difference = (logprobs_E.exp() - anchor_E.exp()).abs()
         masks["difference_mask"] = difference > config.difference_mask
     return masks
+
+
+def _outside(logprobs_E: Tensor, weight_E: Tensor, anchor_E: Tensor, config: LossConfig) -> Tensor:
+    """dppo: whose weight would move a probability further out of the trust region."""
+    assert config.clip_low is not None
+    assert config.clip_high is not None
+    moved_E = logprobs_E.exp() - anchor_E.exp()
+    return torch.where(weight_E > 0, moved_E > config.clip_high, moved_E < -config.clip_low)
 
 
 def _sums(value_E: Tensor, sequence_E: Tensor) -> Tensor:

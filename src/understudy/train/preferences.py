@@ -43,11 +43,13 @@ def scores(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> list[flo
 
 def pushed(rows: Sequence[Row], slopes: Sequence[float]) -> list[Row]:
     """The rows with weights by which one step of the trainer descends the loss whose derivative
-    by each row's score is given. All entries are `ce`."""
+    by each row's score is given. All entries are `ce`; those of what the environment said are not
+    of the score, and stay as they are."""
     turned = [
-        Row(row.ids, tuple(e._replace(weight=-slope * e.weight) for e in row.entries))
+        Row(row.ids, tuple(e if e.heard else e._replace(weight=-slope * e.weight)
+                           for e in row.entries))
         for row, slope in zip(rows, slopes, strict=True)
-    ]
+    ]  # fmt: skip
     return undivided(turned, "ce")
 
 

@@ -54,23 +54,31 @@ def write(world: World, folder: Path) -> None:
 
 
 def read(folder: Path) -> World:
-    """Raises FileNotFoundError where there is no world, ValueError for a newer format."""
-    plain, packed = folder / "world.json", folder / "world.json.zst"
-    if packed.exists():
-        raw = zstandard.ZstdDecompressor().decompress(packed.read_bytes(), max_output_size=_BOMB)
-    elif plain.exists():
-        raw = plain.read_bytes()
-    else:
+    """Raises FileNotFoundError where there is no world, ValueError for one that is damaged or of
+    a newer format."""
+    files = [f for f in (folder / "world.json.zst", folder / "world.json") if f.exists()]
+    if not files:
         raise FileNotFoundError(f"no world in {folder}: write one with `understudy world learn`")
-    data = json.loads(raw)
+    data = document(files[0])
     if data.get("format") != FORMAT:
         raise ValueError(
             f"the world in {folder} has format {data.get('format')}, not {FORMAT}: learn it again"
         )
     world = from_json(data)
     report = folder / "fidelity.json"
-    world.fidelity = json.loads(report.read_text()) if report.exists() else None
+    world.fidelity = document(report) if report.exists() else None
     return world
+
+
+def document(file: Path) -> Any:
+    """What a saved world's file says. Raises ValueError where it is cut off or no JSON."""
+    raw = file.read_bytes()
+    try:
+        if file.suffix == ".zst":
+            raw = zstandard.ZstdDecompressor().decompress(raw, max_output_size=_BOMB)
+        return json.loads(raw)
+    except (ValueError, zstandard.ZstdError) as damage:
+        raise ValueError(f"{file} is damaged ({damage}): learn the world again") from damage
 
 
 def _fields(thing: Any, *skip: str) -> dict[str, Any]:
