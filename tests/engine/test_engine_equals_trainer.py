@@ -13,7 +13,7 @@ from test_engine_exactness import BASE, engine_for, prompts_for
 from understudy.core.rows import Entry, Row
 from understudy.core.types import ModelRef, Sample, Sampling
 from understudy.engine.torch_engine import TorchEngine
-from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora
+from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora, set_adapter_tensors
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
 
@@ -143,3 +143,32 @@ def test_the_kernel_is_for_float32_alone() -> None:
         engine.close()
     assert not engines[1].has_kernel
     assert not off.has_kernel
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama"])
+async def test_on_a_bf16_base_both_are_as_near_to_float32(family: str) -> None:
+    """With an adapter in float32 that the trainer has moved: neither is farther from the model of
+    the same numbers in float32 than bf16's rounding is."""
+    models = [make_model(family) for _ in range(2)]
+    for model in models:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16()
+    half, exact = models[0], models[1].float()
+    for model in models:
+        inject_lora(model, LORA)
+    trainer = Trainer(half, TrainerConfig(lr=2e-2, precision="bf16"))
+    engine = engine_for(half)
+    actor = ModelRef("base", "actor")
+    prompts = prompts_for(6, 70, random.Random(3))
+    engine.load_weights(actor, adapter_tensors(half), LORA)
+    before = await sampled(engine, actor, prompts, 1.0)
+    for _ in range(3):
+        trainer.step(before)
+    set_adapter_tensors(exact, adapter_tensors(half))
+    wanted = Trainer(exact, TrainerConfig())
+    assert relative_error(flat(wanted.logprobs(before)), anchors(before)) > 0.05  # it has moved
+    engine.load_weights(actor, adapter_tensors(half), LORA)
+    rows = await sampled(engine, actor, prompts, 1.0)
+    engine.close()
+    assert relative_error(anchors(rows), flat(wanted.logprobs(rows))) < 0.03
+    assert relative_error(flat(trainer.logprobs(rows)), flat(wanted.logprobs(rows))) < 0.03

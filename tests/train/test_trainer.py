@@ -1,14 +1,16 @@
 import itertools
 import math
 import random
+import weakref
 
 import pytest
 import torch
 from exact_models import gradients, random_rows, relative_error, small_model
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from understudy.core.rows import Entry, Row
 from understudy.train.advantages import group_advantages
-from understudy.train.head import head_logprobs
+from understudy.train.head import chunk_of, head_logprobs
 from understudy.train.losses import kl_estimate
 from understudy.train.trainer import NonFiniteError, Trainer, TrainerConfig
 from understudy.train.value_head import ValueHead
@@ -38,6 +40,71 @@ def test_chunked_head_equals_full_logits(bias, temperature, chunk):
     assert relative_error(out.entropy_U, -(full.exp() * full).sum(-1)) < 1e-10
     for a, b in zip(got, expected, strict=True):
         assert relative_error(a, b) < 1e-10
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes of a tensor of logits, and of all of them that were there at one time."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.vocabulary, self.one, self.together, self.alive = vocabulary, 0, 0, {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.dim() == 2 and out.shape[1] == self.vocabulary:
+            storage = out.untyped_storage()
+            self.one = max(self.one, storage.nbytes())
+            self.alive = {k: ref for k, ref in self.alive.items() if ref() is not None}
+            self.alive[storage.data_ptr()] = weakref.ref(out)
+            sizes = [
+                t.untyped_storage().nbytes() for r in self.alive.values() if (t := r()) is not None
+            ]
+            self.together = max(self.together, sum(sizes))
+        return out
+
+
+@pytest.mark.parametrize("vocabulary", [1000, 3000])
+def test_the_logits_of_a_chunk_have_a_bound_in_bytes(monkeypatch, vocabulary):
+    """Whatever the vocabulary; the numbers are those of one chunk."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(4, vocabulary, bias=False).requires_grad_(False)
+    hidden = torch.randn(300, 4, requires_grad=True)
+    owner, target = torch.arange(300), torch.randint(0, vocabulary, (300,))
+    whole = head_logprobs(hidden, head, owner, target)
+    (wanted,) = torch.autograd.grad(whole.logprobs_E.sum(), hidden)
+    monkeypatch.setattr("understudy.train.head.LOGITS", 100_000)
+    with Largest(vocabulary) as seen:
+        out = head_logprobs(hidden, head, owner, target)
+        out.logprobs_E.sum().backward()
+    assert 50_000 < seen.one <= 100_000
+    assert seen.together <= 2 * seen.one
+    assert relative_error(out.logprobs_E, whole.logprobs_E) < 1e-6
+    assert relative_error(out.entropy_U, whole.entropy_U) < 1e-6
+    assert relative_error(hidden.grad, wanted) < 1e-6
+
+
+def test_a_vocabulary_of_150_000_has_chunks_below_a_quarter_of_a_gibibyte():
+    assert 400 * 151_936 * 4 < chunk_of(151_936, torch.float32) * 151_936 * 4 <= 256 * 2**20
+    assert chunk_of(10**9, torch.float32) == 1
+
+
+def test_a_head_in_bf16_is_raised_and_no_wide_copy_is_kept_for_the_backward_pass():
+    torch.manual_seed(0)
+    head = torch.nn.Linear(16, 50, bias=False).bfloat16()
+    wide = torch.nn.Linear(16, 50, bias=False)
+    wide.weight.data.copy_(head.weight.data)
+    owner, target = torch.arange(7), torch.randint(0, 50, (7,))
+    hidden = torch.randn(7, 16).bfloat16().requires_grad_()
+    raised = hidden.detach().float().requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        out = head_logprobs(hidden, head, owner, target)
+    assert torch.equal(out.logprobs_E, head_logprobs(raised, wide, owner, target).logprobs_E)
+    assert not [t for t in kept if t.dtype == torch.float32 and t.numel() >= head.weight.numel()]
+    out.logprobs_E.sum().backward()
+    head_logprobs(raised, wide, owner, target).logprobs_E.sum().backward()
+    assert torch.equal(hidden.grad, raised.grad.bfloat16())
+    assert torch.equal(head.weight.grad, wide.weight.grad.bfloat16())
 
 
 def test_on_policy_the_ratio_is_one_and_the_kl_zero():

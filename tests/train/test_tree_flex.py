@@ -9,12 +9,13 @@ from exact_models import random_rows, relative_error, small_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_exactness import BOUND, oracle, step_gradient
+from torch._dynamo.utils import counters
 
 from understudy.core.token_tree import build
 from understudy.train import attention
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
-from understudy.train.tree_flex import BLOCK, block_mask
+from understudy.train.tree_flex import BLOCK, Spans, attend_by, block_mask, compiled
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -65,6 +66,59 @@ def test_logprobs_by_one_mask_are_those_of_lone_rows(monkeypatch, kind, layout):
     told = Trainer(model, config).logprobs(rows)
     for own, other in zip(told, wanted, strict=True):
         assert own == pytest.approx(other, rel=1e-10)
+
+
+def tree_of(count, seed):
+    """A forest of random rows, of so many nodes or a few more."""
+    rows = []
+    while not rows or len(build(rows)) < count:
+        rows += random_rows(random.Random(seed + len(rows)), count=4, longest=60)
+    return build(rows)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_one_compilation_is_for_trees_of_any_size():
+    """One block, few, many; also where the same numbers of nodes see others. What the compiler of
+    a GPU would be given is counted, and run as plain operations."""
+    torch._dynamo.reset()
+    counters.clear()
+    sizes = (300, 10, 128, 129, 700, 256, 300)
+    for seed, size in enumerate(sizes):
+        end_N = tree_of(size, 100 * seed).end_N[:size].clip(max=size)
+        q, k, v = (torch.randn(heads, size, 16) for heads in (4, 2, 2))
+        if seed % 2:  # views of another order, as a model's projections are
+            k, v = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in (k, v))
+        spans = Spans(end_N)
+        with torch.no_grad():
+            out = attend_by(compiled("eager"), q, k, v, spans, 0.25)
+            wanted = by_pairs(q, k, v, end_N, 0.25)
+        assert out.shape == (size, 4, 16)
+        assert relative_error(out, wanted) < 1e-5
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def by_pairs(q, k, v, end_N, scale):
+    """Attention with a full mask, by torch's own."""
+    places, end = torch.arange(len(end_N)), torch.from_numpy(end_N)
+    sees = (places[None] <= places[:, None]) & (places[:, None] < end[None])
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q[None], k[None], v[None], attn_mask=sees, scale=scale, enable_gqa=True
+    )
+    return out[0].transpose(0, 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention's gradients need a GPU")
+def test_on_a_gpu_a_trainer_compiles_twice_whatever_the_batches():
+    """Once for steps, once for passes without a gradient."""
+    torch._dynamo.reset()
+    counters.clear()
+    model = small_model(dtype=torch.float32, head_dim=32).cuda()
+    trainer = Trainer(model, TrainerConfig(max_tokens_per_microbatch=100_000))
+    for seed, count in enumerate((30, 2, 60, 8, 120)):
+        rows = random_rows(random.Random(seed), count=count, longest=60)
+        trainer.logprobs(rows)
+        trainer.step(rows)
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

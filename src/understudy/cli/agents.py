@@ -17,16 +17,20 @@ async def opened_agent(
     temperature: float,
     threads: int | None = None,
     option: str = "--model",
+    device: str = "auto",
 ) -> AsyncIterator[Any]:
-    """The agent (recipes.agents.Agent). `option` is what names the model at a URL.
+    """The agent (recipes.agents.Agent). `option` is what names the model at a URL,
+    `device` where one of ours computes.
 
-    Raises ValueError where that is missing, or the key's variable is not set.
+    Raises ValueError where a URL's model is not named, the key's variable is not set, or the device
+    is not there.
     """
     from understudy.core.types import ModelRef
     from understudy.recipes.agents import agent_of, trained_agent
 
     if not name.startswith(("http://", "https://")):
-        async with trained_agent(trained_folder(Path(name)), temperature, threads) as plays:
+        folder = trained_folder(Path(name))
+        async with trained_agent(folder, temperature, threads, device) as plays:
             yield plays
         return
     from understudy.engine.chat import RemoteChat

@@ -11,7 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.agents import opened_agent
-from understudy.cli.options import JudgeOption, QuietOption, ThreadsOption, WorldOption
+from understudy.cli.options import (
+    DeviceOption,
+    JudgeOption,
+    QuietOption,
+    ThreadsOption,
+    WorldOption,
+)
 from understudy.cli.tools_file import ToolsOption, world_shown
 from understudy.cli.world_language import (
     KeyOption,
@@ -53,6 +59,7 @@ def evaluate(
         Path | None, typer.Option(help="Also write the conversations here (.jsonl, .jsonl.gz).")
     ] = None,
     at_once: Annotated[int, typer.Option(min=1, help="Conversations at a time.")] = 128,
+    device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
 ) -> None:
@@ -79,13 +86,15 @@ def evaluate(
 
     async def played() -> tuple[list[Any], dict[str, int]]:
         async with AsyncExitStack() as stack:
-            opened = opened_agent(agent, model, key_env, temperature, threads or None)
+            opened = opened_agent(
+                agent, model, key_env, temperature, threads or None, device=device
+            )
             plays = await stack.enter_async_context(opened)
             filled = await stack.enter_async_context(filling(fills, threads or None, plays.chat))
             make_user = None
             if users is not None:
                 told = opened_agent(
-                    users, users_model, users_key_env, 1.0, threads or None, "--users-model"
+                    users, users_model, users_key_env, 1.0, threads or None, "--users-model", device
                 )
                 make_user = users_by(await stack.enter_async_context(told), learned)
             answering = filled(learned)

@@ -23,6 +23,9 @@ IsolatedOption = Annotated[
     bool, typer.Option(help="Refuse everything but the store, for the process's life.")
 ]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="Cores to use; 0: fit to the load.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="cpu, cuda or cuda:N; auto: CUDA where there is one, in bf16.")
+]
 QuietOption = Annotated[bool, typer.Option(help="No progress display.")]
 FromOption = Annotated[
     str | None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+from understudy.cli.options import DeviceOption
 
 ENGINE_URL = "http://127.0.0.1:8401"
 engine = typer.Typer(help="The inference engine.", no_args_is_help=True, rich_markup_mode=None)
@@ -108,6 +109,7 @@ def engine_serve(
     renderer: Annotated[
         str | None, typer.Option(help="A chat format in the place of the base's own.")
     ] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Serve a base with adapters on vLLM's routes.
 
@@ -116,7 +118,7 @@ def engine_serve(
     from understudy.cli.data import adapter_folder
     from understudy.engine.server import main as server_main
 
-    arguments = ["--base", base, "--port", str(port)]
+    arguments = ["--base", base, "--port", str(port), "--device", device]
     arguments += ["--renderer", renderer] if renderer else []
     for item in adapter or []:
         name, equals, folder = item.partition("=")

@@ -38,6 +38,8 @@ from understudy.runs.progress import Progress
 from understudy.runs.statistics import wilson
 from understudy.store import SQLiteStore
 
+ON_CPU = ("--set", "device=cpu")  # where the demo was measured; a tiny model gains nothing on a GPU
+
 
 @dataclass(slots=True)
 class Demo:
@@ -219,7 +221,7 @@ def _learn(demo: Demo) -> dict[str, Any]:
     world, store = demo.out / "world", ["--store", str(demo.store)]
     where = [*store, "--workload", WORKLOAD, "--isolated"]
     settings = [x for item in demo.size.sft for x in ("--set", item)]
-    settings += ["--set", f"seed={demo.seed}", "--quiet", "--threads", "1"]
+    settings += ["--set", f"seed={demo.seed}", *ON_CPU, "--quiet", "--threads", "1"]
     logs = demo.out / "logs"
     calls = asyncio.run(_calls(demo))
     console.print("  learning the world and distilling, side by side ...")
@@ -253,7 +255,7 @@ def _sample(demo: Demo) -> dict[str, Any]:
     command = _understudy(
         "train", "rft", str(demo.run("sampled")), "--world", str(demo.out / "world"),
         "--check", str(demo.check), "--store", str(demo.store),
-        "--workload", WORKLOAD, "--isolated", "--set", f"seed={demo.seed}", *settings,
+        "--workload", WORKLOAD, "--isolated", "--set", f"seed={demo.seed}", *ON_CPU, *settings,
     )  # fmt: skip
     return _in_the_world(demo, "sampled", command)
 
@@ -264,7 +266,7 @@ def _rehearse(demo: Demo) -> dict[str, Any]:
     command = _understudy(
         "train", "grpo", str(demo.run("rehearsed")), "--world", str(demo.out / "world"),
         "--check", str(demo.check), "--start", str(demo.run("sampled")),
-        "--workload", WORKLOAD, "--isolated", "--set", f"seed={demo.seed}", *settings,
+        "--workload", WORKLOAD, "--isolated", "--set", f"seed={demo.seed}", *ON_CPU, *settings,
     )  # fmt: skip
     return _in_the_world(demo, "rehearsed", command)
 
@@ -348,8 +350,9 @@ def _serve(demo: Demo) -> dict[str, Any]:
     """The alias is switched; the same client code is answered by the rehearsed adapter."""
     port = demo.urls["engine"].rsplit(":", 1)[1]
     command = _understudy(
-        "engine", "serve", "tiny", "--port", port, "--adapter", f"rehearsed={demo.run('rehearsed')}"
-    )
+        "engine", "serve", "tiny", "--port", port, "--device", "cpu",
+        "--adapter", f"rehearsed={demo.run('rehearsed')}",
+    )  # fmt: skip
     with launch("engine", command, demo.out / "logs" / "engine.log") as engine:
         demo.memory.add(engine.pid)
         with SQLiteStore.open(demo.store) as db:

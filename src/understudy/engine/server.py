@@ -299,9 +299,11 @@ def server_url(runner: web.AppRunner) -> str:
 
 async def serve(options: argparse.Namespace) -> None:
     """Load, serve, print the URL, run until interrupted."""
+    from understudy.models.devices import device_of, dtype_of
     from understudy.models.loading import load_base
 
-    loaded = load_base(options.base, renderer=options.renderer)
+    device = device_of(options.device)
+    loaded = load_base(options.base, dtype_of("auto", device), device, options.renderer)
     engine = TorchEngine(
         loaded.model,
         options.name or loaded.name,
@@ -339,6 +341,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--adapter", action="append", default=[], metavar="NAME=DIRECTORY")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda or cuda:N; auto: CUDA where there is one"
+    )
     parser.add_argument("--threads", default="auto", help="decoding threads, or 'auto'")
     parser.add_argument("--max-slots", type=int, default=512)
     options = parser.parse_args(argv)

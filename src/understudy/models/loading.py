@@ -29,6 +29,18 @@ class LoadedBase:
     origin: Origin
     source: str = "tiny"  # what `load_base` takes to load it again
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the base's weights, whatever an adapter's is."""
+        model: Any = self.model
+        weight: torch.Tensor = model.get_output_embeddings().weight
+        return weight.dtype
+
 
 def folder_of(name_or_path: str) -> Path:
     """The folder of a base: the shipped one for "tiny"."""
@@ -78,14 +90,18 @@ def load_base(
     return LoadedBase(model.to(device).eval(), tokenizer, spoken, name, origin, name_or_path)
 
 
-def base_of(adapter: AdapterFile) -> LoadedBase:
+def base_of(
+    adapter: AdapterFile,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> LoadedBase:
     """The base that an adapter was trained on, in the chat format that it was trained with.
 
     Raises what `load_base` does, and OriginError where the base is another by now.
     """
     recorded = adapter.metadata.get(ORIGIN)
     renderer = Origin.read(recorded).renderer if recorded else None
-    base = load_base(adapter.base or "tiny", renderer=renderer)
+    base = load_base(adapter.base or "tiny", dtype, device, renderer)
     check_origin(adapter, base.origin, "the folder")
     return base
 

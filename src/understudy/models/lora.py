@@ -35,6 +35,10 @@ class LoraConfig:
 class LoRALinear(nn.Module):
     """`base(x) + scale * (x A^T) B^T`, A (rank, in) and B (out, rank); the base is frozen.
 
+    A and B are float32, or float64 where the base is. Beside a base in half precision they take
+    part in its type, each for itself: in one rounded matrix with the base's weights they would be
+    lost, being small beside them.
+
     Where A and B are large beside the base weight, one matrix is made of them first: a token then
     costs three products with it, forward and back, against two with the base and three each with A
     and B. Under autocast that matrix is rounded once, as the weights of full fine-tuning are.
@@ -51,12 +55,15 @@ class LoRALinear(nn.Module):
         a = torch.empty(config.rank, base.in_features)
         nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
         b = torch.zeros(base.out_features, config.rank)
-        self.lora_A = nn.Parameter(a.to(base.weight.device, base.weight.dtype))
-        self.lora_B = nn.Parameter(b.to(base.weight.device, base.weight.dtype))
+        wide = torch.promote_types(base.weight.dtype, torch.float32)
+        self.lora_A = nn.Parameter(a.to(base.weight.device, wide))
+        self.lora_B = nn.Parameter(b.to(base.weight.device, wide))
 
     @property
     def merges(self) -> bool:
         """Whether one matrix is made of the base weight, A and B before the product."""
+        if self.weight.dtype != self.lora_A.dtype:
+            return False
         return 3 * (self.lora_A.numel() + self.lora_B.numel()) > self.weight.numel()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +74,8 @@ class LoRALinear(nn.Module):
         y = F.linear(x, self.weight, self.bias)
         if not self.enabled:
             return y
-        return y + self.scale * F.linear(F.linear(x, self.lora_A), self.lora_B)
+        a, b = self.lora_A.to(self.weight.dtype), self.lora_B.to(self.weight.dtype)
+        return y + self.scale * F.linear(F.linear(x, a), b)
 
 
 def inject_lora(model: nn.Module, config: LoraConfig | None = None) -> list[str]:

@@ -29,16 +29,22 @@ def agent_of(name: str, chat: Chat, model: ModelRef, temperature: float) -> Agen
 
 @asynccontextmanager
 async def trained_agent(
-    folder: Path, temperature: float, threads: int | None = None
+    folder: Path, temperature: float, threads: int | None = None, device: str = "cpu"
 ) -> AsyncIterator[Agent]:
     """The agent that an adapter of a base is, or a whole model in Hugging Face format, over an
-    engine of its own."""
+    engine of its own on a device (models.devices). Raises ValueError for one that is not there."""
     from understudy.models.adapters import load_adapter
+    from understudy.models.devices import device_of, dtype_of
     from understudy.models.loading import base_of, load_base
     from understudy.recipes.learner import make_engine
 
     whole = (folder / "config.json").exists()
-    base = load_base(str(folder)) if whole else base_of(load_adapter(folder))
+    place = device_of(device)
+    kind = dtype_of("auto", place)
+    if whole:
+        base = load_base(str(folder), kind, place)
+    else:
+        base = base_of(load_adapter(folder), kind, place)
     engine, chat = make_engine(base, threads)
     model = ModelRef(base.name) if whole else ModelRef(base.name, "played", 1)
     try:

@@ -67,7 +67,6 @@ class CorrectConfig(Tuned):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     min_lr_share: float = Field(default=0.3, ge=0, le=1)
     loss: LossConfig = LossConfig()
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     max_tokens: PositiveInt = 128  # a reply
     checkpoint_every: PositiveInt = 10
@@ -115,7 +114,9 @@ async def correct(
     known = {e.id for e in corrected}
     others = [turn for e in given if e.id not in known for turn in turns_of(e)]
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
         engine, _ = make_engine(learner.base, threads)  # of the base as it was before any step
         base = learner.base.name
@@ -250,6 +251,7 @@ def _trainer_config(config: CorrectConfig) -> TrainerConfig:
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         loss=config.loss,
     )

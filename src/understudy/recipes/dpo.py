@@ -52,7 +52,9 @@ def dpo(
     """Train an adapter on pairs; resumes from the run's checkpoint. `left_out` counts what made no
     pair. Raises ValueError where nothing is left to train on."""
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     rows, more = paired_rows(
         [
             (

@@ -60,7 +60,6 @@ class GrpoConfig(RolloutConfig, Tuned):
     preset: Preset | None = None  # a named set of the options below; see recipes.objective
     objective: Objective = Objective()
     loss: LossConfig = LossConfig()
-    precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = False  # less memory, more time
     max_tokens_per_microbatch: PositiveInt = 4096
     max_row_tokens: PositiveInt | None = None  # None: as long as the engine's context lets them be
@@ -113,14 +112,14 @@ async def grpo(
     steps without any reward, NonFiniteError after three whose loss or gradient is not finite.
     """
     warn(run, world, config.trust)
-    language = language_of(config.language)
+    language = language_of(config.language, config)
     rollouts = Rollouts(world, check, config, workload)
     guards, total, overlap = rollouts.guards, config.steps, config.max_staleness > 0
     threads = 1 if config.exact else threads
     cores = threads or usable_cores()
     start = Path(config.start) if config.start else None
     learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, config.renderer
+        config.base, config.lora, config.seed, start, config.tune, config.renderer, config
     )
     async with AsyncExitStack() as stack:
         trained = training(learner, _trainer_config(config), cores, beside=overlap)
@@ -270,6 +269,7 @@ def _trainer_config(config: GrpoConfig) -> TrainerConfig:
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
         precision=config.precision,
+        layout=config.layout,
         gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.temperature,

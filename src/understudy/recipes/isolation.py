@@ -40,6 +40,7 @@ PROGRAMS = frozenset({
 })  # fmt: skip
 EXTENSIONS = frozenset({"sqlite3.enable_load_extension", "sqlite3.load_extension"})
 refused: Counter[str] = Counter()
+_guards: list["_Guard"] = []  # of this process, once there is one
 
 Identity = tuple[int, int]  # device and inode: the same for every name of a file
 
@@ -61,7 +62,13 @@ def only_the_store(stores: Sequence[Path]) -> None:
         (subprocess, "_fork_exec", _no_program),
     ):
         setattr(place, name, instead)
+    _guards.append(guard)
     sys.addaudithook(guard.hook)
+
+
+def is_isolated() -> bool:
+    """Whether this process sees the stores alone."""
+    return bool(_guards)
 
 
 class _Unattached(sqlite3.Connection):

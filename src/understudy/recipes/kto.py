@@ -55,7 +55,9 @@ def kto(
     """Train an adapter on thumbs; resumes from the run's checkpoint. `left_out` counts what gave
     none. Raises ValueError where fewer than two are left to train on."""
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     reasons = Counter(left_out or {})
     rows: list[Row] = []
     good: list[bool] = []

@@ -18,7 +18,7 @@ from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.weights import shape_of
 from understudy.models.adapters import check_origin, load_adapter, prompt_hash, save_adapter
 from understudy.models.full import save_model
-from understudy.models.loading import LoadedBase, folder_of, load_base
+from understudy.models.loading import LoadedBase, folder_of
 from understudy.models.lora import (
     LoraConfig,
     adapter_tensors,
@@ -26,6 +26,7 @@ from understudy.models.lora import (
     inject_lora,
     set_adapter_tensors,
 )
+from understudy.recipes.computing import ON_CPU, Computing
 from understudy.runs.config import Config
 from understudy.runs.launch import place
 from understudy.runs.machine import give_back_memory
@@ -111,17 +112,19 @@ def make_learner(
     start: Path | None = None,
     tune: Tune = "lora",
     renderer: str | None = None,
+    computing: Computing = ON_CPU,
 ) -> Learner:
     """The base with a fresh adapter, or with the adapter in the folder `start` to go on from; or
     all of the base, thawed. `renderer` names a chat format in the place of the one that the base's
-    chat template is.
+    chat template is; `computing` says where the base is, and of which type.
 
     Raises FileNotFoundError or ValueError where `start` holds no adapter that fits the base, its
-    tokenizer and its chat template, or where full fine-tuning is given one.
+    tokenizer and its chat template, where full fine-tuning is given one, or for a device that is
+    not there.
     """
     if tune == "full" and start is not None:
         raise ValueError("full fine-tuning starts from a base: name its folder as base=FOLDER")
-    loaded = load_base(base, renderer=renderer)
+    loaded = computing.load(base, renderer, whole=tune == "full")
     if tune == "full":
         full_parameters(loaded.model)
         return Learner(loaded, None)

@@ -103,14 +103,19 @@ class Logged:
         advantages: Sequence[float],
         returns: Sequence[float] | None = None,
         before: Sequence[float] | None = None,
+        imitate: float = 0.0,
     ) -> list[Row]:
         """The rows with these advantages, one a token in sampled order, and what was heard; with
-        `returns` also a `value` entry for each, `before` being what the value head said then."""
+        `returns` also a `value` entry for each, `before` being what the value head said then; with
+        `imitate` also a `ce` entry of that weight."""
         new = [list(own) for own in self.heard] or [[] for _ in self.rows]
         at = 0
         for turn in self.turns:
             for entry in self.rows[turn.row].entries[turn.start : turn.stop]:
                 new[turn.row].append(entry._replace(weight=float(advantages[at])))
+                if imitate:
+                    said = entry._replace(stream="ce", weight=imitate, anchor=None)
+                    new[turn.row].append(said)
                 if returns is not None:
                     was = None if before is None else float(before[at])
                     value = Entry(entry.position, 0, "value", 1.0, float(returns[at]), self.id, was)

@@ -93,7 +93,6 @@ class OpdConfig(Tuned):
     min_lr_share: float = Field(default=0.3, ge=0, le=1)
     loss: LossConfig = LossConfig()
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     max_row_tokens: PositiveInt | None = None  # None: as long as the engine's context lets them be
     long_rows: TooLong = "refuse"  # longer ones are left out; `cut`: their ends
@@ -141,7 +140,9 @@ async def opd(
     else:
         warn(run, world, config.trust)
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     learner.check_completions(c for e in logged for c in e.made_for("agent"))
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
     if world is not None and not scenarios:
@@ -156,7 +157,7 @@ async def opd(
             stack.push_async_callback(engine.aclose)
             teacher = await stack.enter_async_context(
                 teacher_beside(learner.base, engine, config.teacher_base, config.teacher,
-                               config.top_k, threads)
+                               config.top_k, threads, config)
             )  # fmt: skip
             if world is None:
                 logged, more = _fitting(logged, learner, teacher, config)
@@ -365,6 +366,7 @@ def _trainer_config(config: OpdConfig) -> TrainerConfig:
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         loss=config.loss,
     )

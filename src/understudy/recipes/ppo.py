@@ -16,11 +16,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from understudy.core.rows import Row
 from understudy.core.types import Episode
 from understudy.judges.check import Check
 from understudy.recipes.actor_critic import (
@@ -78,8 +78,8 @@ class PpoConfig(Tuned):
     warmup_steps: NonNegativeInt = 2
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     loss: LossConfig = LossConfig(rl="clip", clip_low=0.6, clip_high=2.0)
+    imitate: NonNegativeFloat = 0.0  # weight of `ce` on logged episodes better than their mean
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2  # the newest
@@ -119,8 +119,11 @@ def ppo(
     learned, _ = logged(kept, config.log, check, echo=config.echo)
     changed = changes(learned)
     _check_they_differ(learned)
+    usual = sum(e.reward for e in learned) / len(learned)
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     learner.check_completions(c for e in kept for c in e.made_for("agent"))
     head = make_value_head(learner, start)
     plan = _plan(len(learned), config)
@@ -140,7 +143,7 @@ def ppo(
             if epoch in cut:
                 continue
             estimates = estimates or _estimates(run, trainer, learned, config, number, progress)
-            rows = [r for n in batch for r in learned[n].weighted(estimates[n].advantages)]
+            rows = [r for n in batch for r in _rows(learned[n], estimates[n], usual, config)]
             metrics = take_step(run, trainer, rows, number)
             run.log(
                 number, epoch=epoch, **{k: v for k, v in metrics.as_dict().items() if k != "step"}
@@ -176,6 +179,12 @@ def _check_they_differ(learned: Sequence[Logged]) -> None:
             f"all {len(learned)} episodes have the reward {rewards.pop():g}: there is nothing to "
             "tell better from worse by; give feedback, or a check, that tells them apart"
         )
+
+
+def _rows(episode: Logged, estimated: Estimate, usual: float, config: PpoConfig) -> list[Row]:
+    """What the policy learns from an episode."""
+    imitate = config.imitate if episode.reward > usual else 0.0
+    return episode.weighted(estimated.advantages, imitate=imitate)
 
 
 def _plan(n: int, config: PpoConfig) -> list[tuple[int, int, list[int]]]:
@@ -218,6 +227,7 @@ def trainer_config(config: PpoConfig, total_steps: int | None = None) -> Trainer
         total_steps=total_steps,
         betas=(0.9, config.beta2),
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.log.temperature,
         loss=config.loss,

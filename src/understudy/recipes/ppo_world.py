@@ -78,11 +78,13 @@ async def ppo_in_world(
     config = _of_the_world(config)
     play = config.play
     warn(run, world, play.trust)
-    language = language_of(play.language)
+    language = language_of(play.language, config)
     rollouts = Rollouts(world, check, play, workload)
     guards = rollouts.guards
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     head = make_value_head(learner, start)
     reward = success = 0.0
     cores = threads or usable_cores()

@@ -35,7 +35,6 @@ class PreferenceConfig(Tuned):
     batch: int = Field(default=16, ge=2)  # pairs or thumbs a step
     lr: PositiveFloat = 5e-4  # 5e-6 to 5e-5 on models of 4 billion parameters and more
     warmup_steps: int = Field(default=5, ge=0)
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens: PositiveInt = 2048
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 50
@@ -171,6 +170,7 @@ def trainer_config(config: PreferenceConfig, steps: int) -> TrainerConfig:
         warmup_steps=min(config.warmup_steps, steps // 4),
         total_steps=steps,
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )
 

@@ -55,7 +55,9 @@ def reward_model(
     """Train a reward model on pairs; resumes from the run's checkpoint. `left_out` counts what made
     no pair. Raises ValueError where nothing is left to train on."""
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     verdict = _verdict(learner, config)
     rows, more = paired_rows(
         [

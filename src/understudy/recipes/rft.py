@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -28,9 +28,9 @@ from understudy.core.types import (
     split_of,
 )
 from understudy.judges.check import Check
-from understudy.models.loading import load_base
 from understudy.recipes.attempts import AttemptConfig, Attempts, said_with
 from understudy.recipes.checkpoints import CAPTURED
+from understudy.recipes.computing import Computing
 from understudy.recipes.guarding import Guarding
 from understudy.recipes.learner import Lora, make_engine
 from understudy.recipes.luck import Luck
@@ -46,7 +46,7 @@ from understudy.world.users.wording import flat
 REHEARSED, READINGS = "rehearsed.jsonl", "readings.jsonl"
 
 
-class RftConfig(AttemptConfig):
+class RftConfig(AttemptConfig, Computing):
     base: str = "tiny"
     renderer: str | None = None  # a chat format in the place of the base's own
     lora: Lora = Lora()
@@ -57,7 +57,6 @@ class RftConfig(AttemptConfig):
     echo: NonNegativeFloat = 0.0  # of the reader too: `ce` on what tools and users said
     batch_episodes: PositiveInt = 4  # and their readings
     lr: PositiveFloat = 3e-3
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     trust: Trust = Trust()  # what the world's fidelity must show, or playing in it warns
     checkpoint_every: PositiveInt = 50
@@ -102,7 +101,7 @@ async def rft(
         why = dict(failed) or "none were given"
         raise ValueError(f"no captured episode passes the check, to read from: {why}")
     warn(run, world, config.trust)
-    language = language_of(config.language)
+    language = language_of(config.language, config)
     file = run.artefacts / REHEARSED
     if not file.exists():
         reader = _reader(run, world, given, captured, config, quiet)
@@ -185,7 +184,7 @@ async def _play(
 ) -> tuple[list[dict[str, Any]], Counter[str], dict[str, int]]:
     """What is kept of the reader's play, why the rest is not, and what became of the world's gaps
     where a model fills them."""
-    base = load_base(config.base, renderer=config.renderer)
+    base = config.load(config.base, config.renderer)
     engine, chat = make_engine(base, threads)
     model = ModelRef(base.name, "reader")
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
@@ -239,8 +238,11 @@ def _sft_config(
         epochs=epochs,
         batch_episodes=batch_episodes,
         lr=config.lr,
+        device=config.device,
+        dtype=config.dtype,
         echo=config.echo,
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         checkpoint_every=config.checkpoint_every,
         seed=config.seed,

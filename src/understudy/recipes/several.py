@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from understudy.core.rows import Row
-from understudy.models.loading import load_base
 from understudy.models.lora import LoraConfig, full_parameters, inject_lora
+from understudy.recipes.computing import Computing
 from understudy.recipes.learner import Learner
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.processes import Processes, joined, rows_from, words_of
@@ -72,6 +72,8 @@ def leading(
         "base": learner.base.source,
         "origin": str(learner.base.origin),
         "renderer": learner.base.renderer.name,
+        "device": learner.base.device.type,
+        "dtype": "bf16" if learner.base.dtype == torch.bfloat16 else "fp32",
         "lora": None if learner.lora is None else asdict(learner.lora),
         "config": config.model_dump(mode="json"),
         "value_head": value_head is not None,
@@ -104,7 +106,8 @@ def dismiss() -> None:
 
 def _follow(processes: Processes, made: dict[str, Any]) -> None:
     """One trainer's life."""
-    base = load_base(made["base"], renderer=made["renderer"])
+    placed = Computing(device=made["device"], dtype=made["dtype"])
+    base = placed.load(made["base"], made["renderer"], whole=made["lora"] is None)
     if str(base.origin) != made["origin"]:
         raise ValueError(f"the base {made['base']} is another here than in the first process")
     lora = None

@@ -66,7 +66,6 @@ class SftConfig(Tuned):
     lr: PositiveFloat = 4e-3
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     warmup_steps: int = Field(default=10, ge=0)
-    precision: Literal["fp32", "bf16"] = "bf16"
     gradient_checkpointing: bool = False  # less memory, more time
     shard: bool = False  # each of several processes holds a part of the model (train.sharding)
     max_tokens: PositiveInt = 2048  # of a row
@@ -134,7 +133,7 @@ def sft(
     left_out += Counter({f"not of the split {config.split}": apart})
     start = Path(config.start) if config.start else None
     learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, config.renderer
+        config.base, config.lora, config.seed, start, config.tune, config.renderer, config
     )
     rows, rows_left_out = episode_rows(
         kept, learner, config.max_tokens, config.long_rows, config.echo
@@ -281,6 +280,7 @@ def trainer_config(config: SftConfig, steps: int) -> TrainerConfig:
         warmup_steps=min(config.warmup_steps, steps // 4),
         total_steps=steps,
         precision=config.precision,
+        layout=config.layout,
         gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )

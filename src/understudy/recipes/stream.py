@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +60,6 @@ class StreamConfig(Tuned):
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     beta2: float = Field(default=0.98, gt=0, lt=1)
-    precision: Literal["fp32", "bf16"] = "bf16"
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2  # the newest
@@ -120,7 +119,9 @@ def stream(
     Raises OriginError for episodes of another base or chat template, NonFiniteError after three
     steps of the policy, or of the value head, whose loss or gradient is not finite."""
     start = Path(config.start) if config.start else None
-    learner = make_learner(config.base, config.lora, config.seed, start, config.tune)
+    learner = make_learner(
+        config.base, config.lora, config.seed, start, config.tune, computing=config
+    )
     head, folder = make_value_head(learner, start), run.path / learner.kind
     cores = torch.get_num_threads()
     with (
@@ -269,6 +270,7 @@ def _trainer_config(config: StreamConfig) -> TrainerConfig:
         lr=config.lr,
         betas=(0.9, config.beta2),
         precision=config.precision,
+        layout=config.layout,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.log.temperature,
         loss=LossConfig(rl="cispo", ratio_cap=config.ratio_cap),

@@ -31,7 +31,7 @@ def train_language(
     taught = [one for t in found for le in t.lessons if not apart(le) for one in le.conversations()]
     whole = config.model_copy(update={"split": "all", "keep": "all"})
     result = sft(run, taught, whole, None, quiet)
-    language = Language(None, result.adapter, config.base)
+    language = Language(None, result.adapter, config.base, computing=config)
     trial = asyncio.run(tried_on(language, found, quiet))
     seen = frozenset(e.id for e in given)
     Language(trial, result.adapter, config.base, episodes=seen).save(run)

@@ -9,7 +9,8 @@ from understudy.core.rows import SampledRow
 from understudy.core.teaching import Top, behind, sampled_at
 from understudy.core.types import Message, ModelRef
 from understudy.engine.torch_engine import TorchEngine
-from understudy.models.loading import LoadedBase, load_base
+from understudy.models.loading import LoadedBase
+from understudy.recipes.computing import ON_CPU, Computing
 from understudy.recipes.learner import make_engine
 
 
@@ -54,13 +55,14 @@ async def teacher_beside(
     adapter: str | None,
     top_k: int = 0,
     threads: int | None = None,
+    computing: Computing = ON_CPU,
 ) -> AsyncIterator[Teacher]:
     """An adapter, or none, of the student's base in the student's engine; of another `base` in an
     engine of its own. Raises ValueError for a base of another tokenizer."""
     if base is None:
         yield Teacher(engine, await _loaded(engine, student.name, adapter), top_k)
         return
-    loaded = load_base(base)
+    loaded = computing.load(base)
     if loaded.tokenizer.get_vocab() != student.tokenizer.get_vocab():
         raise ValueError(
             f"{base} has another tokenizer than {student.name}: a teacher scores the student's "

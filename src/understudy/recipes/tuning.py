@@ -4,11 +4,11 @@ from typing import Self
 
 from pydantic import model_validator
 
+from understudy.recipes.computing import Computing
 from understudy.recipes.learner import Lora, Tune
-from understudy.runs.config import Config
 
 
-class Tuned(Config):
+class Tuned(Computing):
     """`tune=full` is of a base alone: what it begins with is named as `base`."""
 
     start: str | None = None  # an adapter folder to go on from

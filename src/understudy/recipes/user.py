@@ -121,7 +121,7 @@ def train_user(
     result = sft(run, taught, whole, None, quiet)
     aside = [] if config.split == "all" else of_split(episodes, _other(config.split))
     telling = [turn for turn in user_turns(aside, book) if turn.told]
-    told = asyncio.run(_tried(result.adapter, telling, book, quiet))
+    told = asyncio.run(_tried(result.adapter, telling, book, quiet, config.device))
     run.write_artefact(FILE, {"told": told and asdict(told)})
     return UserResult(result, told)
 
@@ -141,13 +141,13 @@ async def user_chat(run: Path, threads: int | None = None) -> AsyncIterator[tupl
 
 
 async def _tried(
-    adapter: Path, telling: Sequence[Turn], book: Book, quiet: bool
+    adapter: Path, telling: Sequence[Turn], book: Book, quiet: bool, device: str
 ) -> FactsTold | None:
     """The adapter beside the base, greedily, on up to _MOST turns, evenly."""
     chosen = telling[:: max(1, -(-len(telling) // _MOST))]
     if not chosen:
         return None
-    async with trained_agent(adapter, 0.0) as agent:
+    async with trained_agent(adapter, 0.0, device=device) as agent:
         chat, model = agent.chat, agent.policy.model
         with Progress("try the user", total=2 * len(chosen), unit="turns", quiet=quiet) as progress:
             gate = asyncio.Semaphore(_AT_ONCE)

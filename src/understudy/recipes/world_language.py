@@ -34,6 +34,7 @@ from understudy.world.model import World
 
 if TYPE_CHECKING:  # what speaks HTTP takes half a second to import
     from understudy.engine.chat import LocalChat
+    from understudy.recipes.computing import Computing
 
 FILE = "language.json"
 APART = 0.25  # of the scenarios: not taught, to try the model on
@@ -70,9 +71,10 @@ class Language:
     base: str = "tiny"
     remote: Remote | None = None
     episodes: frozenset[str] = frozenset()
+    computing: "Computing | None" = None  # where the adapter's own engine is; None: on the CPU
 
     @classmethod
-    def load(cls, run: Path) -> "Language":
+    def load(cls, run: Path, computing: "Computing | None" = None) -> "Language":
         """What `train_language` or `try_remote` left in a run. Raises ValueError where there is
         nothing."""
         file = run / "artefacts" / FILE
@@ -82,7 +84,8 @@ class Language:
         remote = Remote(**data["remote"]) if data["remote"] else None
         adapter = None if remote else run / "adapter"
         trial = Trial.from_json(data["trial"])
-        return cls(trial, adapter, data["base"], remote, frozenset(data["episodes"]))
+        seen = frozenset(data["episodes"])
+        return cls(trial, adapter, data["base"], remote, seen, computing)
 
     def save(self, run: Run) -> None:
         """Write all but the adapter into a run."""
@@ -116,7 +119,7 @@ class Language:
                 yield Structured(remote), ModelRef(self.remote.model)
             return
         from understudy.models.adapters import load_adapter
-        from understudy.models.loading import load_base
+        from understudy.recipes.computing import ON_CPU
         from understudy.recipes.learner import make_engine
 
         assert self.adapter is not None  # it is no remote one
@@ -126,7 +129,7 @@ class Language:
             yield Constrained(beside), await self._loaded(beside)
             return
         renderer = Origin.read(of).renderer if of else None
-        engine, chat = make_engine(load_base(self.base, renderer=renderer), threads)
+        engine, chat = make_engine((self.computing or ON_CPU).load(self.base, renderer), threads)
         try:
             yield Constrained(chat), await self._loaded(chat)
         finally:
@@ -139,10 +142,10 @@ class Language:
         return model
 
 
-def language_of(run: str | Path | None) -> Language | None:
+def language_of(run: str | Path | None, computing: "Computing | None" = None) -> Language | None:
     """The model that a run holds; None where none is named. Raises ValueError where there is
     nothing."""
-    return Language.load(Path(run)) if run else None
+    return Language.load(Path(run), computing) if run else None
 
 
 @asynccontextmanager

@@ -3,7 +3,12 @@
 In depth-first order a node's descendants lie right behind it: node k is seen by the nodes from k to
 its end, and by nobody else. That one comparison is the mask. Which blocks of `BLOCK` queries and
 keys are empty, or need no mask, follows from each block's least and largest end, without looking at
-pairs. The kernel is compiled once, for any number of nodes; there is none for double precision.
+pairs. There is no kernel for double precision.
+
+The kernel is compiled once for a model's heads and scale, and once more for passes without a
+gradient. What changes from tree to tree is dynamic: the number of nodes, the mask's tensors and the
+numbers that it holds. A tree of one block would be a case of its own (torch compiles dimensions of
+size 1 apart), so it is filled up to two.
 Dimensions: N nodes, H query heads, G key/value heads, D head width, Q blocks.
 """
 
@@ -13,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
@@ -64,11 +70,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tenso
     """softmax(q k^T * scale) v over a tree: q (H, N, D), k and v (G, N, D) -> (N, H, D). On a CPU
     FlexAttention has no backward pass: there it raises NotImplementedError for what requires a
     gradient."""
-    mask = spans.mask(q.shape[1], q.device)
     fused = q.device.type != "cpu" and q.dtype != torch.float64
-    kernel: Any = _compiled() if fused else flex_attention
-    out: Tensor = kernel(q[None], k[None], v[None], block_mask=mask, scale=scale, enable_gqa=True)
-    return out[0].transpose(0, 1)
+    return attend_by(compiled() if fused else flex_attention, q, k, v, spans, scale)
+
+
+def attend_by(kernel: Any, q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
+    """The same by FlexAttention as it is, or as `compiled` made it."""
+    from torch._dynamo import mark_static  # takes seconds to import
+
+    nodes = q.shape[1]
+    filling = max(0, BLOCK + 1 - nodes)
+    # copies: views, and strides of another order, would each be compiled apart
+    given = [x[None].clone(memory_format=torch.contiguous_format) for x in (q, k, v)]
+    if filling:
+        given = [F.pad(x, (0, 0, 0, filling)) for x in given]
+    for x in given:
+        mark_static(x, [1, 3])  # heads and their width: numbers in the kernel's code
+    mask = spans.mask(nodes + filling, q.device)
+    out: Tensor = kernel(*given, block_mask=mask, scale=scale, enable_gqa=True)
+    return out[0, :, :nodes].transpose(0, 1)
 
 
 def _listed(is_QQ: Any, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -79,5 +99,6 @@ def _listed(is_QQ: Any, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _compiled() -> Any:
-    return torch.compile(flex_attention, dynamic=True)
+def compiled(backend: str = "inductor") -> Any:
+    """FlexAttention, compiled when it is first called, for any number of nodes."""
+    return torch.compile(flex_attention, dynamic=True, backend=backend)
