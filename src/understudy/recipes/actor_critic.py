@@ -21,7 +21,7 @@ class Estimation(Config):
     gamma: float = Field(default=1.0, gt=0, le=1)
     lam: float = Field(default=1.0, ge=0, le=1)  # of the actor's advantages
     lam_value: float = Field(default=1.0, ge=0, le=1)  # of the critic's returns
-    shrink: NonNegativeFloat = 0.0  # k: advantages times (1 - p_sampler)^k; see `estimate`
+    blame: NonNegativeFloat = 0.0  # k: negative advantages times (1 - p_sampler)^k; see `estimate`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,17 @@ def estimate(
     """Advantages and returns of a batch of episodes; `values` in the order of sampling. `weights`,
     by the episode's id, are multiplied with normalised advantages (recipes.doubt).
 
-    An action of probability p has an advantage of at most 1 - p times the range of its state's
-    action values, for the state's value is their mean. What an episode's end says of a token that
-    was as good as certain is therefore noise: `shrink` weighs it by (1 - p)^k.
+    A state's value is the mean of its actions' values, so an action of probability p is better or
+    worse than it by at most 1 - p times their range. What an episode's failure says of a token that
+    was as good as certain is noise, and noise is not symmetric: it cannot make such a token more
+    likely, only less. `blame` therefore weighs negative advantages by (1 - p_sampler)^k.
     """
     rewards = [on_last_tokens(e.lengths, e.rewards) for e in episodes]
     pairs = list(zip(rewards, values, strict=True))
     advantages = normalised([gae(r, v, how.gamma, how.lam) for r, v in pairs])
-    if how.shrink:
-        doubts = [(-np.expm1(np.array(e.logprobs))) ** how.shrink for e in episodes]
-        advantages = [a * d for a, d in zip(advantages, doubts, strict=True)]
+    if how.blame:
+        doubts = [(-np.expm1(np.array(e.logprobs))) ** how.blame for e in episodes]
+        advantages = [np.where(a < 0, a * d, a) for a, d in zip(advantages, doubts, strict=True)]
     ahead = [gae(r, v, how.gamma, how.lam_value) for r, v in pairs]
     return [
         Estimate(list(v), (a * (weights or {}).get(e.id, 1.0)).tolist(), (h + v).tolist())
