@@ -97,6 +97,16 @@ def test_what_is_doubtful_moves_the_policy_less_and_the_values_as_much() -> None
     assert any(plain[1].advantages)
 
 
+def test_what_went_better_than_the_mean_is_imitated_too() -> None:
+    found = two_agents(said(True))
+    plain = found.weighted([1, 2, 3, 4, 5, 6])
+    for row, before in zip(found.weighted([1, 2, 3, 4, 5, 6], imitate=0.3), plain, strict=True):
+        assert tuple(e for e in row.entries if e.stream == "rl") == before.entries
+        taught = [(e.position, e.target) for e in row.entries if e.stream == "ce" and not e.heard]
+        assert taught == [(e.position, e.target) for e in before.entries]
+        assert {e.weight for e in row.entries if e.stream == "ce"} == {0.3}
+
+
 def test_what_was_all_but_certain_is_not_to_blame() -> None:
     both = [replace(two_agents(said(float(n))), id=f"e{n}") for n in range(2)]
     plain = estimate(both, [[0.0] * 6] * 2, Estimation())
