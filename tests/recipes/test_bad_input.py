@@ -33,6 +33,7 @@ from understudy.recipes.sft import SftConfig
 from understudy.recipes.stream import StreamConfig, stream
 from understudy.runs.config import ConfigError, load_config
 from understudy.runs.directory import Run
+from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import NonFiniteError, Trainer
 from understudy.world.model import World
@@ -193,7 +194,7 @@ def logged(name: str, thumb: float, logprob: float = -1.0) -> Episode:
 
 PPO: dict[str, Any] = {
     "lora": LORA, "precision": "fp32", "log": LogConfig(split="all"), "batch_episodes": 1,
-    "epochs": 1, "kl_bound": None,
+    "epochs": 1, "loss": LossConfig(rl="clip"),
 }  # fmt: skip
 NOT_FINITE = "the loss or its gradient is not finite"
 

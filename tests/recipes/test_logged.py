@@ -97,6 +97,27 @@ def test_what_is_doubtful_moves_the_policy_less_and_the_values_as_much() -> None
     assert any(plain[1].advantages)
 
 
+def test_what_went_better_than_the_mean_is_imitated_too() -> None:
+    found = two_agents(said(True))
+    plain = found.weighted([1, 2, 3, 4, 5, 6])
+    for row, before in zip(found.weighted([1, 2, 3, 4, 5, 6], imitate=0.3), plain, strict=True):
+        assert tuple(e for e in row.entries if e.stream == "rl") == before.entries
+        taught = [(e.position, e.target) for e in row.entries if e.stream == "ce" and not e.heard]
+        assert taught == [(e.position, e.target) for e in before.entries]
+        assert {e.weight for e in row.entries if e.stream == "ce"} == {0.3}
+
+
+def test_what_was_all_but_certain_is_not_to_blame() -> None:
+    both = [replace(two_agents(said(float(n))), id=f"e{n}") for n in range(2)]
+    plain = estimate(both, [[0.0] * 6] * 2, Estimation())
+    blamed = estimate(both, [[0.0] * 6] * 2, Estimation(blame=2))
+    assert blamed[1] == plain[1]  # what went well
+    for token, logprob in enumerate(both[0].logprobs):
+        before, after = plain[0].advantages[token], blamed[0].advantages[token]
+        assert before < 0
+        assert after == pytest.approx(before * (1 - math.exp(logprob)) ** 2)
+
+
 def test_an_episode_says_why_it_cannot_be_learned_from() -> None:
     good = completion(0, (1, 2), (3,))
 

@@ -8,10 +8,13 @@ from understudy.runs.config import ConfigError, load_config
 
 
 def test_what_is_not_given_stays_the_recipes_own() -> None:
-    own, found = PpoConfig(), load_config(PpoConfig, None, ["value.lr_scale=3", "loss.clip_high=5"])
+    own, found = (
+        PpoConfig(),
+        load_config(PpoConfig, None, ["value.lr_scale=3", "loss.clip_high=0.7"]),
+    )
     assert own.value.share > 0
     assert found.value == own.value.model_copy(update={"lr_scale": 3.0})
-    assert found.loss == own.loss.model_copy(update={"clip_high": 5.0})
+    assert found.loss == own.loss.model_copy(update={"clip_high": 0.7})
 
 
 def test_another_surrogate_has_its_own_defaults() -> None:

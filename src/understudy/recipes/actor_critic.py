@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from understudy.core.rows import Row
 from understudy.recipes.logged import Logged
 from understudy.runs.config import Config
-from understudy.train.gae import gae, normalised, on_last_tokens
+from understudy.train.gae import Floats, gae, normalised, on_last_tokens
 from understudy.train.trainer import Trainer
 
 
@@ -21,7 +21,7 @@ class Estimation(Config):
     gamma: float = Field(default=1.0, gt=0, le=1)
     lam: float = Field(default=1.0, ge=0, le=1)  # of the actor's advantages
     lam_value: float = Field(default=1.0, ge=0, le=1)  # of the critic's returns
-    shrink: NonNegativeFloat = 0.0  # k: advantages times (1 - p_sampler)^k; see `estimate`
+    blame: NonNegativeFloat = 0.0  # k: negative advantages times (1 - p_sampler)^k; see `blamed`
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,23 +40,32 @@ def estimate(
     weights: Mapping[str, float] | None = None,
 ) -> list[Estimate]:
     """Advantages and returns of a batch of episodes; `values` in the order of sampling. `weights`,
-    by the episode's id, are multiplied with normalised advantages (recipes.doubt).
-
-    An action of probability p has an advantage of at most 1 - p times the range of its state's
-    action values, for the state's value is their mean. What an episode's end says of a token that
-    was as good as certain is therefore noise: `shrink` weighs it by (1 - p)^k.
-    """
+    by the episode's id, are multiplied with normalised advantages (recipes.doubt)."""
     rewards = [on_last_tokens(e.lengths, e.rewards) for e in episodes]
     pairs = list(zip(rewards, values, strict=True))
     advantages = normalised([gae(r, v, how.gamma, how.lam) for r, v in pairs])
-    if how.shrink:
-        doubts = [(-np.expm1(np.array(e.logprobs))) ** how.shrink for e in episodes]
-        advantages = [a * d for a, d in zip(advantages, doubts, strict=True)]
+    advantages = [
+        blamed(a, e.logprobs, how.blame) for e, a in zip(episodes, advantages, strict=True)
+    ]
     ahead = [gae(r, v, how.gamma, how.lam_value) for r, v in pairs]
     return [
         Estimate(list(v), (a * (weights or {}).get(e.id, 1.0)).tolist(), (h + v).tolist())
         for e, v, a, h in zip(episodes, values, advantages, ahead, strict=True)
     ]
+
+
+def blamed(advantages_T: Floats, logprobs_T: Sequence[float], k: float) -> Floats:
+    """Negative advantages times (1 - p_sampler)^k; those that are not negative as they are.
+
+    A state's value is the mean of its actions' values, so an action of probability p is better or
+    worse than it by at most 1 - p times their range. What an episode's failure says of a token that
+    was as good as certain is noise, and noise is not symmetric: it cannot make such a token more
+    likely, only less. So a failure is laid to what was unlikely.
+    """
+    if not k:
+        return advantages_T
+    doubt_T = -np.expm1(np.asarray(logprobs_T))
+    return np.where(advantages_T < 0, advantages_T * doubt_T**k, advantages_T)
 
 
 def values_of(trainer: Trainer, episodes: Sequence[Logged]) -> list[list[float]]:

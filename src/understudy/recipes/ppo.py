@@ -3,10 +3,14 @@
 Proximal policy optimisation (arXiv 1707.06347) where the old policy is whoever sampled the logs: a
 value head learns what return a state lets one expect, advantages are generalised advantage
 estimates over sampled tokens, normalised over the batch, and several epochs of mini-batches raise
-the clipped surrogate against the logged logprobs. Its bounds are wider than where new episodes are
-sampled after each update: here they are all the way that there is to go (tight ones mask most of
-what stale data can teach, arXiv 2510.01161). An epoch ends early where the policy has left the
-sampler's by more than a KL bound, and training with it where one ends at its first step.
+the surrogate against the logged logprobs. Logs are all the way that there is to go, so its trust
+region is wide, and of probabilities instead of ratios (loss.rl=dppo, train.losses): tight bounds
+mask most of what stale data can teach (arXiv 2510.01161). What keeps the policy whole is that a
+failed episode lowers the tokens that were unlikely (`estimation.blame`): lowering all of them, as
+the plain estimate does, undoes what good and bad episodes share, and the policy with it. With a
+`kl_bound`, an epoch ends early where the policy has left the sampler's by more than that, and
+training with it where one ends at its first step. `imitate` also teaches what went better than the
+mean by cross-entropy.
 The value head is fitted to the logs' returns before the first policy step (VC-PPO, arXiv
 2503.01491, warms it up; here in closed form, train.value_fit) and stays as it is: the logs are one
 policy's. In a world see recipes.ppo_world.
@@ -68,16 +72,16 @@ class PpoConfig(Tuned):
     start: str | None = None  # the adapter that sampled the logs
     log: LogConfig = LogConfig()
     play: PlayConfig = PlayConfig()
-    estimation: Estimation = Estimation()
+    estimation: Estimation = Estimation(blame=1.0)
     value: ValueConfig = ValueConfig(share=0.1)  # of the values that are learned on in a world
-    epochs: PositiveInt = 8
+    epochs: PositiveInt = 3
     batch_episodes: PositiveInt = 64  # of a mini-batch
-    kl_bound: PositiveFloat | None = 0.03  # a step's mean over its tokens, KL(sampler || policy)
-    lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
+    kl_bound: PositiveFloat | None = None  # a step's mean over its tokens, KL(sampler || policy)
+    lr: PositiveFloat = 5e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     schedule: Schedule = "linear"  # of logs, whose steps are counted before; worlds: constant
     warmup_steps: NonNegativeInt = 2
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
-    loss: LossConfig = LossConfig(rl="clip", clip_low=0.6, clip_high=2.0)
+    loss: LossConfig = LossConfig(rl="dppo", clip_low=0.5, clip_high=0.9)
     imitate: NonNegativeFloat = 0.0  # weight of `ce` on logged episodes better than their mean
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     max_tokens_per_microbatch: PositiveInt = 4096

@@ -22,6 +22,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from understudy.core.rows import Entry, Row
 from understudy.core.types import Episode
 from understudy.judges.check import Check
+from understudy.recipes.actor_critic import blamed
 from understudy.recipes.arrivals import Arrivals, Pool, Source
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
@@ -52,6 +53,7 @@ class StreamConfig(Tuned):
     value: ValueConfig = ValueConfig()
     value_steps: NonNegativeInt = 4  # of the value head, after each of the policy
     tracker: float = Field(default=4.0, ge=0)  # observations that weigh as the head; 0: no tracker
+    blame: NonNegativeFloat = 0.0  # k: negative advantages times (1 - p_sampler)^k; see `blamed`
     ratio_cap: PositiveFloat = 2.0
     second_moment: PositiveFloat | None = 0.04  # M2PO's bound
     negative_kl: PositiveFloat | None = None  # bound of 2606.17250
@@ -219,7 +221,8 @@ def _rows(
     for episode in drawn:
         tracker.saw(episode)
     plain = [np.full(e.tokens, e.reward - b) for e, b in zip(drawn, baselines, strict=True)]
-    weight = np.concatenate(normalised(plain))
+    scaled = zip(drawn, normalised(plain), strict=True)
+    weight = np.concatenate([blamed(a, e.logprobs, config.blame) for e, a in scaled])
     now = iter(trainer.logprobs([row for e in drawn for row in e.rows]))
     parts = [np.subtract(e.in_turns([next(now) for _ in e.rows]), e.logprobs) for e in drawn]
     gap = np.concatenate(parts)
