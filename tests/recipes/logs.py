@@ -1,6 +1,7 @@
 """Logged episodes for tests: three customers, three answers, a thumb for the right one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,9 @@ async def play(world: World, n: int) -> list[Episode]:
         found.append(await rollout(chat, policy, session, scenario, user, max_turns=3, seed=number))
     await engine.aclose()
     return found
+
+
+async def thumbed(world: World, n: int) -> list[Episode]:
+    """Episodes of `play`, of which every second has a thumb up and the others one down."""
+    found = await play(world, n)
+    return [replace(e, feedback=(thumb(e.id, bool(k % 2)),)) for k, e in enumerate(found)]

@@ -1,7 +1,6 @@
 """`echo`: what tools and users said is taught beside whatever else a recipe's steps are of."""
 
 import asyncio
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 from bench.generated import episode, first
-from logs import play, thumb
+from logs import thumbed
 
 from understudy.core.chat_files import ImportOptions, episode_from_row
 from understudy.core.rows import Entry, Row, rows_of
@@ -179,10 +178,7 @@ def test_what_tools_and_users_said_is_taught_beside_conversations(
 @pytest.fixture(scope="module")
 def logs(world: World) -> list[Episode]:
     torch.set_num_threads(1)
-    found = asyncio.run(play(world, 6))
-    return [
-        dataclasses.replace(e, feedback=(thumb(e.id, bool(n % 2)),)) for n, e in enumerate(found)
-    ]
+    return asyncio.run(thumbed(world, 6))
 
 
 def between(episodes: Sequence[Episode]) -> list[tuple[tuple[int, ...], int]]:

@@ -1,7 +1,6 @@
 """`tune=full`: every parameter is trained, and what a recipe holds it to stays the base."""
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from bench.generated import episode, first
-from logs import play, thumb
+from logs import thumbed
 from stopping import stop_at
 
 from understudy.cli import main
@@ -138,10 +137,7 @@ def talked(one: Said) -> Episode:
 @pytest.fixture(scope="module")
 def logs(world: World) -> list[Episode]:
     torch.set_num_threads(1)
-    found = asyncio.run(play(world, 6))
-    return [
-        dataclasses.replace(e, feedback=(thumb(e.id, bool(n % 2)),)) for n, e in enumerate(found)
-    ]
+    return asyncio.run(thumbed(world, 6))
 
 
 @pytest.mark.parametrize("name", ["ppo", "stream"])
