@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, figure, interval
+from bench.incumbents import world_of
 from bench.planted import never_fails, planted, turns_negative
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +49,6 @@ def _run(
 ) -> dict[str, Figure]:
     from traffic import conversations, write_jsonl
     from understudy.core.chat_files import import_file
-    from understudy.core.types import parted
     from understudy.demo import owner_check
     from understudy.demo.prove import prove
     from understudy.judges.check import Check
@@ -57,14 +57,11 @@ def _run(
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.directory import Run
     from understudy.runs.launch import launch, python
-    from understudy.world.guarding.guards import Guard
-    from understudy.world.learn import learn
 
     rows = asyncio.run(conversations(folder, traffic))
     episodes = list(import_file(write_jsonl(folder / "traffic.jsonl", rows)))
-    one, other = parted(episodes, salt="half:")
-    world, second = learn(one), str(folder / "second")
-    Guard.learn(learn(other), one).save(Path(second))
+    second = str(folder / "second")
+    world = world_of(episodes, folder / "world", Path(second))
     check = Check.from_file(str(owner_check.__file__))
     distil = SftConfig(epochs=1, batch_episodes=4, lr=3e-3, keep="check")
     with Run.create(folder / "start", distil) as distilled:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from bench.figures import CannotRun, Figure, figure, interval
+from bench.incumbents import world_of
 
 Decide = Callable[[list[Any]], Any]
 
@@ -46,7 +47,6 @@ def _run(folder: Path, traffic: int, count: int) -> dict[str, Figure]:
     from understudy.judges.check import Check
     from understudy.recipes.evaluate import play_scenarios, success
     from understudy.runs.statistics import Interval, wilson
-    from understudy.world.learn import learn
 
     class Scripted:
         """A chat that answers by script."""
@@ -59,7 +59,8 @@ def _run(folder: Path, traffic: int, count: int) -> dict[str, Figure]:
             return Completion(uuid7(), request, "ok", message=message, finish_reason="stop")
 
     rows = asyncio.run(conversations(folder, traffic))
-    world = learn(list(import_file(write_jsonl(folder / "traffic.jsonl", rows))))
+    episodes = list(import_file(write_jsonl(folder / "traffic.jsonl", rows)))
+    world = world_of(episodes, folder / "world")
     check = Check.from_file(str(owner_check.__file__))
     policies: dict[str, Decide] = {"incumbent": flawed(FlawRates()), **EXPLOITING}
     for name, flaws in FLAWS.items():

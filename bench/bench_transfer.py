@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, figure, interval
-from bench.incumbents import run_at, service_at, traffic_of
+from bench.incumbents import run_at, service_at, traffic_of, world_of
 from bench.measured import MEASURED, measured, write_measured
 from bench.places import Reality, Retrieval
 
@@ -156,7 +156,7 @@ def _measured(
 async def _train_and_prove(
     folder: Path, level: int, seed: int, size: Size, places: Sequence[str]
 ) -> dict[str, Any]:
-    from understudy.core.types import split_of
+    from understudy.core.types import HELDOUT_SHARE, parted
     from understudy.demo import owner_check
     from understudy.demo.prove import prove
     from understudy.demo.size import FULL
@@ -164,13 +164,11 @@ async def _train_and_prove(
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.config import load_config
     from understudy.world.fidelity.report import fidelity
-    from understudy.world.learn import learn
 
     episodes = await traffic_of(folder, level, seed, size.traffic)
-    train = [e for e in episodes if split_of(e.scenario_id or e.id) == "train"]
-    aside = [e for e in episodes if split_of(e.scenario_id or e.id) != "train"]
+    train, aside = parted(episodes, HELDOUT_SHARE)
     check = Check.from_file(str(owner_check.__file__))
-    world, adapters = learn(train), {}
+    world, adapters = world_of(train, folder / "world"), {}
     if "world" in places:
         own = [*FULL.sft, "keep=check", f"seed={seed}", f"epochs={FULL.sft_epochs[1]}"]
         config = load_config(SftConfig, None, own)

@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,16 @@ async def traffic_of(folder: Path, level: int, seed: int, n: int) -> list[Any]:
         (folder / "service.db").unlink(missing_ok=True)
         write_jsonl(captured, await conversations(folder, n, seed, flawed))
     return list(import_file(captured))
+
+
+def world_of(episodes: Sequence[Any], folder: Path, second: Path | None = None) -> Any:
+    """The world that `understudy world learn` makes of them, its doubt corrected, in a folder."""
+    from understudy.recipes.world import learn_world
+    from understudy.world.model import World
+
+    if not (folder / "fidelity.json").exists():
+        learn_world(episodes, folder, second=second, quiet=True)
+    return World.load(folder)
 
 
 def run_at(path: Path, config: Any, seed: int) -> Any:

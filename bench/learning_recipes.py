@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.incumbents import run_at, traffic_of
+from bench.incumbents import run_at, traffic_of, world_of
 from bench.logged import logs_at, sampled_tokens
 
 EPOCHS = (1, 3, 6)  # of filtered SFT
@@ -299,6 +299,7 @@ def _checked_sft(given: Setting) -> list[Trained]:
 def _sft(given: Setting, tune: str) -> list[Trained]:
     """Distillation of the incumbent's episodes that pass the check, into the bare base, at each
     rate; `loss` is the last epoch's, and that of held-out episodes that pass."""
+    from understudy.core.types import HELDOUT_SHARE, parted
     from understudy.recipes.sft import SftConfig, select, sft
     from understudy.runs.config import load_config
 
@@ -317,7 +318,7 @@ def _sft(given: Setting, tune: str) -> list[Trained]:
             made,
         )
         loss = {"loss": _last_epoch(run, config.epochs)}
-        aside, _ = select([e for e in episodes if _split(e) == "heldout"], config, check)
+        aside, _ = select(parted(episodes, HELDOUT_SHARE)[1], config, check)
         if aside:
             loss["heldout_loss"] = heldout_loss(run / made, aside)
         found.append(Trained(run / made, 0, learned_tokens(run), f"lr_{rate:g}", loss))
@@ -351,15 +352,7 @@ def heldout_loss(path: Path, episodes: Sequence[Any]) -> float:
 
 def _world(given: Setting) -> tuple[Any, Any]:
     """The world of the incumbent's traffic, and the owner's check."""
-    from understudy.world.learn import learn
-
-    return learn([e for e in _traffic(given) if _split(e) == "train"]), _check()
-
-
-def _split(episode: Any) -> str:
-    from understudy.core.types import split_of
-
-    return split_of(episode.scenario_id or episode.id)
+    return world_of(_traffic(given), given.folder / "world"), _check()
 
 
 def _traffic(given: Setting) -> list[Any]:

@@ -86,12 +86,12 @@ def test_an_interrupted_run_ends_bit_for_bit_as_the_uninterrupted(
     def interrupted() -> int:
         steps, step = 0, Trainer.step
 
-        def stopping(self: Trainer, rows: Any) -> Any:
+        def stopping(self: Trainer, rows: Any, share: float = 1.0) -> Any:
             nonlocal steps
             steps += 1
             if steps == 3 and os.environ["RANK"] == "0":
                 raise KeyboardInterrupt
-            return step(self, rows)
+            return step(self, rows, share)
 
         Trainer.step = stopping  # type: ignore[method-assign]
         return main(cut)

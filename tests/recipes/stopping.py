@@ -11,11 +11,11 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Ctrl-C at the trainer's step of this number, counted from one."""
     steps, step = 0, Trainer.step
 
-    def stopping(self: Trainer, rows: Any) -> Any:
+    def stopping(self: Trainer, rows: Any, share: float = 1.0) -> Any:
         nonlocal steps
         steps += 1
         if steps == number:
             raise KeyboardInterrupt
-        return step(self, rows)
+        return step(self, rows, share)
 
     monkeypatch.setattr(Trainer, "step", stopping)

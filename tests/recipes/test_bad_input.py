@@ -26,7 +26,7 @@ from understudy.recipes.learner import Lora, make_learner, make_value_head
 from understudy.recipes.logged import LogConfig
 from understudy.recipes.opd import OpdConfig, opd
 from understudy.recipes.ppo import PlayConfig, PpoConfig, ppo
-from understudy.recipes.ppo_world import ppo_in_world
+from understudy.recipes.ppo_world import of_the_world, ppo_in_world
 from understudy.recipes.preference_data import Said, Thumb
 from understudy.recipes.rft import RftConfig, rft
 from understudy.recipes.sft import SftConfig
@@ -228,6 +228,14 @@ def test_ppo_refuses_episodes_that_nobody_tells_apart_and_leaves_broken_logprobs
     with Run.create(tmp_path / "more", config) as run:
         result = ppo(run, [*liked, logged("d", 0.0)], config, quiet=True)
     assert result.left_out == {"with a logprob that is not finite": 1}
+
+
+def test_ppo_in_a_world_refuses_what_is_of_logs_alone() -> None:
+    assert of_the_world(PpoConfig(schedule="constant", seed=3)).play.seed == 3
+    with pytest.raises(ValueError, match="schedule is of logs"):
+        of_the_world(PpoConfig(schedule="linear"))
+    with pytest.raises(ValueError, match="imitate is of logs"):
+        of_the_world(PpoConfig(imitate=0.3))
 
 
 async def test_ppo_in_a_world_says_why_a_step_had_nothing_to_learn(

@@ -60,9 +60,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     seen: list[Step] = []
     step = Trainer.step
 
-    def heeded(self: Trainer, rows: Sequence[Row]) -> Any:
+    def heeded(self: Trainer, rows: Sequence[Row], share: float = 1.0) -> Any:
         seen.append((self, list(rows)))
-        return step(self, rows)
+        return step(self, rows, share)
 
     monkeypatch.setattr(Trainer, "step", heeded)
     return seen

@@ -85,6 +85,23 @@ def test_what_thumbs_reward_is_learned_from_logs_alone(
     assert (result.adapter / FILE).exists()
 
 
+def test_a_streams_rate_falls_where_its_end_is_known(
+    deployed: Path, episodes: list[Episode], tmp_path: Path
+) -> None:
+    def rates(name: str, given: Sequence[Episode], **more: Any) -> list[float]:
+        train("stream", tmp_path / name, deployed, given, value_steps=0, **more)
+        with Run.open(tmp_path / name, read_only=True) as run:
+            return [row["lr"] for row in run.metrics().rows]
+
+    n = sum(split_of(str(e.scenario_id)) == "train" for e in episodes)
+    uses = [min(30 * i, 2 * n) for i in range(-(-2 * n // 30))]  # before each step
+    expected = [1e-3 * (1 - used / (2 * n)) for used in uses]
+    assert rates("passes", episodes, passes=2) == pytest.approx(expected)
+    by_steps = [1e-3, 0.75e-3, 0.5e-3, 0.25e-3]
+    assert rates("steps", episodes, steps=4, passes=90) == pytest.approx(by_steps, rel=0.02)
+    assert set(rates("flat", episodes, passes=2, falling=False)) == {1e-3}
+
+
 def same(a: Path, b: Path) -> bool:
     one, two = load_adapter(a).tensors, load_adapter(b).tensors
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
@@ -125,7 +142,7 @@ def test_a_run_whose_episodes_are_gone_does_not_go_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def stopping(self: Trainer, rows: Any) -> Any:
+    def stopping(self: Trainer, rows: Any, share: float = 1.0) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "step", stopping)

@@ -244,12 +244,12 @@ async def test_a_run_resumed_beside_training_skips_no_scenario(
     config = GrpoConfig(**SMALL | {"max_staleness": 1, "again": 0.0})
     step, seen = Trainer.step, 0
 
-    def stop_at_the_third(self: Trainer, rows: Any) -> Any:
+    def stop_at_the_third(self: Trainer, rows: Any, share: float = 1.0) -> Any:
         nonlocal seen
         seen += 1
         if seen == 3:
             raise KeyboardInterrupt
-        return step(self, rows)
+        return step(self, rows, share)
 
     monkeypatch.setattr(Trainer, "step", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "run", config) as run:

@@ -61,12 +61,12 @@ def test_an_interrupted_distillation_ends_bit_for_bit_as_the_uninterrupted(
     steps = 0
     step = Trainer.step
 
-    def stop_at_the_fourth(self: Trainer, rows: Any) -> Any:
+    def stop_at_the_fourth(self: Trainer, rows: Any, share: float = 1.0) -> Any:
         nonlocal steps
         steps += 1
         if steps == 4:
             raise KeyboardInterrupt
-        return step(self, rows)
+        return step(self, rows, share)
 
     monkeypatch.setattr(Trainer, "step", stop_at_the_fourth)
     with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "cut", config) as run:

@@ -290,6 +290,14 @@ def test_a_doubtful_result_is_masked_whole_and_everywhere() -> None:
     assert episode.messages[-1]["content"] == '{"a": 1, "b": [2]}'
 
 
+def test_records_that_were_seen_stand_in_a_doubtful_list() -> None:
+    marks = [Provenance("", "remembered"), Provenance("/all", "remembered"),
+             Provenance("/all/0/b", "inferred"), Provenance("/count", "inferred")]  # fmt: skip
+    episode = episode_of('{"all": [{"a": 1, "b": 2}], "count": 1}', marks, doubt=0.7)
+    contents = masked(episode, 0.5)
+    assert json.loads(contents["k"]) == {"all": [{"a": 1, "b": None}], "count": None}
+
+
 def test_a_success_that_rests_on_an_invented_value_earns_nothing(pair: tuple[World, Path]) -> None:
     def check(messages: list[dict[str, Any]], ticket: Any) -> bool:
         return any(m["role"] == "tool" and json.loads(m["content"])["a"] == 1 for m in messages)

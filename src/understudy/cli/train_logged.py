@@ -77,7 +77,7 @@ def ppo(
     from understudy.recipes.learner import prepare_kernel
     from understudy.recipes.ppo import PpoConfig
     from understudy.recipes.ppo import ppo as learn
-    from understudy.recipes.ppo_world import ppo_in_world
+    from understudy.recipes.ppo_world import of_the_world, ppo_in_world
     from understudy.runs.config import load_config
 
     values = values_of(fork, config) | _values(start, reward)
@@ -101,6 +101,7 @@ def ppo(
     given = {"--check": check, "--world": world, "--second": second, "--tools": tools}
     fit_threads(threads)
     if world is not None and judge is not None:
+        of_the_world(settings)  # refuses what is of logs alone before a run is begun
         learned = world_shown(world, tools)
         with opened_run(run, settings, given, fork, track or ()) as opened:
             played = asyncio.run(

@@ -200,6 +200,11 @@ class Pool:
         self.drop(i for i in chosen if self.uses[i] >= self.passes)
         return drawn
 
+    def left(self, arrived: int) -> float:
+        """The share that is still to be done of all passes over what `arrived` so far."""
+        to_do = sum(self.passes - n for n in self.uses.values())
+        return to_do / max(1, to_do, self.passes * arrived)
+
     def state(self) -> dict[str, Any]:
         """What a resumed run goes on from, as JSON: how often what is here was used, and whatever
         arrived before and is not."""

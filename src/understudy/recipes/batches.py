@@ -14,15 +14,17 @@ from understudy.train.aggregate import heard_apart
 from understudy.train.trainer import NonFiniteError, StepMetrics, Trainer
 
 
-def take_step(run: Run, trainer: Trainer, rows: Sequence[Row], step: int) -> StepMetrics:
-    """`trainer.step(rows)`, what the environment said having a mean of its own beside the rest
-    (train.aggregate). Where that gives up, the rows are kept in the run's artefacts.
+def take_step(
+    run: Run, trainer: Trainer, rows: Sequence[Row], step: int, share: float = 1.0
+) -> StepMetrics:
+    """`trainer.step(rows, share)`, what the environment said having a mean of its own beside the
+    rest (train.aggregate). Where that gives up, the rows are kept in the run's artefacts.
 
     Raises NonFiniteError, which names their file.
     """
     rows = heard_apart(rows)
     try:
-        return trainer.step(rows)
+        return trainer.step(rows, share)
     except NonFiniteError as error:
         file = run.write_artefact(f"not-finite-{step}.jsonl", rows_text(rows))
         raise NonFiniteError(f"{error}; the rows of step {step} are in {file}") from None

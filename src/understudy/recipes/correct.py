@@ -32,7 +32,7 @@ from understudy.core.types import Completion, Episode, ModelRef, Split, split_of
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.corrections import Correction, Place, corrections_of, turns_of
-from understudy.recipes.learner import make_engine, make_learner, prompt_of, training
+from understudy.recipes.learner import make_engine, prompt_of, training
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.tuning import Tuned
@@ -46,7 +46,6 @@ _MEASURED = 64  # turns of each kind that are measured before and after
 
 
 class CorrectConfig(Tuned):
-    base: str = "tiny"
     start: str | None = None  # the adapter folder of the policy that was corrected
     split: Split | Literal["all"] = "train"
     feedback: str | None = None  # only feedback of this name; else whatever people said in words
@@ -71,7 +70,6 @@ class CorrectConfig(Tuned):
     max_tokens: PositiveInt = 128  # a reply
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2  # the newest
-    seed: int = 0
 
     @field_validator("form")
     @classmethod
@@ -113,10 +111,7 @@ async def correct(
     said = [c for e in corrected for c in corrections_of(e, config.feedback)[0]]
     known = {e.id for e in corrected}
     others = [turn for e in given if e.id not in known for turn in turns_of(e)]
-    start = Path(config.start) if config.start else None
-    learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, computing=config
-    )
+    learner = config.learner()
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
         engine, _ = make_engine(learner.base, threads)  # of the base as it was before any step
         base = learner.base.name

@@ -12,14 +12,13 @@ Defaults: beta 0.1 and one epoch (the paper; TRL), learning rate ten times that 
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from understudy.core.rows import Row
-from understudy.recipes.learner import make_learner, prompt_of, training
+from understudy.recipes.learner import prompt_of, training
 from understudy.recipes.preference_data import Pair
 from understudy.recipes.preferring import (
     PreferenceConfig,
@@ -51,10 +50,7 @@ def dpo(
 ) -> PreferenceResult:
     """Train an adapter on pairs; resumes from the run's checkpoint. `left_out` counts what made no
     pair. Raises ValueError where nothing is left to train on."""
-    start = Path(config.start) if config.start else None
-    learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, computing=config
-    )
+    learner = config.learner()
     rows, more = paired_rows(
         [
             (

@@ -30,7 +30,7 @@ from understudy.recipes.actor import Actor
 from understudy.recipes.ahead import Ahead
 from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score, recent_mean
-from understudy.recipes.learner import make_engine, make_learner, prompt_of, training
+from understudy.recipes.learner import make_engine, prompt_of, training
 from understudy.recipes.objective import Objective, Preset, sampled_tokens, with_preset
 from understudy.recipes.rehearsal import Played
 from understudy.recipes.resuming import from_checkpoint
@@ -49,7 +49,6 @@ from understudy.world.model import World
 
 
 class GrpoConfig(RolloutConfig, Tuned):
-    base: str = "tiny"
     renderer: str | None = None  # a chat format in the place of the base's own
     steps: PositiveInt = 40
     exact: bool = False  # bit for bit the same run each time: on one core, in lockstep
@@ -117,10 +116,7 @@ async def grpo(
     guards, total, overlap = rollouts.guards, config.steps, config.max_staleness > 0
     threads = 1 if config.exact else threads
     cores = threads or usable_cores()
-    start = Path(config.start) if config.start else None
-    learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, config.renderer, config
-    )
+    learner = config.learner(config.renderer)
     async with AsyncExitStack() as stack:
         trained = training(learner, _trainer_config(config), cores, beside=overlap)
         trainer = stack.enter_context(trained)

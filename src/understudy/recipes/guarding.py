@@ -1,10 +1,11 @@
 """Guards of a run in a learned world: what a hole in it wins earns nothing, and is noticed.
 
 A reward is withheld, which leaves the episode out of its group, where the check says less of the
-episode as the evidence has it: with null for invented values and for all values of doubtful
-results; and, where there is a second world, learned from other scenarios of the traffic, with null
-for outcomes and numbers that are all but impossible there, and with records as it knows them
-(world.guarding.guards). What the agent said and did stays.
+episode as the evidence has it: with null for invented values, and for those values of doubtful
+results that were not seen as they are (world.data.masking); and, where there is a second world,
+learned from other scenarios of the traffic, with null for outcomes and numbers that are all but
+impossible there, and with records as it knows them (world.guarding.guards). What the agent said
+and did stays.
 
 Some groups play canaries, tasks that nobody can do (world.guarding.canaries); they are never
 trained on.

@@ -12,14 +12,13 @@ more, so that both sum to the same (eq. 8 of the paper allows ratios of 1 to 4/3
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from understudy.core.rows import Row, unheard
-from understudy.recipes.learner import make_learner, prompt_of, training
+from understudy.recipes.learner import prompt_of, training
 from understudy.recipes.preference_data import Thumb
 from understudy.recipes.preferring import (
     PreferenceConfig,
@@ -54,10 +53,7 @@ def kto(
 ) -> PreferenceResult:
     """Train an adapter on thumbs; resumes from the run's checkpoint. `left_out` counts what gave
     none. Raises ValueError where fewer than two are left to train on."""
-    start = Path(config.start) if config.start else None
-    learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, computing=config
-    )
+    learner = config.learner()
     reasons = Counter(left_out or {})
     rows: list[Row] = []
     good: list[bool] = []

@@ -56,7 +56,7 @@ from understudy.core.types import (
 from understudy.envs.rollout import rollout
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.learner import Learner, make_engine, make_learner, prompt_of, training
+from understudy.recipes.learner import Learner, make_engine, prompt_of, training
 from understudy.recipes.logged import agents_turns, none_left, why_unfit
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
@@ -76,7 +76,6 @@ IDLE = 3  # steps in a row with nothing to teach, after which a run stops
 
 
 class OpdConfig(Tuned):
-    base: str = "tiny"
     teacher: str | None = None  # an adapter folder of the teacher's base; None: that base alone
     teacher_base: str | None = None  # a folder of a model with the same tokenizer
     teacher_prompt: str | None = None  # the system prompt that the teacher reads
@@ -100,7 +99,6 @@ class OpdConfig(Tuned):
     max_turns: PositiveInt = 16
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2  # the newest
-    seed: int = 0
 
     @model_validator(mode="after")
     def _taught_by_another(self) -> Self:
@@ -139,10 +137,7 @@ async def opd(
         logged, left_out = _logged(run, episodes, config)
     else:
         warn(run, world, config.trust)
-    start = Path(config.start) if config.start else None
-    learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, computing=config
-    )
+    learner = config.learner()
     learner.check_completions(c for e in logged for c in e.made_for("agent"))
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
     if world is not None and not scenarios:

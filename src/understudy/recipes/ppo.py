@@ -38,7 +38,7 @@ from understudy.recipes.actor_critic import (
 )
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.learner import make_learner, make_value_head, prompt_of, training
+from understudy.recipes.learner import make_value_head, prompt_of, training
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.rollouts import RolloutConfig
@@ -68,7 +68,6 @@ class PlayConfig(RolloutConfig):
 
 
 class PpoConfig(Tuned):
-    base: str = "tiny"
     start: str | None = None  # the adapter that sampled the logs
     log: LogConfig = LogConfig()
     play: PlayConfig = PlayConfig()
@@ -78,7 +77,7 @@ class PpoConfig(Tuned):
     batch_episodes: PositiveInt = 64  # of a mini-batch
     kl_bound: PositiveFloat | None = None  # a step's mean over its tokens, KL(sampler || policy)
     lr: PositiveFloat = 5e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
-    schedule: Schedule = "linear"  # of logs, whose steps are counted before; worlds: constant
+    schedule: Schedule | None = None  # None: linear on logs, constant in a world
     warmup_steps: NonNegativeInt = 2
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     loss: LossConfig = LossConfig(rl="dppo", clip_low=0.5, clip_high=0.9)
@@ -87,7 +86,6 @@ class PpoConfig(Tuned):
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2  # the newest
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +122,9 @@ def ppo(
     changed = changes(learned)
     _check_they_differ(learned)
     usual = sum(e.reward for e in learned) / len(learned)
-    start = Path(config.start) if config.start else None
-    learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, computing=config
-    )
+    learner = config.learner()
     learner.check_completions(c for e in kept for c in e.made_for("agent"))
-    head = make_value_head(learner, start)
+    head = make_value_head(learner, config.start_folder)
     plan = _plan(len(learned), config)
     cores = torch.get_num_threads()
     with (
@@ -226,7 +221,7 @@ def _estimates(
 def trainer_config(config: PpoConfig, total_steps: int | None = None) -> TrainerConfig:
     return TrainerConfig(
         lr=config.lr,
-        schedule=config.schedule if total_steps else "constant",
+        schedule=config.schedule or ("linear" if total_steps else "constant"),
         warmup_steps=config.warmup_steps,
         total_steps=total_steps,
         betas=(0.9, config.beta2),

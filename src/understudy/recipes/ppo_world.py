@@ -32,7 +32,6 @@ from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score
 from understudy.recipes.learner import (
     make_engine,
-    make_learner,
     make_value_head,
     prompt_of,
     training,
@@ -75,17 +74,14 @@ async def ppo_in_world(
     Raises ValueError where the world has nothing to rehearse, RuntimeError after three steps
     without any reward, NonFiniteError after three whose loss or gradient is not finite.
     """
-    config = _of_the_world(config)
+    config = of_the_world(config)
     play = config.play
     warn(run, world, play.trust)
     language = language_of(play.language, config)
     rollouts = Rollouts(world, check, play, workload)
     guards = rollouts.guards
-    start = Path(config.start) if config.start else None
-    learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, computing=config
-    )
-    head = make_value_head(learner, start)
+    learner = config.learner()
+    head = make_value_head(learner, config.start_folder)
     reward = success = 0.0
     cores = threads or usable_cores()
     async with AsyncExitStack() as stack:
@@ -157,8 +153,13 @@ async def ppo_in_world(
     return PlayedResult(adapter, steps, reward, success, guards.stopped if guards else None)
 
 
-def _of_the_world(config: PpoConfig) -> PpoConfig:
-    """The configuration with one seed and one temperature; what is logged is what was played."""
+def of_the_world(config: PpoConfig) -> PpoConfig:
+    """The configuration with one seed and one temperature; what is logged is what was played.
+    Raises ValueError for options that are of logs alone."""
+    if config.schedule not in (None, "constant"):
+        raise ValueError("schedule is of logs, whose steps are counted before: leave it out")
+    if config.imitate:
+        raise ValueError("imitate is of logs: in a world the policy plays what it learns from")
     of_play = {"split": "all", "temperature": config.play.temperature}
     log = config.log.model_copy(update=of_play)
     play = config.play.model_copy(update={"seed": config.seed})

@@ -28,7 +28,6 @@ from understudy.train.trainer import Trainer
 
 
 class PreferenceConfig(Tuned):
-    base: str = "tiny"
     split: Splits = "train"  # of captured episodes; `heldout` is what `eval` plays
     feedback: str = "outcome"  # the name that rewards are selected by
     epochs: PositiveInt = 1
@@ -39,7 +38,6 @@ class PreferenceConfig(Tuned):
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 50
     keep_checkpoints: PositiveInt = 2  # the newest
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

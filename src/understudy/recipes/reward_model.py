@@ -23,7 +23,7 @@ from understudy.judges.reward_model import RewardModel, Verdict
 from understudy.models.adapters import load_adapter
 from understudy.models.full import metadata_of
 from understudy.models.loading import load_base
-from understudy.recipes.learner import Learner, make_engine, make_learner, prompt_of, training
+from understudy.recipes.learner import Learner, make_engine, prompt_of, training
 from understudy.recipes.preference_data import Pair, Said
 from understudy.recipes.preferring import (
     PreferenceConfig,
@@ -54,10 +54,7 @@ def reward_model(
 ) -> PreferenceResult:
     """Train a reward model on pairs; resumes from the run's checkpoint. `left_out` counts what made
     no pair. Raises ValueError where nothing is left to train on."""
-    start = Path(config.start) if config.start else None
-    learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, computing=config
-    )
+    learner = config.learner()
     verdict = _verdict(learner, config)
     rows, more = paired_rows(
         [

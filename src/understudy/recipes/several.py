@@ -30,12 +30,11 @@ class Leader(Trainer):
 
     processes: Processes
 
-    def step(self, rows: Sequence[Row]) -> StepMetrics:
+    def step(self, rows: Sequence[Row], share: float = 1.0) -> StepMetrics:
         rows = list(rows)
-        self.processes.tell(
-            {"do": "step", "rows": words_of(rows), "threads": torch.get_num_threads()}
-        )
-        return super().step(rows)
+        told = {"rows": words_of(rows), "share": share, "threads": torch.get_num_threads()}
+        self.processes.tell({"do": "step", **told})
+        return super().step(rows, share)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         self.processes.tell({"do": "tensors"})
@@ -125,7 +124,7 @@ def _follow(processes: Processes, made: dict[str, Any]) -> None:
         if said["do"] == "step":
             torch.set_num_threads(said["threads"])
             with suppress(NonFiniteError):  # it ends the first process, which says so
-                trainer.step(rows_from(said["rows"]))
+                trainer.step(rows_from(said["rows"]), said["share"])
         elif said["do"] == "tensors":
             for _ in trainer.tensors():
                 pass

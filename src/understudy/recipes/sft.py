@@ -44,7 +44,7 @@ from understudy.core.types import (
 from understudy.judges.check import Check
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints, Score
-from understudy.recipes.learner import Learner, make_learner, prompt_of, training
+from understudy.recipes.learner import Learner, prompt_of, training
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.tuning import Tuned
 from understudy.runs.directory import Run
@@ -55,7 +55,6 @@ from understudy.train.trainer import Trainer
 
 
 class SftConfig(Tuned):
-    base: str = "tiny"
     renderer: str | None = None  # a chat format in the place of the base's own
     split: Split | Literal["all"] = "train"  # `heldout` is what `eval` plays
     keep: Literal["all", "check", "feedback"] = "all"
@@ -76,7 +75,6 @@ class SftConfig(Tuned):
     evaluate_scenarios: PositiveInt = 100  # at most, of the held-out split; greedy
     checkpoint_every: PositiveInt = 50
     keep_checkpoints: PositiveInt = 2  # the newest; the best stays too
-    seed: int = 0
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -131,10 +129,7 @@ def sft(
     apart = len(episodes) - len(given)
     episodes, kept, left_out = begun_with(run, given, lambda es: select(es, config, check))
     left_out += Counter({f"not of the split {config.split}": apart})
-    start = Path(config.start) if config.start else None
-    learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, config.renderer, config
-    )
+    learner = config.learner(config.renderer)
     rows, rows_left_out = episode_rows(
         kept, learner, config.max_tokens, config.long_rows, config.echo
     )

@@ -26,7 +26,7 @@ from understudy.recipes.actor_critic import blamed
 from understudy.recipes.arrivals import Arrivals, Pool, Source
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.learner import make_learner, make_value_head, prompt_of, training
+from understudy.recipes.learner import make_value_head, prompt_of, training
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.tuning import Tuned
@@ -44,7 +44,6 @@ SCENARIOS = 4096  # that are remembered
 
 
 class StreamConfig(Tuned):
-    base: str = "tiny"
     start: str | None = None  # the adapter that sampled the logs
     log: LogConfig = LogConfig()
     steps: PositiveInt | None = None  # None: until each episode has been used `passes` times
@@ -61,12 +60,12 @@ class StreamConfig(Tuned):
     min_effective: float = Field(default=0.5, ge=0, le=1)  # share of the batch's tokens
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
     lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
+    falling: bool = True  # the policy's rate, in a straight line to 0, where an end is known
     beta2: float = Field(default=0.98, gt=0, lt=1)
     max_tokens_per_microbatch: PositiveInt = 4096
     checkpoint_every: PositiveInt = 10
     keep_checkpoints: PositiveInt = 2  # the newest
     poll_s: PositiveFloat = 5.0  # between looks at a store that is followed
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +119,8 @@ def stream(
     arrived until then. A source that ends must hold something to learn from, else ValueError.
     Raises OriginError for episodes of another base or chat template, NonFiniteError after three
     steps of the policy, or of the value head, whose loss or gradient is not finite."""
-    start = Path(config.start) if config.start else None
-    learner = make_learner(
-        config.base, config.lora, config.seed, start, config.tune, computing=config
-    )
-    head, folder = make_value_head(learner, start), run.path / learner.kind
+    learner = config.learner()
+    head, folder = make_value_head(learner, config.start_folder), run.path / learner.kind
     cores = torch.get_num_threads()
     with (
         training(learner, _trainer_config(config), cores, head) as trainer,
@@ -167,6 +163,7 @@ def stream(
             stale = _stale(pool, newest, config.max_staleness)
             pool.drop(stale)
             left_out[f"more than {config.max_staleness} versions old"] += len(stale)
+            share = _share(config, source, step, pool.left(count)) if config.falling else 1.0
             drawn: list[Logged] = pool.draw(config.batch_episodes, step)
             if not drawn:
                 if source.ends:
@@ -175,7 +172,7 @@ def stream(
                 continue
             rows, told = _rows(trainer, drawn, tracker, config)
             enough = not told["effective"] < config.min_effective  # not a number: the step's to say
-            metrics = take_step(run, trainer, rows if enough else [], step)
+            metrics = take_step(run, trainer, rows if enough else [], step, share)
             for _ in range(config.value_steps):
                 valued = take_step(run, trainer, [_critic_row(e) for e in drawn], step)
                 told["value_explained"] = valued.value_explained
@@ -244,6 +241,12 @@ def _rows(
         "second_moment": float(np.mean(np.square(gap))),
         "masked": 1 - float(kept.mean()),
     }
+
+
+def _share(config: StreamConfig, source: Source, step: int, left: float) -> float:
+    """Of the learning rate: what is left of the steps, or of a source that ends; else all."""
+    by_steps = 1.0 if config.steps is None else 1 - step / config.steps
+    return min(by_steps, left if source.ends else 1.0)
 
 
 def _critic_row(episode: Logged) -> Row:

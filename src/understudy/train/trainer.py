@@ -112,8 +112,8 @@ class Trainer:
             work = partial(add_gradients, model, config=self.config, value_head=value_head)
             self._helpers = Helpers(list(self.parameters.values()), work, workers - self._own)
 
-    def step(self, rows: Sequence[Row]) -> StepMetrics:
-        """One optimiser step on all rows.
+    def step(self, rows: Sequence[Row], share: float = 1.0) -> StepMetrics:
+        """One optimiser step on all rows, at that share of the schedule's learning rate.
 
         Rows without entries of non-zero weight are left aside. With nothing to train, or with a
         loss or gradient that is not finite, no step is taken and `skipped` says why. Raises
@@ -124,7 +124,7 @@ class Trainer:
         begun = time.perf_counter()
         kept = [row for row in map(trim, rows) if row.entries]
         counts = _counts(kept)
-        lr = self.config.lr_at(self.steps)
+        lr = self.config.lr_at(self.steps) * share
         self.optimiser.zero_grad(set_to_none=True)
         sums = self._gradient(kept, counts)
         if self.processes is not None:

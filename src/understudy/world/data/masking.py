@@ -11,7 +11,9 @@ from understudy.world.data.values import escape, parse
 
 def masked(episode: Episode, doubtful: float) -> dict[str, str]:
     """The results that hold something made up, by call, with null for every value that is marked
-    as invented, and for all values where the doubt is `doubtful` or more (0: invented ones alone).
+    as invented, and, where the doubt is `doubtful` or more (0: never), for all values but those
+    that are marked on their own as observed or remembered: a list of which the traffic shows every
+    record is doubted for what it lists, and holds nothing that was made up.
 
     Results carry their provenance in `Episode.results` alone: others are taken as they are.
     """
@@ -38,8 +40,7 @@ def hidden(value: Any, path: str = "") -> Any:
 
 def _bare(result: ToolResult, doubtful: float) -> str:
     """A result's content without what is made up; a text that is no JSON is one value."""
-    whole = result.doubt >= doubtful > 0
-    kinds = {"": True} if whole else _invented(result.provenance)
+    kinds = _made_up(result.provenance, result.doubt >= doubtful > 0)
     if not any(kinds.values()):
         return result.content
     value = parse(result.content)
@@ -47,8 +48,12 @@ def _bare(result: ToolResult, doubtful: float) -> str:
     return result.content if bare == value else json.dumps(bare, ensure_ascii=False)
 
 
-def _invented(marks: Sequence[Provenance]) -> dict[str, bool]:
-    return {m.path: m.kind == "invented" for m in marks}
+def _made_up(marks: Sequence[Provenance], doubted: bool) -> dict[str, bool]:
+    """Whether what is at or under a JSON pointer is to be hidden."""
+    if not doubted:
+        return {m.path: m.kind == "invented" for m in marks}
+    kept = ("observed", "remembered")
+    return {m.path: m.kind not in kept for m in marks} | {"": True}
 
 
 def _masked(value: Any, kinds: Mapping[str, bool], path: str, invented: bool) -> Any:
