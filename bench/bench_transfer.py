@@ -31,6 +31,13 @@ OUT = ROOT / "build" / "bench" / "transfer"
 HOURS = True  # by name only
 ROWS = ("nearest", "floor", "entities")  # lesser worlds
 PLACES = (*ROWS, "world", "reality")
+NAMES = {
+    "nearest": "nearest call",
+    "floor": "retrieval",
+    "entities": "retrieval and state",
+    "world": "the world",
+    "reality": "reality",
+}
 
 
 def run(
@@ -76,32 +83,26 @@ def run(
 
 def _by_fidelity(level: int, told: Sequence[dict[str, Any]], plot: Path) -> dict[str, Figure]:
     """How right each place was about held-out calls, and what training there came to; the plot."""
-    from understudy.runs.plots import LineChart, Series, percent
+    from understudy.runs.plots import percent
+    from understudy.runs.scatter import Point, ScatterChart
 
     found: dict[str, Figure] = {}
-    points: dict[str, list[Figure]] = {"greedy": [], "t1": []}
+    points = []
     for place in PLACES:
-        known = [100 * t["fidelity"][place] for t in told]
-        found[f"incumbent_{level}_{place}_known_f1"] = figure(known, "% of knowable leaves")
-        for decoding in ("greedy", "t1"):
+        known = figure([100 * t["fidelity"][place] for t in told], "% of knowable leaves")
+        found[f"incumbent_{level}_{place}_known_f1"] = known
+        for decoding, name in (("greedy", "greedy"), ("t1", "T = 1")):
             own = _success(told, place, decoding)
             if place in ROWS:  # the others are told over all seeds
                 found[f"incumbent_{level}_{place}_{decoding}"] = own
-            points[decoding].append(own)
-    lines = []
-    for decoding, name in (("greedy", "greedy"), ("t1", "T = 1")):
-        x = tuple(found[f"incumbent_{level}_{place}_known_f1"]["value"] for place in PLACES)
-        y, low, high = (tuple(f[k] for f in points[decoding]) for k in ("value", "low", "high"))
-        lines.append(Series(name, x, y, low, high))
-    chart = LineChart(
+            bounds = own["low"], own["high"]
+            points.append(Point(NAMES[place], known["value"], own["value"], *bounds, name))
+    chart = ScatterChart(
         "Success in the real service after training in each place",
-        tuple(lines),
-        x_label="leaf F1 on knowable leaves of held-out calls, %: "
-        + ", ".join(PLACES[:-1]) + " and the real service",
+        tuple(points),
+        x_label="how right each place is about held-out calls: leaf F1 on knowable leaves, %",
         form=percent,
-        bottom=0.0,
-        top=1.0,
-    )  # fmt: skip
+    )
     plot.write_text(chart.svg())
     return found
 
