@@ -144,6 +144,11 @@ def test_other_roles_are_trained_on_what_they_add(renderer: TurnRenderer) -> Non
     assert "bye" not in trained
 
 
+def test_the_first_message_is_trained_on_without_what_the_format_says_before_it() -> None:
+    (row,), _ = supervised_rows(TALK, (), LLAMA, train_roles=("system",))
+    assert LLAMA.decode([e.target for e in row.entries]) == "Be kind.<|eot_id|>"
+
+
 @pytest.mark.parametrize("renderer", FULL, ids=lambda r: r.name)
 def test_a_cut_sample_and_another_stop_token_end_as_the_format_ends_a_turn(
     renderer: TurnRenderer,

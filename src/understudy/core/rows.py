@@ -323,7 +323,8 @@ def _continued(
     """The row of the next turn, the last of `begun` or a new one at its end: with its ids up to the
     generation prompt, and what of the messages given is trained."""
     before = begun[-1].ids
-    if before:
+    follows = bool(before)
+    if follows:
         prompt = renderer.next_prompt_ids(before, given, "stop")
     else:
         prompt = renderer.prompt_ids(given, tools)
@@ -332,7 +333,7 @@ def _continued(
     row = begun[-1]
     row.ids.extend(prompt[len(row.ids) :])
     if any(m["role"] in train_roles for m in given):
-        row.trained += _given_spans(len(prompt), bool(before), given, tools, renderer, train_roles)
+        row.trained += _given_spans(len(prompt), follows, given, tools, renderer, train_roles)
     return row
 
 
