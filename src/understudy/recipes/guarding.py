@@ -46,7 +46,7 @@ class GuardConfig(Config):
     canaries: float = Field(default=0.05, ge=0, lt=1)  # groups, for each that is trained on
     alpha: float = Field(default=0.01, gt=0, lt=1)  # of each kind of alarm, over the whole run
     factor: float = Field(default=3.0, gt=1)
-    withheld: float = Field(default=0.1, gt=0, lt=1)  # of the reward, at most, in the mean
+    withheld: float = Field(default=0.05, gt=0, lt=1)  # of the reward, at most, in the mean
     # alarms; 0: never; None: 1 where there is a second world, else never
     stop_after: NonNegativeInt | None = None
 
