@@ -213,7 +213,8 @@ async def _trained(
     from understudy.runs.config import load_config
 
     unguarded = () if where == "world" else ("guards=null",)  # guards are of learned worlds
-    settings = [*FULL.sft, *FULL.rft, *size.rft, *unguarded, f"seed={seed}"]
+    reader = "reader_warmup_epochs=1"  # the recipe's: these incumbents are not all the demo's
+    settings = [*FULL.sft, *FULL.rft, reader, *size.rft, *unguarded, f"seed={seed}"]
     sampling = load_config(RftConfig, None, settings)
     with run_at(folder / f"{where}-sampled", sampling, seed) as begun:
         start = begun.path / "adapter"
