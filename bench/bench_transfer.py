@@ -25,6 +25,7 @@ from bench.figures import Figure, figure, interval
 from bench.incumbents import run_at, service_at, traffic_of, world_of
 from bench.measured import MEASURED, measured, write_measured
 from bench.places import Reality, Retrieval
+from bench.rehearsing import rehearsed, reinforced
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "bench" / "transfer"
@@ -182,13 +183,13 @@ async def _train_and_prove(
         answers |= {row: Retrieval(world, train, row) for row in ROWS}
         for where in places:
             if where == "alone":
-                start, settings = folder / "before" / "adapter", ("max_turns=12", *size.alone)
-                adapters[where] = await _reinforced(
-                    folder, where, world, check, seed, start, settings
-                )
-            else:
-                place = answers[where]
-                adapters[where] = await _trained(folder, where, place, episodes, check, seed, size)
+                start, own = folder / "before" / "adapter", ("max_turns=12", *size.alone)
+                adapters[where] = await reinforced(folder, where, world, check, seed, start, own)
+                continue
+            unguarded = () if where == "world" else ("guards=null",)  # guards: of learned worlds
+            own = (*size.rft, *unguarded), (*size.grpo, *unguarded)
+            place = answers[where]
+            adapters[where] = await rehearsed(folder, where, place, episodes, check, seed, *own)
         found = await prove(url, adapters, size.proof, seed, None)
     for entry in found.values():
         entry["greedy"].pop("conversations", None)
@@ -202,38 +203,3 @@ async def _train_and_prove(
            "world": report.overall}  # fmt: skip
     known = {where: own["known_f1"]["value"] for where, own in row.items()}
     return found | {"fidelity": known | {"reality": 1.0}}
-
-
-async def _trained(
-    folder: Path, where: str, place: Any, episodes: Any, check: Any, seed: int, size: Size
-) -> Path:
-    """The adapter of the demo's recipe, trained in a place."""
-    from understudy.demo.size import FULL
-    from understudy.recipes.rft import RftConfig, rft
-    from understudy.runs.config import load_config
-
-    unguarded = () if where == "world" else ("guards=null",)  # guards are of learned worlds
-    reader = "reader_warmup_epochs=1"  # the recipe's: these incumbents are not all the demo's
-    settings = [*FULL.sft, *FULL.rft, reader, *size.rft, *unguarded, f"seed={seed}"]
-    sampling = load_config(RftConfig, None, settings)
-    with run_at(folder / f"{where}-sampled", sampling, seed) as begun:
-        start = begun.path / "adapter"
-        if not start.exists():
-            await rft(begun, place, episodes, check, sampling, quiet=True)
-    settings = (*FULL.grpo, *size.grpo, *unguarded)
-    return await _reinforced(folder, f"{where}-rehearsed", place, check, seed, start, settings)
-
-
-async def _reinforced(
-    folder: Path, name: str, place: Any, check: Any, seed: int, start: Path, settings: Sequence[str]
-) -> Path:
-    """The adapter of GRPO from another one, in a place."""
-    from understudy.recipes.grpo import GrpoConfig, grpo
-    from understudy.runs.config import load_config
-
-    config = load_config(GrpoConfig, None, [*settings, f"seed={seed}", f"start={start}"])
-    with run_at(folder / name, config, seed) as begun:
-        adapter = begun.path / "adapter"
-        if not adapter.exists():
-            await grpo(begun, place, check, config, quiet=True)
-    return Path(adapter)

@@ -27,12 +27,10 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "gateway": {"requests": 16, "repeats": 1, "captures": ("batched",)},
     "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2, "pairs": 1},
     "guards": {
-        "traffic": 60,
-        "steps": 1,
-        "scenarios": 2,
-        "size": 2,
-        "proof": 2,
-        "worlds": ("lenient",),
+        "traffic": 60, "steps": 1, "scenarios": 2, "size": 2, "proof": 2, "healthy_proof": 2,
+        "holes": ("lenient",), "seeds": (0,),
+        "rft": ("scenarios=12", "reader_epochs=1", "readings=1", "max_turns=4"),
+        "grpo": ("steps=1", "scenarios_per_step=2", "group_size=2", "pool=12", "max_turns=4"),
     },
     "language": {"traffic": 40, "walks": 15, "settings": ("epochs=1",)},
     "layouts": {"groups": 1, "size": 2, "repeats": 1, "scales": ((256, 1),)},
@@ -69,11 +67,14 @@ def test_every_benchmark_is_tested() -> None:
     assert bench.names() == sorted(SMALLEST)
 
 
+KEPT = ("correct", "guards", "learning", "transfer")  # what they measure is
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] * slow(n)) for n in SMALLEST]
 )
 def test_figures_have_a_value_a_unit_and_a_range(name: str, tmp_path: Path) -> None:
-    kept: dict[str, Any] = {"out": tmp_path} if name in ("correct", "learning", "transfer") else {}
+    kept: dict[str, Any] = {"out": tmp_path} if name in KEPT else {}
     kept |= {"kept": tmp_path / "kept"} if kept else {}
     kept |= {"plot": tmp_path / "t.svg"} if name in ("learning", "transfer") else {}
     kept |= {"corrected": tmp_path / "correct"} if name == "learning" else {}

@@ -78,7 +78,7 @@ def test_what_thumbs_reward_is_learned_from_logs_alone(
     recipe: str, deployed: Path, episodes: list[Episode], tmp_path: Path
 ) -> None:
     assert 0.2 < liked(episodes) < 0.5
-    far = {"epochs": 8} if recipe == "ppo" else {"second_moment": None}  # turns of two tokens
+    far = {"epochs": 8} if recipe == "ppo" else {"passes": 8}  # turns of two tokens
     result = train(recipe, tmp_path / "run", deployed, episodes, **far)
     assert result.episodes == sum(split_of(str(e.scenario_id)) == "train" for e in episodes)
     assert liked(asyncio.run(talk(result.adapter, 90, seed=7))) > 0.85

@@ -16,7 +16,6 @@ class Size:
     # and what `sft` says
     rft: tuple[str, ...] = (
         "scenarios=2600", "readings=2", "in_flight=128",
-        "reader_warmup_epochs=0",  # half of the traffic passes: of a fifth, it needs that
         "max_tokens_per_microbatch=2048",
     )  # fmt: skip
     grpo: tuple[str, ...] = (

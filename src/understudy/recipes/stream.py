@@ -4,8 +4,11 @@ SPO (arXiv 2509.13232): an episode's advantage is its reward less a baseline, wh
 expects at the episode's first token, blended with a running mean of the scenario where it recurs.
 Advantages are normalised over the batch's tokens (REINFORCE++, arXiv 2501.03262). Each token weighs
 by its ratio to the logged logprob, truncated; tokens that would leave the sampler furthest are
-masked until the batch's second moment of the log-ratio is under a bound (M2PO, arXiv 2510.01161); a
-step on too small an effective sample is skipped. Episodes arrive from a fixed set or while it runs.
+masked until the batch's second moment of the log-ratio is under a bound, where there is one (M2PO,
+arXiv 2510.01161: of logs, whose sampler never comes nearer, it leaves little to learn); a step on
+too small an effective sample is skipped. As in recipes.ppo, a failed episode lowers the tokens that
+were unlikely (`blame`), and the rate falls to nothing where an end is known. Episodes arrive from a
+fixed set or while it runs.
 """
 
 import time
@@ -47,19 +50,19 @@ class StreamConfig(Tuned):
     start: str | None = None  # the adapter that sampled the logs
     log: LogConfig = LogConfig()
     steps: PositiveInt | None = None  # None: until each episode has been used `passes` times
-    passes: PositiveInt = 8
+    passes: PositiveInt = 3
     batch_episodes: PositiveInt = 64
     value: ValueConfig = ValueConfig()
     value_steps: NonNegativeInt = 4  # of the value head, after each of the policy
     tracker: float = Field(default=4.0, ge=0)  # observations that weigh as the head; 0: no tracker
-    blame: NonNegativeFloat = 0.0  # k: negative advantages times (1 - p_sampler)^k; see `blamed`
-    ratio_cap: PositiveFloat = 2.0
-    second_moment: PositiveFloat | None = 0.04  # M2PO's bound
+    blame: NonNegativeFloat = 1.0  # k: negative advantages times (1 - p_sampler)^k; see `blamed`
+    ratio_cap: PositiveFloat = 5.0
+    second_moment: PositiveFloat | None = None  # M2PO's bound, 0.04 there; see above
     negative_kl: PositiveFloat | None = None  # bound of 2606.17250
     max_staleness: NonNegativeInt | None = None  # versions behind the newest that was logged
     min_effective: float = Field(default=0.5, ge=0, le=1)  # share of the batch's tokens
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
-    lr: PositiveFloat = 3e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
+    lr: PositiveFloat = 5e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     falling: bool = True  # the policy's rate, in a straight line to 0, where an end is known
     beta2: float = Field(default=0.98, gt=0, lt=1)
     max_tokens_per_microbatch: PositiveInt = 4096
