@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import CannotRun, Figure, figure
+from bench.incumbents import check_of_the_owner
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -29,8 +30,6 @@ def _run(
 ) -> dict[str, Figure]:
     from traffic import conversations, write_jsonl
     from understudy.core.chat_files import import_file
-    from understudy.demo import owner_check
-    from understudy.judges.check import Check
     from understudy.recipes.grpo import GrpoConfig, grpo
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.directory import Run
@@ -38,7 +37,7 @@ def _run(
 
     rows = asyncio.run(conversations(folder, traffic))
     episodes = list(import_file(write_jsonl(folder / "traffic.jsonl", rows)))
-    check = Check.from_file(str(owner_check.__file__))
+    check = check_of_the_owner()
     distil = SftConfig(epochs=1, batch_episodes=4, lr=3e-3)
     with Run.create(folder / "distilled", distil) as distilled:
         start = sft(distilled, episodes, distil, quiet=True).adapter

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, figure, interval
-from bench.incumbents import run_at, service_at, traffic_of, world_of
+from bench.incumbents import check_of_the_owner, run_at, service_at, traffic_of, world_of
 from bench.measured import MEASURED, measured_once
 from bench.planted import never_fails, planted, turns_negative
 from bench.rehearsing import rehearsed, reinforced
@@ -70,10 +70,10 @@ async def _healthy(
 
     episodes = await traffic_of(folder, 50, seed, traffic)
     second = folder / "second"
-    world, check = world_of(episodes, folder / "world", second), _check()
+    world, check = world_of(episodes, folder / "world", second), check_of_the_owner()
     adapters = {}
     for arm in ARMS:
-        guards = "guards=null" if arm == "plain" else f"guards.second={second}"
+        guards = _guards(arm, second)
         own = [*rft, guards], [*grpo, guards]
         adapters[arm] = await rehearsed(folder, arm, world, episodes, check, seed, *own)
     async with service_at(folder) as (url, _):
@@ -81,8 +81,7 @@ async def _healthy(
     for entry in found.values():
         entry["greedy"].pop("conversations", None)
     sampled = json.loads((folder / "guarded-sampled" / "artefacts" / "rft.json").read_text())
-    last = _metrics(folder / "guarded-rehearsed")[-1]["guards"]
-    alarms = len(sampled["alarms"]) + last["alarms"]
+    alarms = len(sampled["alarms"]) + _steps_and_alarms(folder / "guarded-rehearsed")[1]
     return found | {"alarms": alarms, "left_out": sampled["left_out"]}
 
 
@@ -96,7 +95,7 @@ async def _holed(
 
     episodes = await traffic_of(folder, 50, 0, traffic)
     second = folder / "second"
-    world, check = world_of(episodes, folder / "world", second), _check()
+    world, check = world_of(episodes, folder / "world", second), check_of_the_owner()
     distil = SftConfig(epochs=1, batch_episodes=4, lr=3e-3, keep="check")
     with run_at(folder / "start", distil, 0) as distilled:
         start = sft(distilled, episodes, distil, check, quiet=True).adapter
@@ -104,24 +103,25 @@ async def _holed(
     for hole in holes:
         where = planted(world, HOLES[hole](world)[0])
         for arm in ARMS:
-            guards = "guards=null" if arm == "plain" else f"guards.second={second}"
-            name = f"{hole}_{arm}"
-            adapters[name] = await reinforced(folder, name, where, check, 0, start, [*own, guards])
-        rows = _metrics(folder / f"{hole}_guarded")
-        steps[hole] = len(rows), rows[-1]["guards"]["alarms"]
+            name, settings = f"{hole}_{arm}", [*own, _guards(arm, second)]
+            adapters[name] = await reinforced(folder, name, where, check, 0, start, settings)
+        steps[hole] = _steps_and_alarms(folder / f"{hole}_guarded")
     async with service_at(folder) as (url, _):
         return await prove(url, adapters, proof, 0, None), steps
 
 
-def _check() -> Any:
-    from understudy.demo import owner_check
-    from understudy.judges.check import Check
-
-    return Check.from_file(str(owner_check.__file__))
+def _guards(arm: str, second: Path) -> str:
+    """An arm's setting."""
+    return "guards=null" if arm == "plain" else f"guards.second={second}"
 
 
-def _metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def _steps_and_alarms(path: Path) -> tuple[int, int]:
+    """Of a guarded run."""
+    from understudy.runs.directory import Run
+
+    with Run.open(path, read_only=True) as run:
+        rows = run.metrics().rows
+    return len(rows), rows[-1]["guards"]["alarms"]
 
 
 def _of_healthy(told: Sequence[dict[str, Any]]) -> dict[str, Figure]:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bench.figures import CannotRun, Figure, figure, interval
-from bench.incumbents import world_of
+from bench.incumbents import check_of_the_owner, world_of
 
 Decide = Callable[[list[Any]], Any]
 
@@ -41,10 +41,8 @@ def _run(folder: Path, traffic: int, count: int) -> dict[str, Figure]:
     from understudy.core.chat_files import import_file
     from understudy.core.ids import uuid7
     from understudy.core.types import Completion, ModelRef, Policy, Request
-    from understudy.demo import owner_check
     from understudy.demo.customers import scenarios
     from understudy.demo.incumbent import NO_FLAWS, FlawRates
-    from understudy.judges.check import Check
     from understudy.recipes.evaluate import play_scenarios, success
     from understudy.runs.statistics import Interval, wilson
 
@@ -61,7 +59,7 @@ def _run(folder: Path, traffic: int, count: int) -> dict[str, Figure]:
     rows = asyncio.run(conversations(folder, traffic))
     episodes = list(import_file(write_jsonl(folder / "traffic.jsonl", rows)))
     world = world_of(episodes, folder / "world")
-    check = Check.from_file(str(owner_check.__file__))
+    check = check_of_the_owner()
     policies: dict[str, Decide] = {"incumbent": flawed(FlawRates()), **EXPLOITING}
     for name, flaws in FLAWS.items():
         policies[name] = flawed(NO_FLAWS.model_copy(update=flaws))

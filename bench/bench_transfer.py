@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, figure, interval
-from bench.incumbents import run_at, service_at, traffic_of, world_of
+from bench.incumbents import check_of_the_owner, run_at, service_at, traffic_of, world_of
 from bench.measured import MEASURED, measured, write_measured
 from bench.places import Reality, Retrieval
 from bench.rehearsing import rehearsed, reinforced
@@ -159,17 +159,15 @@ async def _train_and_prove(
     folder: Path, level: int, seed: int, size: Size, places: Sequence[str]
 ) -> dict[str, Any]:
     from understudy.core.types import HELDOUT_SHARE, parted
-    from understudy.demo import owner_check
     from understudy.demo.prove import prove
     from understudy.demo.size import FULL
-    from understudy.judges.check import Check
     from understudy.recipes.sft import SftConfig, sft
     from understudy.runs.config import load_config
     from understudy.world.fidelity.report import fidelity
 
     episodes = await traffic_of(folder, level, seed, size.traffic)
     train, aside = parted(episodes, HELDOUT_SHARE)
-    check = Check.from_file(str(owner_check.__file__))
+    check = check_of_the_owner()
     world, adapters = world_of(train, folder / "world"), {}
     if "world" in places:
         own = [*FULL.sft, "keep=check", f"seed={seed}", f"epochs={FULL.sft_epochs[1]}"]

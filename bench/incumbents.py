@@ -26,6 +26,14 @@ async def traffic_of(folder: Path, level: int, seed: int, n: int) -> list[Any]:
     return list(import_file(captured))
 
 
+def check_of_the_owner() -> Any:
+    """What the demo's owner calls success."""
+    from understudy.demo import owner_check
+    from understudy.judges.check import Check
+
+    return Check.from_file(str(owner_check.__file__))
+
+
 def world_of(episodes: Sequence[Any], folder: Path, second: Path | None = None) -> Any:
     """The world that `understudy world learn` makes of them, its doubt corrected, in a folder."""
     from understudy.recipes.world import learn_world

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.incumbents import run_at, traffic_of, world_of
+from bench.incumbents import check_of_the_owner, run_at, traffic_of, world_of
 from bench.logged import logs_at, sampled_tokens
 
 EPOCHS = (1, 3, 6)  # of filtered SFT
@@ -291,7 +291,7 @@ def _checked_sft(given: Setting) -> list[Trained]:
         given,
         "checked",
         config,
-        lambda begun: sft(begun, _traffic(given), config, _check(), quiet=True),
+        lambda begun: sft(begun, _traffic(given), config, check_of_the_owner(), quiet=True),
     )
     return [Trained(run / "adapter", 0, learned_tokens(run))]
 
@@ -304,7 +304,7 @@ def _sft(given: Setting, tune: str) -> list[Trained]:
     from understudy.runs.config import load_config
 
     found = []
-    episodes, check = _traffic(given), _check()
+    episodes, check = _traffic(given), check_of_the_owner()
     for rate in RATES[tune]:
         own = ["keep=check", "batch_episodes=4", "epochs=3", f"tune={tune}", f"lr={rate}"]
         own += [f"seed={given.seed}", *given.more.get(f"sft_{tune}", ())]
@@ -352,18 +352,11 @@ def heldout_loss(path: Path, episodes: Sequence[Any]) -> float:
 
 def _world(given: Setting) -> tuple[Any, Any]:
     """The world of the incumbent's traffic, and the owner's check."""
-    return world_of(_traffic(given), given.folder / "world"), _check()
+    return world_of(_traffic(given), given.folder / "world"), check_of_the_owner()
 
 
 def _traffic(given: Setting) -> list[Any]:
     return asyncio.run(traffic_of(given.folder, given.level, given.seed, given.traffic))
-
-
-def _check() -> Any:
-    from understudy.demo import owner_check
-    from understudy.judges.check import Check
-
-    return Check.from_file(str(owner_check.__file__))
 
 
 RECIPES: dict[str, Callable[[Setting], list[Trained]]] = {

@@ -21,6 +21,7 @@ from understudy.runs.svg import (
     document,
     end_labels,
     finite,
+    height_marks,
     moving_mean,
     path,
     rect,
@@ -157,12 +158,7 @@ class LineChart:
             return bottom - (v - low) / span_y * (bottom - top)
 
         body = [words(0, 13, self.y_label, fill=FAINT, size=12)]
-        for mark in marks:
-            y = py(mark)
-            line = f'<line x1="{left:.1f}" x2="{width - right:.1f}" y1="{y:.1f}" y2="{y:.1f}"'
-            body.append(f'{line} stroke="{GRID}"/>')
-            label = words(left - 8, y + 4, self.form(mark), fill=FAINT, size=12, anchor="end")
-            body.append(label)
+        body += height_marks([(py(m), self.form(m)) for m in marks], left, width - right)
         for mark in ticks(x_low, x_high, 8 if width >= 560 else 4):
             if x_low <= mark <= x_high:
                 body.append(words(px(mark), bottom + 18, number(mark), fill=FAINT, size=12,

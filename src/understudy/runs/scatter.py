@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from understudy.runs.plots import Format, number
-from understudy.runs.svg import COLOURS, FAINT, GRID, document, end_labels, ticks, words
+from understudy.runs.svg import COLOURS, FAINT, document, end_labels, height_marks, ticks, words
 
 _NEAR = 14.0  # pixels in x within which names are stacked
 
@@ -53,12 +53,7 @@ class ScatterChart:
             body.append(f'<circle cx="{at + 5:.1f}" cy="9" r="5" fill="{colours[group]}"/>')
             body.append(words(at + 16, 13.5, group, size=13))
             at += 34 + 7.6 * len(group)
-        for mark in marks:
-            y = py(mark)
-            line = f'<line x1="{left:.1f}" x2="{width - 4:.1f}" y1="{y:.1f}" y2="{y:.1f}"'
-            body.append(f'{line} stroke="{GRID}"/>')
-            tick = words(left - 8, y + 4, self.form(mark), fill=FAINT, size=12, anchor="end")
-            body.append(tick)
+        body += height_marks([(py(m), self.form(m)) for m in marks], left, width - 4)
         for mark in ticks(x_low, x_high, 8 if width >= 560 else 4):
             if x_low <= mark <= x_high:
                 body.append(words(px(mark), bottom + 18, number(mark), fill=FAINT, size=12,

@@ -115,6 +115,16 @@ def band(xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], col
     return f'<path d="M{"L".join(there + back)}Z" fill="{colour}" opacity="0.16"/>'
 
 
+def height_marks(marks: Sequence[tuple[float, str]], left: float, right: float) -> list[str]:
+    """A line across at each height, with its text to the left."""
+    body: list[str] = []
+    for y, text in marks:
+        line = f'<line x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"'
+        body.append(f'{line} stroke="{GRID}"/>')
+        body.append(words(left - 8, y + 4, text, fill=FAINT, size=12, anchor="end"))
+    return body
+
+
 def end_labels(
     ends: Sequence[tuple[float, str, str]], x: float, top: float, bottom: float
 ) -> list[str]:
