@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.engine.adapters import LoraBatch
 from understudy.engine.cache import Cache, Entry, Slot
 from understudy.engine.kernel import Kernel
+from understudy.engine.lora_batch import LoraBatch
 from understudy.engine.matrix import Matrix
 from understudy.engine.weights import Block, Weights
 

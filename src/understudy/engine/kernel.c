@@ -156,3 +156,54 @@ void silu_mul(const float *gate_up, float *y, int64_t n, int64_t width) {
             y[d] = gate_up[d] / (1.0f + fast_exp(-gate_up[d] > 87.0f ? 87.0f : -gate_up[d])) *
                    gate_up[width + d];
 }
+
+/* t = x A for A (width, rank): all columns in sums of 16 lanes, several rows of A at once. */
+static void down(const float *x, const float *A, float *t, int64_t width, int64_t rank) {
+    int64_t c = 0;
+    for (; c + 16 <= rank; c += 16) {
+        lanes_t s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+        const float *a = A + c;
+        int64_t i = 0;
+        for (; i + 4 <= width; i += 4, a += 4 * rank) {
+            s0 += x[i] * *(const lanes_t *)a;
+            s1 += x[i + 1] * *(const lanes_t *)(a + rank);
+            s2 += x[i + 2] * *(const lanes_t *)(a + 2 * rank);
+            s3 += x[i + 3] * *(const lanes_t *)(a + 3 * rank);
+        }
+        for (; i < width; i++, a += rank) s0 += x[i] * *(const lanes_t *)a;
+        *(lanes_t *)(t + c) = (s0 + s1) + (s2 + s3);
+    }
+    if (c == rank) return;
+    for (int64_t k = c; k < rank; k++) t[k] = 0;
+    for (int64_t i = 0; i < width; i++)
+        for (int64_t k = c; k < rank; k++) t[k] += x[i] * A[i * rank + k];
+}
+
+/* y += t B for B (rank, width), four rows of B at once. */
+static void up(const float *t, const float *B, float *y, int64_t rank, int64_t width) {
+    int64_t k = 0;
+    for (; k + 4 <= rank; k += 4, B += 4 * width)
+        for (int64_t d = 0; d < width; d++)
+            y[d] += (t[k] * B[d] + t[k + 1] * B[width + d]) +
+                    (t[k + 2] * B[2 * width + d] + t[k + 3] * B[3 * width + d]);
+    for (; k < rank; k++, B += width)
+        for (int64_t d = 0; d < width; d++) y[d] += t[k] * B[d];
+}
+
+/* Low-rank products of one site: row rows[i] of y (., out) gains that of x (., in) by adapter i.
+ * tables[i] + offset: the address of A (in, ranks), the sum of ranks, the number of parts, and for
+ * each part its first column of A, its rank, its first column of y, its width and its B's address.
+ * An adapter without this site has 0 there. */
+void lora_add(const float *x, float *y, const int64_t *rows, const int64_t *tables, int64_t n,
+              int64_t offset, int64_t in, int64_t out, float *scratch) {
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t *table = (const int64_t *)tables[i] + offset;
+        if (!table[0]) continue;
+        down(x + rows[i] * in, (const float *)table[0], scratch, in, table[1]);
+        for (int64_t p = 0; p < table[2]; p++) {
+            const int64_t *part = table + 3 + 5 * p;
+            up(scratch + part[0], (const float *)part[4], y + rows[i] * out + part[2], part[1],
+               part[3]);
+        }
+    }
+}

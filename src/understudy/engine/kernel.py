@@ -20,6 +20,7 @@ _FLAGS = (
     "-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
     "-fassociative-math", "-ffp-contract=fast", "-fopenmp-simd",
 )  # fmt: skip
+LORA_PARTS = 3  # most linear layers that are fused into one
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -65,6 +66,14 @@ class Kernel:
         y = gate_up.new_empty(n, width // 2)
         self.library.silu_mul(gate_up.data_ptr(), y.data_ptr(), n, width // 2)
         return y
+
+    def lora_add(
+        self, x: Tensor, y: Tensor, rows: Tensor, tables: Tensor, offset: int, scratch: Tensor
+    ) -> None:
+        self.library.lora_add(
+            x.data_ptr(), y.data_ptr(), rows.data_ptr(), tables.data_ptr(), len(rows), offset,
+            x.shape[1], y.shape[1], scratch.data_ptr(),
+        )  # fmt: skip
 
 
 def build_kernel(head_dim: int, kv_heads: int, group: int) -> Kernel | None:
@@ -117,6 +126,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.attend.argtypes = [_P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _F]
     library.rms_norm.argtypes = [_P, _P, _F, _P, _I, _I]
     library.silu_mul.argtypes = [_P, _P, _I, _I]
-    for function in (library.qkv_post, library.attend, library.rms_norm, library.silu_mul):
-        function.restype = None
+    library.lora_add.argtypes = [_P, _P, _P, _P, _I, _I, _I, _I, _P]
+    names = ("qkv_post", "attend", "rms_norm", "silu_mul", "lora_add")
+    for name in names:
+        getattr(library, name).restype = None
     return library

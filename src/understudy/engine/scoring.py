@@ -5,9 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from understudy.core.types import Scores
-from understudy.engine.adapters import LoraBatch, Model, Stacks
+from understudy.engine.adapters import Model
 from understudy.engine.cache import Cache, Ids, Slot
 from understudy.engine.decoder import Decoder, PrefillBatch, wide
+from understudy.engine.lora_batch import LoraBatch, Stacks
 from understudy.engine.weights import Weights
 
 _CHUNK = 512  # positions whose logits are held at once

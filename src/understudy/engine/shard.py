@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from understudy.core.types import FinishReason, Sample
-from understudy.engine.adapters import LoraBatch, Model, Stacks, merge
+from understudy.engine.adapters import Model, merge
 from understudy.engine.cache import Cache, Match, common_prefix
 from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch
 from understudy.engine.jobs import Counters, EngineError, Job, Rows, deliver
 from understudy.engine.lockstep import settle
+from understudy.engine.lora_batch import LoraBatch, Stacks
 from understudy.engine.sampling import draw, uniforms
 from understudy.engine.weights import Weights
 
@@ -297,7 +298,7 @@ class Shard:
         if not mixed or not any(j.model.lora for j in jobs):
             return None
         models = [jobs[i].model for i in job_of_row.tolist()]
-        return LoraBatch(models, self._stacks, self.cache.device)
+        return LoraBatch(models, self._stacks, self.cache.device, self.decoder.kernel)
 
     def _sample(self, slots: np.ndarray, logits: Tensor) -> None:
         rows = self.rows
