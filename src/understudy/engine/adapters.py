@@ -64,6 +64,7 @@ class Model:
     weights: Weights | None = None  # of its own: the bare base, or a full fine-tune
     lora: Lora = ()
     table: Any = None  # of `lora` for the kernel, see lora_batch
+    kv: object = field(default_factory=object)  # whose keys and values are the same
     path: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
 
@@ -122,7 +123,22 @@ def lora_sites(
     unused = sorted(tensors.keys() - used)
     if unused or not used:
         raise ValueError(f"the adapter is for another base: unknown {(unused or ['nothing'])[0]}")
-    return tuple(layers)
+    return _in_one(tuple(layers))
+
+
+def _in_one(lora: Lora) -> Lora:
+    """The same in one piece of memory, in the order in which it is read."""
+    each = [t for sites in lora for s in sites.values() for t in (s.a, *(p.b for p in s.parts))]
+    whole = torch.cat([t.reshape(-1) for t in each])
+    left = iter(torch.split(whole, [t.numel() for t in each]))
+
+    def moved(own: SiteLora) -> SiteLora:
+        a = next(left).view(own.a.shape)
+        return SiteLora(
+            a, tuple(p._replace(b=next(left).view(p.b.shape)) for p in own.parts), own.width
+        )
+
+    return tuple({name: moved(own) for name, own in sites.items()} for sites in lora)
 
 
 def merge(base: Weights, model: Model) -> Weights:

@@ -1,9 +1,11 @@
-"""Keys and values of the conversations of one shard.
+"""Keys and values of the conversations of one shard, in blocks, within a budget.
 
-A slot holds one sequence: its ids, and the cache of its suffix. What comes before the suffix, the
-system prompt and tools that many conversations share, lies once in a prefix entry, so that
-attention to it is one matrix product for all rows (cascade attention). A finished sequence's
-slot stays as cache until it is needed. Nothing is ever shared across models or versions.
+A slot holds one sequence: its ids, and a table of the blocks where the keys and values of its
+suffix lie (paged attention, arXiv 2309.06180). What comes before the suffix, the system prompt and
+tools that many conversations share, lies once in a prefix entry, so that attention to it is one
+matrix product for all rows (cascade attention); whole blocks of a suffix are shared too, and freed
+with the last that refers to them. A finished sequence's slot stays as cache until its blocks are
+needed. Nothing is ever shared across models or versions: `Model.kv` says which is which.
 """
 
 from dataclasses import dataclass
@@ -16,7 +18,8 @@ from torch import Tensor
 from understudy.engine.adapters import Model
 from understudy.engine.weights import Shape
 
-SHARED_MIN = 64  # tokens; a shorter common prefix is copied rather than shared
+BLOCK = 32  # tokens
+SHARED_MIN = 64  # tokens; a shorter common prefix is shared by blocks rather than as an entry
 MAX_ENTRIES = 16
 
 Ids = npt.NDArray[np.int32]
@@ -30,12 +33,19 @@ class Entry:
     ids: Ids
     kv: Tensor
     used: int = 0
+    leaning: int = 0  # slots that refer to it
+
+    @property
+    def blocks(self) -> int:
+        """What it takes of the budget."""
+        return blocks_for(len(self.ids))
 
 
 @dataclass(eq=False, slots=True)
 class Slot:
     """One sequence's place. Its first `Cache.lengths[index]` tokens have keys and values, of
-    them `Cache.plens[index]` in `entry`; position p after those is row p - plen of the slot."""
+    them `Cache.plens[index]` in `entry`; position p after those is row p - plen of the slot, which
+    lies in block row // BLOCK of `Cache.tables[index]`."""
 
     index: int
     model: Model | None = None
@@ -55,25 +65,37 @@ class Match:
 
 
 class Cache:
-    """All slots and entries of a shard. Grows on demand up to `max_slots`, in doublings."""
+    """All slots, blocks and entries of a shard. Grows on demand, in doublings, up to `max_slots`
+    sequences and `max_tokens` tokens; on a GPU it has its whole size from the start."""
 
     def __init__(
-        self, shape: Shape, max_slots: int, dtype: torch.dtype, device: torch.device
+        self,
+        shape: Shape,
+        max_slots: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_tokens: int,
     ) -> None:
         self.shape, self.max_slots, self.dtype, self.device = shape, max_slots, dtype, device
+        self.max_blocks = max(1, max_tokens // BLOCK)
         self.slots: list[Slot] = []
         self.entries: list[Entry] = []
-        self.capacity = 256
-        self.kv = [self._empty(0, self.capacity) for _ in range(shape.layers)]
+        self.kv = [self._empty(0) for _ in range(shape.layers)]
+        self.refs = np.zeros(0, dtype=np.int32)  # tables that have the block
+        self.free: list[int] = []
         self.ids: Ids = np.zeros((0, 256), dtype=np.int32)
+        self.tables = np.zeros((0, 8), dtype=np.int64)  # blocks of each slot's suffix
+        self.counts = np.zeros(0, dtype=np.int64)  # how many
         self.lengths = np.zeros(0, dtype=np.int64)  # tokens with keys and values
         self.plens = np.zeros(0, dtype=np.int64)  # of those, in the slot's entry
         self.idle = np.zeros(0, dtype=bool)  # holds a finished sequence
         self.clock = 0
+        if device.type != "cpu":
+            self._grow_pool(self.max_blocks)
 
-    def _empty(self, slots: int, capacity: int) -> Tensor:
+    def _empty(self, blocks: int) -> Tensor:
         s = self.shape
-        size = (slots, 2, s.kv_heads, capacity, s.head_dim)
+        size = (blocks, 2, s.kv_heads, BLOCK, s.head_dim)
         return torch.empty(size, dtype=self.dtype, device=self.device)
 
     def tick(self) -> int:
@@ -92,7 +114,7 @@ class Cache:
         best, most = None, 0
         for i in likely:
             slot, n = self.slots[i], int(lengths[i])
-            if slot.model is model and n > most and np.array_equal(self.ids[i, :n], ids[:n]):
+            if self._of(slot, model) and n > most and np.array_equal(self.ids[i, :n], ids[:n]):
                 best, most = slot, n
         return best
 
@@ -107,13 +129,12 @@ class Cache:
             if len(ids) - best.length <= 2 * SHARED_MIN:
                 return best
         for entry in self.entries:
-            if entry.model is model:
+            if entry.model.kv is model.kv:
                 n = min(common_prefix(entry.ids, ids), len(ids) - 1)
                 if n > best.length:
                     best = Match(n, entry=entry)
-        held = [
-            s.index for s in self.slots if s.model is model and self.lengths[s.index] > best.length
-        ]
+        longer = np.flatnonzero(self.lengths > best.length).tolist()
+        held = [i for i in longer if self._of(self.slots[i], model)]
         if held:
             longest = min(int(self.lengths[held].max()), len(ids) - 1)
             same = self.ids[held, :longest] == ids[:longest]
@@ -124,19 +145,23 @@ class Cache:
                 best = Match(int(common[i]), slot=self.slots[held[i]])
         return best
 
+    @staticmethod
+    def _of(slot: Slot, model: Model) -> bool:
+        return slot.model is not None and slot.model.kv is model.kv
+
     def order(self, slot: Slot | None) -> tuple[int, int]:
         """What a prefill is sorted by: slots that lean on one entry lie side by side."""
         if slot is None or slot.entry is None:
             return 0, 0
         return slot.entry.used, int(self.plens[slot.index])
 
-    # -- taking ----------------------------------------------------------------------------
+    # -- slots -----------------------------------------------------------------------------
 
     def take(self, keep: Slot | None = None) -> Slot | None:
         """An empty slot: a new one, or the one idle for longest (not `keep`); None if all run."""
         free = next((s for s in self.slots if s.model is None), None)
         if free is None and len(self.slots) < self.max_slots:
-            self._grow(min(self.max_slots, max(16, 2 * len(self.slots))), self.capacity)
+            self._grow_slots(min(self.max_slots, max(16, 2 * len(self.slots))))
             free = next(s for s in self.slots if s.model is None)
         if free is None:
             idle = [s for s in self.slots if not s.active and s is not keep]
@@ -146,19 +171,27 @@ class Cache:
         return free
 
     def clear(self, slot: Slot) -> None:
-        slot.model, slot.entry, slot.active = None, None, False
+        self._lean(slot, None)
+        slot.model, slot.active = None, False
         i = slot.index
+        self._shrink(i, 0)
         self.lengths[i], self.plens[i], self.idle[i] = 0, 0, False
 
     def truncate(self, slot: Slot, length: int) -> None:
-        """Keep the first `length` tokens of an idle slot."""
+        """Keep the first `length` tokens of an idle slot; fewer, where others share the block in
+        which they end."""
         i = slot.index
-        self.lengths[i], self.plens[i] = length, min(int(self.plens[i]), length)
-        if not self.plens[i]:
-            slot.entry = None
+        plen = min(int(self.plens[i]), length)
+        rows = length - plen
+        if rows % BLOCK and self.refs[self.tables[i, rows // BLOCK]] > 1:
+            rows -= rows % BLOCK
+        self._shrink(i, blocks_for(rows))
+        self.lengths[i], self.plens[i] = plen + rows, plen
+        if not plen:
+            self._lean(slot, None)
 
     def activate(self, slot: Slot, model: Model, ids: Ids, total: int) -> None:
-        """Mark as running `ids`; there is room for `total` tokens afterwards."""
+        """Mark as running `ids`; there is room for `total` ids afterwards."""
         slot.model, slot.active, slot.used = model, True, self.tick()
         if slot.entry is not None:
             slot.entry.used = slot.used
@@ -167,9 +200,6 @@ class Cache:
             wide = np.zeros((len(self.ids), _power(total)), dtype=np.int32)
             wide[:, : self.ids.shape[1]] = self.ids
             self.ids = wide
-        rows = total - int(self.plens[slot.index])
-        if rows > self.capacity:
-            self._grow(len(self.slots), _power(rows))
         self.ids[slot.index, : len(ids)] = ids
 
     def release(self, slot: Slot) -> None:
@@ -182,45 +212,133 @@ class Cache:
     def drop(self, model: Model) -> None:
         """Forget what is cached for a model that is gone; running sequences keep theirs."""
         for slot in self.slots:
-            if slot.model is model and not slot.active:
+            if self._of(slot, model) and not slot.active:
                 self.clear(slot)
-        self.entries = [e for e in self.entries if e.model is not model]
+        self.entries = [e for e in self.entries if e.model.kv is not model.kv]
+
+    # -- blocks ----------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """Blocks of the budget that nothing holds."""
+        held = len(self.refs) - len(self.free) + sum(e.blocks for e in self.entries)
+        return self.max_blocks - held
+
+    def reserve(self, slot: Slot, length: int) -> bool:
+        """Blocks for the first `length` tokens of a slot, taken from what is idle where they must.
+        False, and nothing changed, where the running sequences leave too few."""
+        i = slot.index
+        have, need = int(self.counts[i]), blocks_for(length - int(self.plens[i]))
+        if need <= have:
+            return True
+        if not self._make_room(need - have, slot):
+            return False
+        if need > self.tables.shape[1]:
+            wide = np.zeros((len(self.tables), _power(need)), dtype=np.int64)
+            wide[:, : self.tables.shape[1]] = self.tables
+            self.tables = wide
+        self.tables[i, have:need] = self._take_blocks(need - have)
+        self.counts[i] = need
+        return True
+
+    def _take_blocks(self, n: int) -> list[int]:
+        """Blocks within the room that there is."""
+        if len(self.free) < n:
+            self._grow_pool(min(self.max_blocks, max(64, 2 * len(self.refs), len(self.refs) + n)))
+        taken = [self.free.pop() for _ in range(n)]
+        self.refs[taken] = 1
+        return taken
+
+    def _make_room(self, need: int, keep: Slot) -> bool:
+        """Forget what is idle, the oldest first, until `need` blocks are free."""
+        while self.room() < need:
+            idle: list[Slot | Entry] = [
+                s for s in self.slots if s.model is not None and not s.active and s is not keep
+            ]
+            idle += [e for e in self.entries if not e.leaning and e is not keep.entry]
+            oldest = min(idle, key=lambda x: x.used, default=None)
+            if oldest is None:
+                return False
+            if isinstance(oldest, Entry):
+                self.entries.remove(oldest)
+            else:
+                self.clear(oldest)
+        return True
+
+    def _shrink(self, i: int, blocks: int) -> None:
+        """Give back the blocks of slot i after its first few."""
+        gone = self.tables[i, blocks : self.counts[i]]
+        if len(gone):
+            self.refs[gone] -= 1
+            self.free.extend(gone[self.refs[gone] == 0].tolist())
+            self.counts[i] = blocks
+
+    def rows(self, layer: int, i: int, length: int) -> Tensor:
+        """Keys and values of a slot's first `length` rows, (2, kv_heads, length, head_dim)."""
+        table = torch.from_numpy(self.tables[i, : blocks_for(length)]).to(self.device)
+        return in_rows(self.kv[layer], table[None])[0, :, :, :length]
 
     # -- sharing ---------------------------------------------------------------------------
 
     def adopt(self, slot: Slot, match: Match) -> None:
-        """Give the empty `slot` the matched prefix: by reference as far as it lies in an entry or
-        is long enough to become one, by copying for the rest."""
+        """Give the empty `slot` the matched prefix: by reference as far as it lies in an entry, is
+        long enough to become one or fills blocks; what is left over is computed anew."""
         source, length, i = match.slot, match.length, slot.index
         if source is None:
             if match.entry is not None and length >= SHARED_MIN:
-                slot.entry, self.plens[i], self.lengths[i] = match.entry, length, length
+                self._lean(slot, match.entry)
+                self.plens[i], self.lengths[i] = length, length
             return
         if length >= SHARED_MIN and source.entry is None:
             self._promote(source, length)
         plen = min(int(self.plens[source.index]), length)
-        slot.entry = source.entry if plen else None
-        self.plens[i], self.lengths[i] = plen, length
-        if length > plen:
+        self._lean(slot, source.entry if plen else None)
+        whole = (length - plen) // BLOCK
+        shared = self.tables[source.index, :whole]
+        self.refs[shared] += 1
+        self.tables[i, :whole], self.counts[i] = shared, whole
+        self.plens[i], self.lengths[i] = plen, plen + whole * BLOCK
+        rest = length - plen - whole * BLOCK
+        there = int(self.tables[source.index, whole]) if rest else -1
+        if rest and self.reserve(slot, length):  # may forget the source, not what is in its block
+            here = int(self.tables[i, whole])
             for kv in self.kv:
-                kv[i, :, :, : length - plen] = kv[source.index, :, :, : length - plen]
+                kv[here, :, :, :rest] = kv[there, :, :, :rest].clone()
+            self.lengths[i] = length
+
+    def _lean(self, slot: Slot, entry: Entry | None) -> None:
+        if slot.entry is not None:
+            slot.entry.leaning -= 1
+        if entry is not None:
+            entry.leaning += 1
+        slot.entry = entry
 
     def _promote(self, source: Slot, length: int) -> None:
-        """Move the first `length` tokens of a slot that holds them itself into an entry."""
+        """Move the first `length` tokens of a slot that holds them itself into an entry, where the
+        budget has room for both for a moment."""
         assert source.model is not None
-        i = source.index
-        parts = [kv[i, :, :, :length] for kv in self.kv]
-        entry = Entry(source.model, self.ids[i, :length].copy(), torch.stack(parts), self.tick())
+        i, layers = source.index, range(self.shape.layers)
         rest = int(self.lengths[i]) - length
-        for kv in self.kv:
-            kv[i, :, :, :rest] = kv[i, :, :, length : length + rest].clone()
-        source.entry, self.plens[i] = entry, length
+        kept = max(rest, int(self.counts[i]) * BLOCK - length)  # what was reserved stays so
+        if not self._make_room(blocks_for(length) + blocks_for(kept), source):
+            return
+        parts = torch.stack([self.rows(layer, i, length) for layer in layers])
+        entry = Entry(source.model, self.ids[i, :length].copy(), parts, self.tick())
+        moved = [self.rows(layer, i, length + rest)[:, :, length:].clone() for layer in layers]
+        self._shrink(i, 0)
         self.entries.append(entry)
-        self._trim(entry)
+        self._lean(source, entry)
+        self.plens[i] = length
+        fits = self.reserve(source, length + kept)
+        assert fits, "what was given back is there"
+        for layer, kv in enumerate(self.kv):
+            for first in range(0, rest, BLOCK):
+                part = moved[layer][:, :, first : first + BLOCK]
+                kv[int(self.tables[i, first // BLOCK]), :, :, : part.shape[2]] = part
+        self._trim()
 
-    def _trim(self, keep: Entry) -> None:
+    def _trim(self) -> None:
         """Forget the entries idle for longest, with the idle slots that lean on them."""
-        running = {id(s.entry) for s in self.slots if s.active} | {id(keep)}
+        running = {id(s.entry) for s in self.slots if s.active} | {id(self.entries[-1])}
         idle = sorted((e for e in self.entries if id(e) not in running), key=lambda e: e.used)
         for entry in idle[: max(0, len(self.entries) - MAX_ENTRIES)]:
             self.entries.remove(entry)
@@ -228,22 +346,36 @@ class Cache:
                 if slot.entry is entry:
                     self.clear(slot)
 
-    def _grow(self, slots: int, capacity: int) -> None:
-        rows = self.lengths - self.plens
+    # -- growing ---------------------------------------------------------------------------
+
+    def _grow_pool(self, blocks: int) -> None:
+        before = len(self.refs)
         for layer, old in enumerate(self.kv):
-            new = self._empty(slots, capacity)
-            for i, n in enumerate(rows):
-                if n:
-                    new[i, :, :, :n] = old[i, :, :, :n]
-            self.kv[layer] = new
-        self.capacity = capacity
+            self.kv[layer] = self._empty(blocks)
+            self.kv[layer][:before] = old
+        self.refs = np.concatenate([self.refs, np.zeros(blocks - before, np.int32)])
+        self.free[:0] = range(blocks - 1, before - 1, -1)
+
+    def _grow_slots(self, slots: int) -> None:
         more = slots - len(self.slots)
-        if more:
-            self.ids = np.concatenate([self.ids, np.zeros((more, self.ids.shape[1]), np.int32)])
-            self.lengths = np.concatenate([self.lengths, np.zeros(more, np.int64)])
-            self.plens = np.concatenate([self.plens, np.zeros(more, np.int64)])
-            self.idle = np.concatenate([self.idle, np.zeros(more, bool)])
-            self.slots.extend([Slot(len(self.slots) + i) for i in range(more)])
+        self.ids = np.concatenate([self.ids, np.zeros((more, self.ids.shape[1]), np.int32)])
+        tables = np.zeros((more, self.tables.shape[1]), np.int64)
+        self.tables = np.concatenate([self.tables, tables])
+        for name in ("counts", "lengths", "plens", "idle"):
+            old = getattr(self, name)
+            setattr(self, name, np.concatenate([old, np.zeros(more, old.dtype)]))
+        self.slots.extend([Slot(len(self.slots) + i) for i in range(more)])
+
+
+def blocks_for(rows: int) -> int:
+    """Blocks that hold so many tokens."""
+    return -(-rows // BLOCK)
+
+
+def in_rows(kv: Tensor, tables_RM: Tensor) -> Tensor:
+    """One layer's blocks of each table one after the other: (R, 2, kv_heads, M * BLOCK, D)."""
+    shape = (len(tables_RM), 2, kv.shape[2], -1, kv.shape[4])
+    return kv[tables_RM].permute(0, 2, 3, 1, 4, 5).reshape(shape)
 
 
 def common_prefix(a: Ids, b: Ids) -> int:
@@ -254,4 +386,4 @@ def common_prefix(a: Ids, b: Ids) -> int:
 
 
 def _power(n: int) -> int:
-    return max(256, 1 << (n - 1).bit_length())
+    return max(8, 1 << (n - 1).bit_length())

@@ -16,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.engine.cache import Cache, Entry, Slot
+from understudy.engine.cache import BLOCK, Cache, Entry, Slot, blocks_for, in_rows
 from understudy.engine.kernel import Kernel
 from understudy.engine.lora_batch import LoraBatch
 from understudy.engine.matrix import Matrix
 from understudy.engine.weights import Block, Weights
+
+Ints = npt.NDArray[Any]
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -35,12 +37,21 @@ class Shared(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """New tokens of a batch: ids, slots, positions and rows in the slot, all (N,) int64."""
+    """New tokens of a batch: ids, positions, and the block and its row where their keys and values
+    go, all (N,) int64."""
 
     ids_N: Tensor
-    slots_N: Tensor
     positions_N: Tensor
+    blocks_N: Tensor
     at_N: Tensor
+
+    @staticmethod
+    def of(cache: Cache, ids: Ints, slots: Ints, positions: Ints) -> "Tokens":
+        """Tokens of running slots that have the blocks for them."""
+        rows = positions - cache.plens[slots]
+        blocks = cache.tables[slots, rows // BLOCK]
+        each = (ids, positions, blocks, rows % BLOCK)
+        return Tokens(*(torch.from_numpy(a.astype(np.int64)).to(cache.device) for a in each))
 
 
 class Rows(Protocol):
@@ -49,7 +60,7 @@ class Rows(Protocol):
     @property
     def shared(self) -> Sequence[Shared]: ...
 
-    def own(self, q_NHD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+    def own(self, q_NHD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Attention to the slots' own rows: out (N, H, D) and log-sum-exp (N, H)."""
         ...
 
@@ -132,7 +143,7 @@ class Decoder:
         return hidden if bias is None else hidden.add_(bias)
 
     def _attention(self, layer: int, rows: Rows, q_NHD: Tensor) -> Tensor:
-        out_NHD, lse_NH = rows.own(q_NHD, self.cache.kv[layer])
+        out_NHD, lse_NH = rows.own(q_NHD, layer)
         for tokens_of, entry, length in rows.shared:
             q = q_NHD[tokens_of]
             before, lse = shared_attention(q, entry.kv[layer, :, :, :length], self.scale)
@@ -149,7 +160,7 @@ class Decoder:
         if self.kernel:
             q = qkv.new_empty(len(qkv), s.heads, s.head_dim)
             self.kernel.qkv_post(
-                qkv, tokens.slots_N, tokens.at_N, tokens.positions_N, self.rope,
+                qkv, tokens.blocks_N, tokens.at_N, tokens.positions_N, self.rope,
                 block.q_norm, block.k_norm, s.eps, kv, q,
             )  # fmt: skip
             return q
@@ -161,7 +172,7 @@ class Decoder:
             k = F.rms_norm(k, (s.head_dim,), block.k_norm, s.eps)
         cosine, sine = (t[tokens.positions_N][:, None] for t in self.rope)
         q, k = (rotate(x, cosine, sine) for x in (q, k))
-        kv[tokens.slots_N, :, :, tokens.at_N] = torch.stack([k, v], 1).to(kv.dtype)
+        kv[tokens.blocks_N, :, :, tokens.at_N] = torch.stack([k, v], 1).to(kv.dtype)
         return q
 
 
@@ -208,50 +219,42 @@ class DecodeBatch:
 
     last = None
 
-    def __init__(
-        self, decoder: Decoder, slots: npt.NDArray[np.int64], next_ids: npt.NDArray[Any]
-    ) -> None:
-        cache, to = decoder.cache, decoder.cache.device
-        at = cache.lengths[slots] - cache.plens[slots]
-        self.tokens = Tokens(
-            torch.from_numpy(next_ids.astype(np.int64)).to(to),
-            torch.from_numpy(slots).to(to),
-            torch.from_numpy(cache.lengths[slots]).to(to),
-            torch.from_numpy(at).to(to),
-        )
-        self.rows = SingleRows(decoder, slots, at + 1)
+    def __init__(self, decoder: Decoder, slots: Ints, next_ids: Ints) -> None:
+        cache = decoder.cache
+        positions = cache.lengths[slots]
+        self.tokens = Tokens.of(cache, next_ids, slots, positions)
+        self.rows = SingleRows(decoder, slots, positions - cache.plens[slots] + 1)
 
 
 class SingleRows:
     """One query a slot, at the last of its first `lens` rows."""
 
-    def __init__(
-        self, decoder: Decoder, slots: npt.NDArray[np.int64], lens: npt.NDArray[np.int64]
-    ) -> None:
+    def __init__(self, decoder: Decoder, slots: Ints, lens: Ints) -> None:
         cache, to = decoder.cache, decoder.cache.device
         self.decoder, self.shared = decoder, shared_rows(cache, slots)
-        self.slots_R = torch.from_numpy(slots).to(to)
+        tables = cache.tables[slots, : blocks_for(int(lens.max()))]
+        self.tables_RM = torch.from_numpy(tables).to(to)
         self.lens_R = torch.from_numpy(lens).to(to)
-        self.longest = int(lens.max())
+        longest = tables.shape[1] * BLOCK
         if decoder.kernel:
-            self.scratch = torch.empty(cache.shape.group, self.longest)
+            self.scratch = torch.empty(cache.shape.group, longest)
         else:
-            self.beyond_RL = torch.arange(self.longest, device=to) >= self.lens_R[:, None]
+            self.beyond_RL = torch.arange(longest, device=to) >= self.lens_R[:, None]
             zeros = torch.zeros(self.beyond_RL.shape, dtype=cache.dtype, device=to)
             self.mask = zeros.masked_fill(self.beyond_RL, -torch.inf)[:, None, None]
 
-    def own(self, q_NHD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+    def own(self, q_NHD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         n, heads, dim = q_NHD.shape
+        kv = self.decoder.cache.kv[layer]
         if self.decoder.kernel:
             out, lse = torch.empty_like(q_NHD), q_NHD.new_empty(n, heads)
             self.decoder.kernel.attend(
-                q_NHD, kv, self.slots_R, self.lens_R, out, lse, self.scratch,
+                q_NHD, kv, self.tables_RM, self.lens_R, out, lse, self.scratch,
                 self.decoder.scale,
             )  # fmt: skip
             return out, lse
-        rows = kv[self.slots_R, :, :, : self.longest]
         # masked rows may hold anything, a NaN included: 0 * NaN would spread
-        rows = rows.masked_fill(self.beyond_RL[:, None, None, :, None], 0.0)
+        rows = in_rows(kv, self.tables_RM).masked_fill(self.beyond_RL[:, None, None, :, None], 0.0)
         q = q_NHD.view(n, kv.shape[2], -1, dim).to(kv.dtype)
         out, lse = attention(q, rows[:, 0], rows[:, 1], self.decoder.scale, self.mask)
         return (
@@ -260,7 +263,7 @@ class SingleRows:
         )
 
 
-def shared_rows(cache: Cache, slots: npt.NDArray[np.int64]) -> list[Shared]:
+def shared_rows(cache: Cache, slots: Ints) -> list[Shared]:
     """Which rows lean on which entry, and how far."""
     groups: dict[tuple[int, int], list[int]] = {}
     entries: dict[int, Entry] = {}
@@ -286,33 +289,24 @@ class PrefillBatch:
         self,
         decoder: Decoder,
         slots: Sequence[Slot],
-        runs: Sequence[npt.NDArray[Any]],
+        runs: Sequence[Ints],
         every: bool = False,
     ) -> None:
-        cache, to = decoder.cache, decoder.cache.device
-        starts = [int(cache.lengths[s.index]) for s in slots]
-        firsts = [n - int(cache.plens[s.index]) for n, s in zip(starts, slots, strict=True)]
-        sizes = [len(r) for r in runs]
-        offsets = np.cumsum([0, *sizes])
-
-        def packed(values: Sequence[int]) -> Tensor:
-            return torch.from_numpy(
-                np.concatenate([np.arange(v, v + n) for v, n in zip(values, sizes, strict=True)])
-            ).to(to)
-
+        cache = decoder.cache
         where = np.array([s.index for s in slots])
-        self.tokens = Tokens(
-            torch.from_numpy(np.concatenate(runs).astype(np.int64)).to(to),
-            torch.from_numpy(np.repeat(where, sizes)).to(to),
-            packed(starts),
-            packed(firsts),
+        starts, sizes = cache.lengths[where], np.array([len(r) for r in runs])
+        offsets = np.cumsum([0, *sizes])
+        positions = np.concatenate(
+            [np.arange(v, v + n) for v, n in zip(starts, sizes, strict=True)]
         )
+        ids = np.concatenate(runs)
+        self.tokens = Tokens.of(cache, ids, np.repeat(where, sizes), positions)
+        firsts = starts - cache.plens[where]
         self.last: tuple[Tensor, Rows] | None = None
         if not every:
-            lens = np.array(firsts) + np.array(sizes)
-            wanted = torch.from_numpy(offsets[1:] - 1).to(to)
-            self.last = wanted, SingleRows(decoder, where, lens)
-        self.rows = RunRows(decoder, slots, firsts, offsets.tolist())
+            wanted = torch.from_numpy(offsets[1:] - 1).to(cache.device)
+            self.last = wanted, SingleRows(decoder, where, firsts + sizes)
+        self.rows = RunRows(decoder, slots, firsts.tolist(), offsets.tolist())
 
 
 class RunRows:
@@ -322,7 +316,7 @@ class RunRows:
     def __init__(
         self, decoder: Decoder, slots: Sequence[Slot], firsts: Sequence[int], offsets: list[int]
     ) -> None:
-        cache = decoder.cache
+        cache = self.cache = decoder.cache
         self.scale = decoder.scale
         self.shared: list[Shared] = []
         self.runs: list[tuple[slice, int, int, Tensor | None]] = []
@@ -339,17 +333,17 @@ class RunRows:
                 start = self.shared.pop().tokens.start
             self.shared.append(Shared(slice(start, end), slot.entry, length))
 
-    def own(self, q_NHD: Tensor, kv: Tensor) -> tuple[Tensor, Tensor]:
+    def own(self, q_NHD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         n, heads, dim = q_NHD.shape
-        kv_heads = kv.shape[2]
-        q = q_NHD.view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3).to(kv.dtype)
+        kv_heads = self.cache.shape.kv_heads
+        q = q_NHD.view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)
+        q = q.to(self.cache.dtype)
         out, lse = torch.empty_like(q_NHD), q_NHD.new_empty(n, heads)
         out_view = out.view(n, kv_heads, -1, dim)
         lse_view = lse.view(n, kv_heads, -1)
         for tokens, slot, length, mask in self.runs:
-            k, v = (
-                t[:, None].expand(-1, heads // kv_heads, -1, -1) for t in kv[slot, :, :, :length]
-            )
+            kv = self.cache.rows(layer, slot, length)
+            k, v = (t[:, None].expand(-1, heads // kv_heads, -1, -1) for t in kv)
             o, e = attention(q[:, :, tokens], k, v, self.scale, mask)
             out_view[tokens] = o.permute(2, 0, 1, 3)
             lse_view[tokens] = e.permute(2, 0, 1)

@@ -16,9 +16,18 @@ class EngineError(RuntimeError):
     """A request failed inside the engine; others are not affected."""
 
 
+class EngineBusyError(EngineError):
+    """As many requests wait as may; `retry_after_s` is a guess of when there is room."""
+
+    def __init__(self, pending: int, retry_after_s: float) -> None:
+        super().__init__(f"{pending} requests are pending; try again in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
+
+
 @dataclass(eq=False, slots=True)
 class Job:
-    """A request on its way through a shard."""
+    """A request on its way through a shard. `ids` are to be fed: the prompt, and behind it what
+    was drawn before the request had to make room (with its logprobs in `drawn`)."""
 
     ids: Ids
     model: Model
@@ -28,9 +37,15 @@ class Job:
     future: "asyncio.Future[Sample]"
     on_chunk: Callable[[Sequence[int]], None] | None = None
     slot: Slot | None = None
-    cached: int = 0
+    cached: int | None = None  # tokens of the prompt that were there when it was first admitted
+    filled: int = 0  # of `ids`, that its slot has
     sent: int = 0  # ids given to on_chunk
     cancelled: bool = False
+    drawn: Any = ()
+    prompt: int = 0  # tokens
+
+    def __post_init__(self) -> None:
+        self.prompt = len(self.ids)
 
 
 class Rows(NamedTuple):
@@ -59,6 +74,8 @@ class Counters:
     cached_tokens: int = 0
     sampled_tokens: int = 0
     steps: int = 0
+    finished: int = 0
+    preempted: int = 0
     busy_s: float = 0.0
     prefill_s: float = 0.0
 

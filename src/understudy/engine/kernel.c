@@ -1,6 +1,7 @@
-/* Decode-side attention over ragged slots, for one model shape (HEAD_DIM, GROUP given by -D).
+/* Decode-side attention over a paged cache, for one model shape (HEAD_DIM, GROUP and BLOCK given by
+ * -D).
  *
- * kv is one layer's cache: (slots, 2, kv_heads, capacity, HEAD_DIM), float32, keys at index 0 and
+ * kv is one layer's cache: (blocks, 2, kv_heads, BLOCK, HEAD_DIM), float32, keys at index 0 and
  * values at index 1. Everything is single-threaded: the engine runs one thread per shard. */
 #include <float.h>
 #include <math.h>
@@ -42,9 +43,9 @@ static void norm_rope(const float *x, float *y, const float *weight, float eps, 
 }
 
 /* q/k norm (null weights: none), RoPE, keys and values into the cache; q comes out as (n, H, D). */
-void qkv_post(const float *qkv, const int64_t *slots, const int64_t *at, const int64_t *positions,
+void qkv_post(const float *qkv, const int64_t *blocks, const int64_t *at, const int64_t *positions,
               const float *cosine, const float *sine, const float *q_weight, const float *k_weight,
-              float eps, float *kv, float *q, int64_t n, int64_t kv_heads, int64_t capacity) {
+              float eps, float *kv, float *q, int64_t n, int64_t kv_heads) {
     int64_t heads = kv_heads * G, width = (heads + 2 * kv_heads) * D;
     for (int64_t i = 0; i < n; i++) {
         const float *row = qkv + i * width;
@@ -52,8 +53,8 @@ void qkv_post(const float *qkv, const int64_t *slots, const int64_t *at, const i
         for (int64_t h = 0; h < heads; h++)
             norm_rope(row + h * D, q + (i * heads + h) * D, q_weight, eps, c, s);
         for (int64_t h = 0; h < kv_heads; h++) {
-            float *key = kv + ((slots[i] * 2 * kv_heads + h) * capacity + at[i]) * D;
-            float *value = key + kv_heads * capacity * D;
+            float *key = kv + ((blocks[i] * 2 * kv_heads + h) * BLOCK + at[i]) * D;
+            float *value = key + kv_heads * BLOCK * D;
             norm_rope(row + (heads + h) * D, key, k_weight, eps, c, s);
             const float *v = row + (heads + kv_heads + h) * D;
             for (int d = 0; d < D; d++) value[d] = v[d];
@@ -101,14 +102,14 @@ static void dots(const float *q, const float *K, float *s, int64_t len) {
     }
 }
 
-/* One query per row over its slot's first lens[r] positions: out (n, H, D) and lse (n, H). */
-void attend(const float *q, const float *kv, const int64_t *slots, const int64_t *lens, float *out,
-            float *lse, float *scratch, int64_t n, int64_t kv_heads, int64_t capacity,
-            int64_t longest, float scale) {
+/* One query per row over its first lens[r] positions, which lie in the blocks of its table:
+ * tables (n, width), out (n, H, D) and lse (n, H); scratch holds G * (width * BLOCK) scores. */
+void attend(const float *q, const float *kv, const int64_t *tables, const int64_t *lens, float *out,
+            float *lse, float *scratch, int64_t n, int64_t kv_heads, int64_t width, float scale) {
+    int64_t longest = width * BLOCK;
     for (int64_t r = 0; r < n; r++)
         for (int64_t h = 0; h < kv_heads; h++) {
-            const float *K = kv + (slots[r] * 2 * kv_heads + h) * capacity * D;
-            const float *V = K + kv_heads * capacity * D;
+            const int64_t *table = tables + r * width;
             int64_t len = lens[r], first = (r * kv_heads + h) * G;
             float Q[G][D], O[G][D], inverse[G];
             for (int g = 0; g < G; g++)
@@ -116,7 +117,11 @@ void attend(const float *q, const float *kv, const int64_t *slots, const int64_t
                     Q[g][d] = q[(first + g) * D + d] * scale;
                     O[g][d] = 0;
                 }
-            for (int g = 0; g < G; g++) dots(Q[g], K, scratch + g * longest, len);
+            for (int64_t t = 0; t < len; t += BLOCK) {
+                const float *K = kv + (table[t / BLOCK] * 2 * kv_heads + h) * BLOCK * D;
+                for (int g = 0; g < G; g++)
+                    dots(Q[g], K, scratch + g * longest + t, len - t < BLOCK ? len - t : BLOCK);
+            }
             for (int g = 0; g < G; g++) {
                 float *s = scratch + g * longest, top = -FLT_MAX, sum = 0;
 #pragma omp simd reduction(max : top)
@@ -129,11 +134,14 @@ void attend(const float *q, const float *kv, const int64_t *slots, const int64_t
                 lse[first + g] = top + logf(sum);
                 inverse[g] = 1.0f / sum;
             }
-            for (int64_t t = 0; t < len; t++)
+            for (int64_t t = 0; t < len; t++) {
+                const float *V =
+                    kv + ((table[t / BLOCK] * 2 + 1) * kv_heads + h) * BLOCK * D + t % BLOCK * D;
                 for (int g = 0; g < G; g++) {
                     float p = scratch[g * longest + t];
-                    for (int d = 0; d < D; d++) O[g][d] += p * V[t * D + d];
+                    for (int d = 0; d < D; d++) O[g][d] += p * V[d];
                 }
+            }
             for (int g = 0; g < G; g++)
                 for (int d = 0; d < D; d++) out[(first + g) * D + d] = O[g][d] * inverse[g];
         }

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from understudy.engine.cache import BLOCK
+
 _FLAGS = (
     "-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
     "-fassociative-math", "-ffp-contract=fast", "-fopenmp-simd",
@@ -32,26 +34,26 @@ class Kernel:
     kv_heads: int
 
     def qkv_post(
-        self, qkv: Tensor, slots: Tensor, at: Tensor, positions: Tensor,
+        self, qkv: Tensor, blocks: Tensor, at: Tensor, positions: Tensor,
         rope: tuple[Tensor, Tensor], q_weight: Tensor | None, k_weight: Tensor | None,
         eps: float, kv: Tensor, q: Tensor,
     ) -> None:  # fmt: skip
         self.library.qkv_post(
-            qkv.data_ptr(), slots.data_ptr(), at.data_ptr(), positions.data_ptr(),
+            qkv.data_ptr(), blocks.data_ptr(), at.data_ptr(), positions.data_ptr(),
             rope[0].data_ptr(), rope[1].data_ptr(),
             None if q_weight is None else q_weight.data_ptr(),
             None if k_weight is None else k_weight.data_ptr(),
-            eps, kv.data_ptr(), q.data_ptr(), len(qkv), self.kv_heads, kv.shape[3],
+            eps, kv.data_ptr(), q.data_ptr(), len(qkv), self.kv_heads,
         )  # fmt: skip
 
     def attend(
-        self, q: Tensor, kv: Tensor, slots: Tensor, lens: Tensor, out: Tensor, lse: Tensor,
+        self, q: Tensor, kv: Tensor, tables: Tensor, lens: Tensor, out: Tensor, lse: Tensor,
         scratch: Tensor, scale: float,
     ) -> None:  # fmt: skip
         self.library.attend(
-            q.data_ptr(), kv.data_ptr(), slots.data_ptr(), lens.data_ptr(), out.data_ptr(),
-            lse.data_ptr(), scratch.data_ptr(), len(slots), self.kv_heads, kv.shape[3],
-            scratch.shape[1], scale,
+            q.data_ptr(), kv.data_ptr(), tables.data_ptr(), lens.data_ptr(), out.data_ptr(),
+            lse.data_ptr(), scratch.data_ptr(), len(tables), self.kv_heads, tables.shape[1],
+            scale,
         )  # fmt: skip
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -83,7 +85,8 @@ def build_kernel(head_dim: int, kv_heads: int, group: int) -> Kernel | None:
         return None
     source = Path(__file__).with_name("kernel.c")
     arch = ["-mcpu=native"] if platform.machine() in ("arm64", "aarch64") else ["-march=native"]
-    command = [compiler, *_FLAGS, *arch, f"-DHEAD_DIM={head_dim}", f"-DGROUP={group}"]
+    shape = [f"-DHEAD_DIM={head_dim}", f"-DGROUP={group}", f"-DBLOCK={BLOCK}"]
+    command = [compiler, *_FLAGS, *arch, *shape]
     identity = "\0".join([*command, source.read_text(), platform.node(), _cpu()])
     name = f"decode-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.so"
     for folder in _cache_folders():
@@ -122,8 +125,8 @@ def _cpu() -> str:
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    library.qkv_post.argtypes = [_P, _P, _P, _P, _P, _P, _P, _P, _F, _P, _P, _I, _I, _I]
-    library.attend.argtypes = [_P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _I, _F]
+    library.qkv_post.argtypes = [_P, _P, _P, _P, _P, _P, _P, _P, _F, _P, _P, _I, _I]
+    library.attend.argtypes = [_P, _P, _P, _P, _P, _P, _P, _I, _I, _I, _F]
     library.rms_norm.argtypes = [_P, _P, _F, _P, _I, _I]
     library.silu_mul.argtypes = [_P, _P, _I, _I]
     library.lora_add.argtypes = [_P, _P, _P, _P, _I, _I, _I, _I, _P]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from understudy.core.types import Scores
 from understudy.engine.adapters import Model
-from understudy.engine.cache import Cache, Ids, Slot
+from understudy.engine.cache import BLOCK, Cache, Ids, Slot, blocks_for
 from understudy.engine.decoder import Decoder, PrefillBatch, wide
 from understudy.engine.lora_batch import LoraBatch, Stacks
 from understudy.engine.weights import Weights
@@ -20,10 +20,12 @@ def score_ids(
 ) -> Scores:
     """Logprobs at temperature 1 of ids[1:]; `top` has one tuple of (id, logprob) a position."""
     weights = model.weights or base
-    cache = Cache(weights.shape, 1, weights.embed.dtype, weights.embed.device)
+    room = blocks_for(len(ids)) * BLOCK
+    cache = Cache(weights.shape, 1, weights.embed.dtype, weights.embed.device, room)
     slot = cache.take()
     assert isinstance(slot, Slot)
     cache.activate(slot, model, ids, len(ids))
+    cache.reserve(slot, len(ids))
     decoder = Decoder(cache, rope, None)
     lora = LoraBatch([model] * len(ids), Stacks(), cache.device) if model.lora else None
     hidden = decoder.forward(weights, PrefillBatch(decoder, [slot], [ids], every=True), lora)

@@ -1,9 +1,9 @@
 """One thread that decodes: continuous batching over a cache of its own.
 
-Between steps new requests join: all that wait are prefilled together, except those that would
-compute what a request of the same wave is about to leave in the cache; they come a step later.
-Finished sequences leave at once. Bookkeeping is a few array operations a step; Python touches a
-single sequence only when it starts and when it ends.
+Between steps new requests join (see `schedule`): all that wait are prefilled together, long prompts
+in pieces, except those that would compute what another is about to leave in the cache. Finished
+sequences leave at once. Bookkeeping is a few array operations a step; Python touches a single
+sequence only when it starts and when it ends.
 """
 
 import asyncio
@@ -19,16 +19,14 @@ from torch import Tensor
 
 from understudy.core.types import FinishReason, Sample
 from understudy.engine.adapters import Model, merge
-from understudy.engine.cache import Cache, Match, common_prefix
+from understudy.engine.cache import Cache
 from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch
-from understudy.engine.jobs import Counters, EngineError, Job, Rows, deliver
+from understudy.engine.jobs import Counters, EngineError, Job, deliver
 from understudy.engine.lockstep import settle
 from understudy.engine.lora_batch import LoraBatch, Stacks
 from understudy.engine.sampling import draw, uniforms
+from understudy.engine.schedule import Piece, Schedule
 from understudy.engine.weights import Weights
-
-WAVE_TOKENS = 4096  # most new tokens in one prefill, unless a single prompt has more
-_DEFER_MIN = 32  # tokens that waiting for a wave mate must save
 
 
 @dataclass(slots=True)
@@ -42,6 +40,7 @@ class ShardConfig:
     merge_bytes: int
     threads: int
     ambient_threads: int
+    wave_tokens: int
     lockstep: bool = False  # see engine.lockstep
 
 
@@ -51,14 +50,13 @@ class Shard:
     def __init__(self, config: ShardConfig, cache: Cache, decoder: Decoder, name: str) -> None:
         self.config, self.cache, self.decoder = config, cache, decoder
         self.inbox: queue.SimpleQueue[Job | Callable[[], None] | None] = queue.SimpleQueue()
-        self.waiting: list[Job] = []
-        self.running: dict[int, Job] = {}  # by slot
-        self.order = np.zeros(0, dtype=np.int64)  # running slots
-        self.rows = Rows.empty(0)
-        self.logprobs = np.zeros((0, 256), dtype=np.float64)  # float32 ones fit without loss
         self.counters = Counters()
+        self.schedule = Schedule(
+            cache, self.counters, config.context, config.wave_tokens, self._ended
+        )
         self.load = 0  # jobs submitted and not finished; read by the router
         self._stacks = Stacks()
+        self._riding: tuple[list[Model], LoraBatch] | None = None  # of the last mixed step
         self._merged: dict[int, tuple[Model, Weights]] = {}  # keeps the model, so the id is its own
         self._watched = 0  # running jobs that need a look at every token
         self._heard: asyncio.AbstractEventLoop | None = None  # in lockstep: to be waited for
@@ -94,6 +92,7 @@ class Shard:
         def run() -> None:
             self.cache.drop(model)
             self._merged.pop(id(model), None)
+            self._riding = None
 
         self.call(run)
 
@@ -109,12 +108,12 @@ class Shard:
     def _run(self) -> None:
         torch.set_num_threads(self.config.threads)
         while not self._closed:
-            if not self.running and not self.waiting:
+            if not self.schedule.busy:
                 torch.set_num_threads(self.config.ambient_threads)
                 self._receive(self.inbox.get())
                 torch.set_num_threads(self.config.threads)
-                if self.config.lockstep and self.waiting:
-                    self._heard = self.waiting[-1].loop
+                if self.config.lockstep and self.schedule.waiting:
+                    self._heard = self.schedule.waiting[-1].loop
             if self._heard is not None:
                 settle(self._heard, lambda: self._shut)
                 self._heard = None
@@ -123,7 +122,7 @@ class Shard:
             started = time.perf_counter()
             try:
                 self._admit()
-                if self.running:
+                if self.schedule.running:
                     self._step()
             except (RuntimeError, MemoryError, ValueError, IndexError) as error:
                 self._fail_all(error)
@@ -136,122 +135,63 @@ class Shard:
         if item is None:
             self._closed = True
         elif isinstance(item, Job):
-            self.waiting.append(item)
+            self.schedule.waiting.append(item)
+            self._watched += bool(item.on_chunk or item.sampling.stop)
         else:
             item()
 
-    # -- admission -------------------------------------------------------------------------
+    # -- prefilling ------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Start what waits, in waves, as far as there are slots."""
-        while self.waiting:
-            wave = self._wave()
-            if not wave:
+        """Start what waits, in waves, as far as there is room; one wave where others decode."""
+        while self.schedule.waiting or self.schedule.filling:
+            pieces = self.schedule.wave()
+            if not pieces:
                 return
             started = time.perf_counter()
-            self._prefill(wave)
+            self._prefill(pieces)
             self.counters.prefill_s += time.perf_counter() - started
-            if len(self.running) > len(wave) or not self.inbox.empty() or self._heard:
+            if len(self.schedule.running) > len(pieces) or not self.inbox.empty() or self._heard:
                 return
 
-    def _wave(self) -> list[Job]:
-        wave: list[Job] = []
-        later: list[Job] = []
-        tokens = 0
-        for n, job in enumerate(self.waiting):
-            if job.cancelled:
-                self._forget(job)
-                continue
-            match = self.cache.match(job.model, job.ids)
-            new = len(job.ids) - match.length
-            if (wave and tokens + new > WAVE_TOKENS) or self._better_later(job, match, wave):
-                later.append(job)
-                continue
-            if not self._place(job, match):
-                later.extend(self.waiting[n:])
-                break
-            wave.append(job)
-            tokens += new
-        self.waiting = later
-        return wave
-
-    @staticmethod
-    def _better_later(job: Job, match: Match, wave: list[Job]) -> bool:
-        least = match.length + _DEFER_MIN
-        if len(job.ids) - 1 < least:
-            return False
-        return any(m.model is job.model and common_prefix(m.ids, job.ids) >= least for m in wave)
-
-    def _place(self, job: Job, match: Match) -> bool:
-        if match.in_place:
-            slot = match.slot
-        else:
-            slot = self.cache.take(keep=match.slot)
-            if slot is None and match.slot is not None and not match.slot.active:
-                slot = match.slot
-                self.cache.truncate(slot, match.length)
-            elif slot is not None and match.length:
-                self.cache.adopt(slot, match)
-        if slot is None:
-            return False
-        s, i = job.sampling, slot.index
-        limit = min(s.max_tokens, self.config.context - len(job.ids))
-        self.cache.activate(slot, job.model, job.ids, len(job.ids) + limit)
-        job.slot, job.cached = slot, int(self.cache.lengths[i])
-        self._make_room(limit)
-        values = (s.temperature, s.top_p, s.top_k, job.seed, 0, limit, 0)
-        for array, value in zip(self.rows, values, strict=True):
-            array[i] = value
-        self.running[i] = job
-        self._watched += bool(job.on_chunk or s.stop)
-        self.counters.prompt_tokens += len(job.ids)
-        self.counters.cached_tokens += job.cached
-        return True
-
-    def _make_room(self, limit: int) -> None:
-        slots = len(self.cache.slots)
-        if len(self.rows.seed) < slots:
-            old, self.rows = self.rows, Rows.empty(slots)
-            for a, b in zip(old, self.rows, strict=True):
-                b[: len(a)] = a
-        if self.logprobs.shape[0] < slots or self.logprobs.shape[1] < limit:
-            wide = max(self.logprobs.shape[1], 1 << (limit - 1).bit_length())
-            new = np.zeros((slots, wide), dtype=np.float64)
-            new[: self.logprobs.shape[0], : self.logprobs.shape[1]] = self.logprobs
-            self.logprobs = new
-
-    def _prefill(self, wave: list[Job]) -> None:
-        for weights, mixed, jobs in self._parts(wave):
+    def _prefill(self, wave: list[Piece]) -> None:
+        by_job = {id(p.job): p for p in wave}
+        for weights, mixed, jobs in self._parts([p.job for p in wave]):
             jobs.sort(key=lambda j: self.cache.order(j.slot))
+            pieces = [by_job[id(j)] for j in jobs]
             slots = [j.slot for j in jobs if j.slot is not None]
-            runs = [j.ids[j.cached :] for j in jobs]
+            runs = [p.job.ids[p.job.filled : p.job.filled + p.count] for p in pieces]
             batch = PrefillBatch(self.decoder, slots, runs)
             of_token = np.repeat(np.arange(len(jobs)), [len(r) for r in runs])
-            lora = self._lora(of_token, jobs, mixed)
-            last_lora = self._lora(np.arange(len(jobs)), jobs, mixed)
+            lora = self._lora([jobs[i].model for i in of_token.tolist()], mixed)
+            last_lora = self._lora([j.model for j in jobs], mixed)
             hidden = self.decoder.forward(weights, batch, lora, last_lora)
-            where = np.array([s.index for s in slots])
-            self.cache.lengths[where] = [len(j.ids) for j in jobs]
-            self._sample(where, self.decoder.logits(weights, hidden))
-        self.order = np.fromiter(self.running, dtype=np.int64, count=len(self.running))
-        self.order.sort()
+            whole = [i for i, p in enumerate(pieces) if p.last]
+            for piece in pieces:
+                self.schedule.computed(piece)
+            if whole:
+                where = np.array([slots[i].index for i in whole])
+                hidden = hidden if len(whole) == len(pieces) else hidden[whole]
+                self._sample(where, self.decoder.logits(weights, hidden))
+        self.schedule.sort()
 
     # -- decoding --------------------------------------------------------------------------
 
     def _step(self) -> None:
         """One token for every running sequence."""
-        jobs = [self.running[i] for i in self.order.tolist()]
+        self.schedule.secure()
+        order = self.schedule.order  # empty where the only one had to make room
+        jobs = [self.schedule.running[i] for i in order.tolist()]
         for weights, mixed, part in self._parts(jobs):
-            slots = self.order
+            slots = order
             if len(part) < len(jobs):
                 slots = np.array([j.slot.index for j in part if j.slot is not None])
-            batch = DecodeBatch(self.decoder, slots, self.rows.next_id[slots])
-            lora = self._lora(np.arange(len(part)), part, mixed)
+            batch = DecodeBatch(self.decoder, slots, self.schedule.rows.next_id[slots])
+            lora = self._lora([j.model for j in part], mixed)
             hidden = self.decoder.forward(weights, batch, lora)
             self.cache.lengths[slots] += 1
             self._sample(slots, self.decoder.logits(weights, hidden))
-        self.order = np.fromiter(self.running, dtype=np.int64, count=len(self.running))
-        self.order.sort()
+        self.schedule.sort()
         self.counters.steps += 1
 
     def _parts(self, jobs: list[Job]) -> list[tuple[Weights, bool, list[Job]]]:
@@ -294,14 +234,18 @@ class Shard:
         self._merged[id(model)] = (model, merged)
         return merged
 
-    def _lora(self, job_of_row: np.ndarray, jobs: list[Job], mixed: bool) -> LoraBatch | None:
-        if not mixed or not any(j.model.lora for j in jobs):
+    def _lora(self, models: list[Model], mixed: bool) -> LoraBatch | None:
+        """The low-rank products for rows of these models; the last step's where they are its."""
+        if not mixed or not any(m.lora for m in models):
             return None
-        models = [jobs[i].model for i in job_of_row.tolist()]
-        return LoraBatch(models, self._stacks, self.cache.device, self.decoder.kernel)
+        if self._riding is not None and self._riding[0] == models:
+            return self._riding[1]
+        batch = LoraBatch(models, self._stacks, self.cache.device, self.decoder.kernel)
+        self._riding = models, batch
+        return batch
 
     def _sample(self, slots: np.ndarray, logits: Tensor) -> None:
-        rows = self.rows
+        rows = self.schedule.rows
         counts = rows.count[slots]
         ids_R, logprobs_R = draw(
             logits, rows.temperature[slots], rows.top_p[slots], rows.top_k[slots],
@@ -309,7 +253,7 @@ class Shard:
         )  # fmt: skip
         ids, logprobs = ids_R.cpu().numpy(), logprobs_R.cpu().numpy()
         rows.next_id[slots] = ids
-        self.logprobs[slots, counts] = logprobs
+        self.schedule.logprobs[slots, counts] = logprobs
         self.cache.ids[slots, self.cache.lengths[slots]] = ids
         rows.count[slots] = counts + 1
         self.counters.sampled_tokens += len(slots)
@@ -318,7 +262,7 @@ class Shard:
         done: list[tuple[Job, Sample | EngineError]] = []
         for r in np.flatnonzero(ended).tolist():
             done.append(self._finish(int(slots[r]), bool(self._is_stop[ids[r]]), bool(broken[r])))
-        if self._watched or any(j.cancelled for j in self.running.values()):
+        if self._watched or any(j.cancelled for j in self.schedule.running.values()):
             done += self._look(slots)
         deliver(done)
         if done and self.config.lockstep:
@@ -328,13 +272,13 @@ class Shard:
         """Streams, stop strings and cancellations of the rows that still run."""
         done: list[tuple[Job, Sample | EngineError]] = []
         for i in slots.tolist():
-            job = self.running.get(i)
+            job = self.schedule.running.get(i)
             if job is None:
                 continue
             if job.cancelled:
-                self._leave(job)
+                self.schedule.leave(job)
                 continue
-            n = int(self.rows.count[i])
+            n = int(self.schedule.rows.count[i])
             if job.sampling.stop and self._stopped(job, i, n):
                 done.append(self._finish(i, True, False))
             elif job.on_chunk:
@@ -346,53 +290,39 @@ class Shard:
         if decode is None:
             return False
         longest = max(len(s) for s in job.sampling.stop)
-        first = len(job.ids) + max(0, n - longest - 8)
-        text = decode(self.cache.ids[i, first : len(job.ids) + n].tolist())
+        first = job.prompt + max(0, n - longest - 8)
+        text = decode(self.cache.ids[i, first : job.prompt + n].tolist())
         return any(s in text for s in job.sampling.stop)
 
     def _chunk(self, job: Job, i: int, n: int) -> None:
         assert job.on_chunk is not None
-        fresh = self.cache.ids[i, len(job.ids) + job.sent : len(job.ids) + n].tolist()
+        fresh = self.cache.ids[i, job.prompt + job.sent : job.prompt + n].tolist()
         job.sent = n
         if fresh:
             job.loop.call_soon_threadsafe(job.on_chunk, fresh)
 
     def _finish(self, i: int, stopped: bool, broken: bool) -> tuple[Job, Sample | EngineError]:
-        job, n = self.running[i], int(self.rows.count[i])
+        job, n = self.schedule.running[i], int(self.schedule.rows.count[i])
         if job.on_chunk and not broken:
             self._chunk(job, i, n)
-        ids = self.cache.ids[i, len(job.ids) : len(job.ids) + n].tolist()
-        logprobs = self.logprobs[i, :n].tolist()
-        self._leave(job)
+        ids = self.cache.ids[i, job.prompt : job.prompt + n].tolist()
+        logprobs = self.schedule.logprobs[i, :n].tolist()
+        self.schedule.leave(job)
+        self.counters.finished += 1
         if broken:
             if job.slot is not None:
                 self.cache.clear(job.slot)
             return job, EngineError(f"the model {job.model.ref} gave NaN; its weights are broken")
         reason: FinishReason = "stop" if stopped else "length"
-        return job, Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, job.cached)
+        return job, Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, job.cached or 0)
 
-    def _leave(self, job: Job) -> None:
-        assert job.slot is not None
-        del self.running[job.slot.index]
+    def _ended(self, job: Job) -> None:
+        """Nothing more is done for this request."""
         self._watched -= bool(job.on_chunk or job.sampling.stop)
-        self.cache.release(job.slot)
-        self._forget(job)
-
-    def _forget(self, job: Job) -> None:
         with self._lock:
             self.load -= 1
 
     def _fail_all(self, error: Exception) -> None:
         """Whatever runs or waits fails with this error; the cache is not trusted any more."""
-        failed = [*self.running.values(), *self.waiting]
-        for job in list(self.running.values()):
-            self._leave(job)
-        for job in self.waiting:
-            self._forget(job)
-        self.waiting = []
-        self.order = np.zeros(0, dtype=np.int64)
-        for slot in self.cache.slots:
-            self.cache.clear(slot)
-        self.cache.entries.clear()
         message = error if isinstance(error, EngineError) else EngineError(f"decoding: {error}")
-        deliver([(job, message) for job in failed])
+        deliver([(job, message) for job in self.schedule.clear()])

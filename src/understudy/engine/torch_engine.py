@@ -7,11 +7,13 @@ caches of their own; a conversation returns to the shard that holds it.
 
 import asyncio
 import random
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -19,9 +21,9 @@ from understudy.core.cores import threads_for_load
 from understudy.core.origin import Origin
 from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, lora_sites
-from understudy.engine.cache import Cache
+from understudy.engine.cache import BLOCK, Cache
 from understudy.engine.decoder import Decoder
-from understudy.engine.jobs import Counters, EngineError, Job
+from understudy.engine.jobs import Counters, EngineBusyError, EngineError, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
@@ -42,7 +44,11 @@ class TorchEngine:
     model: the Hugging Face model; its weights are copied, adapters in it are left out.
     base: its name in a ModelRef. stop_ids end a sequence (the renderer's, usually).
     decode_text is needed for stop strings alone. threads: shards on a CPU, one thread each;
-    "auto" takes the cores that are not busy. max_slots bounds live and cached conversations.
+    "auto" takes the cores that are not busy. max_slots bounds live and cached conversations,
+    memory their keys and values (bytes over all shards; by default a quarter of what is free on a
+    CPU, four fifths on a GPU); a budget below the model's context lowers `context`. wave_tokens:
+    most new tokens between two decoding steps. max_pending: with so many requests, running and
+    waiting, a further one raises EngineBusyError.
     keep_versions: loading a version of an adapter forgets all but this many of the newest.
     lockstep: with one thread and callers that wait for nothing else, the same requests meet in the
     same batches every time (engine.lockstep), at the price of waiting for the callers.
@@ -63,6 +69,9 @@ class TorchEngine:
         merge_bytes: int = 256 << 20,
         kernel: Literal["auto", "off"] = "auto",
         lockstep: bool = False,
+        memory: int | None = None,
+        wave_tokens: int = 4096,
+        max_pending: int | None = None,
         origin: Origin | None = None,
     ) -> None:
         config = model.config
@@ -73,16 +82,24 @@ class TorchEngine:
         self.context = min(context or self.shape.context, self.shape.context)
         device = self._weights.embed.device
         dtype = self._weights.embed.dtype
+        count = 1 if device.type != "cpu" else threads_for_load() if threads == "auto" else threads
+        tokens = self._tokens_for(memory, device, dtype) // count // BLOCK * BLOCK
+        if tokens < BLOCK:
+            raise ValueError(f"{memory} bytes hold no block of {BLOCK} tokens for each thread")
+        self.context = min(self.context, tokens)
+        tokens = min(tokens, max(1, max_slots // count) * (self.context + BLOCK))
         rope = rope_tables(model, self.context, device, dtype)
         compiled = None
         if kernel == "auto" and device.type == "cpu" and dtype == torch.float32:
-            compiled = build_kernel(self.shape.head_dim, self.shape.kv_heads, self.shape.group)
+            s = self.shape
+            compiled = build_kernel(s.head_dim, s.kv_heads, s.group)
         self.has_kernel = compiled is not None
         self._models: dict[tuple[str | None, int | None], Model] = {}
         self._models[None, None] = Model(ModelRef(base), weights=self._weights)
         self._latest: dict[str, int] = {}
-        count = 1 if device.type != "cpu" else threads_for_load() if threads == "auto" else threads
         self._rope = rope
+        self.max_pending = max_pending
+        self._started = time.monotonic()
         shard_config = ShardConfig(
             base=self._weights,
             stop_ids=tuple(stop_ids),
@@ -91,13 +108,23 @@ class TorchEngine:
             merge_bytes=merge_bytes,
             threads=1,
             ambient_threads=torch.get_num_threads(),
+            wave_tokens=wave_tokens,
             lockstep=lockstep,
         )
         self.shards: list[Shard] = []
         for i in range(count):
-            cache = Cache(self.shape, max(1, max_slots // count), dtype, device)
+            cache = Cache(self.shape, max(1, max_slots // count), dtype, device, tokens)
             decoder = Decoder(cache, rope, compiled)
             self.shards.append(Shard(shard_config, cache, decoder, f"engine-{i}"))
+
+    def _tokens_for(self, memory: int | None, device: torch.device, dtype: torch.dtype) -> int:
+        """How many tokens' keys and values fit in the memory."""
+        s = self.shape
+        if memory is None and device.type == "cuda":
+            memory = int(torch.cuda.mem_get_info(device)[0] * 0.8)
+        elif memory is None:
+            memory = int(psutil.virtual_memory().available) // 4
+        return memory // (s.layers * 2 * s.kv_heads * s.head_dim * dtype.itemsize)
 
     # -- sampling --------------------------------------------------------------------------
 
@@ -113,13 +140,15 @@ class TorchEngine:
         loop with new ids as they come.
 
         Raises UnknownModelError, ValueError for a prompt or sampling that cannot be served,
-        NotImplementedError for a grammar, EngineError when decoding fails.
+        NotImplementedError for a grammar, EngineBusyError where too many are pending, EngineError
+        when decoding fails.
         """
         if grammar is not None:
             raise NotImplementedError("the embedded engine has no constrained decoding yet")
         served = self.resolve(model)
         ids = self._checked(prompt_ids)
         _check_sampling(sampling)
+        self._check_pending()
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed % 2**64
         loop = asyncio.get_running_loop()
         job = Job(ids, served, sampling, seed, loop, loop.create_future(), on_chunk)
@@ -156,6 +185,14 @@ class TorchEngine:
 
         shard.call(run)
         return await future
+
+    def _check_pending(self) -> None:
+        pending = sum(s.load for s in self.shards)
+        if self.max_pending is None or pending < self.max_pending:
+            return
+        finished = self.counters().finished
+        each = (time.monotonic() - self._started) / finished if finished else 1.0
+        raise EngineBusyError(pending, min(60.0, max(1.0, each * pending / 2)))
 
     def _checked(self, prompt_ids: Sequence[int]) -> np.ndarray:
         ids = np.asarray(prompt_ids, dtype=np.int32)

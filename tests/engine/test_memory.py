@@ -1,0 +1,205 @@
+"""The cache's blocks, admission by memory, prompts in pieces, and room made for others."""
+
+import asyncio
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from engine_models import make_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_engine_exactness import BASE, engine_for, max_gap, prompts_for, teacher_logprobs
+
+from understudy.core.types import ModelRef, Sampling
+from understudy.engine.adapters import Model
+from understudy.engine.cache import BLOCK, Cache, blocks_for
+from understudy.engine.jobs import EngineBusyError, EngineError
+from understudy.engine.weights import shape_of
+
+TOKEN = (
+    3 * 2 * 2 * 32 * 4
+)  # bytes of the test model's keys and values: layers, k and v, heads, D, 4
+
+
+def consistent(cache: Cache) -> None:
+    """Every block is free or held, as often as it is referred to, and the budget is kept."""
+    held = Counter(
+        b for s in cache.slots for b in cache.tables[s.index, : cache.counts[s.index]].tolist()
+    )
+    assert {b: int(n) for b, n in enumerate(cache.refs) if n} == held
+    assert set(cache.free) == {b for b, n in enumerate(cache.refs) if n == 0}
+    assert len(cache.free) == len(set(cache.free))
+    assert cache.room() >= 0
+    for entry in cache.entries:
+        assert entry.leaning == sum(s.entry is entry for s in cache.slots)
+    for slot in cache.slots:
+        rows = int(cache.lengths[slot.index] - cache.plens[slot.index])
+        assert blocks_for(rows) <= cache.counts[slot.index]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_whatever_comes_and_goes_each_sequence_finds_its_own_keys(data: st.DataObject) -> None:
+    """Sequences of a few branching histories come, grow, end, are forgotten in a small cache. The
+    keys are written as the ids themselves, so that what a slot holds can be read back."""
+    shape = shape_of(make_model().config)
+    cache = Cache(shape, 6, torch.float32, torch.device("cpu"), 24 * BLOCK)
+    models = [Model(ModelRef("base")), Model(ModelRef("base", "a", 1))]
+    active = []
+
+    def write(slot: int, first: int, last: int) -> None:
+        for p in range(first, last):
+            row = p - int(cache.plens[slot])
+            for kv in cache.kv:
+                kv[int(cache.tables[slot, row // BLOCK]), :, :, row % BLOCK] = int(
+                    cache.ids[slot, p]
+                )
+
+    def read(slot: int) -> None:
+        n, plen = int(cache.lengths[slot]), int(cache.plens[slot])
+        own = cache.rows(1, slot, n - plen)[0, 0, :, 0].numpy()
+        entry = cache.slots[slot].entry
+        before = [] if entry is None else entry.kv[1, 0, 0, :plen, 0].numpy()
+        assert np.concatenate([before, own]).tolist() == cache.ids[slot, :n].tolist()
+
+    for _ in range(data.draw(st.integers(5, 30))):
+        what = data.draw(st.sampled_from(["come", "grow", "end", "drop"]))
+        if what == "come" and len(active) < 5:
+            model = data.draw(st.sampled_from(models))
+            parts = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=3))
+            length = data.draw(st.integers(2, 5 * BLOCK))
+            story = np.concatenate([np.random.RandomState(p + 7 * i).randint(0, 99, 2 * BLOCK)
+                                    for i, p in enumerate(parts)])  # fmt: skip
+            ids = story[:length].astype(np.int32)
+            match = cache.match(model, ids)
+            slot = match.slot if match.in_place else cache.take(keep=match.slot)
+            if slot is None:
+                continue
+            if not match.in_place and match.length:
+                cache.adopt(slot, match)
+            if cache.reserve(slot, len(ids)):
+                cache.activate(slot, model, ids, len(ids) + 200)
+                write(slot.index, int(cache.lengths[slot.index]), len(ids))
+                cache.lengths[slot.index] = len(ids)
+                active.append(slot)
+            elif not match.in_place:
+                cache.clear(slot)
+        elif what == "grow" and active:
+            slot = data.draw(st.sampled_from(active))
+            n = int(cache.lengths[slot.index])
+            more = data.draw(st.integers(1, 20))
+            if n + more < 400 and cache.reserve(slot, n + more):
+                cache.ids[slot.index, n : n + more] = data.draw(st.integers(0, 99))
+                write(slot.index, n, n + more)
+                cache.lengths[slot.index] = n + more
+        elif what == "end" and active:
+            slot = active.pop(data.draw(st.integers(0, len(active) - 1)))
+            cache.release(slot)
+            if data.draw(st.booleans()):
+                cache.truncate(slot, data.draw(st.integers(0, int(cache.lengths[slot.index]))))
+        elif what == "drop":
+            cache.drop(data.draw(st.sampled_from(models)))
+        consistent(cache)
+        for slot in cache.slots:
+            if slot.model is not None:
+                read(slot.index)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "off"])
+async def test_prompts_in_pieces_give_the_same(kernel: str) -> None:
+    """Prompts of up to 500 tokens fed 48 at a time, beside others that decode."""
+    model = make_model()
+    whole, pieces = (
+        engine_for(model, kernel=kernel),
+        engine_for(model, kernel=kernel, wave_tokens=48),
+    )
+    prompts = prompts_for(8, 500, random.Random(2))
+    found = []
+    for engine in (whole, pieces):
+        samples = [
+            engine.sample(p, BASE, Sampling(max_tokens=20, seed=i)) for i, p in enumerate(prompts)
+        ]
+        found.append(await asyncio.gather(*samples))
+        engine.close()
+    for a, b, prompt in zip(*found, prompts, strict=True):
+        assert a.ids == b.ids
+        assert max_gap(b.logprobs, teacher_logprobs(model, prompt, b)) < 1e-4
+
+
+async def test_who_makes_room_draws_the_same_tokens() -> None:
+    """Twelve requests in a memory for about four: some start, grow, and have to go on later."""
+    model = make_model()
+    roomy = engine_for(model, threads=1)
+    tight = engine_for(model, threads=1, memory=700 * TOKEN, context=400)
+    prompts = prompts_for(12, 100, random.Random(3))
+    sampling = [Sampling(max_tokens=150, seed=i) for i in range(len(prompts))]
+    chunks: dict[int, list[int]] = {i: [] for i in range(len(prompts))}
+    expected = await asyncio.gather(
+        *(roomy.sample(p, BASE, s) for p, s in zip(prompts, sampling, strict=True))
+    )
+    samples = await asyncio.gather(
+        *(
+            tight.sample(p, BASE, s, on_chunk=chunks[i].extend)
+            for i, (p, s) in enumerate(zip(prompts, sampling, strict=True))
+        )
+    )
+    preempted, cache = tight.counters().preempted, tight.shards[0].cache
+    roomy.close(), tight.close()
+    assert preempted > 0
+    assert cache.max_blocks * BLOCK <= 700
+    consistent(cache)
+    for i, (a, b) in enumerate(zip(expected, samples, strict=True)):
+        assert a.ids == b.ids
+        assert chunks[i] == list(b.ids)
+        assert max_gap(b.logprobs, teacher_logprobs(model, prompts[i], b)) < 1e-4
+
+
+async def test_a_thousand_requests_on_a_small_memory() -> None:
+    """Those above the bound are told to come later; every other is answered."""
+    engine = engine_for(make_model(), threads=1, memory=640 * TOKEN, max_pending=400)
+    prompts = prompts_for(1000, 40, random.Random(4))
+    found = await asyncio.gather(
+        *(engine.sample(p, BASE, Sampling(max_tokens=3)) for p in prompts), return_exceptions=True
+    )
+    engine.close()
+    busy = [f for f in found if isinstance(f, EngineBusyError)]
+    assert all(1 <= b.retry_after_s <= 60 for b in busy)
+    assert len(busy) == 600
+    assert sum(not isinstance(f, BaseException) for f in found) == 400
+
+
+async def test_a_small_memory_lowers_the_context() -> None:
+    engine = engine_for(make_model(), threads=1, memory=128 * TOKEN)
+    with pytest.raises(ValueError, match="the model's context is 128"):
+        await engine.sample([5] * 128, BASE, Sampling(max_tokens=4))
+    sample = await engine.sample([5] * 100, BASE, Sampling(max_tokens=400, temperature=0))
+    engine.close()
+    assert len(sample.ids) <= 28
+    with pytest.raises(ValueError, match="hold no block"):
+        engine_for(make_model(), threads=1, memory=10)
+
+
+async def test_a_nan_in_one_sequence_fails_that_request_alone() -> None:
+    """The base's embedding of one id is NaN: who is fed it fails, the others go on."""
+    model = make_model()
+    engine = engine_for(model, threads=1)
+    prompts = [[x for x in p if x != 77] for p in prompts_for(6, 60, random.Random(5))]
+    alone = [await engine.sample(p, BASE, Sampling(max_tokens=8, seed=1)) for p in prompts]
+    engine.close()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[77] = torch.nan
+    model.config.tie_word_embeddings = False  # the head stays whole
+    model.lm_head.weight = torch.nn.Parameter(make_model().lm_head.weight.detach().clone())
+    engine = engine_for(model, threads=1)
+    bad = [*prompts[0][:20], 77, *prompts[0][20:]]
+    found = await asyncio.gather(
+        *(engine.sample(p, BASE, Sampling(max_tokens=8, seed=1)) for p in [bad, *prompts]),
+        return_exceptions=True,
+    )
+    again = await engine.sample(prompts[0], BASE, Sampling(max_tokens=8, seed=1))
+    engine.close()
+    assert isinstance(found[0], EngineError)
+    assert [f.ids for f in found[1:]] == [a.ids for a in alone]  # type: ignore[union-attr]
+    assert again.ids == alone[0].ids
