@@ -46,11 +46,18 @@ class Engine(Protocol):
 
 class ChatError(RuntimeError):
     """A request was not answered. `completion` is the record of it, with `status` and `error`;
-    `http_status` is the upstream's where there was one."""
+    `http_status` is the upstream's where there was one, `retry_after_s` when there may be room
+    where too many requests are pending."""
 
-    def __init__(self, completion: Completion, http_status: int | None = None) -> None:
+    def __init__(
+        self,
+        completion: Completion,
+        http_status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(completion.error or completion.status)
         self.completion, self.http_status = completion, http_status
+        self.retry_after_s = retry_after_s
 
 
 class Chat(Protocol):

@@ -17,7 +17,9 @@ def chat_error(started: Completion, error: BaseException, timeout: float | None)
         status, text = "timeout", f"no answer within {timeout:g} s" if timeout else "timed out"
     elif isinstance(error, (ValueError, NotImplementedError)):
         status = "invalid"
-    return ChatError(replace(started, status=status, error=text, finished_at=time.time()))
+    failed = replace(started, status=status, error=text, finished_at=time.time())
+    wait = getattr(error, "retry_after_s", None)  # an engine's EngineBusyError
+    return ChatError(failed, None if wait is None else 429, wait)
 
 
 def one_line(error: BaseException | str) -> str:

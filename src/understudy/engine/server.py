@@ -10,6 +10,7 @@ default, logprobs are of the sampled distribution (its `processed_logprobs`).
 import argparse
 import asyncio
 import json
+import math
 import signal
 import sys
 import time
@@ -89,7 +90,7 @@ class Server:
     async def chat_completions(self, http: web.Request) -> web.StreamResponse:
         body = await _json(http)
         model = self.ref(body.get("model"))
-        self.engine.resolve(model)
+        self.engine.registry.find(model)
         request = parse_chat(body, model)
         if body.get("stream"):
             return await self._stream(http, body, request)
@@ -183,7 +184,7 @@ class Server:
     async def completions(self, http: web.Request) -> web.Response:
         body = await _json(http)
         model = self.ref(body.get("model"))
-        self.engine.resolve(model)
+        self.engine.registry.find(model)
         prompts, sampling = parse_completions(body, self.encode)
         samples: list[Sample] = await asyncio.gather(
             *(self.engine.sample(p, model, sampling) for p in prompts)
@@ -247,6 +248,13 @@ class Server:
             "cached_tokens_total": c.cached_tokens,
             "generation_tokens_total": c.sampled_tokens,
             "decode_steps_total": c.steps,
+            "preemptions_total": c.preempted,
+            "adapters_in_memory": self.engine.registry.in_memory,
+            "adapter_slots": self.engine.registry.slots or 0,
+            "adapter_working_set": self.engine.registry.working_set,
+            "adapter_working_set_exceeds_slots": int(self.engine.registry.alarmed),
+            "adapter_loads_total": self.engine.registry.loads,
+            "adapter_evictions_total": self.engine.registry.evictions,
             "num_requests": running,
             "render_fallbacks_total": self.chat.fallbacks,
         }
@@ -267,6 +275,11 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except NotImplementedError as error:
         return web.json_response(error_body(str(error)), status=400)
     except (ChatError, EngineError) as error:
+        wait = getattr(error, "retry_after_s", None)
+        if wait is not None:
+            body = error_body(str(error), "rate_limit_exceeded", None, "rate_limit_error")
+            after = {"Retry-After": str(math.ceil(wait))}
+            return web.json_response(body, status=429, headers=after)
         body = error_body(str(error), None, None, "server_error")
         return web.json_response(body, status=500)
     except web.HTTPException as error:
@@ -311,6 +324,9 @@ async def serve(options: argparse.Namespace) -> None:
         decode_text=loaded.renderer.decode,
         threads=options.threads if options.threads == "auto" else int(options.threads),
         max_slots=options.max_slots,
+        max_pending=options.max_pending or None,
+        slots=options.adapter_slots or None,
+        memory=int(options.memory * 2**30) if options.memory else None,
         origin=loaded.origin,
     )
     for text in options.adapter:
@@ -345,7 +361,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--device", default="auto", help="cpu, cuda or cuda:N; auto: CUDA where there is one"
     )
     parser.add_argument("--threads", default="auto", help="decoding threads, or 'auto'")
-    parser.add_argument("--max-slots", type=int, default=512)
+    parser.add_argument("--max-slots", type=int, default=512, help="conversations kept")
+    parser.add_argument(
+        "--max-pending", type=int, default=1024,
+        help="requests at once before further ones are told to come later; 0: no bound",
+    )  # fmt: skip
+    parser.add_argument(
+        "--adapter-slots", type=int, default=0,
+        help="adapters in memory at once, the rest are read when asked for; 0: all",
+    )  # fmt: skip
+    parser.add_argument("--memory", type=float, help="GiB for keys and values")
     options = parser.parse_args(argv)
     for text in options.adapter:
         name, _, path = text.partition("=")

@@ -88,11 +88,16 @@ class Shard:
 
     def forget(self, model: Model) -> None:
         """Free what is kept for a model that nobody can name any more."""
+        self.call(lambda: self.cache.drop(model))
+        self.forget_weights(model)
+
+    def forget_weights(self, model: Model) -> None:
+        """Free what is kept of a model's weights; its keys and values stay."""
 
         def run() -> None:
-            self.cache.drop(model)
             self._merged.pop(id(model), None)
             self._riding = None
+            self._stacks.current = None
 
         self.call(run)
 

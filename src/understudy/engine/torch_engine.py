@@ -9,7 +9,8 @@ import asyncio
 import random
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from understudy.engine.cache import BLOCK, Cache
 from understudy.engine.decoder import Decoder
 from understudy.engine.jobs import Counters, EngineBusyError, EngineError, Job
 from understudy.engine.kernel import build_kernel
+from understudy.engine.registry import Listed, Registry, UnknownModelError
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
 from understudy.engine.weights import fuse, rope_tables, shape_of
@@ -32,10 +34,6 @@ from understudy.models.adapters import check_origin, load_adapter
 from understudy.models.lora import LoraConfig
 
 __all__ = ["EngineError", "TorchEngine", "UnknownModelError"]
-
-
-class UnknownModelError(ValueError):
-    """The request names a model that the engine does not have."""
 
 
 class TorchEngine:
@@ -50,6 +48,8 @@ class TorchEngine:
     most new tokens between two decoding steps. max_pending: with so many requests, running and
     waiting, a further one raises EngineBusyError.
     keep_versions: loading a version of an adapter forgets all but this many of the newest.
+    slots: most adapters from directories in memory at once, the rest are read when asked for
+    (engine.registry); None: all.
     lockstep: with one thread and callers that wait for nothing else, the same requests meet in the
     same batches every time (engine.lockstep), at the price of waiting for the callers.
     origin: that of the model; adapter directories of another are refused.
@@ -66,6 +66,7 @@ class TorchEngine:
         max_slots: int = 512,
         context: int | None = None,
         keep_versions: int = 2,
+        slots: int | None = None,
         merge_bytes: int = 256 << 20,
         kernel: Literal["auto", "off"] = "auto",
         lockstep: bool = False,
@@ -75,7 +76,7 @@ class TorchEngine:
         origin: Origin | None = None,
     ) -> None:
         config = model.config
-        self.base, self.keep_versions, self.origin = base, keep_versions, origin
+        self.base, self.origin = base, origin
         self.shape = shape_of(config)
         self._tied = bool(config.tie_word_embeddings)
         self._weights = fuse(model.state_dict(), self.shape, self._tied)
@@ -94,9 +95,14 @@ class TorchEngine:
             s = self.shape
             compiled = build_kernel(s.head_dim, s.kv_heads, s.group)
         self.has_kernel = compiled is not None
-        self._models: dict[tuple[str | None, int | None], Model] = {}
-        self._models[None, None] = Model(ModelRef(base), weights=self._weights)
-        self._latest: dict[str, int] = {}
+        self.registry = Registry(
+            Model(ModelRef(base), weights=self._weights),
+            slots=slots,
+            keep_versions=keep_versions,
+            read=self._read,
+            gone=lambda m: self._tell(lambda s: s.forget(m)),
+            evicted=lambda m: self._tell(lambda s: s.forget_weights(m)),
+        )
         self._rope = rope
         self.max_pending = max_pending
         self._started = time.monotonic()
@@ -145,24 +151,44 @@ class TorchEngine:
         """
         if grammar is not None:
             raise NotImplementedError("the embedded engine has no constrained decoding yet")
-        served = self.resolve(model)
+        self.registry.find(model)
         ids = self._checked(prompt_ids)
         _check_sampling(sampling)
         self._check_pending()
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed % 2**64
         loop = asyncio.get_running_loop()
-        job = Job(ids, served, sampling, seed, loop, loop.create_future(), on_chunk)
-        self._route(served, ids).submit(job)
+        async with self._model(model) as served:
+            job = Job(ids, served, sampling, seed, loop, loop.create_future(), on_chunk)
+            self._route(served, ids).submit(job)
+            try:
+                return await job.future
+            except asyncio.CancelledError:
+                job.cancelled = True
+                raise
+
+    @asynccontextmanager
+    async def _model(self, ref: ModelRef) -> AsyncIterator[Model]:
+        """A version that stays in memory meanwhile. Raises UnknownModelError, EngineError."""
         try:
-            return await job.future
-        except asyncio.CancelledError:
-            job.cancelled = True
+            entry = await self.registry.acquire(ref)
+        except UnknownModelError:
             raise
+        except (OSError, ValueError) as error:
+            raise EngineError(f"the adapter {ref} cannot be read: {error}") from error
+        assert entry.model is not None
+        try:
+            yield entry.model
+        finally:
+            self.registry.release(entry)
 
     async def score(self, ids: Sequence[int], model: ModelRef, top_k: int = 0) -> Scores:
         """Teacher-forced logprobs of ids[1:] at temperature 1, with the `top_k` likeliest
         (id, logprob) at each position where asked for."""
-        served, checked = self.resolve(model), self._checked(ids)
+        checked = self._checked(ids)
+        async with self._model(model) as served:
+            return await self._score(served, checked, top_k)
+
+    async def _score(self, served: Model, ids: np.ndarray, top_k: int) -> Scores:
         shard = min(self.shards, key=lambda s: s.load)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Scores] = loop.create_future()
@@ -178,7 +204,7 @@ class TorchEngine:
         def run() -> None:
             result: Scores | EngineError
             try:
-                result = score_ids(self._weights, self._rope, served, checked, top_k)
+                result = score_ids(self._weights, self._rope, served, ids, top_k)
             except (RuntimeError, ValueError) as error:
                 result = EngineError(f"scoring: {error}")
             loop.call_soon_threadsafe(settle, result)
@@ -221,22 +247,18 @@ class TorchEngine:
     # -- models ----------------------------------------------------------------------------
 
     def resolve(self, ref: ModelRef) -> Model:
-        """The loaded model that a reference names; without a version, the newest.
+        """The version in memory that a reference names; without a version, the newest.
 
-        Raises UnknownModelError.
+        Raises UnknownModelError, also for one that is on disk at the moment.
         """
-        version = ref.version
-        if ref.adapter is not None and version is None:
-            version = self._latest.get(ref.adapter)
-        found = self._models.get((ref.adapter, version))
-        if found is None or ref.base != self.base:
-            known = ", ".join(sorted(str(m.ref) for m in self._models.values()))
-            raise UnknownModelError(f"no model {str(ref)!r} here; there are: {known}")
+        found = self.registry.find(ref).model
+        if found is None:
+            raise UnknownModelError(f"the model {str(ref)!r} is on disk, not in memory")
         return found
 
-    def models(self) -> list[Model]:
+    def models(self) -> list[Listed]:
         """All that can be served, the base first."""
-        return list(self._models.values())
+        return self.registry.all()
 
     def load_weights(
         self, model: ModelRef, tensors: Mapping[str, Tensor], config: LoraConfig | None = None
@@ -247,56 +269,51 @@ class TorchEngine:
         flight keeps the version it started with. Returns the reference with its version.
         Raises ValueError for tensors that do not fit the base.
         """
-        if model.adapter is None or model.base != self.base:
-            raise ValueError(f"weights are loaded under an adapter name of base {self.base!r}")
-        newest = self._latest.get(model.adapter, 0)
-        version = newest + 1 if model.version is None else model.version
-        ref = ModelRef(model.base, model.adapter, version)
+        ref = self._versioned(model)
         if any(".lora_A." in name for name in tensors):
             sites = lora_sites(tensors, config or LoraConfig(), self.shape, self._weights.embed)
             loaded = Model(ref, lora=sites)
         else:
             loaded = Model(ref, weights=fuse(tensors, self.shape, self._tied))
-        self._install(loaded)
+        self.registry.install(loaded)
         return ref
 
-    def _install(self, model: Model) -> None:
-        adapter, version = model.ref.adapter, model.ref.version
-        assert adapter is not None and version is not None  # noqa: PT018
-        old = self._models.get((adapter, version))
-        self._models[adapter, version] = model
-        self._latest[adapter] = max(version, self._latest.get(adapter, 0))
-        versions = sorted(v for a, v in self._models if a == adapter and v is not None)
-        gone = [self._models.pop((adapter, v)) for v in versions[: -self.keep_versions]]
-        self._drop([*gone, old] if old else gone)
+    def _versioned(self, model: ModelRef) -> ModelRef:
+        if model.adapter is None or model.base != self.base:
+            raise ValueError(f"weights are loaded under an adapter name of base {self.base!r}")
+        version = model.version or self.registry.next_version(model.adapter)
+        return ModelRef(model.base, model.adapter, version)
 
-    async def load(self, model: ModelRef, path: str) -> None:
-        """Load an adapter directory. Raises FileNotFoundError or ValueError (corrupt, not LoRA,
-        for another base or chat template)."""
-        file = await asyncio.to_thread(load_adapter, path)
+    def _read(self, ref: ModelRef, path: str) -> Model:
+        """The model of an adapter directory. Raises FileNotFoundError or ValueError."""
+        file = load_adapter(path)
         if self.origin is not None:
             check_origin(file, self.origin, path)
-        ref = self.load_weights(model, file.tensors, file.config)
-        loaded = self.resolve(ref)
-        loaded.path, loaded.metadata = str(path), file.metadata
+        sites = lora_sites(file.tensors, file.config, self.shape, self._weights.embed)
+        return Model(ref, lora=sites, path=path, metadata=file.metadata)
+
+    async def load(self, model: ModelRef, path: str, pinned: bool = False) -> None:
+        """Load an adapter directory, of a `pinned` one for good. Raises FileNotFoundError or
+        ValueError (corrupt, not LoRA, for another base or chat template)."""
+        ref = self._versioned(model)
+        await asyncio.to_thread(self._read, ref, path)  # refused here, not at the first request
+        self.registry.register(ref, path, pinned)
+        self.registry.release(await self.registry.acquire(ref))
+
+    def register(self, model: ModelRef, path: str) -> ModelRef:
+        """List an adapter directory without reading it: the first request does. Returns the
+        reference with its version."""
+        ref = self._versioned(model)
+        self.registry.register(ref, path)
+        return ref
 
     async def unload(self, model: ModelRef) -> None:
         """Forget a version, or all versions of an adapter. Raises UnknownModelError."""
-        self.resolve(model)
-        if model.adapter is None:
-            raise ValueError("the base cannot be unloaded")
-        keys = [k for k in self._models if k[0] == model.adapter and model.version in (None, k[1])]
-        self._drop([self._models.pop(k) for k in keys])
-        left = [v for a, v in self._models if a == model.adapter and v is not None]
-        if left:
-            self._latest[model.adapter] = max(left)
-        else:
-            self._latest.pop(model.adapter, None)
+        self.registry.remove(model)
 
-    def _drop(self, models: list[Model]) -> None:
-        for model in models:
-            for shard in self.shards:
-                shard.forget(model)
+    def _tell(self, say: Callable[[Shard], None]) -> None:
+        for shard in self.shards:
+            say(shard)
 
     # -- the rest --------------------------------------------------------------------------
 

@@ -1,0 +1,261 @@
+"""The models that an engine can serve: the base, versions in memory, and adapters on disk.
+
+Of adapters that were loaded from a directory at most `slots` are in memory; a request for another
+brings it in and sends out the one that was asked for longest ago, unless it is pinned or answering.
+Where all are answering, the one that was asked for longest ago takes no further requests until it
+has been sent out, so that nobody waits for ever. What was cached for an adapter outlives its
+weights: when it comes back, and its file is the same, its prefixes are still there.
+"""
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from understudy.core.types import ModelRef
+from understudy.engine.adapters import Model
+from understudy.models.adapters import CONFIG, WEIGHTS
+
+WINDOW = 256  # requests over which the working set is counted
+
+log = logging.getLogger(__name__)
+Stamp = tuple[tuple[int, int], ...]
+
+
+class UnknownModelError(ValueError):
+    """The request names a model that the engine does not have."""
+
+
+@dataclass(eq=False, slots=True)
+class Listed:
+    """One servable version. `model` is None while it is on disk alone."""
+
+    ref: ModelRef
+    model: Model | None
+    path: str | None = None  # None: in memory alone, never sent out
+    pinned: bool = False
+    stamp: Stamp = ()  # of the file that was loaded last
+    kv: object = None  # Model.kv, kept for when it comes back
+    metadata: Mapping[str, object] = field(default_factory=dict)  # once it was read
+    users: int = 0  # requests that it is answering
+    wanted: int = 0  # requests that wait for it to be read
+    used: int = 0
+    leaving: bool = False  # takes no requests until it was sent out
+    loading: "asyncio.Task[None] | None" = None
+
+    @property
+    def evictable(self) -> bool:
+        return self.model is not None and self.path is not None and not self.pinned
+
+
+class Registry:
+    """All of an engine's versions. `read` makes the model of a directory, on another thread, and
+    raises ValueError or OSError; `gone` hears of models that nobody can name any more, `evicted` of
+    those that only leave the memory. Used on one event loop."""
+
+    def __init__(
+        self,
+        base: Model,
+        *,
+        slots: int | None,
+        keep_versions: int,
+        read: Callable[[ModelRef, str], Model],
+        gone: Callable[[Model], None],
+        evicted: Callable[[Model], None],
+    ) -> None:
+        if slots is not None and slots < 1:
+            raise ValueError("there must be at least one slot for adapters")
+        self.base, self.slots, self.keep_versions = base.ref.base, slots, keep_versions
+        self._read, self._gone, self._evicted = read, gone, evicted
+        self._all: dict[tuple[str | None, int | None], Listed] = {
+            (None, None): Listed(base.ref, base)
+        }
+        self._latest: dict[str, int] = {}
+        self._clock = 0
+        self._recent: deque[tuple[str | None, int | None]] = deque()
+        self._often: Counter[tuple[str | None, int | None]] = Counter()
+        self._freed = asyncio.Event()
+        self._bringing = 0  # being read, with a slot of theirs already
+        self.loads, self.evictions, self.alarmed = 0, 0, False
+
+    # -- finding ---------------------------------------------------------------------------
+
+    def find(self, ref: ModelRef) -> Listed:
+        """The version that a reference names; without a version, the newest. Raises
+        UnknownModelError."""
+        version = ref.version
+        if ref.adapter is not None and version is None:
+            version = self._latest.get(ref.adapter)
+        found = self._all.get((ref.adapter, version))
+        if found is None or ref.base != self.base:
+            some = sorted(str(e.ref) for e in self._all.values())
+            known = ", ".join(some[:20]) + (f" and {len(some) - 20} more" if some[20:] else "")
+            raise UnknownModelError(f"no model {str(ref)!r} here; there are: {known}")
+        return found
+
+    def all(self) -> list[Listed]:
+        """The base first."""
+        return list(self._all.values())
+
+    @property
+    def in_memory(self) -> int:
+        """Adapters that have a slot."""
+        return sum(e.model is not None and e.path is not None for e in self._all.values())
+
+    @property
+    def pinned(self) -> int:
+        """Slots that are taken for good."""
+        return sum(e.pinned and e.model is not None for e in self._all.values())
+
+    @property
+    def working_set(self) -> int:
+        """Different adapters from disk among the last WINDOW requests."""
+        return len(self._often)
+
+    # -- using -----------------------------------------------------------------------------
+
+    async def acquire(self, ref: ModelRef) -> Listed:
+        """The version with its model in memory until `release`. Raises UnknownModelError, and
+        ValueError or OSError where its file cannot be read."""
+        entry = self.find(ref)
+        if entry.path is not None:
+            self._note(entry)
+        while entry.model is None or entry.leaving:
+            if entry.leaving:
+                await self._change()
+                continue
+            if entry.loading is None:
+                entry.loading = asyncio.create_task(self._bring(entry))
+            entry.wanted += 1
+            try:
+                await asyncio.shield(entry.loading)
+            finally:
+                entry.wanted -= 1
+        entry.users += 1
+        self._clock += 1
+        entry.used = self._clock
+        return entry
+
+    def release(self, entry: Listed) -> None:
+        entry.users -= 1
+        if not entry.users:
+            if entry.leaving:
+                self._send_out(entry)
+            self._freed.set()
+
+    async def _change(self) -> None:
+        """Waits until something was released or brought in."""
+        self._freed.clear()
+        await self._freed.wait()
+
+    async def _bring(self, entry: Listed) -> None:
+        assert entry.path is not None
+        try:
+            await self._take_slot()
+            try:
+                stamp = stamp_of(entry.path)
+                model = await asyncio.to_thread(self._read, entry.ref, entry.path)
+            finally:
+                self._bringing -= 1
+            if entry.kv is not None and stamp == entry.stamp:
+                model.kv = entry.kv
+            entry.model, entry.stamp, entry.kv = model, stamp, model.kv
+            entry.metadata = model.metadata
+            self.loads += 1
+        finally:
+            entry.loading = None
+            self._freed.set()
+
+    async def _take_slot(self) -> None:
+        while self.slots is not None and self.in_memory + self._bringing >= self.slots:
+            evictable = [e for e in self._all.values() if e.evictable and not e.wanted]
+            idle = [e for e in evictable if not e.users]
+            if idle:
+                self._send_out(min(idle, key=lambda e: e.used))
+                continue
+            if evictable and not any(e.leaving for e in evictable):
+                min(evictable, key=lambda e: e.used).leaving = True
+            if self.pinned >= self.slots:
+                raise ValueError(f"all {self.slots} slots hold pinned adapters: unload one")
+            await self._change()
+        self._bringing += 1
+
+    def _send_out(self, entry: Listed) -> None:
+        assert entry.model is not None
+        self._evicted(entry.model)
+        entry.model, entry.leaving = None, False
+        self.evictions += 1
+
+    def _note(self, entry: Listed) -> None:
+        key = (entry.ref.adapter, entry.ref.version)
+        self._recent.append(key)
+        self._often[key] += 1
+        if len(self._recent) > WINDOW:
+            old = self._recent.popleft()
+            self._often[old] -= 1
+            if not self._often[old]:
+                del self._often[old]
+        over = self.slots is not None and self.working_set > self.slots
+        if over and not self.alarmed:
+            log.warning(
+                "%d adapters were asked for in the last %d requests and there are %d slots: "
+                "some are read from disk again and again; give more slots",
+                self.working_set, len(self._recent), self.slots,
+            )  # fmt: skip
+        self.alarmed = over
+
+    # -- coming and going ------------------------------------------------------------------
+
+    def next_version(self, adapter: str) -> int:
+        return self._latest.get(adapter, 0) + 1
+
+    def install(self, model: Model) -> None:
+        """A version that is in memory alone."""
+        self._list(Listed(model.ref, model, kv=model.kv))
+
+    def register(self, ref: ModelRef, path: str, pinned: bool = False) -> Listed:
+        """A version that is on disk; it is read when it is first asked for. `ref` has a version."""
+        entry = Listed(ref, None, str(Path(path)), pinned)
+        self._list(entry)
+        return entry
+
+    def _list(self, entry: Listed) -> None:
+        adapter, version = entry.ref.adapter, entry.ref.version
+        assert adapter is not None and version is not None  # noqa: PT018
+        old = self._all.get((adapter, version))
+        if old is not None:
+            self._forget(old)
+        self._all[adapter, version] = entry
+        self._latest[adapter] = max(version, self._latest.get(adapter, 0))
+        versions = sorted(v for a, v in self._all if a == adapter and v is not None)
+        for v in versions[: -self.keep_versions]:
+            self._forget(self._all.pop((adapter, v)))
+
+    def remove(self, ref: ModelRef) -> None:
+        """Forget a version, or all versions of an adapter. Raises UnknownModelError."""
+        self.find(ref)
+        if ref.adapter is None:
+            raise ValueError("the base cannot be unloaded")
+        for key in [k for k in self._all if k[0] == ref.adapter and ref.version in (None, k[1])]:
+            self._forget(self._all.pop(key))
+        left = [v for a, v in self._all if a == ref.adapter and v is not None]
+        if left:
+            self._latest[ref.adapter] = max(left)
+        else:
+            self._latest.pop(ref.adapter, None)
+
+    def _forget(self, entry: Listed) -> None:
+        if entry.model is not None:
+            self._gone(entry.model)
+        elif entry.kv is not None:
+            ghost = Model(entry.ref)
+            ghost.kv = entry.kv
+            self._gone(ghost)
+
+
+def stamp_of(path: str) -> Stamp:
+    """What tells whether an adapter's files were written anew. Raises OSError."""
+    stats = [(Path(path) / name).stat() for name in (WEIGHTS, CONFIG)]
+    return tuple((s.st_mtime_ns, s.st_size) for s in stats)
