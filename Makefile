@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 DEMO_FLAGS ?=
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: demo test test-all bench bench-train lint clean
+.PHONY: demo test test-all bench bench-train bench-engine lint clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ bench: $(READY)
 
 bench-train: $(READY)
 	@$(BIN)/python -m bench train train_cuda
+
+bench-engine: $(READY)
+	@$(BIN)/python -m bench engine engine_cuda
 
 lint: $(READY)
 	@$(BIN)/ruff check .

@@ -1,30 +1,45 @@
-"""How fast the engine decodes: multi-turn rollouts, plain decoding, many adapters in one batch.
+"""How fast the engine is: multi-turn rollouts, many adapters, few slots, a cached prefix.
 
-    python -m bench.bench_engine [--repeats 3] [--threads auto] [--base random|tiny]
-
-Prints one JSON object, {figure: {value, unit, low, high}}: the median, least and most of the
-repeats. `random` is a model of the shipped one's shape and vocabulary with random weights.
+A model of the shipped one's shape with random weights, in float32, so that nothing stops early;
+both sides of a ratio in one run, in alternation, with the same number of threads (ours a shard a
+core, the others' torch threads), at least five pairs. `rollout_ratio_generate` and
+`rollout_ratio_continuous_batching`: our sampled tokens per second over those of transformers, 64
+conversations of six turns. `adapters_64_over_base`: seconds of a decoding step with 64 adapters
+over one of the bare base, `adapters_64_over_peft` over PEFT's mixed batch. `cliff_ratio`:
+throughput with 32 slots and a working set of 48 of 256 adapters on disk over that with all in
+memory.
+`ttft_cached_share`: time to the first token behind 2,000 cached tokens over that without a cache.
+`seconds_per_token_256_over_32`: time of each further token of long answers over that of short ones.
 """
 
-import argparse
 import asyncio
 import copy
-import json
 import random
-import sys
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench import engine_adapters as many
+from bench.engine_rollouts import (
+    FIRST,
+    NEVER,
+    Conversations,
+    by_continuous_batching,
+    by_generate,
+    forget,
+    ours,
+)
 from bench.figures import Figure, figure
+from understudy.core.cores import threads_for_load
 from understudy.core.types import ModelRef, Sampling
 from understudy.engine.torch_engine import TorchEngine
 from understudy.models.loading import load_base
-from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora
 
 BASE = ModelRef("bench")
-FIRST = 3  # ids below are special tokens
+SIXTY_FOUR = Conversations()
 
 
 def random_model() -> Any:
@@ -36,114 +51,169 @@ def random_model() -> Any:
     return type(shipped)(config).float().eval()
 
 
-def make_engine(model: Any, threads: Any) -> TorchEngine:
-    return TorchEngine(model, BASE.base, (model.config.eos_token_id,), threads=threads)
+def make_engine(model: Any, threads: Any = "auto", **options: Any) -> TorchEngine:
+    return TorchEngine(model, BASE.base, (NEVER,), threads=threads, **options)
 
 
-def random_adapters(model: Any, count: int) -> list[dict[str, torch.Tensor]]:
-    """`count` adapters of rank 16 on all linear layers, B not zero."""
-    inject_lora(model, LoraConfig())
-    names = adapter_tensors(model)
-    generator = torch.Generator().manual_seed(1)
-    return [
-        {k: torch.randn(t.shape, generator=generator) * 0.02 for k, t in names.items()}
-        for _ in range(count)
-    ]
-
-
-async def rollouts(
-    engine: TorchEngine, live: int, model: ModelRef, vocabulary: int, seed: int
-) -> float:
-    """Sampled tokens per second over `live` conversations that start together: a shared prompt of
-    350 tokens, own ones of 40, 3 to 8 turns, 20 to 40 sampled and 40 to 120 tool tokens a turn."""
-    system = random.Random(0).choices(range(FIRST, vocabulary), k=350)
-
-    async def conversation(i: int) -> int:
-        rng = random.Random((seed << 16) + i)
-        user = random.Random((seed << 16) + i // 8)  # groups of 8 share their scenario
-        ids = system + user.choices(range(FIRST, vocabulary), k=40)
-        sampled = 0
-        for _ in range(rng.randrange(3, 9)):
-            sample = await engine.sample(ids, model, Sampling(max_tokens=rng.randrange(20, 41)))
-            sampled += len(sample.ids)
-            tool = rng.choices(range(FIRST, vocabulary), k=rng.randrange(40, 121))
-            ids = [*ids, *sample.ids, *tool]
-        return sampled
-
-    started = time.perf_counter()
-    counts = await asyncio.gather(*(conversation(i) for i in range(live)))
-    return sum(counts) / (time.perf_counter() - started)
-
-
-async def decoding(
-    engine: TorchEngine, models: list[ModelRef], vocabulary: int, tokens: int = 100
-) -> float:
-    """Sampled tokens per second, one sequence a model, all decoding together, prompts cached."""
-    rng = random.Random(0)
-    prompts = [rng.choices(range(FIRST, vocabulary), k=64) for _ in models]
-    sampling = Sampling(max_tokens=1)
-    await asyncio.gather(
-        *(engine.sample(p, m, sampling) for p, m in zip(prompts, models, strict=True))
-    )
-    sampling = Sampling(max_tokens=tokens)
-    started = time.perf_counter()
-    samples = await asyncio.gather(
-        *(engine.sample(p, m, sampling) for p, m in zip(prompts, models, strict=True))
-    )
-    return sum(len(s.ids) for s in samples) / (time.perf_counter() - started)
-
-
-async def measure(
-    repeats: int, threads: Any, base: str, live: int = 128, adapters: int = 64
+def run(
+    repeats: int = 5,
+    conversations: Conversations = SIXTY_FOUR,
+    slow_repeats: int = 5,
+    slow_live: int = 64,
+    adapters: int = 64,
+    stored: int = 256,
+    working_set: int = 48,
+    slots: int = 32,
+    requests: int = 2000,
+    prefix: int = 2000,
 ) -> dict[str, Figure]:
-    """All figures; adapters and base are measured in alternation."""
-    model = random_model() if base == "random" else load_base(base).model
-    vocabulary = model.config.vocab_size
+    """`slow_...` are of continuous batching, which takes minutes a run on a CPU."""
+    threads = threads_for_load()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = _rollouts(threads, repeats, conversations, slow_repeats, slow_live)
+        found |= asyncio.run(_adapters(threads, repeats, adapters))
+        found |= asyncio.run(_cliff(threads, repeats, stored, working_set, slots, requests))
+        found |= asyncio.run(_latency(threads, repeats, prefix))
+    finally:
+        torch.set_num_threads(before)
+    return found | {"threads": figure([threads], "of both sides")}
+
+
+def _rollouts(
+    threads: int, repeats: int, c: Conversations, slow_repeats: int, slow_live: int
+) -> dict[str, Figure]:
+    model = random_model()
+    model.set_attn_implementation("sdpa")
     engine = make_engine(model, threads)
-    refs = [
-        engine.load_weights(ModelRef(BASE.base, f"a{i}"), tensors)
-        for i, tensors in enumerate(random_adapters(model, adapters))
+
+    def own(c: Conversations, seed: int) -> float:
+        return asyncio.run(ours(engine, BASE, c, seed))
+
+    small = Conversations(live=2, turns=2, shared=c.shared)
+    own(small, 99), by_generate(model, small, 99)  # warm up
+    pairs = [(own(c, r), by_generate(model, c, r)) for r in range(repeats)]
+    slow = Conversations(**{**_fields(c), "live": slow_live})
+    slow_pairs = [
+        (own(slow, r), by_continuous_batching(model, slow, r)) for r in range(slow_repeats)
     ]
-    await rollouts(engine, min(live, 16), BASE, vocabulary, seed=10_000)  # warm up
-    rolled, one, plain, mixed, per_core = [], [], [], [], []
-    for r in range(repeats):
-        cpu, wall = time.process_time(), time.perf_counter()
-        rolled.append(await rollouts(engine, live, BASE, vocabulary, seed=2 * r))
-        spent = (time.process_time() - cpu) / (time.perf_counter() - wall)
-        per_core.append(rolled[-1] / spent)
-        one.append(await rollouts(engine, live, refs[0], vocabulary, seed=2 * r + 1))
-        plain.append(await decoding(engine, [BASE] * live, vocabulary))
-    for _ in range(repeats):
-        base_speed = await decoding(engine, [BASE] * adapters, vocabulary)
-        mixed.append(base_speed / await decoding(engine, refs, vocabulary))
-    shards = len(engine.shards)
+    engine.close()
+    found = {
+        "rollout_tokens_per_s": figure([a for a, _ in pairs], f"sampled tokens/s, {c.live} live"),
+        "generate_tokens_per_s": figure([b for _, b in pairs], "sampled tokens/s"),
+        "rollout_ratio_generate": figure([a / b for a, b in pairs], "ours over generate a turn"),
+    }
+    if slow_pairs:
+        each = [b for _, b in slow_pairs]
+        found |= {
+            "continuous_batching_tokens_per_s": figure(each, f"sampled tokens/s, {slow_live} live"),
+            "rollout_ratio_continuous_batching": figure(
+                [a / b for a, b in slow_pairs], "ours over transformers' continuous batching"
+            ),
+        }
+    return found
+
+
+def _fields(c: Conversations) -> dict[str, int]:
+    return {name: getattr(c, name) for name in Conversations.__slots__}
+
+
+async def _adapters(threads: int, repeats: int, count: int) -> dict[str, Figure]:
+    model = random_model()
+    vocabulary = model.config.vocab_size
+    tensors = many.random_adapters(copy.deepcopy(model), count)
+    engine = make_engine(model, threads)
+    refs = [engine.load_weights(ModelRef(BASE.base, f"a{i}"), own) for i, own in enumerate(tensors)]
+    peer = many.PeftPeer(copy.deepcopy(model), tensors)
+    base, mixed, peft = [], [], []
+    for r in range(repeats + 1):
+        speeds = (
+            await many.decoding(engine, [BASE] * count, vocabulary),
+            await many.decoding(engine, refs, vocabulary),
+            peer.decoding(vocabulary, 20),
+        )
+        if r:  # the first warms up
+            base.append(speeds[0])
+            mixed.append(speeds[1])
+            peft.append(speeds[2])
     await engine.aclose()
+    over_base = [b / m for b, m in zip(base, mixed, strict=True)]
+    over_peft = [p / m for p, m in zip(peft, mixed, strict=True)]
     return {
-        "rollout_tokens_per_s": figure(rolled, f"sampled tokens/s, {live} live"),
-        "rollout_tokens_per_cpu_s": figure(per_core, "sampled tokens per second of CPU time"),
-        "rollout_one_adapter_tokens_per_s": figure(one, f"sampled tokens/s, {live} live"),
-        "decode_tokens_per_s": figure(plain, f"sampled tokens/s, batch {live}"),
-        f"adapters_{adapters}_over_base": figure(mixed, "time of a step, ratio"),
-        "shards": figure([shards], "threads"),
+        "decode_tokens_per_s": figure(base, f"sampled tokens/s, the base, batch {count}"),
+        f"adapters_{count}_tokens_per_s": figure(mixed, "sampled tokens/s, an adapter a row"),
+        f"adapters_{count}_over_base": figure(over_base, "time of a step, ratio"),
+        f"adapters_{count}_over_peft": figure(over_peft, "time of a step, ratio"),
     }
 
 
-def run(repeats: int = 3, live: int = 128, adapters: int = 64) -> dict[str, Figure]:
-    """All figures, of a random model of the tiny one's shape, on the cores that are free."""
-    return asyncio.run(measure(repeats, "auto", "random", live, adapters))
+async def _cliff(
+    threads: int, repeats: int, stored: int, working_set: int, slots: int, requests: int
+) -> dict[str, Figure]:
+    model = random_model()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = many.stored(copy.deepcopy(model), Path(folder), stored)
+        few, all_in = make_engine(model, threads, slots=slots), make_engine(model, threads)
+        speeds: dict[int, list[float]] = {id(few): [], id(all_in): []}
+        refs = [
+            [e.register(ModelRef(BASE.base, f"a{i}"), str(p)) for i, p in enumerate(paths)]
+            for e in (few, all_in)
+        ]
+        used = random.Random(0).sample(range(stored), working_set)
+        loads = []
+        for r in range(repeats + 1):
+            for engine, names in zip((few, all_in), refs, strict=True):
+                before = engine.registry.loads
+                chosen = [names[i] for i in used]
+                speed = await many.traffic(engine, chosen, requests, 64, seed=r)
+                if r:  # the first fills the slots
+                    speeds[id(engine)].append(speed)
+                    if engine is few:
+                        loads.append((engine.registry.loads - before) / requests)
+        alarmed = few.registry.alarmed
+        await few.aclose()
+        await all_in.aclose()
+    assert alarmed == (working_set > slots), "the alarm for the working set"
+    pairs = zip(speeds[id(few)], speeds[id(all_in)], strict=True)
+    unit = f"{slots} slots, {working_set} of {stored} asked for, over all in memory"
+    return {
+        "cliff_ratio": figure([a / b for a, b in pairs], f"throughput, {unit}"),
+        "cliff_loads": figure(loads, "adapters read from disk a request"),
+        "all_in_slots_tokens_per_s": figure(speeds[id(all_in)], "sampled tokens/s"),
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", default="auto")
-    parser.add_argument("--base", default="random")
-    options = parser.parse_args()
-    threads = options.threads if options.threads == "auto" else int(options.threads)
-    figures = asyncio.run(measure(options.repeats, threads, options.base))
-    json.dump(figures, sys.stdout, indent=2)
-    print()
+async def _latency(threads: int, repeats: int, prefix: int) -> dict[str, Figure]:
+    model = random_model()
+    engine = make_engine(model, threads)
+    rng = random.Random(0)
+    cold, cached, slopes = [], [], []
 
+    async def first_token(ids: list[int]) -> float:
+        started = time.perf_counter()
+        await engine.sample(ids, BASE, Sampling(max_tokens=1))
+        return time.perf_counter() - started
 
-if __name__ == "__main__":
-    main()
+    async def answering(tokens: int) -> float:
+        ids = rng.choices(range(FIRST, 1000), k=64)
+        started = time.perf_counter()
+        await engine.sample(ids, BASE, Sampling(max_tokens=tokens))
+        return time.perf_counter() - started
+
+    await first_token(rng.choices(range(FIRST, 1000), k=prefix))  # warm up
+    for _ in range(repeats):
+        forget(engine)
+        ids = rng.choices(range(FIRST, 1000), k=prefix)
+        cold.append(await first_token([*ids, 5, 6]))
+        cached.append(await first_token([*ids, 7, 8]))
+        one, short, long = [await answering(n) for n in (1, 33, 257)]
+        slopes.append((long - one) / 256 / ((short - one) / 32))
+    await engine.aclose()
+    share = [a / b for a, b in zip(cached, cold, strict=True)]
+    return {
+        "ttft_s": figure(cold, f"s, prompt of {prefix + 2}"),
+        "ttft_cached_s": figure(cached, f"s, {prefix} of them cached"),
+        "ttft_cached_share": figure(share, "cached over not"),
+        "seconds_per_token_256_over_32": figure(slopes, "time a token, ratio"),
+    }

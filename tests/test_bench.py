@@ -11,6 +11,7 @@ import pytest
 from bench.bench_demo import figures as demo_figures
 from bench.bench_engine import random_model
 from bench.bench_ranking import agreement
+from bench.engine_rollouts import Conversations
 from bench.measured import measured, write_measured
 
 from traffic import conversations, write_jsonl
@@ -23,7 +24,11 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "settings": ("steps=1", "turns_per_step=2", "samples=1", "lora.rank=2"),
     },
     "demo": {"seeds": (0,), "quick": True},
-    "engine": {"repeats": 1, "live": 2, "adapters": 2},
+    "engine": {
+        "repeats": 1, "conversations": Conversations(live=2, turns=2, shared=40, sampled=4),
+        "slow_repeats": 1, "slow_live": 2, "adapters": 3, "stored": 4, "working_set": 3, "slots": 2,
+        "requests": 80, "prefix": 200,
+    },
     "gateway": {"requests": 16, "repeats": 1, "captures": ("batched",)},
     "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2, "pairs": 1},
     "guards": {
