@@ -30,7 +30,7 @@ from understudy.recipes.actor import Actor
 from understudy.recipes.ahead import Ahead
 from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score, recent_mean
-from understudy.recipes.learner import make_engine, prompt_of, training
+from understudy.recipes.learner import bound_to, make_engine, training
 from understudy.recipes.objective import Objective, Preset, sampled_tokens, with_preset
 from understudy.recipes.rehearsal import Played
 from understudy.recipes.resuming import from_checkpoint
@@ -124,7 +124,7 @@ async def grpo(
         rollouts.restore(state)
         begin = steps = int(state["step"])
         versions = 1 if config.exact else 2 + config.max_staleness
-        engine, chat = make_engine(learner.base, threads, versions, lockstep=config.exact)
+        engine, chat = make_engine(learner.base, threads, versions, config.exact, run)
         stack.push_async_callback(engine.aclose)
         filled = await stack.enter_async_context(filling(language, threads, chat))
         environment = filled(world)
@@ -246,8 +246,8 @@ def training_rows(
 
 
 def _metadata(rollouts: Rollouts, success: float) -> dict[str, Any]:
-    first = rollouts.scenarios[0]
-    return {"recipe": "grpo", "prompt": prompt_of(first.messages, first.tools), "success": success}
+    bound = bound_to(rollouts.scenarios, rollouts.world.tools())
+    return {"recipe": "grpo", **bound, "success": success}
 
 
 def _score(run: Run, config: GrpoConfig, evaluated: dict[str, Any] | None) -> Score | None:
