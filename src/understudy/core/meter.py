@@ -11,7 +11,9 @@ from understudy.core.prices import LIST_PRICES, Price, SizePrice, cost_of, price
 from understudy.core.types import Purpose, Usage
 
 PURPOSE_HEADER = "x-understudy-purpose"  # of a request: what it is made for
+MODEL_HEADER = "x-understudy-model"  # of an answer: the model with its version
 PARAMETERS_HEADER = "x-understudy-parameters"  # of an answer: how many the base has
+METERED = "metered"  # the key in a completion's `extra`: model, key, parameters, prompt (differs)
 PURPOSES: tuple[str, ...] = get_args(Purpose)
 NOBODY = "-"  # the key of a request without one
 _MOST = 4096  # models, keys and purposes that are counted apart
