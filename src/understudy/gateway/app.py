@@ -117,6 +117,7 @@ class Gateway:
                 "requests": self.requests,
                 "capture": self.config.capture,
                 "completions": dict(self.proxy.recorder.by_status),
+                "prompt_differs": dict(self.proxy.recorder.differing),
                 "store": await asyncio.to_thread(self.store.counts),
             }
         )
