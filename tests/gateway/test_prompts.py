@@ -125,7 +125,9 @@ async def test_the_fallback_answers_what_the_adapter_was_not_trained_with(
     assert [d.workload for d in running.gateway.store.due()] == ["support"]
     counts = running.gateway.store.counts()["completions"]
     assert counts == {"ok": 3}
-    assert (await stats(running))["completions"] == {"ok": 3}
+    told = await stats(running)
+    assert told["completions"] == {"ok": 3}
+    assert told["prompt_differs"] == told["fell_back"] == {"prod": 1}
 
 
 @pytest.mark.parametrize(
@@ -136,6 +138,8 @@ async def test_without_such_a_policy_the_adapter_answers(running: Any, stub: Any
     assert raw.headers["x-understudy-prompt"] == "differs; system"
     assert "x-understudy-fallback" not in raw.headers
     assert stub.bodies == []
+    told = await stats(running)
+    assert (told["prompt_differs"], told["fell_back"]) == ({"prod": 1}, {})
 
 
 @pytest.mark.parametrize("running", [{"fallback": {"prod": "m"}, "capture": "off"}], indirect=True)

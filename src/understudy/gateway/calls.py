@@ -57,6 +57,7 @@ class Recorder:
         self._store, self._capture, self._threads = store, capture, threads
         self.by_status: Counter[str] = Counter()
         self.differing: Counter[str] = Counter()  # requests with another prompt, by alias
+        self.fell_back: Counter[str] = Counter()  # those of them that the fallback answers
         self._marked: set[tuple[str, str, str, str]] = set()
 
     def start(self, call: Call) -> "asyncio.Future[None] | None":

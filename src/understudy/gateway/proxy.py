@@ -84,6 +84,7 @@ class Proxy:
         route, episode_id = before.fallback, before.completion.request.episode_id
         assert route is not None and episode_id is not None  # noqa: PT018
         self._router.keep(route, episode_id)
+        self.recorder.fell_back[str(route.alias)] += 1
         call = self._call(chat, asked, before.raw, episode_id, before.chain, route)
         extra = {**call.completion.extra, "fallback_from": before.completion.extra["policy"]}
         call.completion = replace(call.completion, id=before.completion.id, extra=extra)
