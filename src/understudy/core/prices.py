@@ -63,6 +63,19 @@ SIZE_PRICES: Mapping[str, Sequence[SizePrice]] = {
 DEFAULT_SIZE_PRICES = "hosted-2026"
 
 
+@dataclass(frozen=True, slots=True)
+class GpuPrice:
+    """US dollars for an hour of one GPU, rented on demand."""
+
+    gpu: str
+    hour: float
+    source: str
+    date: str
+
+
+GPU_PRICE = GpuPrice("H100 SXM, 80 GB", 3.99, "runpod.io/pricing, Secure Cloud", "2026-11-09")
+
+
 def size_price(parameters: float, prices: Sequence[SizePrice]) -> SizePrice | None:
     """The price of adapters of a base with so many parameters; None where the list ends before."""
     return next((p for p in prices if parameters <= p.parameters), None)
