@@ -113,6 +113,7 @@ async def grpo(
     warn(run, world, config.trust)
     language = language_of(config.language, config)
     rollouts = Rollouts(world, check, config, workload)
+    about = {"recipe": "grpo", **bound_to(rollouts.scenarios, world.tools())}
     guards, total, overlap = rollouts.guards, config.steps, config.max_staleness > 0
     threads = 1 if config.exact else threads
     cores = threads or usable_cores()
@@ -182,7 +183,7 @@ async def grpo(
             if steps % config.checkpoint_every == 0 or steps == total or stopped or evaluated:
                 best = kept.save(steps, trainer, rollouts.state(), _score(run, config, evaluated))
                 if best:
-                    learner.save(run.path / "best", _metadata(rollouts, success))
+                    learner.save(run.path / "best", about | {"success": success})
             progress.advance(
                 reward=round(reward, 3),
                 success=f"{success:.0%}",
@@ -197,7 +198,7 @@ async def grpo(
             if stopped:
                 progress.note(f"stopped: {stopped}")
                 break
-    adapter = learner.save(run.path / learner.kind, _metadata(rollouts, success))
+    adapter = learner.save(run.path / learner.kind, about | {"success": success})
     return GrpoResult(adapter, steps, reward, success, guards.stopped if guards else None)
 
 
@@ -243,11 +244,6 @@ def training_rows(
     counted["rows that are too long, left out"] += stats.refused_rows
     counted["rows that are too long, cut"] += stats.cut_rows
     return objective.of_rows(rows, sum(len(p.group.episodes) for p in played)), counted
-
-
-def _metadata(rollouts: Rollouts, success: float) -> dict[str, Any]:
-    bound = bound_to(rollouts.scenarios, rollouts.world.tools())
-    return {"recipe": "grpo", **bound, "success": success}
 
 
 def _score(run: Run, config: GrpoConfig, evaluated: dict[str, Any] | None) -> Score | None:
