@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from understudy.models.adapters import load_adapter, prompt_hash, save_adapter
+from understudy.core.binding import Prompts
+from understudy.models.adapters import load_adapter, save_adapter
 from understudy.models.lora import (
     LoraConfig,
     LoRALinear,
@@ -116,7 +117,9 @@ def test_peft_loads_what_we_save_with_equal_logits(tmp_path: Path) -> None:
     config = LoraConfig(rank=4, alpha=12)
     inject_lora(model, config)
     train_a_little(model)
-    meta = {"prompt": prompt_hash("be kind", ()), "version": 3}
+    prompts = Prompts()
+    prompts.add("e", [{"role": "system", "content": "be kind"}], ())
+    meta = {**prompts.metadata(), "version": 3}
     save_adapter(tmp_path / "a", adapter_tensors(model), config, str(tmp_path / "base"), meta)
     fresh = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
     theirs = PeftModel.from_pretrained(fresh, str(tmp_path / "a")).eval()
@@ -171,14 +174,11 @@ def test_bad_adapters_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="corrupt"):
         load_adapter(folder)
     weights.write_bytes(whole)
+    (folder / "understudy.json").write_text('{"binding": {"templates": [{}]}}')
+    with pytest.raises(ValueError, match="is corrupt: its binding cannot be read"):
+        load_adapter(folder)
+    (folder / "understudy.json").write_text("{}")
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
     with pytest.raises(ValueError, match="not plain LoRA"):
         load_adapter(folder)
-
-
-def test_prompt_hash_sees_prompt_and_tools() -> None:
-    tool: Any = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    hashes = {prompt_hash("a"), prompt_hash("b"), prompt_hash("a", (tool,))}
-    assert len(hashes) == 3
-    assert prompt_hash("a") in hashes

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from understudy.cli import data, demo, evaluate, serve, train, world
+from understudy.cli import cost, data, demo, deployments, evaluate, serve, train, world
 
 app = typer.Typer(
     name="understudy",
@@ -31,6 +31,8 @@ app.command("up")(serve.up)
 app.add_typer(serve.engine, name="engine")
 app.command("deploy")(serve.deploy)
 app.command("rollback")(serve.rollback)
+app.command("deployments")(deployments.deployments)
+app.command("cost")(cost.cost)
 app.command("demo")(demo.demo)
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # the base of every error in a command line itself

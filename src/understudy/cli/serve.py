@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, StoreOption, open_store
+from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, open_store
 from understudy.cli.options import DeviceOption
 
 ENGINE_URL = "http://127.0.0.1:8401"
@@ -41,6 +41,13 @@ def up(
             f"{ENGINE_URL}, if not given."
         ),
     ] = None,
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="ALIAS=POLICY, repeatable: who answers where a prompt is another than the "
+            "alias's adapter was trained with; a policy of its deployment."
+        ),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="8400, or the configured one; 0: any free one."),
@@ -59,7 +66,8 @@ def up(
 
     if (config is None) == (upstream is None):
         raise ValueError("name either --config FILE or --upstream URL")
-    beside = {"--key-env": key_env, "--model": model, "--engine-url": engine_url}
+    beside = {"--key-env": key_env, "--model": model, "--engine-url": engine_url,
+              "--fallback": fallback}  # fmt: skip
     if config is not None and (told := [name for name, value in beside.items() if value]):
         raise ValueError(f"{told[0]} goes with --upstream: {config} says it in its own way")
     if config is None:
@@ -78,6 +86,7 @@ def up(
                 "upstreams": upstreams,
                 "models": models,
                 "deployed": "engine",
+                "fallback": dict(_named(item) for item in fallback or []),
             },
         )
         if model:
@@ -86,6 +95,13 @@ def up(
     arguments += ["--store", str(store)] if store is not None else []
     arguments += ["--port", str(port)] if port is not None else []
     raise typer.Exit(gateway_main(arguments))
+
+
+def _named(item: str) -> tuple[str, str]:
+    alias, equals, policy = item.partition("=")
+    if not alias or not equals or not policy:
+        raise ValueError(f"--fallback {item!r} is not of the form ALIAS=POLICY")
+    return alias, policy
 
 
 def _deploy_first(store: Path, model: str) -> None:
@@ -105,27 +121,86 @@ def engine_serve(
     adapter: Annotated[
         list[str] | None, typer.Option(help="NAME=FOLDER, repeatable; a run's folder will do.")
     ] = None,
+    adapters: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of adapters: NAME or NAME@VERSION, each an adapter's or a run's folder."
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Another than this machine's own needs --keys.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8401,
+    name: Annotated[
+        str | None, typer.Option(help="The base's name for clients; its folder's, if not given.")
+    ] = None,
     renderer: Annotated[
         str | None, typer.Option(help="A chat format in the place of the base's own.")
     ] = None,
     device: DeviceOption = "auto",
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads that decode on a CPU; 0: fit to the load.")
+    ] = 0,
+    max_slots: Annotated[
+        int, typer.Option(min=1, help="Conversations that are live or cached at once.")
+    ] = 512,
+    adapter_slots: Annotated[
+        int,
+        typer.Option(min=0, help="Adapters in memory; the rest are read when asked for. 0: all."),
+    ] = 0,
+    memory: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="GiB for keys and values; a share, if not given."),
+    ] = None,
+    max_pending: Annotated[
+        int, typer.Option(min=0, help="Requests at once before others get 429; 0: no bound.")
+    ] = 1024,
+    keys: Annotated[
+        Path | None, typer.Option(help="Who asks needs a key of this file; see `engine key`.")
+    ] = None,
 ) -> None:
-    """Serve a base with adapters on vLLM's routes.
+    """Serve a base and its adapters as an OpenAI-compatible endpoint, on vLLM's routes.
 
-    Example: understudy engine serve tiny --adapter rehearsed=runs/rehearsed
+    The list of models shows each adapter and each of its versions: `name` is the newest,
+    `name@2` stays that one. What is in the folder is read once, at the start.
+
+    Example: understudy engine serve tiny --adapters runs --adapter judge=runs/judge
     """
-    from understudy.cli.data import adapter_folder
-    from understudy.engine.server import main as server_main
+    from understudy.engine.serving import main as server_main
 
-    arguments = ["--base", base, "--port", str(port), "--device", device]
-    arguments += ["--renderer", renderer] if renderer else []
+    arguments = ["--base", base, "--host", host, "--port", str(port), "--device", device]
+    arguments += ["--threads", str(threads or "auto"), "--max-slots", str(max_slots), "--explain"]
+    arguments += ["--adapter-slots", str(adapter_slots), "--max-pending", str(max_pending)]
+    for option, value in (("renderer", renderer), ("name", name), ("keys", keys),
+                          ("adapters", adapters), ("memory", memory)):  # fmt: skip
+        arguments += [f"--{option}", str(value)] if value else []
     for item in adapter or []:
-        name, equals, folder = item.partition("=")
+        named, equals, folder = item.partition("=")
         if not equals:
             raise ValueError(f"--adapter {item!r} is not of the form NAME=FOLDER")
-        arguments += ["--adapter", f"{name}={adapter_folder(Path(folder))}"]
+        arguments += ["--adapter", f"{named}={adapter_folder(Path(folder))}"]
     raise typer.Exit(server_main(arguments))
+
+
+@engine.command("key")
+def engine_key(
+    file: Annotated[Path, typer.Argument(help="The file of hashes; made where there is none.")],
+    name: Annotated[str, typer.Option(help="Whose it is: one word, for people to read.")] = "key",
+) -> None:
+    """Make a key for `engine serve --keys FILE`: shown this once, its hash goes into the file.
+
+    The engine reads the file when it starts; without its line a key is no key any more.
+
+    Example: understudy engine key engine.keys --name gateway
+    """
+    from understudy.core.keys import key_hash, new_key
+
+    if not name.isprintable() or not name.split() == [name]:
+        raise ValueError(f"--name {name!r} is not one word")
+    key = new_key()
+    with file.open("a") as opened:
+        opened.write(f"{key_hash(key).hex()} {name}\n")
+    print(key)
 
 
 def deploy(

@@ -13,10 +13,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from understudy.core.types import ModelRef
 from understudy.engine.adapters import Model
-from understudy.models.adapters import CONFIG, WEIGHTS
+from understudy.models.adapters import CONFIG, WEIGHTS, adapter_metadata
 
 WINDOW = 256  # requests over which the working set is counted
 
@@ -38,7 +39,7 @@ class Listed:
     pinned: bool = False
     stamp: Stamp = ()  # of the file that was loaded last
     kv: object = None  # Model.kv, kept for when it comes back
-    metadata: Mapping[str, object] = field(default_factory=dict)  # once it was read
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     users: int = 0  # requests that it is answering
     wanted: int = 0  # requests that wait for it to be read
     used: int = 0
@@ -213,11 +214,12 @@ class Registry:
 
     def install(self, model: Model) -> None:
         """A version that is in memory alone."""
-        self._list(Listed(model.ref, model, kv=model.kv))
+        self._list(Listed(model.ref, model, kv=model.kv, metadata=model.metadata))
 
     def register(self, ref: ModelRef, path: str, pinned: bool = False) -> Listed:
-        """A version that is on disk; it is read when it is first asked for. `ref` has a version."""
-        entry = Listed(ref, None, str(Path(path)), pinned)
+        """A version that is on disk; its weights are read when it is first asked for. `ref` has a
+        version. Raises FileNotFoundError or ValueError."""
+        entry = Listed(ref, None, str(Path(path)), pinned, metadata=adapter_metadata(path))
         self._list(entry)
         return entry
 

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 
 from understudy.core.ids import uuid7
+from understudy.core.meter import PURPOSE_HEADER
 from understudy.core.openai_wire import clean_message, message_problem
 from understudy.core.origin import ORIGIN
 from understudy.core.types import Completion, FinishReason, Message, Request, Usage
@@ -52,7 +53,7 @@ class RemoteChat:
         for attempt in range(self.retries + 1):
             try:
                 async with asyncio.timeout(self.timeout):
-                    status, answer, after = await self._post(body)
+                    status, answer, after = await self._post(body, request.purpose)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 problem = chat_error(started, error, self.timeout)
                 after = None
@@ -72,11 +73,12 @@ class RemoteChat:
             await asyncio.sleep(min(pause, self.timeout))
         raise AssertionError("unreachable")
 
-    async def _post(self, body: dict[str, Any]) -> tuple[int, Any, float | None]:
+    async def _post(self, body: dict[str, Any], purpose: str) -> tuple[int, Any, float | None]:
         if self._session is None or self._session.closed:
             connector = aiohttp.TCPConnector(limit=0)
             self._session = aiohttp.ClientSession(headers=self._headers, connector=connector)
-        async with self._session.post(self.url, json=body) as response:
+        headers = {PURPOSE_HEADER: purpose}
+        async with self._session.post(self.url, json=body, headers=headers) as response:
             try:
                 answer = await response.json(content_type=None)
             except ValueError:

@@ -2,31 +2,36 @@
 
     python -m understudy.engine.server --base tiny --adapter NAME=DIRECTORY --port 0
 
-prints one JSON line, {"url": ...}, once it serves. Ids come back as vLLM names them: with
-`return_token_ids` a response has `prompt_token_ids` and each choice `token_ids`. Unlike vLLM's
-default, logprobs are of the sampled distribution (its `processed_logprobs`).
+prints one JSON line, {"url": ...}, once it serves (engine.serving). Ids come back as vLLM names
+them: with `return_token_ids` a response has `prompt_token_ids` and each choice `token_ids`. Unlike
+vLLM's default, logprobs are of the sampled distribution (its `processed_logprobs`).
+
+Beyond vLLM's: answers say which version of which model they are of and how large its base is, and
+`x-understudy-prompt: differs; system, tools` where the request is none that the adapter was trained
+with (core.binding). `x-understudy-prompt: must-match` asks for 412 in that case. `/meter` is what
+`/metrics` counts, as JSON with prices.
 """
 
-import argparse
 import asyncio
 import json
 import math
-import signal
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from understudy.core.binding import MUST_MATCH, PROMPT_HEADER, REFUSED, Binding
 from understudy.core.ids import uuid7
+from understudy.core.meter import metrics_lines
 from understudy.core.origin import ORIGIN, Origin
 from understudy.core.protocols import Renderer
-from understudy.core.types import Completion, ModelRef, Sample
+from understudy.core.types import Completion, ModelRef, Request, Sample, Usage
 from understudy.engine.chat import ChatError, LocalChat
 from understudy.engine.jobs import EngineError
+from understudy.engine.metering import Caller, Metering, differs
 from understudy.engine.torch_engine import TorchEngine, UnknownModelError
 from understudy.engine.wire import (
     BadRequest,
@@ -44,7 +49,9 @@ MAX_BODY = 64 << 20
 
 
 class Server:
-    """The routes over one engine. `decode` gives the text of ids, every token kept."""
+    """The routes over one engine. `decode` gives the text of ids, every token kept; `parameters`
+    is how many the base has. With `keys`, hashes of keys (core.keys), all routes but /health need
+    one of them."""
 
     def __init__(
         self,
@@ -53,14 +60,17 @@ class Server:
         decode: Any,
         encode: Any,
         origin: Origin | None = None,
+        parameters: int | None = None,
+        keys: frozenset[bytes] = frozenset(),
     ) -> None:
         self.engine, self.decode, self.encode = engine, decode, encode
+        self.metering = Metering(engine.base, parameters, keys)
         self.chat = LocalChat(engine, renderer, engine.base, origin=origin)
         self.renderer = renderer
         self.created = int(time.time())
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors, self.metering.keyed])
         app.add_routes(
             [
                 web.post("/v1/chat/completions", self.chat_completions),
@@ -70,6 +80,7 @@ class Server:
                 web.post("/v1/unload_lora_adapter", self.unload_adapter),
                 web.get("/health", self.health),
                 web.get("/metrics", self.metrics),
+                web.get("/meter", self.metering.route),
             ]
         )
         return app
@@ -90,31 +101,59 @@ class Server:
     async def chat_completions(self, http: web.Request) -> web.StreamResponse:
         body = await _json(http)
         model = self.ref(body.get("model"))
-        self.engine.registry.find(model)
+        served = self.engine.registry.find(model)
         request = parse_chat(body, model)
+        who = self.metering.caller(http, served.ref)
+        headers, another = self.metering.headers(who), differs(served.metadata, request)
+        if another is not None:
+            self.metering.meter.differed(*who)
+            headers[PROMPT_HEADER] = another
+            if http.headers.get(PROMPT_HEADER) == MUST_MATCH:
+                line = f"{who.model} was trained with another prompt than this one ({another})"
+                refused = error_body(line, "prompt_differs", "messages")
+                return web.json_response(refused, status=REFUSED, headers=headers)
         if body.get("stream"):
-            return await self._stream(http, body, request)
+            return await self._stream(http, body, request, who, headers)
         count = body.get("n") or 1
-        done = await asyncio.gather(*(self._complete(request) for _ in range(count)))
-        return web.json_response(chat_response(done, body, self.decode))
+        done = await asyncio.gather(*(self._complete(request, who) for _ in range(count)))
+        answer = chat_response(done, body, self.decode)
+        return web.json_response(answer, headers=headers)
 
-    async def _complete(self, request: Any, on_ids: Any = None) -> Completion:
+    async def _complete(self, request: Request, who: Caller, on_ids: Any = None) -> Completion:
+        done: Completion | None = None
+        sent = 0
+
+        def counted(ids: Any) -> None:
+            nonlocal sent
+            sent += len(ids)
+            on_ids(ids)
+
         try:
-            return await self.chat.complete(request, on_ids)
+            done = await self.chat.complete(request, counted if on_ids else None)
+            return done
         except ChatError as error:
             if error.completion.status == "invalid":
                 raise BadRequest(str(error)) from error
             raise
+        finally:
+            served = who if done is None else who._replace(model=str(done.served or request.model))
+            self.metering.ended(served, None if done is None else done.usage, sent)
 
     async def _stream(
-        self, http: web.Request, body: dict[str, Any], request: Any
+        self,
+        http: web.Request,
+        body: dict[str, Any],
+        request: Request,
+        who: Caller,
+        headers: Mapping[str, str],
     ) -> web.StreamResponse:
         if (body.get("n") or 1) != 1:
             raise BadRequest("streaming needs n = 1", "n")
         fresh: asyncio.Queue[list[int]] = asyncio.Queue()
-        task = asyncio.create_task(self._complete(request, lambda i: fresh.put_nowait(list(i))))
+        complete = self._complete(request, who, lambda i: fresh.put_nowait(list(i)))
+        task = asyncio.create_task(complete)
         waiting = asyncio.create_task(fresh.get())
-        response = web.StreamResponse()
+        response = web.StreamResponse(headers=headers)
         response.content_type = "text/event-stream"
         response.headers["Cache-Control"] = "no-cache"
         ident, text = f"chatcmpl-{uuid7()}", TextStream(self.renderer, request.sampling.stop)
@@ -184,12 +223,21 @@ class Server:
     async def completions(self, http: web.Request) -> web.Response:
         body = await _json(http)
         model = self.ref(body.get("model"))
-        self.engine.registry.find(model)
+        who = self.metering.caller(http, self.engine.registry.find(model).ref)
         prompts, sampling = parse_completions(body, self.encode)
-        samples: list[Sample] = await asyncio.gather(
-            *(self.engine.sample(p, model, sampling) for p in prompts)
-        )
-        return web.json_response(completions_response(prompts, samples, body, self.decode))
+
+        async def sample(prompt: list[int]) -> Sample:
+            usage: Usage | None = None
+            try:
+                done = await self.engine.sample(prompt, model, sampling)
+                usage = Usage(len(prompt), done.cached_tokens, len(done.ids))
+                return done
+            finally:
+                self.metering.ended(who, usage)
+
+        samples = await asyncio.gather(*map(sample, prompts))
+        answer = completions_response(prompts, samples, body, self.decode)
+        return web.json_response(answer, headers=self.metering.headers(who))
 
     # -- models ----------------------------------------------------------------------------
 
@@ -204,6 +252,8 @@ class Server:
                 "root": m.path or base,
                 "parent": None if m.ref.adapter is None else base,
                 "max_model_len": self.engine.context,
+                "version": m.ref.version,
+                "binding": getattr(Binding.read(m.metadata), "id", None),
             }
             for m in self.engine.models()
             for name in dict.fromkeys([m.ref.adapter or base, str(m.ref)])
@@ -259,6 +309,7 @@ class Server:
             "render_fallbacks_total": self.chat.fallbacks,
         }
         lines = [f"understudy_engine_{k} {v}" for k, v in values.items()]
+        lines += metrics_lines(self.metering.meter.uses(), "understudy_engine_")
         return web.Response(text="\n".join(lines) + "\n")
 
 
@@ -310,82 +361,7 @@ def server_url(runner: web.AppRunner) -> str:
     return f"http://{host}:{port}"
 
 
-async def serve(options: argparse.Namespace) -> None:
-    """Load, serve, print the URL, run until interrupted."""
-    from understudy.models.devices import device_of, dtype_of
-    from understudy.models.loading import load_base
-
-    device = device_of(options.device)
-    loaded = load_base(options.base, dtype_of("auto", device), device, options.renderer)
-    engine = TorchEngine(
-        loaded.model,
-        options.name or loaded.name,
-        loaded.renderer.stop_ids,
-        decode_text=loaded.renderer.decode,
-        threads=options.threads if options.threads == "auto" else int(options.threads),
-        max_slots=options.max_slots,
-        max_pending=options.max_pending or None,
-        slots=options.adapter_slots or None,
-        memory=int(options.memory * 2**30) if options.memory else None,
-        origin=loaded.origin,
-    )
-    for text in options.adapter:
-        name, _, path = text.partition("=")
-        await engine.load(ModelRef(engine.base, name), path)
-    renderer = loaded.renderer
-    server = Server(engine, renderer, renderer.decode, renderer.encode, loaded.origin)
-    runner = await start_server(server, options.host, options.port)
-    sys.stdout.write(json.dumps({"url": server_url(runner), "model": engine.base}) + "\n")
-    sys.stdout.flush()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
-    await runner.cleanup()
-    await engine.aclose()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until told to stop. Exit code 0, or 1 where it cannot serve; 2: wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m understudy.engine.server",
-        description="Serve a base model and its adapters on vLLM's routes.",
-    )
-    parser.add_argument("--base", default="tiny", help="'tiny' or a Hugging Face folder")
-    parser.add_argument("--name", help="the base's name on the wire (default: the folder's)")
-    parser.add_argument("--renderer", help="a chat format in the place of the tokenizer's own")
-    parser.add_argument("--adapter", action="append", default=[], metavar="NAME=DIRECTORY")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda or cuda:N; auto: CUDA where there is one"
-    )
-    parser.add_argument("--threads", default="auto", help="decoding threads, or 'auto'")
-    parser.add_argument("--max-slots", type=int, default=512, help="conversations kept")
-    parser.add_argument(
-        "--max-pending", type=int, default=1024,
-        help="requests at once before further ones are told to come later; 0: no bound",
-    )  # fmt: skip
-    parser.add_argument(
-        "--adapter-slots", type=int, default=0,
-        help="adapters in memory at once, the rest are read when asked for; 0: all",
-    )  # fmt: skip
-    parser.add_argument("--memory", type=float, help="GiB for keys and values")
-    options = parser.parse_args(argv)
-    for text in options.adapter:
-        name, _, path = text.partition("=")
-        if not name or not path:
-            parser.error(f"--adapter takes NAME=DIRECTORY, not {text!r}")
-        if not Path(path).is_dir():
-            sys.stderr.write(f"there is no adapter directory {path}\n")
-            return 1
-    try:
-        asyncio.run(serve(options))
-    except (FileNotFoundError, ValueError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
+    from understudy.engine.serving import main
+
     sys.exit(main())

@@ -117,6 +117,8 @@ class Gateway:
                 "requests": self.requests,
                 "capture": self.config.capture,
                 "completions": dict(self.proxy.recorder.by_status),
+                "prompt_differs": dict(self.proxy.recorder.differing),
+                "fell_back": dict(self.proxy.recorder.fell_back),
                 "store": await asyncio.to_thread(self.store.counts),
             }
         )

@@ -35,6 +35,9 @@ class GatewayConfig(BaseModel):
 
     `capture`: `durable` ends a reply after its commit; `batched` commits within 30 ms (what a
     power cut may lose; a killed gateway may lose what was not yet committed); `off` keeps nothing.
+
+    `fallback` maps an alias to that policy of its deployment (its share may be 0) which answers
+    where a request's prompt or tools are others than the drawn policy's adapter was trained with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +46,7 @@ class GatewayConfig(BaseModel):
     upstreams: dict[str, Upstream]
     models: dict[str, str] = {}
     deployed: str | None = None
+    fallback: dict[str, str] = {}
     capture: Capture = "batched"
     host: str = "127.0.0.1"
     port: int = Field(8400, ge=0, le=65535)

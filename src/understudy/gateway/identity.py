@@ -10,11 +10,12 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from understudy.core.ids import uuid7
+from understudy.core.meter import purpose_of
 from understudy.core.openai_wire import WireError, parse_json
-from understudy.core.types import Message, call_parts
+from understudy.core.types import Message, Purpose, call_parts
 
 HEADER = "x-understudy-"
 _REMEMBERED = 100_000
@@ -30,11 +31,13 @@ class Asked:
     scenario_id: str | None
     caused_by: str | None
     metadata: dict[str, Any]
+    purpose: Purpose = "agent"
 
 
 def asked_of(headers: Mapping[str, str], body_metadata: Mapping[str, Any]) -> Asked:
     """Headers hold over the body's `metadata`, whose keys episode_id, workload, scenario_id and
-    caused_by mean the same; its other keys are the episode's metadata. Raises WireError."""
+    caused_by mean the same; its other keys are the episode's metadata. What a call is made for is
+    in a header alone. Raises WireError."""
     metadata = dict(body_metadata)
     said = {
         k: metadata.pop(k, None) for k in ("episode_id", "workload", "scenario_id", "caused_by")
@@ -67,7 +70,15 @@ def asked_of(headers: Mapping[str, str], body_metadata: Mapping[str, Any]) -> As
         said["scenario_id"],
         said["caused_by"],
         metadata,
+        _purpose(headers),
     )
+
+
+def _purpose(headers: Mapping[str, str]) -> Purpose:
+    try:
+        return cast(Purpose, purpose_of(headers))
+    except ValueError as error:
+        raise WireError(str(error), param="purpose") from None
 
 
 def _said(message: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from understudy.core.binding import MUST_MATCH, PROMPT_HEADER, REFUSED
 from understudy.core.ids import uuid7
+from understudy.core.meter import PURPOSE_HEADER
 from understudy.core.openai_stream import DONE, ChunkAssembler, SSEParser, sse
 from understudy.core.openai_wire import (
     ChatRequest,
@@ -22,8 +24,8 @@ from understudy.core.origin import ORIGIN
 from understudy.core.types import Completion, Status
 from understudy.gateway.calls import Call, Recorder
 from understudy.gateway.config import GatewayConfig, Upstream
-from understudy.gateway.identity import HEADER, Asked, Threads, asked_of
-from understudy.gateway.routing import Router, apply_policy, upstream_headers
+from understudy.gateway.identity import HEADER, Asked, Threads, _Chain, asked_of
+from understudy.gateway.routing import Route, Router, apply_policy, upstream_headers
 from understudy.store import SQLiteStore
 
 _ID_FIELDS = ("prompt_token_ids", "token_ids", ORIGIN)
@@ -53,29 +55,82 @@ class Proxy:
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         authorization = request.headers.get("Authorization")
-        self._router.check_key(authorization, "infer")
+        key = self._router.check_key(authorization, "infer")
         raw = await request.read()
         chat = parse_chat_request(raw)
         asked = asked_of(request.headers, chat.request.metadata)
-        call = await self._call(chat, asked, raw)
-        upstream = self._config.upstreams[call.route.upstream]
-        headers = upstream_headers(upstream, authorization, self._config.require_key)
+        episode_id, chain = await self._episode(chat, asked)
+        route = self._router.resolve(str(chat.request.model), episode_id)
+        call = self._call(chat, asked, raw, episode_id, chain, route)
+        call.metered |= {"key": key} if key is not None else {}
+        call.fallback = self._router.fallback(route)
+        headers = self._asking(call, authorization)
         started = self.recorder.start(call)
+        response = await self._forward(request, call, chat.stream, headers, started)
+        if response is None:
+            response = await self._fall_back(request, call, chat, asked, authorization)
+        return response
+
+    async def _fall_back(
+        self,
+        request: web.Request,
+        before: Call,
+        chat: ChatRequest,
+        asked: Asked,
+        authorization: str | None,
+    ) -> web.StreamResponse:
+        """The deployment's fallback answers a call whose prompt the adapter was not trained with,
+        and the rest of its episode."""
+        route, episode_id = before.fallback, before.completion.request.episode_id
+        assert route is not None and episode_id is not None  # noqa: PT018
+        self._router.keep(route, episode_id)
+        self.recorder.fell_back[str(route.alias)] += 1
+        call = self._call(chat, asked, before.raw, episode_id, before.chain, route)
+        extra = {**call.completion.extra, "fallback_from": before.completion.extra["policy"]}
+        call.completion = replace(call.completion, id=before.completion.id, extra=extra)
+        call.metered = {k: v for k, v in before.metered.items() if k in ("key", "prompt")}
         try:
-            data = json.dumps(call.body).encode() if call.changed else raw
+            headers = self._asking(call, authorization)
+        except WireError as error:
+            await self._finish(call, "upstream_error", error.message)
+            raise
+        response = await self._forward(request, call, chat.stream, headers, None)
+        assert response is not None  # nothing is behind a fallback
+        return response
+
+    async def _forward(
+        self,
+        request: web.Request,
+        call: Call,
+        stream: bool,
+        headers: dict[str, str],
+        started: "asyncio.Future[None] | None",
+    ) -> web.StreamResponse | None:
+        """The upstream's answer; None where the prompt is another than its adapter was trained
+        with and a fallback is to answer."""
+        upstream = self._config.upstreams[call.route.upstream]
+        try:
+            data = json.dumps(call.body).encode() if call.changed else call.raw
             async with self._session.post(
                 f"{upstream.base_url.rstrip('/')}/chat/completions",
                 data=data,
                 headers=headers,
                 timeout=self._timeouts[call.route.upstream],
             ) as answer:
-                if answer.status != 200:
-                    return await self._refused(call, answer)
-                if chat.stream and "event-stream" in answer.headers.get("Content-Type", ""):
-                    if started is not None:
-                        await asyncio.shield(started)
-                    return await self._stream(request, call, upstream, answer)
-                return await self._whole(call, upstream, answer)
+                parts = call.heard(answer.headers) if upstream.kind == "engine" else None
+                if parts is not None:
+                    self.recorder.differs(call, parts)
+                refused = answer.status == REFUSED and parts is not None
+                if not refused or call.fallback is None:
+                    if answer.status != 200:
+                        return await self._refused(call, answer)
+                    if stream and "event-stream" in answer.headers.get("Content-Type", ""):
+                        if started is not None:
+                            await asyncio.shield(started)
+                        return await self._stream(request, call, upstream, answer)
+                    return await self._whole(call, upstream, answer)
+            call.finished = True  # it is the fallback's call that is recorded
+            return None
         except TimeoutError:
             line = f"upstream {call.route.upstream!r} gave no answer within its time limit"
             await self._finish(call, "timeout", line)
@@ -90,17 +145,36 @@ class Proxy:
         finally:  # cancelled: the client went away, or the gateway stops
             self._gone(call)
 
-    async def _call(self, chat: ChatRequest, asked: Asked, raw: bytes) -> Call:
-        episode_id, chain = asked.episode_id, None
-        if episode_id is None:
-            chain, ends = self._threads.histories(asked.workload, chat.request.messages)
-            episode_id = self._threads.find(ends)
-            if episode_id is None and ends and self._config.capture != "off":
-                episode_id = await asyncio.to_thread(
-                    self._store.episode_of_thread, ends[0].full
-                )  # from before this gateway started
-            episode_id = episode_id or uuid7()
-        route = self._router.resolve(str(chat.request.model), episode_id)
+    def _asking(self, call: Call, authorization: str | None) -> dict[str, str]:
+        """The headers of the request to the upstream. Raises WireError (503)."""
+        upstream = self._config.upstreams[call.route.upstream]
+        headers = upstream_headers(upstream, authorization, self._config.require_key)
+        if upstream.kind == "engine":
+            headers[PURPOSE_HEADER] = call.completion.request.purpose
+            headers |= {PROMPT_HEADER: MUST_MATCH} if call.fallback is not None else {}
+        return headers
+
+    async def _episode(self, chat: ChatRequest, asked: Asked) -> tuple[str, _Chain | None]:
+        """The episode that a request belongs to, and its history where no episode is named."""
+        if asked.episode_id is not None:
+            return asked.episode_id, None
+        chain, ends = self._threads.histories(asked.workload, chat.request.messages)
+        episode_id = self._threads.find(ends)
+        if episode_id is None and ends and self._config.capture != "off":
+            episode_id = await asyncio.to_thread(
+                self._store.episode_of_thread, ends[0].full
+            )  # from before this gateway started
+        return episode_id or uuid7(), chain
+
+    def _call(
+        self,
+        chat: ChatRequest,
+        asked: Asked,
+        raw: bytes,
+        episode_id: str,
+        chain: _Chain | None,
+        route: Route,
+    ) -> Call:
         body = dict(chat.body)
         kind = self._config.upstreams[route.upstream].kind
         effective = chat.request
@@ -128,6 +202,7 @@ class Proxy:
                 scenario_id=asked.scenario_id,
                 caused_by=asked.caused_by,
                 metadata=asked.metadata,
+                purpose=asked.purpose,
             ),
             status="started",
             served=None if route.policy is None else route.policy.model,
@@ -269,6 +344,10 @@ def _headers(call: Call, answer: aiohttp.ClientResponse) -> dict[str, str]:
         for name, value in answer.headers.items()
         if name.lower().startswith(("x-", "openai-")) or name.lower() == "retry-after"
     }
+    parts = call.metered.get("prompt")
+    if parts is not None and "fallback_from" in call.completion.extra:
+        headers[PROMPT_HEADER] = f"differs; {parts}"
+        headers[HEADER + "fallback"] = str(call.completion.extra["policy"])
     headers["Content-Type"] = answer.headers.get("Content-Type", "application/json")
     headers[HEADER + "completion"] = call.completion.id
     headers[HEADER + "episode"] = str(call.completion.request.episode_id)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from understudy.core.keys import bearer, key_hash, key_id
 from understudy.core.openai_wire import WireError, sampling_fields
 from understudy.core.types import Deployment, Message, Policy, Request, Sampling
 from understudy.gateway.config import GatewayConfig, Upstream
 from understudy.store import SQLiteStore
-from understudy.store.admin import key_hash
 
 _STICKY = 100_000  # episodes whose policy is remembered
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "seed", "stop")
@@ -66,15 +66,21 @@ class Router:
                 raise self.unknown(name)
             return Route(upstream, name)
         policy = self._choose(deployment, episode_id)
+        route = self._route(name, policy)
+        if route is None:
+            why = f"is deployed to {policy.model}, for which no upstream is configured"
+            raise WireError(f"alias {name!r} {why}", status=503)
+        return route
+
+    def _route(self, alias: str, policy: Policy) -> Route | None:
+        """Where a policy is asked; None where the configuration does not say."""
         ref = policy.model
         for candidate in (str(ref), ref.adapter, ref.base):
             if candidate is not None and candidate in self._config.models:
-                return Route(self._config.models[candidate], str(ref), name, policy)
-        if self._config.deployed is not None:
-            return Route(self._config.deployed, str(ref), name, policy)
-        raise WireError(
-            f"alias {name!r} is deployed to {ref}, for which no upstream is configured", status=503
-        )
+                return Route(self._config.models[candidate], str(ref), alias, policy)
+        if self._config.deployed is None:
+            return None
+        return Route(self._config.deployed, str(ref), alias, policy)
 
     def _choose(self, deployment: Deployment, episode_id: str) -> Policy:
         """An episode's policy: drawn by hash, the same for the rest of the episode."""
@@ -89,16 +95,34 @@ class Router:
             self._sticky.popitem(last=False)
         return chosen
 
-    def check_key(self, authorization: str | None, scope: str) -> None:
-        """Raises WireError 401 or 403 where keys are required and this one does not do."""
+    def fallback(self, route: Route) -> Route | None:
+        """Who answers where a prompt is another than the route's adapter was trained with; None
+        where nobody is named, or who is named is not of the deployment or has no upstream."""
+        deployment = self.deployments.get(route.alias or "")
+        named = self._config.fallback.get(route.alias or "")
+        if deployment is None or route.policy is None or route.policy.name == named:
+            return None
+        policy = next((p for p, _ in deployment.shares if p.name == named), None)
+        return None if policy is None else self._route(deployment.alias, policy)
+
+    def keep(self, route: Route, episode_id: str) -> None:
+        """An episode goes on with this route's policy to its end."""
+        if route.alias is not None and route.policy is not None:
+            self._sticky[route.alias, episode_id] = route.policy.name
+
+    def check_key(self, authorization: str | None, scope: str) -> str | None:
+        """What stands for the key; None where none is required. Raises WireError 401 or 403 where
+        keys are required and this one does not do."""
         if not self._config.require_key:
-            return
-        scheme, _, key = (authorization or "").partition(" ")
-        scopes = self.keys.get(key_hash(key.strip())) if scheme.lower() == "bearer" else None
+            return None
+        key = bearer(authorization)
+        hashed = key_hash(key) if key is not None else b""
+        scopes = self.keys.get(hashed)
         if scopes is None:
             raise WireError("this gateway needs a valid key", status=401, code="invalid_api_key")
         if scope not in scopes and "admin" not in scopes:
             raise WireError(f"this key lacks the scope {scope!r}", status=403)
+        return key_id(hashed)
 
 
 def draw(deployment: Deployment, episode_id: str) -> Policy:

@@ -1,17 +1,16 @@
 """Adapter directories in PEFT's format: `adapter_model.safetensors`, `adapter_config.json`.
 
 PEFT and vLLM load them as they are. `understudy.json` beside them carries what those have no
-field for: the version, the hash of the prompt and tool schemas that were trained with, and the
-origin of what it was trained on (core.origin).
+field for: the prompts and tool schemas that were trained with (core.binding), and the origin of
+what it was trained on (core.origin).
 """
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from understudy.core.binding import Binding
 from understudy.core.origin import ORIGIN, Origin, OriginError
-from understudy.core.types import Tool, canonical_json, is_number
+from understudy.core.types import is_number
 from understudy.models.lora import PEFT_PREFIX, LoraConfig
 
 WEIGHTS, CONFIG, METADATA = "adapter_model.safetensors", "adapter_config.json", "understudy.json"
@@ -40,12 +40,6 @@ class AdapterFile:
     config: LoraConfig
     base: str
     metadata: dict[str, Any]
-
-
-def prompt_hash(system_prompt: str, tools: Sequence[Tool] = ()) -> str:
-    """What an adapter is bound to: SHA-256 of its system prompt and tool schemas."""
-    text = canonical_json({"system": system_prompt, "tools": list(tools)})
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def save_adapter(
@@ -100,12 +94,10 @@ def load_adapter(path: str | Path) -> AdapterFile:
     Raises FileNotFoundError for a missing file, ValueError for one that is corrupt or not LoRA.
     """
     folder = Path(path)
-    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(f"{folder} is not an adapter directory ({CONFIG} and {WEIGHTS})")
+    metadata = adapter_metadata(folder)
     try:
         raw = _object(folder / CONFIG)
         tensors = load_file(folder / WEIGHTS)
-        metadata = _object(folder / METADATA) if (folder / METADATA).is_file() else {}
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"the adapter in {folder} is corrupt: {error}") from error
     if raw.get("peft_type") != "LORA" or raw.get("use_dora") or raw.get("use_rslora"):
@@ -128,6 +120,20 @@ def load_adapter(path: str | Path) -> AdapterFile:
     targets = tuple(sorted({_leaf(k.split(".lora_")[0]) for k in tensors}))
     config = LoraConfig(rank=rank, alpha=float(alpha), targets=targets)
     return AdapterFile(tensors, config, str(raw.get("base_model_name_or_path") or ""), metadata)
+
+
+def adapter_metadata(path: str | Path) -> dict[str, Any]:
+    """What stands beside an adapter's weights, without reading those. Raises FileNotFoundError
+    where there is no adapter, ValueError where the file is corrupt."""
+    folder = Path(path)
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder} is not an adapter directory ({CONFIG} and {WEIGHTS})")
+    try:
+        found = _object(folder / METADATA) if (folder / METADATA).is_file() else {}
+        Binding.read(found)
+    except ValueError as error:
+        raise ValueError(f"the adapter in {folder} is corrupt: {error}") from error
+    return found
 
 
 def _object(file: Path) -> dict[str, Any]:

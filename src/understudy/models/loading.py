@@ -13,8 +13,9 @@ from understudy.core.origin import ORIGIN, Origin
 from understudy.core.turns import TurnRenderer
 from understudy.models.adapters import AdapterFile, check_origin
 from understudy.models.rendering import origin_of, renderer_of
+from understudy.models.size import TINY, folder_of
 
-TINY = Path(__file__).parent / "tiny"
+__all__ = ["TINY", "LoadedBase", "base_of", "folder_of", "load_base", "load_renderer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,6 @@ class LoadedBase:
         model: Any = self.model
         weight: torch.Tensor = model.get_output_embeddings().weight
         return weight.dtype
-
-
-def folder_of(name_or_path: str) -> Path:
-    """The folder of a base: the shipped one for "tiny"."""
-    return TINY if name_or_path == "tiny" else Path(name_or_path)
 
 
 def load_base(

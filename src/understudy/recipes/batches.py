@@ -18,16 +18,19 @@ def take_step(
     run: Run, trainer: Trainer, rows: Sequence[Row], step: int, share: float = 1.0
 ) -> StepMetrics:
     """`trainer.step(rows, share)`, what the environment said having a mean of its own beside the
-    rest (train.aggregate). Where that gives up, the rows are kept in the run's artefacts.
+    rest (train.aggregate). The run counts the tokens of its rows as trained. Where it gives up, the
+    rows are kept in the run's artefacts.
 
     Raises NonFiniteError, which names their file.
     """
     rows = heard_apart(rows)
     try:
-        return trainer.step(rows, share)
+        metrics = trainer.step(rows, share)
     except NonFiniteError as error:
         file = run.write_artefact(f"not-finite-{step}.jsonl", rows_text(rows))
         raise NonFiniteError(f"{error}; the rows of step {step} are in {file}") from None
+    run.use(trained=metrics.tokens_in_rows)
+    return metrics
 
 
 def rows_text(rows: Sequence[Row]) -> str:

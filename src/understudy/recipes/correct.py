@@ -32,7 +32,7 @@ from understudy.core.types import Completion, Episode, ModelRef, Split, split_of
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.corrections import Correction, Place, corrections_of, turns_of
-from understudy.recipes.learner import make_engine, prompt_of, training
+from understudy.recipes.learner import bound_to, make_engine, training
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.tuning import Tuned
@@ -113,7 +113,7 @@ async def correct(
     others = [turn for e in given if e.id not in known for turn in turns_of(e)]
     learner = config.learner()
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
-        engine, _ = make_engine(learner.base, threads)  # of the base as it was before any step
+        engine, _ = make_engine(learner.base, threads, run=run)  # of the base as before any step
         base = learner.base.name
         before = ModelRef(base, "before", 1) if config.start else ModelRef(base)
         try:
@@ -154,10 +154,9 @@ async def correct(
             gap, drift = await _measure(tutor, taught, others, student(config.steps + 1), config)
         finally:
             await engine.aclose()
-    first = taught[0].turn.request
     figures = {"gap_before": gap_before, "gap": gap, "drift": drift, "left_out": dict(+left_out),
                "corrections": len(taught)}  # fmt: skip
-    metadata = {"recipe": "correct", "prompt": prompt_of(first.messages, first.tools)}
+    metadata = {"recipe": "correct", **bound_to(given)}
     adapter = learner.save(run.path / learner.kind, metadata | figures)
     run.write_artefact("correct.json", figures)
     return CorrectResult(adapter, len(taught), gap_before, gap, drift, dict(+left_out))

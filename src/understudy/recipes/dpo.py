@@ -18,7 +18,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from understudy.core.rows import Row
-from understudy.recipes.learner import prompt_of, training
+from understudy.recipes.learner import bound_to, training
 from understudy.recipes.preference_data import Pair
 from understudy.recipes.preferring import (
     PreferenceConfig,
@@ -77,8 +77,7 @@ def dpo(
             return dpo_loss(scored[:n], scored[n:], *anchored, config.beta)
 
         descend(run, trainer, "dpo", steps, rows_of, loss_of, config, quiet)
-    said = pairs[0].chosen
-    metadata: dict[str, Any] = {"recipe": "dpo", "prompt": prompt_of(said.prompt, said.tools)}
+    metadata: dict[str, Any] = {"recipe": "dpo", **bound_to(p.chosen.conversation for p in pairs)}
     metadata |= {"pairs": len(rows), "left_out": reasons}
     adapter = learner.save(run.path / learner.kind, metadata)
     return PreferenceResult(adapter, len(rows), len(steps), reasons)

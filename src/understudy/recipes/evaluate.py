@@ -10,6 +10,7 @@ from understudy.core.types import Episode, ModelRef, Policy, Scenario
 from understudy.judges.check import Check
 from understudy.recipes.agents import Agent, agent_of
 from understudy.recipes.rehearsal import MakeUser, Played, gather, play_group
+from understudy.runs.directory import Run
 from understudy.runs.statistics import Interval, wilson
 from understudy.world.model import World
 
@@ -101,18 +102,18 @@ async def evaluate_in_world(
 
 def evaluation(
     world: World, check: Check, scenarios: int, seed: int, threads: int | None = None
-) -> "Callable[[Learner], Interval]":
+) -> "Callable[[Learner, Run], Interval]":
     """How often what a recipe trains succeeds now, greedy, on held-out scenarios of a world: for
-    recipes that train without one. Not inside of a running event loop.
+    recipes that train without one. The run counts the tokens. Not inside of a running event loop.
 
     Raises ValueError where the world has no such scenario.
     """
-    from understudy.recipes.learner import make_engine
+    from understudy.recipes.learner import make_engine, tokens_of
 
     if not world.scenarios(1, seed, "heldout"):
         raise ValueError("the world has no held-out scenario to evaluate on: evaluate_every=0")
 
-    async def evaluate(learner: "Learner") -> Interval:
+    async def evaluate(learner: "Learner", run: Run) -> Interval:
         engine, chat = make_engine(learner.base, threads)
         model = ModelRef(learner.base.name, "evaluated", 1)
         try:
@@ -121,5 +122,6 @@ def evaluation(
             return success(await evaluate_in_world(agent, world, check, scenarios, seed))
         finally:
             await engine.aclose()
+            run.use(**tokens_of(engine))
 
-    return lambda learner: asyncio.run(evaluate(learner))
+    return lambda learner, run: asyncio.run(evaluate(learner, run))

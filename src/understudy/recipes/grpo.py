@@ -30,7 +30,7 @@ from understudy.recipes.actor import Actor
 from understudy.recipes.ahead import Ahead
 from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score, recent_mean
-from understudy.recipes.learner import make_engine, prompt_of, training
+from understudy.recipes.learner import bound_to, make_engine, training
 from understudy.recipes.objective import Objective, Preset, sampled_tokens, with_preset
 from understudy.recipes.rehearsal import Played
 from understudy.recipes.resuming import from_checkpoint
@@ -113,6 +113,7 @@ async def grpo(
     warn(run, world, config.trust)
     language = language_of(config.language, config)
     rollouts = Rollouts(world, check, config, workload)
+    about = {"recipe": "grpo", **bound_to(rollouts.scenarios, world.tools())}
     guards, total, overlap = rollouts.guards, config.steps, config.max_staleness > 0
     threads = 1 if config.exact else threads
     cores = threads or usable_cores()
@@ -124,7 +125,7 @@ async def grpo(
         rollouts.restore(state)
         begin = steps = int(state["step"])
         versions = 1 if config.exact else 2 + config.max_staleness
-        engine, chat = make_engine(learner.base, threads, versions, lockstep=config.exact)
+        engine, chat = make_engine(learner.base, threads, versions, config.exact, run)
         stack.push_async_callback(engine.aclose)
         filled = await stack.enter_async_context(filling(language, threads, chat))
         environment = filled(world)
@@ -182,7 +183,7 @@ async def grpo(
             if steps % config.checkpoint_every == 0 or steps == total or stopped or evaluated:
                 best = kept.save(steps, trainer, rollouts.state(), _score(run, config, evaluated))
                 if best:
-                    learner.save(run.path / "best", _metadata(rollouts, success))
+                    learner.save(run.path / "best", about | {"success": success})
             progress.advance(
                 reward=round(reward, 3),
                 success=f"{success:.0%}",
@@ -197,7 +198,7 @@ async def grpo(
             if stopped:
                 progress.note(f"stopped: {stopped}")
                 break
-    adapter = learner.save(run.path / learner.kind, _metadata(rollouts, success))
+    adapter = learner.save(run.path / learner.kind, about | {"success": success})
     return GrpoResult(adapter, steps, reward, success, guards.stopped if guards else None)
 
 
@@ -243,11 +244,6 @@ def training_rows(
     counted["rows that are too long, left out"] += stats.refused_rows
     counted["rows that are too long, cut"] += stats.cut_rows
     return objective.of_rows(rows, sum(len(p.group.episodes) for p in played)), counted
-
-
-def _metadata(rollouts: Rollouts, success: float) -> dict[str, Any]:
-    first = rollouts.scenarios[0]
-    return {"recipe": "grpo", "prompt": prompt_of(first.messages, first.tools), "success": success}
 
 
 def _score(run: Run, config: GrpoConfig, evaluated: dict[str, Any] | None) -> Score | None:

@@ -18,7 +18,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 
 from understudy.core.rows import Row, unheard
-from understudy.recipes.learner import prompt_of, training
+from understudy.recipes.learner import bound_to, training
 from understudy.recipes.preference_data import Thumb
 from understudy.recipes.preferring import (
     PreferenceConfig,
@@ -90,8 +90,7 @@ def kto(
             return kto_loss(scored, anchored, liked, point, config.beta, up, down)
 
         descend(run, trainer, "kto", steps, rows_of, loss_of, config, quiet)
-    said = thumbs[0].said
-    metadata: dict[str, Any] = {"recipe": "kto", "prompt": prompt_of(said.prompt, said.tools)}
+    metadata: dict[str, Any] = {"recipe": "kto", **bound_to(t.said.conversation for t in thumbs)}
     metadata |= {"thumbs": len(rows), "desirable": sum(good), "left_out": dict(reasons)}
     adapter = learner.save(run.path / learner.kind, metadata)
     return PreferenceResult(adapter, len(rows), len(steps), dict(reasons))

@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
+from understudy.core.binding import Prompts
 from understudy.core.origin import ORIGIN
-from understudy.core.types import Completion, Message, Tool, text_of
+from understudy.core.types import Completion, Episode, Message, Scenario, Tool
 from understudy.engine.chat import LocalChat
 from understudy.engine.kernel import build_kernel
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.weights import shape_of
-from understudy.models.adapters import check_origin, load_adapter, prompt_hash, save_adapter
+from understudy.models.adapters import check_origin, load_adapter, save_adapter
 from understudy.models.full import save_model
 from understudy.models.loading import LoadedBase, folder_of
 from understudy.models.lora import (
@@ -28,6 +29,7 @@ from understudy.models.lora import (
 )
 from understudy.recipes.computing import ON_CPU, Computing
 from understudy.runs.config import Config
+from understudy.runs.directory import Run
 from understudy.runs.launch import place
 from understudy.runs.machine import give_back_memory
 from understudy.train.optimiser import TrainerConfig
@@ -204,10 +206,14 @@ def prepare_kernel(base: str) -> None:
 
 
 def make_engine(
-    base: LoadedBase, threads: int | None = None, keep_versions: int = 2, lockstep: bool = False
+    base: LoadedBase,
+    threads: int | None = None,
+    keep_versions: int = 2,
+    lockstep: bool = False,
+    run: Run | None = None,
 ) -> tuple[TorchEngine, LocalChat]:
     """The embedded engine over a base, and the chat that speaks the base's format to it. For
-    `keep_versions` and `lockstep` see TorchEngine."""
+    `keep_versions` and `lockstep` see TorchEngine. A run counts the tokens that it is asked for."""
     engine = TorchEngine(
         base.model,
         base.name,
@@ -218,10 +224,40 @@ def make_engine(
         lockstep=lockstep,
         origin=base.origin,
     )
+    if run is not None:
+        run.watch(lambda: tokens_of(engine))
     return engine, LocalChat(engine, base.renderer, base.name, origin=base.origin)
 
 
-def prompt_of(messages: Sequence[Message], tools: Sequence[Tool]) -> str:
-    """The hash of the system prompt and tools that an adapter is trained with."""
-    system = text_of(messages[0].get("content")) if messages else ""
-    return prompt_hash(system if messages and messages[0]["role"] == "system" else "", tools)
+def tokens_of(engine: TorchEngine) -> dict[str, int]:
+    """What an engine has counted since it was made, in the words of core.meter."""
+    c = engine.counters()
+    return {"prompt": c.prompt_tokens, "cached": c.cached_tokens, "sampled": c.sampled_tokens}
+
+
+Conversation = tuple[str, Sequence[Message], Sequence[Tool]]  # its id, messages and tools
+
+
+def bound_to(
+    given: Iterable[Episode | Scenario | Conversation], tools: Sequence[Tool] = ()
+) -> dict[str, Any]:
+    """The metadata that binds what is trained to the prompts and tools of what it is trained on
+    (core.binding): all of an episode's agents', a scenario's (`tools` where it names none), or a
+    conversation's."""
+    prompts = Prompts()
+    for conversation in (c for one in given for c in conversations_of(one, tools)):
+        prompts.add(*conversation)
+    return prompts.metadata()
+
+
+def conversations_of(
+    given: Episode | Scenario | Conversation, tools: Sequence[Tool] = ()
+) -> Iterator[Conversation]:
+    """What `core.binding.Prompts.add` takes."""
+    if isinstance(given, Episode):
+        done = [c.request for c in given.completions if c.status == "ok"]
+        yield from ((given.id, request.messages, request.tools) for request in done)
+    elif isinstance(given, Scenario):
+        yield given.id, given.messages, given.tools or tools
+    else:
+        yield given

@@ -56,7 +56,7 @@ from understudy.core.types import (
 from understudy.envs.rollout import rollout
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.learner import Learner, make_engine, prompt_of, training
+from understudy.recipes.learner import Learner, bound_to, make_engine, training
 from understudy.recipes.logged import agents_turns, none_left, why_unfit
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
@@ -143,7 +143,7 @@ async def opd(
     if world is not None and not scenarios:
         raise ValueError("the world has no scenario to play: learn it from more episodes")
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
-        engine, chat = make_engine(learner.base, threads)  # of the base as it was before any step
+        engine, chat = make_engine(learner.base, threads, run=run)  # of the base as before
         begin = int(from_checkpoint(run, trainer)["step"])
         kept = Checkpoints(run, config.keep_checkpoints)
         done = run.metrics().rows[-1:] if begin else []
@@ -201,8 +201,8 @@ async def opd(
                     )
                 if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
                     kept.save(step + 1, trainer, {})
-    first = scenarios[0] if scenarios else logged[0]
-    metadata = {"recipe": "opd", "prompt": prompt_of(first.messages, first.tools)}
+    bound = bound_to(logged) if world is None else bound_to(scenarios, world.tools())
+    metadata = {"recipe": "opd", **bound}
     adapter = learner.save(run.path / learner.kind, metadata | {"gap": gap})
     rows_left_out = Counter[str]()
     for row in run.metrics().rows:

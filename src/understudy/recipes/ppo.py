@@ -38,7 +38,7 @@ from understudy.recipes.actor_critic import (
 )
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.learner import make_value_head, prompt_of, training
+from understudy.recipes.learner import bound_to, make_value_head, training
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.rollouts import RolloutConfig
@@ -156,10 +156,9 @@ def ppo(
             if (number + 1) % config.checkpoint_every == 0 or number + 1 == len(plan):
                 saved.save(number + 1, trainer, {"cut": sorted(cut)})
         steps = trainer.steps
-    first = kept[0]
     metadata = {
         "recipe": "ppo",
-        "prompt": prompt_of(first.messages, first.tools),
+        **bound_to(kept),
         "episodes": len(kept),
         "left_out": dict(+left_out),
         "changed": dict(changed),

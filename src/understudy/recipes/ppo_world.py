@@ -31,9 +31,9 @@ from understudy.recipes.actor_critic import (
 from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score
 from understudy.recipes.learner import (
+    bound_to,
     make_engine,
     make_value_head,
-    prompt_of,
     training,
 )
 from understudy.recipes.logged import Logged, changes, logged
@@ -90,7 +90,7 @@ async def ppo_in_world(
         rollouts.restore(state)
         kept = Checkpoints(run, config.keep_checkpoints)
         begin = steps = int(state["step"])
-        engine, chat = make_engine(learner.base, threads)
+        engine, chat = make_engine(learner.base, threads, run=run)
         stack.push_async_callback(engine.aclose)
         filled = await stack.enter_async_context(filling(language, threads, chat))
         environment, actor = filled(world), Actor(learner, engine, play.sampling)
@@ -147,8 +147,7 @@ async def ppo_in_world(
             if stopped:
                 progress.note(f"stopped: {stopped}")
                 break
-    first = rollouts.scenarios[0]
-    metadata = {"recipe": "ppo", "prompt": prompt_of(first.messages, first.tools)}
+    metadata = {"recipe": "ppo", **bound_to(rollouts.scenarios, world.tools())}
     adapter = learner.save(run.path / learner.kind, metadata | {"success": success}, head)
     return PlayedResult(adapter, steps, reward, success, guards.stopped if guards else None)
 

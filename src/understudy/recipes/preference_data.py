@@ -45,6 +45,11 @@ class Said:
     completion: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
 
+    @property
+    def conversation(self) -> tuple[str, tuple[Message, ...], tuple[Tool, ...]]:
+        """Its id, what it began with, and its tools."""
+        return self.id, self.prompt, self.tools
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:

@@ -23,7 +23,7 @@ from understudy.judges.reward_model import RewardModel, Verdict
 from understudy.models.adapters import load_adapter
 from understudy.models.full import metadata_of
 from understudy.models.loading import load_base
-from understudy.recipes.learner import Learner, make_engine, prompt_of, training
+from understudy.recipes.learner import Learner, bound_to, make_engine, training
 from understudy.recipes.preference_data import Pair, Said
 from understudy.recipes.preferring import (
     PreferenceConfig,
@@ -76,12 +76,9 @@ def reward_model(
 
     with training(learner, trainer_config(config, len(steps)), torch.get_num_threads()) as trainer:
         descend(run, trainer, "reward_model", steps, rows_of, loss_of, config, quiet)
-    said = pairs[0].chosen
     read = {"question": verdict.question, "good": verdict.good, "bad": verdict.bad}
-    metadata: dict[str, Any] = {
-        "recipe": "reward_model",
-        "prompt": prompt_of(said.prompt, said.tools),
-    }
+    bound = bound_to(p.chosen.conversation for p in pairs)
+    metadata: dict[str, Any] = {"recipe": "reward_model", **bound}
     metadata |= {"verdict": read, "pairs": len(rows), "left_out": reasons}
     adapter = learner.save(run.path / learner.kind, metadata)
     return PreferenceResult(adapter, len(rows), len(steps), reasons)

@@ -108,7 +108,7 @@ async def rft(
         guards = Guarding(config.guards, world, check, config.seed) if config.guards else None
         luck = None if config.guesses else Luck(world.notes, check, given, config.threshold)
         kept, counted, became = await _play(
-            reader, world, check, config, guards, luck, language, workload, threads, quiet
+            run, reader, world, check, config, guards, luck, language, workload, threads, quiet
         )
         played = len(kept) + counted.total()
         told = {"played": played, "left_out": dict(counted), "captured_left_out": failed}
@@ -171,6 +171,7 @@ def _reads(
 
 
 async def _play(
+    run: Run,
     reader: Path,
     world: World,
     check: Check,
@@ -185,7 +186,7 @@ async def _play(
     """What is kept of the reader's play, why the rest is not, and what became of the world's gaps
     where a model fills them."""
     base = config.load(config.base, config.renderer)
-    engine, chat = make_engine(base, threads)
+    engine, chat = make_engine(base, threads, run=run)
     model = ModelRef(base.name, "reader")
     sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
     policy = Policy("reader", model, sampling=sampling)

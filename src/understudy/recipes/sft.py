@@ -44,7 +44,7 @@ from understudy.core.types import (
 from understudy.judges.check import Check
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints, Score
-from understudy.recipes.learner import Learner, prompt_of, training
+from understudy.recipes.learner import Learner, bound_to, training
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.tuning import Tuned
 from understudy.runs.directory import Run
@@ -97,7 +97,7 @@ class ViewConfig(SftConfig):
         return echo
 
 
-Evaluate = Callable[[Learner], Interval]
+Evaluate = Callable[[Learner, Run], Interval]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +141,11 @@ def sft(
     trained = training(learner, trainer_config(config, len(order)), cores, shard=config.shard)
     with trained as trainer:
         steps = [[rows[i] for i in step] for step in order]
-        _train(run, trainer, steps, config, quiet, partial(evaluate, learner) if evaluate else None)
-    first = kept[0]
+        measure = partial(evaluate, learner, run) if evaluate else None
+        _train(run, trainer, steps, config, quiet, measure)
     metadata = {
         "recipe": "sft",
-        "prompt": prompt_of(first.messages, first.tools),
+        **bound_to(kept),
         "episodes": len(kept),
         "left_out": dict(left_out),
         "rows_left_out": dict(rows_left_out),

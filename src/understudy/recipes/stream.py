@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from understudy.core.binding import Prompts
 from understudy.core.rows import Entry, Row
 from understudy.core.types import Episode
 from understudy.judges.check import Check
@@ -29,7 +30,7 @@ from understudy.recipes.actor_critic import blamed
 from understudy.recipes.arrivals import Arrivals, Pool, Source
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
-from understudy.recipes.learner import make_value_head, prompt_of, training
+from understudy.recipes.learner import conversations_of, make_value_head, training
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.tuning import Tuned
@@ -136,21 +137,23 @@ def stream(
         tracker = Tracker(config.tracker, dict(state.get("seen", ())).items())
         left_out, changed = Counter(state.get("left_out", {})), Counter(state.get("changed", {}))
         newest, count = int(state.get("newest", -1)), int(state.get("episodes", 0))
-        skipped, prompt = int(state.get("skipped", 0)), str(state.get("prompt", ""))
+        skipped = int(state.get("skipped", 0))
+        prompts = Prompts.restore(state.get("prompts", ()))
 
         def taken(arrived: Sequence[Episode]) -> tuple[list[Logged], Counter[str]]:
             """The episodes that can be learned from, and why others are left out."""
-            nonlocal prompt
             given, apart = in_split(arrived, config.log)
             found, why = logged(given, config.log, check, echo=config.echo)
             used = {e.id for e in found}
             learner.check_completions(c for e in given if e.id in used for c in e.made_for("agent"))
-            prompt = prompt or _prompt(given, found)
+            for told in (c for e in given if e.id in used for c in conversations_of(e)):
+                prompts.add(*told)
             return found, why + Counter({f"not of the split {config.log.split}": apart})
 
         def save() -> None:
             counted = {"episodes": count, "left_out": left_out, "changed": changed}
-            told = {"seen": tracker.state(), "newest": newest, "skipped": skipped, "prompt": prompt}
+            told = {"seen": tracker.state(), "newest": newest, "skipped": skipped}
+            told |= {"prompts": prompts.state()}
             kept.save(step, trainer, pool.state() | counted | told)
 
         unfinished = pool.unfinished(arrivals.seen, state)
@@ -194,7 +197,7 @@ def stream(
             if step % config.checkpoint_every == 0:
                 save()
                 if not source.ends:  # who follows a store wants the adapter as it is now
-                    learner.save(folder, {"recipe": "stream", "prompt": prompt}, head)
+                    learner.save(folder, {"recipe": "stream", **prompts.metadata()}, head)
         if step > begin and step % config.checkpoint_every:
             save()
     why_not = dict(+left_out + source.counted)
@@ -202,7 +205,7 @@ def stream(
         raise none_left(left_out)
     metadata = {
         "recipe": "stream",
-        "prompt": prompt,
+        **prompts.metadata(),
         "episodes": count,
         "left_out": why_not,
         "changed": dict(changed),
@@ -266,12 +269,6 @@ def _stale(pool: Pool, newest: int, most: int | None) -> list[str]:
     return [
         e.id for e in pool.items.values() if e.version is not None and newest - e.version > most
     ]
-
-
-def _prompt(given: Sequence[Episode], new: Sequence[Logged]) -> str:
-    """What the adapter is bound to: the prompt of the first episode that is learned from."""
-    first = {e.id for e in new[:1]}
-    return next((prompt_of(e.messages, e.tools) for e in given if e.id in first), "")
 
 
 def _trainer_config(config: StreamConfig) -> TrainerConfig:

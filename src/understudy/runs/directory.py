@@ -2,7 +2,7 @@
 
 RUN/
   run.json         resolved configuration, seed, state, versions of what made it
-  metrics.jsonl    one line a step
+  metrics.jsonl    one line a step; `used` says how many tokens since the line before (runs.usage)
   checkpoints/     what resuming needs: step-000010 and so on; best.json names the best
   adapter/, best/  what was trained, as it was last and as it was best; model/: all of a model
   artefacts/       what the run is for: adapters, worlds, reports, tables
@@ -15,7 +15,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self, get_args
@@ -73,6 +74,8 @@ class Run:
         self._lock = lock
         self._log: MetricsLog | None = None
         self._trackers: list[Tracker] = []
+        self._used: Counter[str] = Counter()  # tokens that no line tells yet
+        self._watched: list[tuple[Callable[[], Mapping[str, int]], Counter[str]]] = []
 
     @classmethod
     def create(
@@ -158,9 +161,28 @@ class Run:
         self._writable()
         if self._log is None:
             self._log = MetricsLog(self.path / "metrics.jsonl")
-        self._log.append(step, values)
+        used = self._taken()
+        self._log.append(step, values | ({"used": used} if used else {}))
         for other in self._trackers:
             other.log(step, numbers(values))
+
+    def use(self, **tokens: int) -> None:
+        """Tokens that the run has used, by kind: the next line of metrics tells them."""
+        self._used.update(tokens)
+
+    def watch(self, counters: Callable[[], Mapping[str, int]]) -> None:
+        """Counters of tokens that grow from now on, an engine's: each line of metrics tells by how
+        much they did."""
+        self._watched.append((counters, Counter(counters())))
+
+    def _taken(self) -> dict[str, int]:
+        """The tokens used since this was last asked."""
+        for number, (counters, before) in enumerate(self._watched):
+            now = Counter(counters())
+            self._used.update({k: n - before[k] for k, n in now.items()})
+            self._watched[number] = counters, now
+        taken, self._used = {k: n for k, n in self._used.items() if n}, Counter()
+        return taken
 
     def track(self, names: Sequence[str]) -> None:
         """What is logged from now on goes to these programs too (runs.trackers).
@@ -195,6 +217,9 @@ class Run:
         """Ends the run in a state and lets go of it."""
         if state not in get_args(State) or state == "running":
             raise RunError(f"a run cannot end as {state!r}; use done, failed or interrupted")
+        after = Counter(self._record.get("used", {})) + Counter(self._taken())
+        if after:
+            self._record["used"] = dict(after)  # what came after the last line
         self._set(state, reason)
         self.close()
 

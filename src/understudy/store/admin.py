@@ -1,12 +1,13 @@
 """Datasets, deployments, keys, erasure: rare writes, run inside the writer's transaction, and
 their reads."""
 
-import hashlib
 import json
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 
+from understudy.core.keys import key_hash, key_id
 from understudy.core.serial import deployment_from_json, deployment_to_json
 from understudy.core.types import Dataset, Deployment, Policy
 from understudy.store.schema import StoreError
@@ -92,11 +93,6 @@ def deployments(connection: sqlite3.Connection) -> dict[str, Deployment]:
     return {d.alias: d for d in found}
 
 
-def key_hash(key: str) -> bytes:
-    """What is kept of a key. Keys are 256 random bits, so one round of SHA-256 is enough."""
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-
-
 def add_key(connection: sqlite3.Connection, name: str, key: str, scopes: Iterable[str]) -> None:
     """Raises ValueError for a scope that does not exist or a name that does."""
     wanted = sorted(set(scopes))
@@ -121,6 +117,41 @@ def revoke_key(connection: sqlite3.Connection, name: str) -> int:
 def keys(connection: sqlite3.Connection) -> dict[bytes, frozenset[str]]:
     rows = connection.execute("SELECT hash, scopes FROM keys WHERE revoked_at IS NULL")
     return {row[0]: frozenset(json.loads(row[1])) for row in rows}
+
+
+def key_names(connection: sqlite3.Connection) -> dict[str, str]:
+    """The names of all keys, revoked ones too, by what stands for them in `metered`."""
+    return {key_id(row[0]): row[1] for row in connection.execute("SELECT hash, name FROM keys")}
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A workload that wants training again: since then its requests have another prompt, or other
+    tools (`differs`), than `model` was trained with."""
+
+    workload: str
+    alias: str
+    model: str
+    differs: str
+    since: float
+
+
+def mark_due(connection: sqlite3.Connection, due: Due) -> None:
+    """Once for each workload, alias, model and difference: the first time holds."""
+    connection.execute(
+        "INSERT INTO retraining VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING", astuple(due)
+    )
+
+
+def due(connection: sqlite3.Connection) -> list[Due]:
+    rows = connection.execute(
+        "SELECT workload, alias, model, differs, since FROM retraining ORDER BY since, workload"
+    )
+    return [Due(*row) for row in rows]
+
+
+def not_due(connection: sqlite3.Connection, workload: str) -> int:
+    return connection.execute("DELETE FROM retraining WHERE workload = ?", (workload,)).rowcount
 
 
 def erase(connection: sqlite3.Connection, subject: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from understudy.core.meter import METERED
 from understudy.core.serial import (
     model_ref_from_json,
     model_ref_to_json,
@@ -24,7 +25,8 @@ _TOKENS = {"prompt_ids": "q", "output_ids": "q", "logprobs": "d"}
 COMPLETION_COLUMNS = (
     "id, episode_id, workload, scenario_id, purpose, caused_by, alias, model, served, status, "
     "finish_reason, error, prompt_tokens, cached_tokens, completion_tokens, estimated, "
-    "started_at, first_token_at, finished_at, node, reply, request, tokens, metadata, extra"
+    "started_at, first_token_at, finished_at, node, reply, request, tokens, metadata, extra, "
+    "metered"
 )
 _NAMES = COMPLETION_COLUMNS.split(", ")
 # a started row is finalised once; whatever comes for a final row later changes nothing
@@ -63,7 +65,7 @@ def write_completion(connection: sqlite3.Connection, bodies: BodyWriter, c: Comp
     request = {"model": model_ref_to_json(r.model), "sampling": sampling_to_json(r.sampling)}
     if r.tool_choice is not None:
         request["tool_choice"] = r.tool_choice  # type: ignore[assignment]
-    u = c.usage
+    u, metered = c.usage, c.extra.get(METERED)
     connection.execute(
         INSERT_COMPLETION,
         (
@@ -72,7 +74,7 @@ def write_completion(connection: sqlite3.Connection, bodies: BodyWriter, c: Comp
             c.status, c.finish_reason, c.error, u.prompt_tokens, u.cached_tokens,
             u.completion_tokens, u.estimated, c.started_at, c.first_token_at, c.finished_at,
             node, reply, json.dumps(request), _tokens_of(c, bodies), json_or_none(r.metadata),
-            json_or_none(c.extra),
+            json_or_none(c.extra), json_or_none(metered) if isinstance(metered, dict) else None,
         ),
     )  # fmt: skip
     if r.episode_id is not None:

@@ -3,10 +3,12 @@
 nodes        the message forest: each message once, under the message before it; roots hold
              the tools. key = hash(parent key, canonical message), root = hash(tools)
 blobs        bodies by the hash of their content, compressed
-completions  one row per model call: inserted as started, finalised once, then never changed
+completions  one row per model call: inserted as started, finalised once, then never changed;
+             `metered` is what of its `extra` is counted by (store.usage)
 feedback     append-only; may come before what it is about
 episodes     one row per episode id; what its completions do not say is in the row
 datasets, deployments (append-only, one row per version), keys (hashes), drops (lost, and why)
+retraining   workloads that an adapter no longer fits, until they are trained again
 """
 
 import sqlite3
@@ -103,7 +105,19 @@ CREATE TABLE keys (
 CREATE TABLE drops (reason TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_V1,)  # the i-th script makes a file of version i one of i + 1
+_V2 = """
+ALTER TABLE completions ADD COLUMN metered TEXT;
+CREATE INDEX completions_used ON completions (
+    alias, model, served, purpose, metered, started_at, status, prompt_tokens, cached_tokens,
+    completion_tokens, estimated
+) WHERE status <> 'started';
+CREATE TABLE retraining (
+    workload TEXT NOT NULL, alias TEXT NOT NULL, model TEXT NOT NULL, differs TEXT NOT NULL,
+    since REAL NOT NULL, PRIMARY KEY (workload, alias, model, differs)
+) WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_V1, _V2)  # the i-th script makes a file of version i one of i + 1
 
 
 class StoreError(RuntimeError):

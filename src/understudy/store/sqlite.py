@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import secrets
 import sqlite3
 import threading
 import time
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from understudy.core.keys import new_key
+from understudy.core.meter import Use
 from understudy.core.serial import episode_to_json
 from understudy.core.types import (
     Completion,
@@ -37,6 +38,7 @@ from understudy.store.query import (
 from understudy.store.rows import completion_from, load_bodies
 from understudy.store.schema import StoreError, migrate
 from understudy.store.spill import Record, Spill
+from understudy.store.usage import uses
 from understudy.store.writer import MAX_BYTES, Writer
 
 _FLUSH_S = 300.0  # how long a read waits for this process's own writes
@@ -243,6 +245,12 @@ class SQLiteStore:
                 "writer": self._writer.stats(),
             }
 
+    def uses(self, alias: str | None = None, since: float | None = None) -> list[Use]:
+        """What models were used for, by alias, model, key and purpose: of one alias, or of all and
+        of what named none; since a Unix time."""
+        with self._read() as connection:
+            return uses(connection, alias, since)
+
     def stats(self) -> dict[str, Any]:
         """The writer's queue now; touches no disk."""
         return self._writer.stats()
@@ -323,7 +331,7 @@ class SQLiteStore:
     def create_key(self, name: str, scopes: Iterable[str] = ("infer", "feedback")) -> str:
         """A new key, shown this once; the store keeps its hash. Raises ValueError for a scope
         that does not exist or a name that does."""
-        key = "us-" + secrets.token_urlsafe(32)
+        key = new_key()
         self._writer.call(lambda c: admin.add_key(c, name, key, scopes)).result()
         return key
 
@@ -335,6 +343,26 @@ class SQLiteStore:
         """Hash to scopes, of the keys in use."""
         with self._control_lock:
             return admin.keys(self._control)
+
+    def key_names(self) -> dict[str, str]:
+        """What stands for a key where something is counted, to the key's name."""
+        with self._control_lock:
+            return admin.key_names(self._control)
+
+    def mark_due(self, due: admin.Due) -> "Future[None]":
+        """Keep that a workload wants training again; the future is done when it is on disk. The
+        same again changes nothing."""
+        return self._writer.call(lambda c: admin.mark_due(c, due))
+
+    def due(self) -> list[admin.Due]:
+        """The workloads that want training again, the longest waiting first."""
+        with self._read() as connection:
+            return admin.due(connection)
+
+    def not_due(self, workload: str) -> int:
+        """A workload was trained again; how many marks of it there were."""
+        removed: int = self._writer.call(lambda c: admin.not_due(c, workload)).result()
+        return removed
 
     async def erase(self, subject: str) -> int:
         return await asyncio.to_thread(self.erase_now, subject)
