@@ -90,6 +90,7 @@ class Cache:
         self.plens = np.zeros(0, dtype=np.int64)  # of those, in the slot's entry
         self.idle = np.zeros(0, dtype=bool)  # holds a finished sequence
         self.clock = 0
+        self.leanings = 0  # changes of who leans on which entry, and how far
         if device.type != "cpu":
             self._grow_pool(self.max_blocks)
 
@@ -306,6 +307,7 @@ class Cache:
             self.lengths[i] = length
 
     def _lean(self, slot: Slot, entry: Entry | None) -> None:
+        self.leanings += 1
         if slot.entry is not None:
             slot.entry.leaning -= 1
         if entry is not None:

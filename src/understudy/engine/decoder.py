@@ -215,23 +215,26 @@ def shared_attention(q_NHD: Tensor, kv: Tensor, scale: float) -> tuple[Tensor, T
 
 
 class DecodeBatch:
-    """One new token a row. `next_ids` (R,), rows in the order of `slots`."""
+    """One new token a row. `next_ids` (R,), rows in the order of `slots`; `shared` as `shared_rows`
+    gives it for them."""
 
     last = None
 
-    def __init__(self, decoder: Decoder, slots: Ints, next_ids: Ints) -> None:
+    def __init__(
+        self, decoder: Decoder, slots: Ints, next_ids: Ints, shared: Sequence[Shared]
+    ) -> None:
         cache = decoder.cache
         positions = cache.lengths[slots]
         self.tokens = Tokens.of(cache, next_ids, slots, positions)
-        self.rows = SingleRows(decoder, slots, positions - cache.plens[slots] + 1)
+        self.rows = SingleRows(decoder, slots, positions - cache.plens[slots] + 1, shared)
 
 
 class SingleRows:
     """One query a slot, at the last of its first `lens` rows."""
 
-    def __init__(self, decoder: Decoder, slots: Ints, lens: Ints) -> None:
+    def __init__(self, decoder: Decoder, slots: Ints, lens: Ints, shared: Sequence[Shared]) -> None:
         cache, to = decoder.cache, decoder.cache.device
-        self.decoder, self.shared = decoder, shared_rows(cache, slots)
+        self.decoder, self.shared = decoder, shared
         tables = cache.tables[slots, : blocks_for(int(lens.max()))]
         self.tables_RM = torch.from_numpy(tables).to(to)
         self.lens_R = torch.from_numpy(lens).to(to)
@@ -305,7 +308,8 @@ class PrefillBatch:
         self.last: tuple[Tensor, Rows] | None = None
         if not every:
             wanted = torch.from_numpy(offsets[1:] - 1).to(cache.device)
-            self.last = wanted, SingleRows(decoder, where, firsts + sizes)
+            shared = shared_rows(cache, where)
+            self.last = wanted, SingleRows(decoder, where, firsts + sizes, shared)
         self.rows = RunRows(decoder, slots, firsts.tolist(), offsets.tolist())
 
 

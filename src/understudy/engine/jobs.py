@@ -47,6 +47,10 @@ class Job:
     def __post_init__(self) -> None:
         self.prompt = len(self.ids)
 
+    @property
+    def watched(self) -> bool:
+        return bool(self.on_chunk or self.sampling.stop)
+
 
 class Rows(NamedTuple):
     """Per-slot state of running requests, one array entry a slot."""
@@ -58,12 +62,14 @@ class Rows(NamedTuple):
     count: Any  # tokens drawn
     limit: Any  # most tokens to draw
     next_id: Any  # drawn, not yet fed
+    watched: Any  # looked at after every token: streams, or has stop strings
 
     @staticmethod
     def empty(n: int) -> "Rows":
         f, i = np.zeros(n), np.zeros(n, dtype=np.int64)
         seed = np.zeros(n, dtype=np.uint64)
-        return Rows(f, f.copy(), i, seed, i.copy(), i.copy(), i.copy())
+        watched = np.zeros(n, dtype=bool)
+        return Rows(f, f.copy(), i, seed, i.copy(), i.copy(), i.copy(), watched)
 
 
 @dataclass(slots=True)
@@ -80,22 +86,28 @@ class Counters:
     prefill_s: float = 0.0
 
 
-def deliver(done: list[tuple[Job, Sample | EngineError]]) -> None:
-    """Hand results to their event loops, one wake-up a loop."""
-    by_loop: dict[int, list[tuple[Job, Sample | EngineError]]] = {}
-    for job, result in done:
-        by_loop.setdefault(id(job.loop), []).append((job, result))
-    for results in by_loop.values():
-        loop = results[0][0].loop
+Told = list[int] | Sample | EngineError  # new ids of a stream, or how it ended
+
+
+def deliver(told: list[tuple[Job, Told]]) -> None:
+    """Hand chunks and results to their event loops, in order, one wake-up a loop."""
+    by_loop: dict[int, list[tuple[Job, Told]]] = {}
+    for job, what in told:
+        by_loop.setdefault(id(job.loop), []).append((job, what))
+    for each in by_loop.values():
+        loop = each[0][0].loop
         if not loop.is_closed():
-            loop.call_soon_threadsafe(_resolve, results)
+            loop.call_soon_threadsafe(_resolve, each)
 
 
-def _resolve(results: list[tuple[Job, Sample | EngineError]]) -> None:
-    for job, result in results:
+def _resolve(told: list[tuple[Job, Told]]) -> None:
+    for job, result in told:
         if job.future.done():
             continue
-        if isinstance(result, EngineError):
+        if isinstance(result, list):
+            if job.on_chunk is not None:
+                job.loop.call_soon(job.on_chunk, result)  # what it raises is its own
+        elif isinstance(result, EngineError):
             job.future.set_exception(result)
         else:
             job.future.set_result(result)

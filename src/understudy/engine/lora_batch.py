@@ -7,22 +7,26 @@ products); elsewhere they are padded into one batched product (Punica's SGMV, ar
 S-LoRA, arXiv 2311.03285).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from understudy.engine.adapters import SITES, Lora, Model, Site
 from understudy.engine.kernel import LORA_PARTS, Kernel
 
+Ints = npt.NDArray[np.int64]
+
 _LOOPED_ROWS = 8  # an adapter with this many rows is worth products of its own
 _ENTRY = 3 + 5 * LORA_PARTS  # of a site in a table, see kernel.c
 
 
 class LoraBatch:
-    """Which rows of one batch use which adapter. `add` is called for each site of each layer."""
+    """Which rows of one batch use which adapter: runs of `sizes` rows, a run a model; by default a
+    row each. `add` is called for each site of each layer."""
 
     def __init__(
         self,
@@ -30,18 +34,22 @@ class LoraBatch:
         stacks: "Stacks",
         device: torch.device,
         kernel: Kernel | None = None,
+        sizes: Sequence[int] | None = None,
     ) -> None:
-        rows: dict[int, list[int]] = {}
+        runs: dict[int, list[Ints]] = {}
         by_id: dict[int, Model] = {}
-        for i, model in enumerate(models):
+        ends = np.cumsum(np.ones(len(models), np.int64) if sizes is None else sizes)
+        whole = np.arange(ends[-1] if len(ends) else 0)
+        for model, run in zip(models, np.split(whole, ends[:-1]), strict=True):
             if model.lora:
-                rows.setdefault(id(model), []).append(i)
+                runs.setdefault(id(model), []).append(run)
                 by_id[id(model)] = model
+        rows = {k: np.concatenate(each) for k, each in runs.items()}
         few = {k: r for k, r in rows.items() if len(r) < _LOOPED_ROWS}
         if len(few) <= 1 and kernel is None:
             few = {}
         self.looped = [
-            (torch.tensor(r, device=device), by_id[k].lora) for k, r in rows.items() if k not in few
+            (torch.from_numpy(r).to(device), by_id[k].lora) for k, r in rows.items() if k not in few
         ]
         self.single: SingleRows | PaddedRows | None = None
         if few and kernel is not None:
@@ -65,15 +73,13 @@ class LoraBatch:
 class SingleRows:
     """Rows of adapters that have few, by the kernel."""
 
-    def __init__(
-        self, kernel: Kernel, models: Sequence[Model], rows: Sequence[Sequence[int]]
-    ) -> None:
+    def __init__(self, kernel: Kernel, models: Sequence[Model], rows: Sequence[Ints]) -> None:
         self.kernel = kernel
         self.models = models  # their memory is read
         tables = [_table(m) for m in models]
         counts = [len(r) for r in rows]
         at = np.repeat([t.ctypes.data for t in tables], counts)
-        self.rows = torch.from_numpy(np.concatenate([np.asarray(r, dtype=np.int64) for r in rows]))
+        self.rows = torch.from_numpy(np.concatenate(rows))
         self.tables = torch.from_numpy(at.astype(np.int64))
         most = max(s.a.shape[1] for m in models for layer in m.lora for s in layer.values())
         self.scratch = torch.empty(most)
@@ -87,7 +93,7 @@ class PaddedRows:
     """Rows of adapters that have few, padded into one batched product."""
 
     def __init__(
-        self, stacks: "Stacks", rows: dict[int, list[int]], by_id: dict[int, Model]
+        self, stacks: "Stacks", rows: Mapping[int, Ints], by_id: Mapping[int, Model]
     ) -> None:
         self.stack = stacks.get([by_id[k] for k in rows])
         place = {id(m): i for i, m in enumerate(self.stack.models)}

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from understudy.engine.cache import BLOCK, Cache, Match, common_prefix
 from understudy.engine.jobs import Counters, Job, Rows
+
+Slots = npt.NDArray[np.int64]
 
 _DEFER_MIN = 32  # tokens that waiting for a wave mate must save
 
@@ -47,9 +50,17 @@ class Schedule:
         self.waiting: list[Job] = []
         self.filling: list[Job] = []  # have a slot, not yet their whole prompt in it
         self.running: dict[int, Job] = {}  # by slot, in the order of admission
-        self.order = np.zeros(0, dtype=np.int64)  # running slots
+        self._order: Slots | None = None
         self.rows = Rows.empty(0)
         self.logprobs = np.zeros((0, 256), dtype=np.float64)  # float32 ones fit without loss
+
+    @property
+    def order(self) -> Slots:
+        """Running slots, sorted; the same array until others run."""
+        if self._order is None:
+            self._order = np.fromiter(self.running, dtype=np.int64, count=len(self.running))
+            self._order.sort()
+        return self._order
 
     @property
     def busy(self) -> bool:
@@ -138,7 +149,8 @@ class Schedule:
         cache.activate(slot, job.model, job.ids, job.prompt + limit)
         job.slot, job.filled = slot, int(cache.lengths[i])
         self._widen(limit)
-        values = (s.temperature, s.top_p, s.top_k, job.seed, len(job.drawn), limit, 0)
+        drawn = len(job.drawn)
+        values = (s.temperature, s.top_p, s.top_k, job.seed, drawn, limit, 0, job.watched)
         for array, value in zip(self.rows, values, strict=True):
             array[i] = value
         self.logprobs[i, : len(job.drawn)] = job.drawn
@@ -169,6 +181,7 @@ class Schedule:
         if job.filled == len(job.ids):
             self.filling.remove(job)
             self.running[job.slot.index] = job
+            self._order = None
 
     # -- growth ----------------------------------------------------------------------------
 
@@ -197,16 +210,11 @@ class Schedule:
             job.ids = self.cache.ids[i, : job.prompt + drawn].copy()
             job.drawn = self.logprobs[i, :drawn].copy()
             del self.running[i]
-            self.sort()
+            self._order = None
         self.cache.release(job.slot)
         job.slot, job.filled = None, 0
         self.waiting.insert(0, job)
         self.counters.preempted += 1
-
-    def sort(self) -> None:
-        """Brings `order` up to date with `running`."""
-        self.order = np.fromiter(self.running, dtype=np.int64, count=len(self.running))
-        self.order.sort()
 
     # -- the end ---------------------------------------------------------------------------
 
@@ -214,6 +222,7 @@ class Schedule:
         """A running request has ended; its tokens stay as cache."""
         assert job.slot is not None
         del self.running[job.slot.index]
+        self._order = None
         self._give_up(job)
 
     def _give_up(self, job: Job) -> None:
@@ -229,7 +238,7 @@ class Schedule:
                 self.cache.release(job.slot)
             self.ended(job)
         self.running, self.filling, self.waiting = {}, [], []
-        self.order = np.zeros(0, dtype=np.int64)
+        self._order = None
         for slot in self.cache.slots:
             self.cache.clear(slot)
         self.cache.entries.clear()

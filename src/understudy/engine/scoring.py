@@ -27,7 +27,7 @@ def score_ids(
     cache.activate(slot, model, ids, len(ids))
     cache.reserve(slot, len(ids))
     decoder = Decoder(cache, rope, None)
-    lora = LoraBatch([model] * len(ids), Stacks(), cache.device) if model.lora else None
+    lora = LoraBatch([model], Stacks(), cache.device, sizes=[len(ids)]) if model.lora else None
     hidden = decoder.forward(weights, PrefillBatch(decoder, [slot], [ids], every=True), lora)
     targets = torch.from_numpy(ids[1:].astype("int64")).to(hidden.device)
     logprobs: list[float] = []

@@ -20,8 +20,8 @@ from torch import Tensor
 from understudy.core.types import FinishReason, Sample
 from understudy.engine.adapters import Model, merge
 from understudy.engine.cache import Cache
-from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch
-from understudy.engine.jobs import Counters, EngineError, Job, deliver
+from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch, Shared, shared_rows
+from understudy.engine.jobs import Counters, EngineError, Job, Told, deliver
 from understudy.engine.lockstep import settle
 from understudy.engine.lora_batch import LoraBatch, Stacks
 from understudy.engine.sampling import draw, uniforms
@@ -44,6 +44,16 @@ class ShardConfig:
     lockstep: bool = False  # see engine.lockstep
 
 
+@dataclass(eq=False, slots=True)
+class Part:
+    """Running requests that decode on the same weights."""
+
+    weights: Weights
+    slots: np.ndarray
+    shared: list[Shared]
+    lora: LoraBatch | None
+
+
 class Shard:
     """Runs jobs on its thread. `submit`, `cancel` and `call` may be used from any thread."""
 
@@ -56,9 +66,9 @@ class Shard:
         )
         self.load = 0  # jobs submitted and not finished; read by the router
         self._stacks = Stacks()
-        self._riding: tuple[list[Model], LoraBatch] | None = None  # of the last mixed step
+        self._parts: tuple[object, int, list[Part]] | None = None  # see `_decoding`
         self._merged: dict[int, tuple[Model, Weights]] = {}  # keeps the model, so the id is its own
-        self._watched = 0  # running jobs that need a look at every token
+        self._cancelled = False  # some job was, since a step last looked
         self._heard: asyncio.AbstractEventLoop | None = None  # in lockstep: to be waited for
         self._closed = False  # seen by the loop
         self._shut = False  # said by `close`; nothing is taken after it
@@ -79,6 +89,11 @@ class Shard:
             self.load += 1
             self.inbox.put(job)
 
+    def cancel(self, job: Job) -> None:
+        """Nobody waits for its answer any more."""
+        job.cancelled = True
+        self._cancelled = True
+
     def call(self, function: Callable[[], None]) -> None:
         """Run between two steps. Raises EngineError when the shard is closed."""
         with self._lock:
@@ -96,7 +111,7 @@ class Shard:
 
         def run() -> None:
             self._merged.pop(id(model), None)
-            self._riding = None
+            self._parts = None
             self._stacks.current = None
 
         self.call(run)
@@ -141,7 +156,6 @@ class Shard:
             self._closed = True
         elif isinstance(item, Job):
             self.schedule.waiting.append(item)
-            self._watched += bool(item.on_chunk or item.sampling.stop)
         else:
             item()
 
@@ -153,23 +167,24 @@ class Shard:
             pieces = self.schedule.wave()
             if not pieces:
                 return
+            begun = sum(p.last for p in pieces)
             started = time.perf_counter()
             self._prefill(pieces)
             self.counters.prefill_s += time.perf_counter() - started
-            if len(self.schedule.running) > len(pieces) or not self.inbox.empty() or self._heard:
+            if len(self.schedule.running) > begun or not self.inbox.empty() or self._heard:
                 return
 
     def _prefill(self, wave: list[Piece]) -> None:
         by_job = {id(p.job): p for p in wave}
-        for weights, mixed, jobs in self._parts([p.job for p in wave]):
+        for weights, mixed, jobs in self._by_weights([p.job for p in wave]):
             jobs.sort(key=lambda j: self.cache.order(j.slot))
             pieces = [by_job[id(j)] for j in jobs]
             slots = [j.slot for j in jobs if j.slot is not None]
             runs = [p.job.ids[p.job.filled : p.job.filled + p.count] for p in pieces]
             batch = PrefillBatch(self.decoder, slots, runs)
-            of_token = np.repeat(np.arange(len(jobs)), [len(r) for r in runs])
-            lora = self._lora([jobs[i].model for i in of_token.tolist()], mixed)
-            last_lora = self._lora([j.model for j in jobs], mixed)
+            models = [j.model for j in jobs]
+            lora = self._lora(models, mixed, [len(r) for r in runs])
+            last_lora = self._lora(models, mixed)
             hidden = self.decoder.forward(weights, batch, lora, last_lora)
             whole = [i for i, p in enumerate(pieces) if p.last]
             for piece in pieces:
@@ -178,28 +193,40 @@ class Shard:
                 where = np.array([slots[i].index for i in whole])
                 hidden = hidden if len(whole) == len(pieces) else hidden[whole]
                 self._sample(where, self.decoder.logits(weights, hidden))
-        self.schedule.sort()
 
     # -- decoding --------------------------------------------------------------------------
 
     def _step(self) -> None:
         """One token for every running sequence."""
+        if self._cancelled:
+            self._cancelled = False  # before the look: what is cancelled from here on sets it anew
+            for job in [j for j in self.schedule.running.values() if j.cancelled]:
+                self.schedule.leave(job)
         self.schedule.secure()
-        order = self.schedule.order  # empty where the only one had to make room
-        jobs = [self.schedule.running[i] for i in order.tolist()]
-        for weights, mixed, part in self._parts(jobs):
-            slots = order
-            if len(part) < len(jobs):
-                slots = np.array([j.slot.index for j in part if j.slot is not None])
-            batch = DecodeBatch(self.decoder, slots, self.schedule.rows.next_id[slots])
-            lora = self._lora([j.model for j in part], mixed)
-            hidden = self.decoder.forward(weights, batch, lora)
-            self.cache.lengths[slots] += 1
-            self._sample(slots, self.decoder.logits(weights, hidden))
-        self.schedule.sort()
+        for part in self._decoding():
+            next_ids = self.schedule.rows.next_id[part.slots]
+            batch = DecodeBatch(self.decoder, part.slots, next_ids, part.shared)
+            hidden = self.decoder.forward(part.weights, batch, part.lora)
+            self.cache.lengths[part.slots] += 1
+            self._sample(part.slots, self.decoder.logits(part.weights, hidden))
         self.counters.steps += 1
 
-    def _parts(self, jobs: list[Job]) -> list[tuple[Weights, bool, list[Job]]]:
+    def _decoding(self) -> "list[Part]":
+        """The running requests by the weights that they run on: the last step's parts, until
+        others run or lean on other entries. None where the only one had to make room."""
+        order, leanings = self.schedule.order, self.cache.leanings
+        if self._parts and self._parts[0] is order and self._parts[1] == leanings:
+            return self._parts[2]
+        jobs = [self.schedule.running[i] for i in order.tolist()]
+        parts = []
+        for weights, mixed, of in self._by_weights(jobs):
+            slots = np.array([j.slot.index for j in of if j.slot is not None])
+            lora = self._lora([j.model for j in of], mixed)
+            parts.append(Part(weights, slots, shared_rows(self.cache, slots), lora))
+        self._parts = order, leanings, parts
+        return parts
+
+    def _by_weights(self, jobs: list[Job]) -> list[tuple[Weights, bool, list[Job]]]:
         """The batch by the weights that it runs on: (weights, with low-rank products, jobs in
         the order of `jobs`)."""
         by_model: dict[int, list[Job]] = {}
@@ -239,15 +266,13 @@ class Shard:
         self._merged[id(model)] = (model, merged)
         return merged
 
-    def _lora(self, models: list[Model], mixed: bool) -> LoraBatch | None:
-        """The low-rank products for rows of these models; the last step's where they are its."""
+    def _lora(
+        self, models: list[Model], mixed: bool, sizes: Sequence[int] | None = None
+    ) -> LoraBatch | None:
+        """The low-rank products for runs of rows of these models."""
         if not mixed or not any(m.lora for m in models):
             return None
-        if self._riding is not None and self._riding[0] == models:
-            return self._riding[1]
-        batch = LoraBatch(models, self._stacks, self.cache.device, self.decoder.kernel)
-        self._riding = models, batch
-        return batch
+        return LoraBatch(models, self._stacks, self.cache.device, self.decoder.kernel, sizes)
 
     def _sample(self, slots: np.ndarray, logits: Tensor) -> None:
         rows = self.schedule.rows
@@ -264,31 +289,24 @@ class Shard:
         self.counters.sampled_tokens += len(slots)
         broken = np.isnan(logprobs)
         ended = self._is_stop[ids] | (counts + 1 >= rows.limit[slots]) | broken
-        done: list[tuple[Job, Sample | EngineError]] = []
+        finished = self.counters.finished
+        told: list[tuple[Job, Told]] = []
         for r in np.flatnonzero(ended).tolist():
-            done.append(self._finish(int(slots[r]), bool(self._is_stop[ids[r]]), bool(broken[r])))
-        if self._watched or any(j.cancelled for j in self.schedule.running.values()):
-            done += self._look(slots)
-        deliver(done)
-        if done and self.config.lockstep:
-            self._heard = done[-1][0].loop
-
-    def _look(self, slots: np.ndarray) -> list[tuple[Job, Sample | EngineError]]:
-        """Streams, stop strings and cancellations of the rows that still run."""
-        done: list[tuple[Job, Sample | EngineError]] = []
-        for i in slots.tolist():
+            told += self._finish(int(slots[r]), bool(self._is_stop[ids[r]]), bool(broken[r]))
+        for i in slots[rows.watched[slots]].tolist():
             job = self.schedule.running.get(i)
-            if job is None:
-                continue
-            if job.cancelled:
-                self.schedule.leave(job)
-                continue
-            n = int(self.schedule.rows.count[i])
-            if job.sampling.stop and self._stopped(job, i, n):
-                done.append(self._finish(i, True, False))
-            elif job.on_chunk:
-                self._chunk(job, i, n)
-        return done
+            if job is not None:
+                told += self._look(job, i)
+        deliver(told)
+        if self.counters.finished > finished and self.config.lockstep:
+            self._heard = told[-1][0].loop
+
+    def _look(self, job: Job, i: int) -> list[tuple[Job, Told]]:
+        """The stream and stop strings of a request that still runs."""
+        n = int(self.schedule.rows.count[i])
+        if job.sampling.stop and self._stopped(job, i, n):
+            return self._finish(i, True, False)
+        return self._chunk(job, i, n)
 
     def _stopped(self, job: Job, i: int, n: int) -> bool:
         decode = self.config.decode_text
@@ -299,17 +317,16 @@ class Shard:
         text = decode(self.cache.ids[i, first : job.prompt + n].tolist())
         return any(s in text for s in job.sampling.stop)
 
-    def _chunk(self, job: Job, i: int, n: int) -> None:
-        assert job.on_chunk is not None
+    def _chunk(self, job: Job, i: int, n: int) -> list[tuple[Job, Told]]:
+        if job.on_chunk is None or job.sent == n:
+            return []
         fresh = self.cache.ids[i, job.prompt + job.sent : job.prompt + n].tolist()
         job.sent = n
-        if fresh:
-            job.loop.call_soon_threadsafe(job.on_chunk, fresh)
+        return [(job, fresh)]
 
-    def _finish(self, i: int, stopped: bool, broken: bool) -> tuple[Job, Sample | EngineError]:
+    def _finish(self, i: int, stopped: bool, broken: bool) -> list[tuple[Job, Told]]:
         job, n = self.schedule.running[i], int(self.schedule.rows.count[i])
-        if job.on_chunk and not broken:
-            self._chunk(job, i, n)
+        told = [] if broken else self._chunk(job, i, n)
         ids = self.cache.ids[i, job.prompt : job.prompt + n].tolist()
         logprobs = self.schedule.logprobs[i, :n].tolist()
         self.schedule.leave(job)
@@ -317,13 +334,14 @@ class Shard:
         if broken:
             if job.slot is not None:
                 self.cache.clear(job.slot)
-            return job, EngineError(f"the model {job.model.ref} gave NaN; its weights are broken")
+            error = EngineError(f"the model {job.model.ref} gave NaN; its weights are broken")
+            return [(job, error)]
         reason: FinishReason = "stop" if stopped else "length"
-        return job, Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, job.cached or 0)
+        sample = Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, job.cached or 0)
+        return [*told, (job, sample)]
 
     def _ended(self, job: Job) -> None:
         """Nothing more is done for this request."""
-        self._watched -= bool(job.on_chunk or job.sampling.stop)
         with self._lock:
             self.load -= 1
 

@@ -159,11 +159,12 @@ class TorchEngine:
         loop = asyncio.get_running_loop()
         async with self._model(model) as served:
             job = Job(ids, served, sampling, seed, loop, loop.create_future(), on_chunk)
-            self._route(served, ids).submit(job)
+            shard = self._route(served, ids)
+            shard.submit(job)
             try:
                 return await job.future
             except asyncio.CancelledError:
-                job.cancelled = True
+                shard.cancel(job)
                 raise
 
     @asynccontextmanager
