@@ -80,6 +80,12 @@ def part_widths(shape: Shape) -> dict[Site, tuple[int, ...]]:
     }
 
 
+def site_inputs(shape: Shape) -> dict[Site, int]:
+    """Input width of each site."""
+    heads = shape.heads * shape.head_dim
+    return {"qkv": shape.width, "o": heads, "gate_up": shape.width, "down": shape.mlp}
+
+
 def lora_sites(
     tensors: Mapping[str, Tensor], config: LoraConfig, shape: Shape, like: Tensor
 ) -> Lora:
@@ -89,8 +95,7 @@ def lora_sites(
     """
     used: set[str] = set()
     widths = part_widths(shape)
-    inputs = {"qkv": shape.width, "o": shape.heads * shape.head_dim}
-    inputs |= {"gate_up": shape.width, "down": shape.mlp}
+    inputs = site_inputs(shape)
 
     def site(layer: int, name: Site) -> SiteLora | None:
         each_a: list[Tensor] = []

@@ -66,7 +66,10 @@ class Match:
 
 class Cache:
     """All slots, blocks and entries of a shard. Grows on demand, in doublings, up to `max_slots`
-    sequences and `max_tokens` tokens; on a GPU it has its whole size from the start."""
+    sequences and `max_tokens` tokens; on a GPU it has its whole size from the start.
+
+    static: it never moves, for who keeps addresses (engine.graphs). It has its whole size from the
+    start, a block that nobody holds, `padding`, and no entries, so that blocks alone are shared."""
 
     def __init__(
         self,
@@ -75,9 +78,12 @@ class Cache:
         dtype: torch.dtype,
         device: torch.device,
         max_tokens: int,
+        static: bool = False,
     ) -> None:
         self.shape, self.max_slots, self.dtype, self.device = shape, max_slots, dtype, device
+        self.static = static
         self.max_blocks = max(1, max_tokens // BLOCK)
+        self.padding = self.max_blocks  # where it is static, a block that nobody holds
         self.slots: list[Slot] = []
         self.entries: list[Entry] = []
         self.kv = [self._empty(0) for _ in range(shape.layers)]
@@ -91,7 +97,7 @@ class Cache:
         self.idle = np.zeros(0, dtype=bool)  # holds a finished sequence
         self.clock = 0
         self.leanings = 0  # changes of who leans on which entry, and how far
-        if device.type != "cpu":
+        if static or device.type != "cpu":
             self._grow_pool(self.max_blocks)
 
     def _empty(self, blocks: int) -> Tensor:
@@ -289,7 +295,7 @@ class Cache:
                 self._lean(slot, match.entry)
                 self.plens[i], self.lengths[i] = length, length
             return
-        if length >= SHARED_MIN and source.entry is None:
+        if length >= SHARED_MIN and source.entry is None and not self.static:
             self._promote(source, length)
         plen = min(int(self.plens[source.index]), length)
         self._lean(slot, source.entry if plen else None)
@@ -353,7 +359,7 @@ class Cache:
     def _grow_pool(self, blocks: int) -> None:
         before = len(self.refs)
         for layer, old in enumerate(self.kv):
-            self.kv[layer] = self._empty(blocks)
+            self.kv[layer] = self._empty(blocks + self.static)
             self.kv[layer][:before] = old
         self.refs = np.concatenate([self.refs, np.zeros(blocks - before, np.int32)])
         self.free[:0] = range(blocks - 1, before - 1, -1)

@@ -16,15 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from understudy.engine.cache import BLOCK, Cache, Entry, Slot, blocks_for, in_rows
+from understudy.engine.cache import BLOCK, Cache, Entry, Slot, blocks_for
 from understudy.engine.kernel import Kernel
-from understudy.engine.lora_batch import LoraBatch
+from understudy.engine.lora_batch import LowRank
 from understudy.engine.matrix import Matrix
+from understudy.engine.ops import EAGER, Ops, attention, shared_attention
 from understudy.engine.weights import Block, Weights
 
 Ints = npt.NDArray[Any]
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class Shared(NamedTuple):
@@ -80,18 +79,23 @@ class Batch(Protocol):
 
 
 class Decoder:
-    """Runs batches over one cache with any set of weights of the same shape."""
+    """Runs batches over one cache with any set of weights of the same shape: with the C kernel
+    where there is one, else with `ops`."""
 
-    def __init__(self, cache: Cache, rope: tuple[Tensor, Tensor], kernel: Kernel | None) -> None:
-        self.cache, self.rope, self.kernel = cache, rope, kernel
+    def __init__(
+        self, cache: Cache, rope: tuple[Tensor, Tensor], kernel: Kernel | None, ops: Ops = EAGER
+    ) -> None:
+        if kernel is not None:
+            ops = ops._replace(rms_norm=kernel.rms_norm, silu_mul=kernel.silu_mul)
+        self.cache, self.rope, self.kernel, self.ops = cache, rope, kernel, ops
         self.scale = cache.shape.head_dim**-0.5
 
     def forward(
         self,
         weights: Weights,
         batch: Batch,
-        lora: LoraBatch | None = None,
-        last_lora: LoraBatch | None = None,
+        lora: LowRank | None = None,
+        last_lora: LowRank | None = None,
     ) -> Tensor:
         """Hidden states before the final norm, (N, width) or of `batch.last` alone; keys and
         values go into the cache. `last_lora` is for the rows of `batch.last`."""
@@ -114,7 +118,7 @@ class Decoder:
             gate_up = block.gate_up(x, block.gate_up_bias)
             if lora:
                 lora.add(i, "gate_up", x, gate_up)
-            x = self._silu_mul(gate_up)
+            x = self.ops.silu_mul(gate_up)
             hidden = self._join(hidden, x, block.down, block.down_bias)
             if lora:
                 lora.add(i, "down", x, hidden)
@@ -126,16 +130,7 @@ class Decoder:
         return weights.head(x, weights.head_bias)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        eps = self.cache.shape.eps
-        if self.kernel:
-            return self.kernel.rms_norm(x, weight, eps)
-        return F.rms_norm(x, (x.shape[1],), weight, eps)
-
-    def _silu_mul(self, gate_up: Tensor) -> Tensor:
-        if self.kernel:
-            return self.kernel.silu_mul(gate_up)
-        gate, up = gate_up.chunk(2, -1)
-        return F.silu(gate) * up
+        return self.ops.rms_norm(x, weight, self.cache.shape.eps)
 
     @staticmethod
     def _join(hidden: Tensor, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
@@ -164,54 +159,10 @@ class Decoder:
                 block.q_norm, block.k_norm, s.eps, kv, q,
             )  # fmt: skip
             return q
-        q, k, v = qkv.view(len(qkv), -1, s.head_dim).split_with_sizes(
-            [s.heads, s.kv_heads, s.kv_heads], 1
-        )
-        if block.q_norm is not None and block.k_norm is not None:
-            q = F.rms_norm(q, (s.head_dim,), block.q_norm, s.eps)
-            k = F.rms_norm(k, (s.head_dim,), block.k_norm, s.eps)
-        cosine, sine = (t[tokens.positions_N][:, None] for t in self.rope)
-        q, k = (rotate(x, cosine, sine) for x in (q, k))
-        kv[tokens.blocks_N, :, :, tokens.at_N] = torch.stack([k, v], 1).to(kv.dtype)
-        return q
-
-
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """RoPE in the half-split layout: x (N, H, D), cosine and sine (N, 1, D / 2)."""
-    a, b = x.to(cosine.dtype).chunk(2, -1)
-    return torch.cat([a * cosine - b * sine, b * cosine + a * sine], -1).to(x.dtype)
-
-
-def wide(x: Tensor) -> Tensor:
-    """Half precision raised to float32; float64 stays."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def attention(
-    q_BHTD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, scale: float, mask: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Softmax attention with its log-sum-exp (B, H, T). `mask` is additive."""
-    if q_BHTD.device.type == "cpu":
-        out, lse = _flash(q_BHTD, k_BHLD, v_BHLD, attn_mask=mask, scale=scale)
-        return out, lse
-    scores = wide(torch.matmul(q_BHTD, k_BHLD.transpose(-1, -2))) * scale
-    if mask is not None:
-        scores = scores + mask
-    lse = scores.logsumexp(-1)
-    return torch.matmul((scores - lse[..., None]).exp().to(v_BHLD.dtype), v_BHLD), lse
-
-
-def shared_attention(q_NHD: Tensor, kv: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """All N tokens against the same keys and values (2, kv_heads, L, D)."""
-    n, heads, dim = q_NHD.shape
-    kv_heads = kv.shape[1]
-    # (kv_heads, group, N, D): a key/value head is a batch entry, broadcast over its group
-    q = q_NHD.view(n, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3).to(kv.dtype)
-    k, v = (t[:, None].expand(-1, heads // kv_heads, -1, -1) for t in kv)
-    out, lse = attention(q, k, v, scale)
-    return out.permute(2, 0, 1, 3).reshape(n, heads, dim).to(q_NHD.dtype), lse.permute(
-        2, 0, 1
-    ).reshape(n, heads).to(q_NHD.dtype)
+        return self.ops.qkv_post(
+            qkv, tokens.blocks_N, tokens.at_N, tokens.positions_N, self.rope,
+            block.q_norm, block.k_norm, s.eps, kv,
+        )  # fmt: skip
 
 
 class DecodeBatch:
@@ -226,44 +177,45 @@ class DecodeBatch:
         cache = decoder.cache
         positions = cache.lengths[slots]
         self.tokens = Tokens.of(cache, next_ids, slots, positions)
-        self.rows = SingleRows(decoder, slots, positions - cache.plens[slots] + 1, shared)
+        self.rows = SingleRows.of(decoder, slots, positions - cache.plens[slots] + 1, shared)
 
 
 class SingleRows:
-    """One query a slot, at the last of its first `lens` rows."""
+    """One query a row, at the last of the first `lens_R` rows in the blocks of its table."""
 
-    def __init__(self, decoder: Decoder, slots: Ints, lens: Ints, shared: Sequence[Shared]) -> None:
-        cache, to = decoder.cache, decoder.cache.device
+    def __init__(
+        self, decoder: Decoder, tables_RM: Tensor, lens_R: Tensor, shared: Sequence[Shared]
+    ) -> None:
         self.decoder, self.shared = decoder, shared
-        tables = cache.tables[slots, : blocks_for(int(lens.max()))]
-        self.tables_RM = torch.from_numpy(tables).to(to)
-        self.lens_R = torch.from_numpy(lens).to(to)
-        longest = tables.shape[1] * BLOCK
+        self.tables_RM, self.lens_R = tables_RM, lens_R
+        longest = tables_RM.shape[1] * BLOCK
         if decoder.kernel:
-            self.scratch = torch.empty(cache.shape.group, longest)
+            self.scratch = torch.empty(decoder.cache.shape.group, longest)
         else:
-            self.beyond_RL = torch.arange(longest, device=to) >= self.lens_R[:, None]
-            zeros = torch.zeros(self.beyond_RL.shape, dtype=cache.dtype, device=to)
+            self.beyond_RL = torch.arange(longest, device=lens_R.device) >= lens_R[:, None]
+            zeros = torch.zeros(
+                self.beyond_RL.shape, dtype=decoder.cache.dtype, device=lens_R.device
+            )
             self.mask = zeros.masked_fill(self.beyond_RL, -torch.inf)[:, None, None]
 
+    @staticmethod
+    def of(decoder: Decoder, slots: Ints, lens: Ints, shared: Sequence[Shared]) -> "SingleRows":
+        """A row a slot."""
+        to = decoder.cache.device
+        tables = torch.from_numpy(decoder.cache.tables[slots, : blocks_for(int(lens.max()))])
+        return SingleRows(decoder, tables.to(to), torch.from_numpy(lens).to(to), shared)
+
     def own(self, q_NHD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        n, heads, dim = q_NHD.shape
         kv = self.decoder.cache.kv[layer]
         if self.decoder.kernel:
-            out, lse = torch.empty_like(q_NHD), q_NHD.new_empty(n, heads)
+            out, lse = torch.empty_like(q_NHD), q_NHD.new_empty(q_NHD.shape[:2])
             self.decoder.kernel.attend(
                 q_NHD, kv, self.tables_RM, self.lens_R, out, lse, self.scratch,
                 self.decoder.scale,
             )  # fmt: skip
             return out, lse
-        # masked rows may hold anything, a NaN included: 0 * NaN would spread
-        rows = in_rows(kv, self.tables_RM).masked_fill(self.beyond_RL[:, None, None, :, None], 0.0)
-        q = q_NHD.view(n, kv.shape[2], -1, dim).to(kv.dtype)
-        out, lse = attention(q, rows[:, 0], rows[:, 1], self.decoder.scale, self.mask)
-        return (
-            out.reshape(n, heads, dim).to(q_NHD.dtype),
-            lse.reshape(n, heads).to(q_NHD.dtype),
-        )
+        scale = self.decoder.scale
+        return self.decoder.ops.attend(q_NHD, kv, self.tables_RM, self.beyond_RL, self.mask, scale)
 
 
 def shared_rows(cache: Cache, slots: Ints) -> list[Shared]:
@@ -309,7 +261,7 @@ class PrefillBatch:
         if not every:
             wanted = torch.from_numpy(offsets[1:] - 1).to(cache.device)
             shared = shared_rows(cache, where)
-            self.last = wanted, SingleRows(decoder, where, firsts + sizes, shared)
+            self.last = wanted, SingleRows.of(decoder, where, firsts + sizes, shared)
         self.rows = RunRows(decoder, slots, firsts.tolist(), offsets.tolist())
 
 

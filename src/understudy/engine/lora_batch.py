@@ -9,6 +9,7 @@ S-LoRA, arXiv 2311.03285).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,14 @@ Ints = npt.NDArray[np.int64]
 
 _LOOPED_ROWS = 8  # an adapter with this many rows is worth products of its own
 _ENTRY = 3 + 5 * LORA_PARTS  # of a site in a table, see kernel.c
+
+
+class LowRank(Protocol):
+    """The low-rank products of a batch."""
+
+    def add(self, layer: int, site: Site, x: Tensor, y: Tensor) -> None:
+        """y += the adapters' products of x, in place. x (N, in), y (N, out)."""
+        ...
 
 
 class LoraBatch:

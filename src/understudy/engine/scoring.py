@@ -7,8 +7,9 @@ from torch import Tensor
 from understudy.core.types import Scores
 from understudy.engine.adapters import Model
 from understudy.engine.cache import BLOCK, Cache, Ids, Slot, blocks_for
-from understudy.engine.decoder import Decoder, PrefillBatch, wide
+from understudy.engine.decoder import Decoder, PrefillBatch
 from understudy.engine.lora_batch import LoraBatch, Stacks
+from understudy.engine.ops import wide
 from understudy.engine.weights import Weights
 
 _CHUNK = 512  # positions whose logits are held at once

@@ -21,6 +21,7 @@ from understudy.core.types import FinishReason, Sample
 from understudy.engine.adapters import Model, merge
 from understudy.engine.cache import Cache
 from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch, Shared, shared_rows
+from understudy.engine.graphs import Graphs
 from understudy.engine.jobs import Counters, EngineError, Job, Told, deliver
 from understudy.engine.lockstep import settle
 from understudy.engine.lora_batch import LoraBatch, Stacks
@@ -42,6 +43,7 @@ class ShardConfig:
     ambient_threads: int
     wave_tokens: int
     lockstep: bool = False  # see engine.lockstep
+    graphs: bool = False  # see engine.graphs
 
 
 @dataclass(eq=False, slots=True)
@@ -50,8 +52,9 @@ class Part:
 
     weights: Weights
     slots: np.ndarray
+    models: list[Model]  # of the rows, where they need low-rank products
     shared: list[Shared]
-    lora: LoraBatch | None
+    lora: LoraBatch | None = None
 
 
 class Shard:
@@ -65,6 +68,7 @@ class Shard:
             cache, self.counters, config.context, config.wave_tokens, self._ended
         )
         self.load = 0  # jobs submitted and not finished; read by the router
+        self.graphs = Graphs(decoder, config.base) if config.graphs else None
         self._stacks = Stacks()
         self._parts: tuple[object, int, list[Part]] | None = None  # see `_decoding`
         self._merged: dict[int, tuple[Model, Weights]] = {}  # keeps the model, so the id is its own
@@ -112,6 +116,8 @@ class Shard:
         def run() -> None:
             self._merged.pop(id(model), None)
             self._parts = None
+            if self.graphs is not None:
+                self.graphs.drop(model)
             self._stacks.current = None
 
         self.call(run)
@@ -183,8 +189,8 @@ class Shard:
             runs = [p.job.ids[p.job.filled : p.job.filled + p.count] for p in pieces]
             batch = PrefillBatch(self.decoder, slots, runs)
             models = [j.model for j in jobs]
-            lora = self._lora(models, mixed, [len(r) for r in runs])
-            last_lora = self._lora(models, mixed)
+            lora = self._lora(models, [len(r) for r in runs]) if mixed else None
+            last_lora = self._lora(models) if mixed else None
             hidden = self.decoder.forward(weights, batch, lora, last_lora)
             whole = [i for i, p in enumerate(pieces) if p.last]
             for piece in pieces:
@@ -204,14 +210,23 @@ class Shard:
                 self.schedule.leave(job)
         self.schedule.secure()
         for part in self._decoding():
-            next_ids = self.schedule.rows.next_id[part.slots]
-            batch = DecodeBatch(self.decoder, part.slots, next_ids, part.shared)
-            hidden = self.decoder.forward(part.weights, batch, part.lora)
+            hidden = self._hidden(part)
             self.cache.lengths[part.slots] += 1
             self._sample(part.slots, self.decoder.logits(part.weights, hidden))
         self.counters.steps += 1
 
-    def _decoding(self) -> "list[Part]":
+    def _hidden(self, part: Part) -> Tensor:
+        next_ids = self.schedule.rows.next_id[part.slots]
+        if self.graphs is not None:
+            hidden = self.graphs.hidden(part.weights, part.slots, next_ids, part.models)
+            if hidden is not None:
+                return hidden
+        if part.models and part.lora is None:
+            part.lora = self._lora(part.models)
+        batch = DecodeBatch(self.decoder, part.slots, next_ids, part.shared)
+        return self.decoder.forward(part.weights, batch, part.lora)
+
+    def _decoding(self) -> list[Part]:
         """The running requests by the weights that they run on: the last step's parts, until
         others run or lean on other entries. None where the only one had to make room."""
         order, leanings = self.schedule.order, self.cache.leanings
@@ -221,8 +236,8 @@ class Shard:
         parts = []
         for weights, mixed, of in self._by_weights(jobs):
             slots = np.array([j.slot.index for j in of if j.slot is not None])
-            lora = self._lora([j.model for j in of], mixed)
-            parts.append(Part(weights, slots, shared_rows(self.cache, slots), lora))
+            models = [j.model for j in of] if mixed and any(j.model.lora for j in of) else []
+            parts.append(Part(weights, slots, models, shared_rows(self.cache, slots)))
         self._parts = order, leanings, parts
         return parts
 
@@ -266,11 +281,9 @@ class Shard:
         self._merged[id(model)] = (model, merged)
         return merged
 
-    def _lora(
-        self, models: list[Model], mixed: bool, sizes: Sequence[int] | None = None
-    ) -> LoraBatch | None:
+    def _lora(self, models: list[Model], sizes: Sequence[int] | None = None) -> LoraBatch | None:
         """The low-rank products for runs of rows of these models."""
-        if not mixed or not any(m.lora for m in models):
+        if not any(m.lora for m in models):
             return None
         return LoraBatch(models, self._stacks, self.cache.device, self.decoder.kernel, sizes)
 

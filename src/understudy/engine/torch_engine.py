@@ -52,6 +52,8 @@ class TorchEngine:
     (engine.registry); None: all.
     lockstep: with one thread and callers that wait for nothing else, the same requests meet in the
     same batches every time (engine.lockstep), at the price of waiting for the callers.
+    graphs: decode in batches of few shapes, on a GPU as CUDA graphs (engine.graphs), and share
+    prefixes by blocks alone; by default on a GPU.
     origin: that of the model; adapter directories of another are refused.
     """
 
@@ -70,6 +72,7 @@ class TorchEngine:
         merge_bytes: int = 256 << 20,
         kernel: Literal["auto", "off"] = "auto",
         lockstep: bool = False,
+        graphs: bool | None = None,
         memory: int | None = None,
         wave_tokens: int = 4096,
         max_pending: int | None = None,
@@ -106,6 +109,7 @@ class TorchEngine:
         self._rope = rope
         self.max_pending = max_pending
         self._started = time.monotonic()
+        graphs = device.type == "cuda" if graphs is None else graphs
         shard_config = ShardConfig(
             base=self._weights,
             stop_ids=tuple(stop_ids),
@@ -116,10 +120,11 @@ class TorchEngine:
             ambient_threads=torch.get_num_threads(),
             wave_tokens=wave_tokens,
             lockstep=lockstep,
+            graphs=graphs,
         )
         self.shards: list[Shard] = []
         for i in range(count):
-            cache = Cache(self.shape, max(1, max_slots // count), dtype, device, tokens)
+            cache = Cache(self.shape, max(1, max_slots // count), dtype, device, tokens, graphs)
             decoder = Decoder(cache, rope, compiled)
             self.shards.append(Shard(shard_config, cache, decoder, f"engine-{i}"))
 

@@ -54,9 +54,10 @@ class Block:
     down_bias: Tensor | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, weakref_slot=True)
 class Weights:
-    """A whole model. `head_bias` is 0, and minus infinity for the padding of the vocabulary."""
+    """A whole model, equal to itself alone. `head_bias` is 0, and minus infinity for the padding of
+    the vocabulary."""
 
     shape: Shape
     embed: Tensor
