@@ -155,6 +155,10 @@ def engine_serve(
     max_pending: Annotated[
         int, typer.Option(min=0, help="Requests at once before others get 429; 0: no bound.")
     ] = 1024,
+    compile_: Annotated[
+        bool,
+        typer.Option("--compile", help="Let torch compile its part, on a GPU or in bf16: minutes."),
+    ] = False,
     keys: Annotated[
         Path | None, typer.Option(help="Who asks needs a key of this file; see `engine key`.")
     ] = None,
@@ -174,6 +178,7 @@ def engine_serve(
     for option, value in (("renderer", renderer), ("name", name), ("keys", keys),
                           ("adapters", adapters), ("memory", memory)):  # fmt: skip
         arguments += [f"--{option}", str(value)] if value else []
+    arguments += ["--compile"] if compile_ else []
     for item in adapter or []:
         named, equals, folder = item.partition("=")
         if not equals:

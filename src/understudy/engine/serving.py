@@ -67,11 +67,14 @@ async def serve(options: argparse.Namespace) -> None:
         max_slots=options.max_slots,
         max_pending=options.max_pending or None,
         slots=options.adapter_slots or None,
+        compile=options.compile,
         memory=int(options.memory * 2**30) if options.memory else None,
         keep_versions=max(2, most_versions(found)),
         origin=loaded.origin,
     )
     try:
+        if options.compile and engine.has_kernel:
+            sys.stderr.write("--compile changes nothing: the C kernel does what it would compile\n")
         bare = engine.registry.find(ModelRef(engine.base))
         bare.metadata = metadata_of(folder_of(options.base))
         for one in found:
@@ -150,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="adapters in memory at once, the rest are read when asked for; 0: all",
     )  # fmt: skip
     parser.add_argument("--memory", type=float, help="GiB for keys and values")
+    parser.add_argument("--compile", action="store_true", help="see TorchEngine: minutes, once")
     parser.add_argument("--keys", metavar="FILE", help="hashes of the keys that may ask")
     parser.add_argument("--explain", action="store_true", help="say how to call it (stderr)")
     options = parser.parse_args(argv)

@@ -26,6 +26,7 @@ from understudy.engine.cache import BLOCK, Cache
 from understudy.engine.decoder import Decoder
 from understudy.engine.jobs import Counters, EngineBusyError, EngineError, Job
 from understudy.engine.kernel import build_kernel
+from understudy.engine.ops import EAGER, compiled
 from understudy.engine.registry import Listed, Registry, UnknownModelError
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
@@ -54,6 +55,8 @@ class TorchEngine:
     same batches every time (engine.lockstep), at the price of waiting for the callers.
     graphs: decode in batches of few shapes, on a GPU as CUDA graphs (engine.graphs), and share
     prefixes by blocks alone; by default on a GPU.
+    compile: let torch compile what lies between the matrix products (engine.ops), where the C
+    kernel does not run: other types than float32, a GPU, kernel="off".
     origin: that of the model; adapter directories of another are refused.
     """
 
@@ -73,6 +76,7 @@ class TorchEngine:
         kernel: Literal["auto", "off"] = "auto",
         lockstep: bool = False,
         graphs: bool | None = None,
+        compile: bool = False,
         memory: int | None = None,
         wave_tokens: int = 4096,
         max_pending: int | None = None,
@@ -93,11 +97,12 @@ class TorchEngine:
         self.context = min(self.context, tokens)
         tokens = min(tokens, max(1, max_slots // count) * (self.context + BLOCK))
         rope = rope_tables(model, self.context, device, dtype)
-        compiled = None
+        c_kernel = None
         if kernel == "auto" and device.type == "cpu" and dtype == torch.float32:
             s = self.shape
-            compiled = build_kernel(s.head_dim, s.kv_heads, s.group)
-        self.has_kernel = compiled is not None
+            c_kernel = build_kernel(s.head_dim, s.kv_heads, s.group)
+        self.has_kernel = c_kernel is not None
+        ops = compiled(device) if compile and not self.has_kernel else EAGER
         self.registry = Registry(
             Model(ModelRef(base), weights=self._weights),
             slots=slots,
@@ -125,7 +130,7 @@ class TorchEngine:
         self.shards: list[Shard] = []
         for i in range(count):
             cache = Cache(self.shape, max(1, max_slots // count), dtype, device, tokens, graphs)
-            decoder = Decoder(cache, rope, compiled)
+            decoder = Decoder(cache, rope, c_kernel, ops)
             self.shards.append(Shard(shard_config, cache, decoder, f"engine-{i}"))
 
     def _tokens_for(self, memory: int | None, device: torch.device, dtype: torch.dtype) -> int:
