@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from understudy.cli import cost, data, demo, deployments, evaluate, serve, train, world
+from understudy.core.allocator import start_again
 
 app = typer.Typer(
     name="understudy",
@@ -44,6 +45,8 @@ EXPECTED = (ValueError, OSError, RuntimeError, ModuleNotFoundError, sqlite3.Erro
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
+    if argv is None and sys.argv[1:3] == ["engine", "serve"]:
+        start_again()
     command = typer.main.get_command(app)
     try:
         result = command.main(argv, prog_name="understudy", standalone_mode=False)

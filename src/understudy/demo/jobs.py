@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from understudy.core.allocator import advised
 from understudy.runs.machine import PeakMemory
 
 
@@ -45,7 +46,7 @@ def jobs(memory: PeakMemory) -> Iterator[Callable[..., Job]]:
             stdout: Any = subprocess.PIPE,
         ) -> Job:
             """Its errors and progress go to the terminal, or to `log`."""
-            environment = {**os.environ}
+            environment = {**os.environ, **advised()}
             if threads is not None:
                 environment["OMP_NUM_THREADS"] = str(threads)
             errors = stack.enter_context(log.open("ab")) if log else None

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from understudy.core.allocator import advised
 from understudy.core.cores import usable_cores
 from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.demo import owner_check
@@ -353,7 +354,8 @@ def _serve(demo: Demo) -> dict[str, Any]:
         "engine", "serve", "tiny", "--port", port, "--device", "cpu",
         "--adapter", f"rehearsed={demo.run('rehearsed')}",
     )  # fmt: skip
-    with launch("engine", command, demo.out / "logs" / "engine.log") as engine:
+    log = demo.out / "logs" / "engine.log"
+    with launch("engine", command, log, env=advised()) as engine:
         demo.memory.add(engine.pid)
         with SQLiteStore.open(demo.store) as db:
             sampling = Sampling(temperature=0.0, max_tokens=128)
