@@ -188,14 +188,12 @@ class SingleRows:
     ) -> None:
         self.decoder, self.shared = decoder, shared
         self.tables_RM, self.lens_R = tables_RM, lens_R
-        longest = tables_RM.shape[1] * BLOCK
+        longest, device = tables_RM.shape[1] * BLOCK, lens_R.device
         if decoder.kernel:
             self.scratch = torch.empty(decoder.cache.shape.group, longest)
-        else:
-            self.beyond_RL = torch.arange(longest, device=lens_R.device) >= lens_R[:, None]
-            zeros = torch.zeros(
-                self.beyond_RL.shape, dtype=decoder.cache.dtype, device=lens_R.device
-            )
+        elif decoder.ops.paged is None:
+            self.beyond_RL = torch.arange(longest, device=device) >= lens_R[:, None]
+            zeros = torch.zeros(self.beyond_RL.shape, dtype=decoder.cache.dtype, device=device)
             self.mask = zeros.masked_fill(self.beyond_RL, -torch.inf)[:, None, None]
 
     @staticmethod
@@ -214,8 +212,10 @@ class SingleRows:
                 self.decoder.scale,
             )  # fmt: skip
             return out, lse
-        scale = self.decoder.scale
-        return self.decoder.ops.attend(q_NHD, kv, self.tables_RM, self.beyond_RL, self.mask, scale)
+        ops, scale = self.decoder.ops, self.decoder.scale
+        if ops.paged is not None:
+            return ops.paged(q_NHD, kv, self.tables_RM, self.lens_R, scale)
+        return ops.attend(q_NHD, kv, self.tables_RM, self.beyond_RL, self.mask, scale)
 
 
 def shared_rows(cache: Cache, slots: Ints) -> list[Shared]:

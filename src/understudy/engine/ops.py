@@ -62,6 +62,10 @@ def attend(
     return out.reshape(n, heads, dim).to(q_NHD.dtype), lse.reshape(n, heads).to(q_NHD.dtype)
 
 
+# q (N, H, D), kv, tables (N, M), lens (N,) and scale to out (N, H, D) and log-sum-exp (N, H)
+Paged = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+
+
 class Ops(NamedTuple):
     """The functions above, as they are or compiled."""
 
@@ -69,6 +73,7 @@ class Ops(NamedTuple):
     silu_mul: Callable[[Tensor], Tensor]
     qkv_post: Callable[..., Tensor]
     attend: Callable[..., tuple[Tensor, Tensor]]
+    paged: Paged | None = None  # in the place of `attend`, see engine.paged
 
 
 EAGER = Ops(rms_norm, silu_mul, qkv_post, attend)

@@ -132,6 +132,8 @@ class Shard:
 
     @torch.inference_mode()
     def _run(self) -> None:
+        if self.cache.device.type == "cuda":
+            torch.cuda.set_device(self.cache.device)  # this thread's: Triton starts kernels there
         torch.set_num_threads(self.config.threads)
         while not self._closed:
             if not self.schedule.busy:

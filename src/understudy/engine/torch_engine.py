@@ -27,6 +27,7 @@ from understudy.engine.decoder import Decoder
 from understudy.engine.jobs import Counters, EngineBusyError, EngineError, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.ops import EAGER, compiled
+from understudy.engine.paged import paged_for
 from understudy.engine.registry import Listed, Registry, UnknownModelError
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
@@ -57,6 +58,7 @@ class TorchEngine:
     prefixes by blocks alone; by default on a GPU.
     compile: let torch compile what lies between the matrix products (engine.ops), where the C
     kernel does not run: other types than float32, a GPU, kernel="off".
+    kernel: "off" does without the C kernel, and without Triton's attention on a GPU (engine.paged).
     origin: that of the model; adapter directories of another are refused.
     """
 
@@ -103,6 +105,8 @@ class TorchEngine:
             c_kernel = build_kernel(s.head_dim, s.kv_heads, s.group)
         self.has_kernel = c_kernel is not None
         ops = compiled(device) if compile and not self.has_kernel else EAGER
+        if kernel == "auto" and device.type == "cuda":
+            ops = ops._replace(paged=paged_for(self.shape, dtype, device))
         self.registry = Registry(
             Model(ModelRef(base), weights=self._weights),
             slots=slots,
