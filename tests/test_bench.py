@@ -29,6 +29,12 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "slow_repeats": 1, "slow_live": 2, "adapters": 3, "stored": 4, "working_set": 3, "slots": 2,
         "requests": 80, "prefix": 200,
     },
+    "engine_cuda": {
+        "shapes": {"small": {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 48,
+                             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16,
+                             "vocab_size": 1024, "tie_word_embeddings": True}},
+        "batches": (1, 3), "tokens": 6, "repeats": 1, "copied": 1 << 16, "device": "cpu",
+    },
     "gateway": {"requests": 16, "repeats": 1, "captures": ("batched",)},
     "grpo": {"traffic": 24, "steps": 2, "scenarios": 1, "size": 2, "pairs": 1},
     "guards": {
