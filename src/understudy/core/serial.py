@@ -87,7 +87,8 @@ def sampling_to_json(value: Sampling) -> dict[str, Any]:
 
 
 def sampling_from_json(data: Mapping[str, Any]) -> Sampling:
-    return _decode(Sampling, data, {"stop": tuple})
+    biases: Decode = lambda pairs: tuple(map(tuple, pairs))  # noqa: E731
+    return _decode(Sampling, data, {"stop": tuple, "logit_bias": biases})
 
 
 def request_to_json(value: Request) -> dict[str, Any]:
