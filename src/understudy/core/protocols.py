@@ -26,7 +26,13 @@ from understudy.core.types import (
 
 
 class Engine(Protocol):
-    """Tokens in, tokens out. What is in flight keeps the adapter version that it started with."""
+    """Tokens in, tokens out. What is in flight keeps the adapter version that it started with.
+
+    `grammar` is a grammar of llguidance as text: Lark, or its JSON (what `grammar_from_json_schema`
+    and `grammar_from_lark` of its LLMatcher return). A sample follows it from its first id on,
+    logprobs are of what it allowed, and the sample ends where it leaves nothing but a stop. One
+    that nothing can follow is refused with a ValueError.
+    """
 
     async def sample(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from llguidance import LLMatcher
 
 from understudy.core.types import Sample, Sampling
 from understudy.engine.adapters import Model
@@ -27,10 +28,19 @@ class Job:
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Sample]"
     on_chunk: Callable[[Sequence[int]], None] | None = None
+    matcher: LLMatcher | None = None  # of its grammar
     slot: Slot | None = None
     cached: int = 0
     sent: int = 0  # ids given to on_chunk
     cancelled: bool = False
+
+    def stopped(self, sampled: Ids, decode: Callable[[Sequence[int]], str] | None) -> bool:
+        """Whether a stop string is in the text of what was sampled."""
+        if decode is None:
+            return False
+        longest = max(len(s) for s in self.sampling.stop)
+        text = decode(sampled[max(0, len(sampled) - longest - 8) :].tolist())
+        return any(s in text for s in self.sampling.stop)
 
 
 class Rows(NamedTuple):
@@ -49,6 +59,13 @@ class Rows(NamedTuple):
         f, i = np.zeros(n), np.zeros(n, dtype=np.int64)
         seed = np.zeros(n, dtype=np.uint64)
         return Rows(f, f.copy(), i, seed, i.copy(), i.copy(), i.copy())
+
+    def grown(self, n: int) -> "Rows":
+        """The same for at least as many slots."""
+        new = Rows.empty(n)
+        for old, room in zip(self, new, strict=True):
+            room[: len(old)] = old
+        return new
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch
 from understudy.engine.jobs import Counters, EngineError, Job, Rows, deliver
 from understudy.engine.lockstep import settle
 from understudy.engine.sampling import draw, uniforms
+from understudy.engine.terms import Asked, Told
 from understudy.engine.weights import Weights
 
 WAVE_TOKENS = 4096  # most new tokens in one prefill, unless a single prompt has more
@@ -64,6 +65,7 @@ class Shard:
         self._closed = False  # seen by the loop
         self._shut = False  # said by `close`; nothing is taken after it
         vocab = config.base.head.shape[0]
+        self.asked = Asked(config.base.shape.vocab, cache.device)
         self._is_stop = np.zeros(vocab, dtype=bool)
         self._is_stop[[i for i in config.stop_ids if i < vocab]] = True
         self._lock = threading.Lock()
@@ -202,6 +204,7 @@ class Shard:
         for array, value in zip(self.rows, values, strict=True):
             array[i] = value
         self.running[i] = job
+        self.asked.begin(i, job)
         self._watched += bool(job.on_chunk or s.stop)
         self.counters.prompt_tokens += len(job.ids)
         self.counters.cached_tokens += job.cached
@@ -210,9 +213,7 @@ class Shard:
     def _make_room(self, limit: int) -> None:
         slots = len(self.cache.slots)
         if len(self.rows.seed) < slots:
-            old, self.rows = self.rows, Rows.empty(slots)
-            for a, b in zip(old, self.rows, strict=True):
-                b[: len(a)] = a
+            self.rows = self.rows.grown(slots)
         if self.logprobs.shape[0] < slots or self.logprobs.shape[1] < limit:
             wide = max(self.logprobs.shape[1], 1 << (limit - 1).bit_length())
             new = np.zeros((slots, wide), dtype=np.float64)
@@ -302,21 +303,23 @@ class Shard:
     def _sample(self, slots: np.ndarray, logits: Tensor) -> None:
         rows = self.rows
         counts = rows.count[slots]
-        ids_R, logprobs_R = draw(
+        drawn = draw(
             logits, rows.temperature[slots], rows.top_p[slots], rows.top_k[slots],
-            uniforms(rows.seed[slots], counts),
+            uniforms(rows.seed[slots], counts), self.asked.terms(slots),
         )  # fmt: skip
-        ids, logprobs = ids_R.cpu().numpy(), logprobs_R.cpu().numpy()
+        ids, logprobs = drawn.ids_R.cpu().numpy(), drawn.logprobs_R.cpu().numpy()
         rows.next_id[slots] = ids
         self.logprobs[slots, counts] = logprobs
         self.cache.ids[slots, self.cache.lengths[slots]] = ids
         rows.count[slots] = counts + 1
         self.counters.sampled_tokens += len(slots)
         broken = np.isnan(logprobs)
-        ended = self._is_stop[ids] | (counts + 1 >= rows.limit[slots]) | broken
-        done: list[tuple[Job, Sample | EngineError]] = []
-        for r in np.flatnonzero(ended).tolist():
-            done.append(self._finish(int(slots[r]), bool(self._is_stop[ids[r]]), bool(broken[r])))
+        stopped = self._is_stop[ids] | self.asked.follow(slots, ids, drawn)
+        ended = stopped | (counts + 1 >= rows.limit[slots]) | broken
+        done = [
+            self._finish(int(slots[r]), bool(stopped[r]), bool(broken[r]))
+            for r in np.flatnonzero(ended).tolist()
+        ]
         if self._watched or any(j.cancelled for j in self.running.values()):
             done += self._look(slots)
         deliver(done)
@@ -334,20 +337,12 @@ class Shard:
                 self._leave(job)
                 continue
             n = int(self.rows.count[i])
-            if job.sampling.stop and self._stopped(job, i, n):
+            sampled = self.cache.ids[i, len(job.ids) : len(job.ids) + n]
+            if job.sampling.stop and job.stopped(sampled, self.config.decode_text):
                 done.append(self._finish(i, True, False))
             elif job.on_chunk:
                 self._chunk(job, i, n)
         return done
-
-    def _stopped(self, job: Job, i: int, n: int) -> bool:
-        decode = self.config.decode_text
-        if decode is None:
-            return False
-        longest = max(len(s) for s in job.sampling.stop)
-        first = len(job.ids) + max(0, n - longest - 8)
-        text = decode(self.cache.ids[i, first : len(job.ids) + n].tolist())
-        return any(s in text for s in job.sampling.stop)
 
     def _chunk(self, job: Job, i: int, n: int) -> None:
         assert job.on_chunk is not None
@@ -362,20 +357,24 @@ class Shard:
             self._chunk(job, i, n)
         ids = self.cache.ids[i, len(job.ids) : len(job.ids) + n].tolist()
         logprobs = self.logprobs[i, :n].tolist()
-        self._leave(job)
+        wrong, top = self._leave(job)
         if broken:
             if job.slot is not None:
                 self.cache.clear(job.slot)
-            return job, EngineError(f"the model {job.model.ref} gave NaN; its weights are broken")
+            wrong = f"the model {job.model.ref} gave NaN; its weights are broken"
+        if wrong is not None:
+            return job, EngineError(wrong)
         reason: FinishReason = "stop" if stopped else "length"
-        return job, Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, job.cached)
+        return job, Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, job.cached, top)
 
-    def _leave(self, job: Job) -> None:
+    def _leave(self, job: Job) -> tuple[str | None, Told]:
+        """It leaves its slot; returns why its grammar could not go on, and what it was told."""
         assert job.slot is not None
         del self.running[job.slot.index]
         self._watched -= bool(job.on_chunk or job.sampling.stop)
         self.cache.release(job.slot)
         self._forget(job)
+        return self.asked.end(job.slot.index)
 
     def _forget(self, job: Job) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from llguidance import LLMatcher
 from torch import Tensor
 
 from understudy.core.cores import threads_for_load
@@ -21,6 +22,7 @@ from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, lora_sites
 from understudy.engine.cache import Cache
 from understudy.engine.decoder import Decoder
+from understudy.engine.grammar import Grammars
 from understudy.engine.jobs import Counters, EngineError, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.scoring import score_ids
@@ -30,6 +32,7 @@ from understudy.models.adapters import check_origin, load_adapter
 from understudy.models.lora import LoraConfig
 
 __all__ = ["EngineError", "TorchEngine", "UnknownModelError"]
+MOST_TOP = 20  # top_logprobs, as OpenAI has it
 
 
 class UnknownModelError(ValueError):
@@ -41,8 +44,9 @@ class TorchEngine:
 
     model: the Hugging Face model; its weights are copied, adapters in it are left out.
     base: its name in a ModelRef. stop_ids end a sequence (the renderer's, usually).
-    decode_text is needed for stop strings alone. threads: shards on a CPU, one thread each;
-    "auto" takes the cores that are not busy. max_slots bounds live and cached conversations.
+    decode_text is needed for stop strings alone, the fast tokenizer for grammars alone. threads:
+    shards on a CPU, one thread each; "auto" takes the cores that are not busy. max_slots bounds
+    live and cached conversations.
     keep_versions: loading a version of an adapter forgets all but this many of the newest.
     lockstep: with one thread and callers that wait for nothing else, the same requests meet in the
     same batches every time (engine.lockstep), at the price of waiting for the callers.
@@ -56,6 +60,7 @@ class TorchEngine:
         stop_ids: Sequence[int],
         *,
         decode_text: Callable[[Sequence[int]], str] | None = None,
+        tokenizer: Any = None,
         threads: int | Literal["auto"] = "auto",
         max_slots: int = 512,
         context: int | None = None,
@@ -82,7 +87,8 @@ class TorchEngine:
         self._models[None, None] = Model(ModelRef(base), weights=self._weights)
         self._latest: dict[str, int] = {}
         count = 1 if device.type != "cpu" else threads_for_load() if threads == "auto" else threads
-        self._rope = rope
+        self._rope, self._lockstep = rope, lockstep
+        self._grammars = Grammars(tokenizer, self.shape.vocab, stop_ids)
         shard_config = ShardConfig(
             base=self._weights,
             stop_ids=tuple(stop_ids),
@@ -109,26 +115,32 @@ class TorchEngine:
         grammar: str | None = None,
         on_chunk: Callable[[Sequence[int]], None] | None = None,
     ) -> Sample:
-        """Sample until a stop id, a stop string or max_tokens. `on_chunk` is called on the event
-        loop with new ids as they come.
+        """Sample until a stop id, a stop string, max_tokens, or the grammar leaves nothing but the
+        stop (which is then not sampled). `grammar` is text as engine.grammar has it. `on_chunk` is
+        called on the event loop with new ids as they come.
 
-        Raises UnknownModelError, ValueError for a prompt or sampling that cannot be served,
-        NotImplementedError for a grammar, EngineError when decoding fails.
+        Raises UnknownModelError, ValueError for a prompt, sampling or grammar that cannot be
+        served, EngineError when decoding fails or the grammar comes where no token goes on.
         """
-        if grammar is not None:
-            raise NotImplementedError("the embedded engine has no constrained decoding yet")
         served = self.resolve(model)
         ids = self._checked(prompt_ids)
-        _check_sampling(sampling)
+        _check_sampling(sampling, self.shape.vocab)
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed % 2**64
         loop = asyncio.get_running_loop()
-        job = Job(ids, served, sampling, seed, loop, loop.create_future(), on_chunk)
+        matcher = None if grammar is None else await self._matcher(grammar)
+        job = Job(ids, served, sampling, seed, loop, loop.create_future(), on_chunk, matcher)
         self._route(served, ids).submit(job)
         try:
             return await job.future
         except asyncio.CancelledError:
             job.cancelled = True
             raise
+
+    async def _matcher(self, grammar: str) -> LLMatcher:
+        """Compiled beside the event loop, but in lockstep, where nothing else may set the time."""
+        if self._lockstep:
+            return self._grammars.matcher(grammar)
+        return await asyncio.to_thread(self._grammars.matcher, grammar)
 
     async def score(self, ids: Sequence[int], model: ModelRef, top_k: int = 0) -> Scores:
         """Teacher-forced logprobs of ids[1:] at temperature 1, with the `top_k` likeliest
@@ -280,7 +292,7 @@ class TorchEngine:
         await asyncio.to_thread(self.close)
 
 
-def _check_sampling(s: Sampling) -> None:
+def _check_sampling(s: Sampling, vocab: int) -> None:
     if s.max_tokens < 1:
         raise ValueError("max_tokens must be at least 1")
     if not 0 <= s.temperature <= 100:
@@ -289,3 +301,10 @@ def _check_sampling(s: Sampling) -> None:
         raise ValueError("top_p must be above 0 and at most 1")
     if s.top_k < 0:
         raise ValueError("top_k must be 0 (off) or more")
+    if not 0 <= s.top_logprobs <= MOST_TOP:
+        raise ValueError(f"top_logprobs must be between 0 and {MOST_TOP}")
+    for token, bias in s.logit_bias:
+        if not 0 <= token < vocab:
+            raise ValueError(f"logit_bias names the token {token}, the vocabulary has {vocab}")
+        if not -100 <= bias <= 100:
+            raise ValueError("logit_bias must hold numbers from -100 to 100")
