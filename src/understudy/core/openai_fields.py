@@ -5,6 +5,8 @@ from typing import Any, NoReturn, cast
 
 from understudy.core.types import Sampling
 
+MOST_TOP = 20  # of `top_logprobs`
+
 
 class WireError(ValueError):
     """A request that cannot be served, or an answer that cannot be read: one clear line."""

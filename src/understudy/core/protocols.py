@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
+from understudy.core.answer_form import AnswerForm
 from understudy.core.types import (
     Completion,
     Dataset,
@@ -107,7 +108,8 @@ class Renderer(Protocol):
     fed and sampled by the format's glue and `following_ids(new)`, and re-tokenises none of it; a
     format that writes history anew gives its own prompt. `assistant_ids` are what the model should
     have sampled, stop token included. `call_marks`: what begins something in sampled text that is
-    no content. Raises core.turns.FormatError for what the format cannot say.
+    no content. Raises core.turns.FormatError for what the format cannot say. `grammar` is that of a
+    message of a form (see Engine); `parse` without `calls` takes what looks like one for text.
     """
 
     name: str
@@ -125,7 +127,9 @@ class Renderer(Protocol):
 
     def assistant_ids(self, message: Message) -> list[int]: ...
 
-    def parse(self, output_ids: Sequence[int]) -> Message: ...
+    def grammar(self, form: AnswerForm) -> str: ...
+
+    def parse(self, output_ids: Sequence[int], calls: bool = True) -> Message: ...
 
 
 class Store(Protocol):

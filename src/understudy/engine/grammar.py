@@ -1,18 +1,21 @@
 """Grammars that samples must follow, by llguidance (https://github.com/guidance-ai/llguidance).
 
 A grammar is text in one of the library's own forms: its variant of Lark, where `%json {...}` stands
-for what a JSON Schema allows and `<[7]>` for one token id, or its JSON. What it reads is the bytes
-of the sampled tokens; a stop token may come where the grammar is complete.
+for what a JSON Schema allows and `<[7]>` for the token of that id, or its JSON. What it reads is
+the bytes of the sampled tokens; a stop token may come where the grammar is complete. The
+tokenizer's special tokens, and others of the form <...>, are no text: they come where their ids
+stand.
 """
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from llguidance.hf import from_tokenizer
 
 _KEPT = 64  # grammars that stay compiled
 _LIMITS = LLParserLimits(verbose_errors=False)
@@ -48,9 +51,8 @@ class Grammars:
         if self._tokens is None:
             if self.tokenizer is None:
                 raise ValueError("this engine was given no tokenizer, which grammars need")
-            self._tokens = from_tokenizer(
-                self.tokenizer, n_vocab=self.vocab, eos_token=self.stop_ids or None
-            )
+            stops = self.stop_ids or self.tokenizer.eos_token_id
+            self._tokens = LLTokenizer(_told(self.tokenizer), self.vocab, stops)
         matcher = LLMatcher(self._tokens, grammar, log_level=0, limits=_LIMITS)
         first = matcher.compute_bitmask() if not matcher.is_error() else b""
         if matcher.is_error():
@@ -58,6 +60,23 @@ class Grammars:
         if not np.frombuffer(first, dtype=np.uint8).any():
             raise ValueError("the grammar cannot be followed: no token begins it")
         return matcher
+
+
+def _told(tokenizer: Any) -> str:
+    """The tokenizer's JSON, changed so that any text can be written with it as it is: where a
+    grammar leaves one text alone, the library takes the tokenizer's own ids for it, and they must
+    neither be those of a special token that the text spells, nor of the text normalised."""
+    backend = copy(tokenizer.backend_tokenizer)
+    backend.no_padding()
+    backend.no_truncation()
+    told = json.loads(backend.to_str())
+    for token in told["added_tokens"]:
+        text = token["content"]
+        if token["special"] or (text.startswith("<") and text.endswith(">")):
+            token |= {"special": True, "content": f"\ue000{token['id']}\ue001"}
+    if (told["decoder"] or {}).get("type") == "ByteLevel":
+        told["normalizer"] = None
+    return json.dumps(told)
 
 
 def problem(matcher: LLMatcher) -> str:

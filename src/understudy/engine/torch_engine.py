@@ -17,6 +17,7 @@ from llguidance import LLMatcher
 from torch import Tensor
 
 from understudy.core.cores import threads_for_load
+from understudy.core.openai_fields import MOST_TOP
 from understudy.core.origin import Origin
 from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, lora_sites
@@ -32,7 +33,6 @@ from understudy.models.adapters import check_origin, load_adapter
 from understudy.models.lora import LoraConfig
 
 __all__ = ["EngineError", "TorchEngine", "UnknownModelError"]
-MOST_TOP = 20  # top_logprobs, as OpenAI has it
 
 
 class UnknownModelError(ValueError):
