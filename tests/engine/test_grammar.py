@@ -38,7 +38,7 @@ class Held:
         self.prompt = base.renderer.encode("Where is it?")
 
     async def say(self, grammar: str | None, sampling: Sampling | None = None) -> Sample:
-        drawn = sampling or Sampling(max_tokens=900)
+        drawn = sampling or Sampling(max_tokens=3000)
         return await self.engine.sample(self.prompt, self.ref, drawn, grammar)
 
     def text(self, sample: Sample) -> str:
@@ -130,7 +130,7 @@ def _nested(inner: Any) -> Any:
             }
         ),
         st.lists(inner, min_size=1, max_size=3).map(lambda parts: {"anyOf": parts}),
-        inner.map(
+        LISTED.map(
             lambda s: {
                 "type": "object",
                 "patternProperties": {"^[a-z]{1,3}$": s},

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from llguidance import LLMatcher
 
 from understudy.core.types import Sample, Sampling
 from understudy.engine.adapters import Model
 from understudy.engine.cache import Ids, Slot
+from understudy.engine.terms import Asked
 
 
 class EngineError(RuntimeError):
@@ -28,7 +28,7 @@ class Job:
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Sample]"
     on_chunk: Callable[[Sequence[int]], None] | None = None
-    matcher: LLMatcher | None = None  # of its grammar
+    asked: Asked | None = None  # of its draws
     slot: Slot | None = None
     cached: int = 0
     sent: int = 0  # ids given to on_chunk
@@ -53,12 +53,13 @@ class Rows(NamedTuple):
     count: Any  # tokens drawn
     limit: Any  # most tokens to draw
     next_id: Any  # drawn, not yet fed
+    asks: Any  # something of its draws: its job's `asked`
 
     @staticmethod
     def empty(n: int) -> "Rows":
         f, i = np.zeros(n), np.zeros(n, dtype=np.int64)
         seed = np.zeros(n, dtype=np.uint64)
-        return Rows(f, f.copy(), i, seed, i.copy(), i.copy(), i.copy())
+        return Rows(f, f.copy(), i, seed, i.copy(), i.copy(), i.copy(), np.zeros(n, dtype=bool))
 
     def grown(self, n: int) -> "Rows":
         """The same for at least as many slots."""

@@ -24,7 +24,7 @@ from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch
 from understudy.engine.jobs import Counters, EngineError, Job, Rows, deliver
 from understudy.engine.lockstep import settle
 from understudy.engine.sampling import draw, uniforms
-from understudy.engine.terms import Asked, Told
+from understudy.engine.terms import TermKeeper
 from understudy.engine.weights import Weights
 
 WAVE_TOKENS = 4096  # most new tokens in one prefill, unless a single prompt has more
@@ -65,7 +65,7 @@ class Shard:
         self._closed = False  # seen by the loop
         self._shut = False  # said by `close`; nothing is taken after it
         vocab = config.base.head.shape[0]
-        self.asked = Asked(config.base.shape.vocab, cache.device)
+        self.terms = TermKeeper(config.base.shape.vocab, cache.device)
         self._is_stop = np.zeros(vocab, dtype=bool)
         self._is_stop[[i for i in config.stop_ids if i < vocab]] = True
         self._lock = threading.Lock()
@@ -200,11 +200,10 @@ class Shard:
         self.cache.activate(slot, job.model, job.ids, len(job.ids) + limit)
         job.slot, job.cached = slot, int(self.cache.lengths[i])
         self._make_room(limit)
-        values = (s.temperature, s.top_p, s.top_k, job.seed, 0, limit, 0)
+        values = (s.temperature, s.top_p, s.top_k, job.seed, 0, limit, 0, job.asked is not None)
         for array, value in zip(self.rows, values, strict=True):
             array[i] = value
         self.running[i] = job
-        self.asked.begin(i, job)
         self._watched += bool(job.on_chunk or s.stop)
         self.counters.prompt_tokens += len(job.ids)
         self.counters.cached_tokens += job.cached
@@ -303,9 +302,11 @@ class Shard:
     def _sample(self, slots: np.ndarray, logits: Tensor) -> None:
         rows = self.rows
         counts = rows.count[slots]
+        asking = [(r, self.running[int(slots[r])]) for r in np.flatnonzero(rows.asks[slots])]
+        asked = [(int(r), job.asked) for r, job in asking if job.asked is not None]
         drawn = draw(
             logits, rows.temperature[slots], rows.top_p[slots], rows.top_k[slots],
-            uniforms(rows.seed[slots], counts), self.asked.terms(slots),
+            uniforms(rows.seed[slots], counts), self.terms.terms(asked),
         )  # fmt: skip
         ids, logprobs = drawn.ids_R.cpu().numpy(), drawn.logprobs_R.cpu().numpy()
         rows.next_id[slots] = ids
@@ -314,7 +315,7 @@ class Shard:
         rows.count[slots] = counts + 1
         self.counters.sampled_tokens += len(slots)
         broken = np.isnan(logprobs)
-        stopped = self._is_stop[ids] | self.asked.follow(slots, ids, drawn)
+        stopped = self._is_stop[ids] | self.terms.follow(asked, ids, drawn)
         ended = stopped | (counts + 1 >= rows.limit[slots]) | broken
         done = [
             self._finish(int(slots[r]), bool(stopped[r]), bool(broken[r]))
@@ -357,24 +358,23 @@ class Shard:
             self._chunk(job, i, n)
         ids = self.cache.ids[i, len(job.ids) : len(job.ids) + n].tolist()
         logprobs = self.logprobs[i, :n].tolist()
-        wrong, top = self._leave(job)
+        self._leave(job)
         if broken:
             if job.slot is not None:
                 self.cache.clear(job.slot)
-            wrong = f"the model {job.model.ref} gave NaN; its weights are broken"
-        if wrong is not None:
-            return job, EngineError(wrong)
+            return job, EngineError(f"the model {job.model.ref} gave NaN; its weights are broken")
+        if job.asked is not None and job.asked.wrong is not None:
+            return job, EngineError(f"the grammar cannot go on: {job.asked.wrong}")
+        top = () if job.asked is None else tuple(job.asked.top)
         reason: FinishReason = "stop" if stopped else "length"
         return job, Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, job.cached, top)
 
-    def _leave(self, job: Job) -> tuple[str | None, Told]:
-        """It leaves its slot; returns why its grammar could not go on, and what it was told."""
+    def _leave(self, job: Job) -> None:
         assert job.slot is not None
         del self.running[job.slot.index]
         self._watched -= bool(job.on_chunk or job.sampling.stop)
         self.cache.release(job.slot)
         self._forget(job)
-        return self.asked.end(job.slot.index)
 
     def _forget(self, job: Job) -> None:
         with self._lock:

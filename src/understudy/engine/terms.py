@@ -1,6 +1,7 @@
-"""What running requests ask of their draws beyond temperature, top-p and top-k: to follow a
-grammar, to add to logits, to be told the likeliest tokens. The others cost nothing here."""
+"""What single requests ask of their draws beyond temperature, top-p and top-k: to follow a grammar,
+to add to logits, to be told the likeliest tokens. The others cost nothing here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,56 +11,43 @@ from llguidance import LLExecutor, LLMatcher
 from llguidance.numpy import consume_token_par, fill_next_token_bitmask_par
 from torch import Tensor
 
+from understudy.core.types import Sampling
 from understudy.engine.grammar import problem
-from understudy.engine.jobs import Job
 from understudy.engine.sampling import Drawn, Terms
-
-Ints = npt.NDArray[np.int64]
-Told = tuple[tuple[tuple[int, float], ...], ...]  # for each draw the likeliest (id, logprob)
 
 
 @dataclass(eq=False, slots=True)
-class _Asked:
-    """What one running request asks, and what it was told."""
+class Asked:
+    """What one request asks, and how far it has come: its matcher is behind what was drawn, `top`
+    has the likeliest (id, logprob) of each draw, `wrong` is why its grammar cannot go on."""
 
     matcher: LLMatcher | None
     biases: tuple[tuple[int, float], ...]
     most: int
-    told: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
-    wrong: str | None = None  # why its grammar cannot go on
+    top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
+    wrong: str | None = None
 
 
-class Asked:
-    """The requests of one shard that ask something, by slot. `vocab`: the model's tokens."""
+def asked_of(sampling: Sampling, matcher: LLMatcher | None) -> Asked | None:
+    """None where nothing is asked."""
+    if matcher is None and not sampling.logit_bias and not sampling.top_logprobs:
+        return None
+    return Asked(matcher, sampling.logit_bias, sampling.top_logprobs)
+
+
+Row = tuple[int, Asked]  # a row of a batch that asks something
+
+
+class TermKeeper:
+    """Works out the terms of the rows that ask something, and takes note of what was drawn.
+    `vocab`: the model's tokens."""
 
     def __init__(self, vocab: int, device: torch.device) -> None:
         self.words, self.device = -(-vocab // 32), device
-        self._by_slot: dict[int, _Asked] = {}
-        self._asks = np.zeros(0, dtype=bool)  # by slot
         self._executor: LLExecutor | None = None
 
-    def begin(self, slot: int, job: Job) -> None:
-        """A request starts in a slot."""
-        s = job.sampling
-        if job.matcher is None and not s.logit_bias and not s.top_logprobs:
-            return
-        if slot >= len(self._asks):
-            self._asks = np.append(self._asks, np.zeros(slot + 1 - len(self._asks), dtype=bool))
-        self._asks[slot] = True
-        self._by_slot[slot] = _Asked(job.matcher, s.logit_bias, s.top_logprobs)
-
-    def end(self, slot: int) -> tuple[str | None, Told]:
-        """It leaves: why its grammar could not go on, and the likeliest tokens of each draw."""
-        asked = self._by_slot.pop(slot, None)
-        if asked is None:
-            return None, ()
-        self._asks[slot] = False
-        wrong = None if asked.wrong is None else f"the grammar cannot go on: {asked.wrong}"
-        return wrong, tuple(asked.told)
-
-    def terms(self, slots: Ints) -> Terms | None:
-        """What the rows of a batch, in the order of `slots`, may draw next."""
-        rows = self._rows(slots)
+    def terms(self, rows: Sequence[Row]) -> Terms | None:
+        """What they may draw next; None for no rows."""
         if not rows:
             return None
         held = [(r, a, a.matcher) for r, a in rows if a.matcher is not None]
@@ -77,40 +65,28 @@ class Asked:
         )
 
     def follow(
-        self, slots: Ints, ids: npt.NDArray[np.int64], drawn: Drawn
+        self, rows: Sequence[Row], ids: npt.NDArray[np.int64], drawn: Drawn
     ) -> npt.NDArray[np.bool_]:
-        """Takes note of what was drawn; says which rows end with it: their grammar leaves nothing
-        but the stop, or cannot go on."""
-        over = np.zeros(len(slots), dtype=bool)
-        rows = self._rows(slots)
-        if not rows:
-            return over
+        """Takes note of what all rows of the batch drew, `ids`; says which of them end with it:
+        their grammar leaves nothing but the stop, or cannot go on."""
+        over = np.zeros(len(ids), dtype=bool)
         held = [(r, a, a.matcher) for r, a in rows if a.matcher is not None and a.wrong is None]
-        if held:
-            fed = [(matcher, int(ids[r])) for r, _, matcher in held]
-            for (r, a, matcher), taken in zip(
-                held, consume_token_par(self._pool(), fed), strict=True
-            ):
-                a.wrong = None if taken else problem(matcher)
-                over[r] = matcher.is_stopped()  # an error stops it too
+        fed = [(matcher, int(ids[r])) for r, _, matcher in held]
+        taken = consume_token_par(self._pool(), fed) if fed else []
+        for (r, a, matcher), ok in zip(held, taken, strict=True):
+            a.wrong = None if ok else problem(matcher)
+            over[r] = matcher.is_stopped()
         for r, a in rows:
             over[r] |= a.wrong is not None
         if drawn.top_ids_TK is not None and drawn.top_logprobs_TK is not None:
+            told = [a for _, a in rows if a.most]
             tops = zip(drawn.top_ids_TK.tolist(), drawn.top_logprobs_TK.tolist(), strict=True)
-            for asked, (found, logprobs) in zip([a for _, a in rows if a.most], tops, strict=True):
-                pairs = zip(found[: asked.most], logprobs[: asked.most], strict=True)
-                asked.told.append(tuple((i, p) for i, p in pairs if p > -np.inf))
+            for a, (found, logprobs) in zip(told, tops, strict=True):
+                pairs = zip(found[: a.most], logprobs[: a.most], strict=True)
+                a.top.append(tuple((i, p) for i, p in pairs if p > -np.inf))
         return over
 
-    def _rows(self, slots: Ints) -> list[tuple[int, _Asked]]:
-        """The rows that ask something."""
-        if not self._by_slot:
-            return []
-        within = np.flatnonzero(slots < len(self._asks))
-        rows = within[self._asks[slots[within]]].tolist()
-        return [(r, self._by_slot[int(slots[r])]) for r in rows]
-
-    def _masks(self, held: list[tuple[_Asked, LLMatcher]]) -> npt.NDArray[np.int32]:
+    def _masks(self, held: list[tuple[Asked, LLMatcher]]) -> npt.NDArray[np.int32]:
         """What each grammar allows next, one bit a token. One that cannot go on allows all: its row
         ends with what is drawn."""
         bits = np.zeros((len(held), self.words), dtype=np.int32)

@@ -28,6 +28,7 @@ from understudy.engine.jobs import Counters, EngineError, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
+from understudy.engine.terms import asked_of
 from understudy.engine.weights import fuse, rope_tables, shape_of
 from understudy.models.adapters import check_origin, load_adapter
 from understudy.models.lora import LoraConfig
@@ -128,7 +129,8 @@ class TorchEngine:
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed % 2**64
         loop = asyncio.get_running_loop()
         matcher = None if grammar is None else await self._matcher(grammar)
-        job = Job(ids, served, sampling, seed, loop, loop.create_future(), on_chunk, matcher)
+        job = Job(ids, served, sampling, seed, loop, loop.create_future(), on_chunk)
+        job.asked = asked_of(sampling, matcher)
         self._route(served, ids).submit(job)
         try:
             return await job.future
