@@ -23,6 +23,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from understudy.core.answer_form import form_of
 from understudy.core.binding import MUST_MATCH, PROMPT_HEADER, REFUSED, Binding
 from understudy.core.ids import uuid7
 from understudy.core.meter import metrics_lines
@@ -156,7 +157,8 @@ class Server:
         response = web.StreamResponse(headers=headers)
         response.content_type = "text/event-stream"
         response.headers["Cache-Control"] = "no-cache"
-        ident, text = f"chatcmpl-{uuid7()}", TextStream(self.renderer, request.sampling.stop)
+        form, ident = form_of(request), f"chatcmpl-{uuid7()}"
+        text = TextStream(self.renderer, request.sampling.stop, form is None or bool(form.tools))
         opened = False
 
         async def send(delta: dict[str, Any], **more: Any) -> None:

@@ -26,6 +26,7 @@ from understudy.engine.lockstep import settle
 from understudy.engine.lora_batch import LoraBatch, Stacks
 from understudy.engine.sampling import draw, uniforms
 from understudy.engine.schedule import Piece, Schedule
+from understudy.engine.terms import TermKeeper
 from understudy.engine.weights import Weights
 
 
@@ -63,6 +64,7 @@ class Shard:
         self._closed = False  # seen by the loop
         self._shut = False  # said by `close`; nothing is taken after it
         vocab = config.base.head.shape[0]
+        self.terms = TermKeeper(config.base.shape.vocab, cache.device)
         self._is_stop = np.zeros(vocab, dtype=bool)
         self._is_stop[[i for i in config.stop_ids if i < vocab]] = True
         self._lock = threading.Lock()
@@ -252,21 +254,26 @@ class Shard:
     def _sample(self, slots: np.ndarray, logits: Tensor) -> None:
         rows = self.schedule.rows
         counts = rows.count[slots]
-        ids_R, logprobs_R = draw(
+        running = self.schedule.running
+        asking = [(r, running[int(slots[r])]) for r in np.flatnonzero(rows.asks[slots])]
+        asked = [(int(r), job.asked) for r, job in asking if job.asked is not None]
+        drawn = draw(
             logits, rows.temperature[slots], rows.top_p[slots], rows.top_k[slots],
-            uniforms(rows.seed[slots], counts),
+            uniforms(rows.seed[slots], counts), self.terms.terms(asked),
         )  # fmt: skip
-        ids, logprobs = ids_R.cpu().numpy(), logprobs_R.cpu().numpy()
+        ids, logprobs = drawn.ids_R.cpu().numpy(), drawn.logprobs_R.cpu().numpy()
         rows.next_id[slots] = ids
         self.schedule.logprobs[slots, counts] = logprobs
         self.cache.ids[slots, self.cache.lengths[slots]] = ids
         rows.count[slots] = counts + 1
         self.counters.sampled_tokens += len(slots)
         broken = np.isnan(logprobs)
-        ended = self._is_stop[ids] | (counts + 1 >= rows.limit[slots]) | broken
-        done: list[tuple[Job, Sample | EngineError]] = []
-        for r in np.flatnonzero(ended).tolist():
-            done.append(self._finish(int(slots[r]), bool(self._is_stop[ids[r]]), bool(broken[r])))
+        stopped = self._is_stop[ids] | self.terms.follow(asked, ids, drawn)
+        ended = stopped | (counts + 1 >= rows.limit[slots]) | broken
+        done = [
+            self._finish(int(slots[r]), bool(stopped[r]), bool(broken[r]))
+            for r in np.flatnonzero(ended).tolist()
+        ]
         if self._watched or any(j.cancelled for j in self.schedule.running.values()):
             done += self._look(slots)
         deliver(done)
@@ -284,20 +291,12 @@ class Shard:
                 self.schedule.leave(job)
                 continue
             n = int(self.schedule.rows.count[i])
-            if job.sampling.stop and self._stopped(job, i, n):
+            sampled = self.cache.ids[i, job.prompt : job.prompt + n]
+            if job.sampling.stop and job.stopped(sampled, self.config.decode_text):
                 done.append(self._finish(i, True, False))
             elif job.on_chunk:
                 self._chunk(job, i, n)
         return done
-
-    def _stopped(self, job: Job, i: int, n: int) -> bool:
-        decode = self.config.decode_text
-        if decode is None:
-            return False
-        longest = max(len(s) for s in job.sampling.stop)
-        first = job.prompt + max(0, n - longest - 8)
-        text = decode(self.cache.ids[i, first : job.prompt + n].tolist())
-        return any(s in text for s in job.sampling.stop)
 
     def _chunk(self, job: Job, i: int, n: int) -> None:
         assert job.on_chunk is not None
@@ -318,8 +317,12 @@ class Shard:
             if job.slot is not None:
                 self.cache.clear(job.slot)
             return job, EngineError(f"the model {job.model.ref} gave NaN; its weights are broken")
+        if job.asked is not None and job.asked.wrong is not None:
+            return job, EngineError(f"the grammar cannot go on: {job.asked.wrong}")
+        top = () if job.asked is None else tuple(job.asked.top)
         reason: FinishReason = "stop" if stopped else "length"
-        return job, Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, job.cached or 0)
+        cached = job.cached or 0
+        return job, Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, cached, top)
 
     def _ended(self, job: Job) -> None:
         """Nothing more is done for this request."""
