@@ -10,10 +10,7 @@ import numpy as np
 from understudy.core.types import Sample, Sampling
 from understudy.engine.adapters import Model
 from understudy.engine.cache import Ids, Slot
-
-
-class EngineError(RuntimeError):
-    """A request failed inside the engine; others are not affected."""
+from understudy.engine.errors import EngineError as EngineError
 
 
 @dataclass(eq=False, slots=True)

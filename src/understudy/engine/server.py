@@ -23,8 +23,9 @@ from aiohttp.typedefs import Handler
 from understudy.core.ids import uuid7
 from understudy.core.origin import ORIGIN, Origin
 from understudy.core.protocols import Renderer
-from understudy.core.types import Completion, ModelRef, Sample
+from understudy.core.types import Completion, ModelRef
 from understudy.engine.chat import ChatError, LocalChat
+from understudy.engine.completions import Completions
 from understudy.engine.jobs import EngineError
 from understudy.engine.torch_engine import TorchEngine, UnknownModelError
 from understudy.engine.wire import (
@@ -32,10 +33,8 @@ from understudy.engine.wire import (
     TextStream,
     chat_chunk,
     chat_response,
-    completions_response,
     error_body,
     parse_chat,
-    parse_completions,
     usage_body,
 )
 
@@ -55,6 +54,7 @@ class Server:
     ) -> None:
         self.engine, self.decode, self.encode = engine, decode, encode
         self.chat = LocalChat(engine, renderer, engine.base, origin=origin)
+        self.plain = Completions(engine, engine.stop_ids, decode, encode)
         self.renderer = renderer
         self.created = int(time.time())
 
@@ -180,15 +180,11 @@ class Server:
         if (body.get("stream_options") or {}).get("include_usage"):
             await send({}, usage=usage_body(done.usage))
 
-    async def completions(self, http: web.Request) -> web.Response:
+    async def completions(self, http: web.Request) -> web.StreamResponse:
         body = await _json(http)
         model = self.ref(body.get("model"))
         self.engine.resolve(model)
-        prompts, sampling = parse_completions(body, self.encode)
-        samples: list[Sample] = await asyncio.gather(
-            *(self.engine.sample(p, model, sampling) for p in prompts)
-        )
-        return web.json_response(completions_response(prompts, samples, body, self.decode))
+        return await self.plain.answer(http, body, model)
 
     # -- models ----------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, lora_sites
 from understudy.engine.cache import Cache
 from understudy.engine.decoder import Decoder
-from understudy.engine.jobs import Counters, EngineError, Job
+from understudy.engine.errors import EngineError, UnknownModelError
+from understudy.engine.jobs import Counters, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
@@ -30,10 +31,6 @@ from understudy.models.adapters import check_origin, load_adapter
 from understudy.models.lora import LoraConfig
 
 __all__ = ["EngineError", "TorchEngine", "UnknownModelError"]
-
-
-class UnknownModelError(ValueError):
-    """The request names a model that the engine does not have."""
 
 
 class TorchEngine:
@@ -67,6 +64,7 @@ class TorchEngine:
     ) -> None:
         config = model.config
         self.base, self.keep_versions, self.origin = base, keep_versions, origin
+        self.stop_ids = tuple(stop_ids)
         self.shape = shape_of(config)
         self._tied = bool(config.tie_word_embeddings)
         self._weights = fuse(model.state_dict(), self.shape, self._tied)
@@ -85,7 +83,7 @@ class TorchEngine:
         self._rope = rope
         shard_config = ShardConfig(
             base=self._weights,
-            stop_ids=tuple(stop_ids),
+            stop_ids=self.stop_ids,
             decode_text=decode_text,
             context=self.context,
             merge_bytes=merge_bytes,
