@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
+RECORDED = Path(__file__).parent.parent / "data" / "vllm_chat.json"
 VOCAB, BLOCK = 300, 16
 Json = dict[str, Any]
 Step = tuple[int, float, str | None]  # an id, its logprob, why it is the last
@@ -40,6 +41,7 @@ class VllmStandIn:
             [
                 web.get("/v1/models", self.models),
                 web.post("/v1/completions", self.completions),
+                web.post("/v1/chat/completions", self.chat),
                 web.post("/v1/load_lora_adapter", self.load),
                 web.post("/v1/unload_lora_adapter", self.unload),
             ]
@@ -135,7 +137,7 @@ class VllmStandIn:
                 choice["logprobs"]["token_logprobs"] = [None]
             if self.fault == "lost" and count == 2:
                 continue
-            if self.fault == "cut" and count == 3:
+            if self.fault == "cut late" and count == 3:
                 assert http.transport is not None
                 http.transport.close()
             if self.fault == "error" and count == 3:
@@ -194,6 +196,24 @@ class VllmStandIn:
             if reason is not None:
                 return
 
+    async def chat(self, http: web.Request) -> web.Response:
+        """The recorded answer, a tool call, whatever is asked; ids where they are asked for."""
+        body = await http.json()
+        self.asked.append(body)
+        failed = await self._failed(http)
+        if failed is not None:
+            return failed
+        if body["model"] != "base":
+            said = f"The model `{body['model']}` does not exist. Valid aliases: base."
+            return refused(404, said, "NotFoundError", "model")
+        answer = json.loads(RECORDED.read_text())["whole"]
+        (choice,) = answer["choices"]
+        if not body.get("return_token_ids"):
+            answer["prompt_token_ids"] = choice["token_ids"] = None
+        if not body.get("logprobs"):
+            choice["logprobs"] = None
+        return web.json_response(answer)
+
     # -- adapters --------------------------------------------------------------------------
 
     def _key(self, body: Json) -> bytes:
@@ -208,6 +228,8 @@ class VllmStandIn:
         return known
 
     async def load(self, http: web.Request) -> web.Response:
+        if self.fault == "no lora":
+            return web.json_response({"detail": "Not Found"}, status=404)
         body = await http.json()
         name, path = body["lora_name"], Path(body["lora_path"])
         if name in self.adapters and not body.get("load_inplace"):

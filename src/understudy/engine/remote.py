@@ -143,6 +143,8 @@ def _read(started: Completion, answer: Any) -> Completion:
     entries = (choice.get("logprobs") or {}).get("content")
     logprobs = None if entries is None else tuple(float(e["logprob"]) for e in entries)
     exact = prompt is not None and output is not None
+    if exact and usage.completion_tokens not in (None, len(output)):
+        exact = False  # ids were lost on the way
     if logprobs is not None and exact and len(logprobs) != len(output):
         logprobs = None
     reason: FinishReason = choice["finish_reason"]
