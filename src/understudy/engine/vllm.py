@@ -1,7 +1,8 @@
 """An `Engine` over a vLLM server: we render and parse, it is fed ids and gives ids.
 
-Its chat route is not used: a streamed tool call loses ids there (vLLM issue 27482). The engine
-server of this package speaks the same routes and will do in its place.
+Its chat route is not used: it renders and parses in ways of its own, and versions of it lost ids of
+streamed tool calls (vLLM issue 27482). The engine server of this package speaks the same routes
+and will do in its place.
 """
 
 import asyncio
@@ -75,7 +76,8 @@ class VllmEngine:
         self._session: aiohttp.ClientSession | None = None
         self._listed: dict[str, ModelRef] = {}  # by their name there
         self._listed_at = -_FRESH_S
-        self._ready = False
+        self._ready = self._closed = False
+        self._open: set[asyncio.Timeout] = set()  # the limits of requests in flight
         self._lock = asyncio.Lock()
 
     # -- sampling --------------------------------------------------------------------------
@@ -103,7 +105,7 @@ class VllmEngine:
         )
         if self.context is not None:
             body["max_tokens"] = min(sampling.max_tokens, self.context - len(ids))
-        answer = Answer(ids, served)
+        answer = Answer(ids, served, self.url)
 
         def hear(data: Any) -> None:
             fresh = answer.add(data)
@@ -111,7 +113,7 @@ class VllmEngine:
                 on_chunk(fresh)
 
         await self._ask(served, body, hear)
-        return self._whole(answer)
+        return answer.sample()
 
     async def score(self, ids: Sequence[int], model: ModelRef, top_k: int = 0) -> Scores:
         """Teacher-forced logprobs of ids[1:] at temperature 1, with the `top_k` likeliest
@@ -122,13 +124,7 @@ class VllmEngine:
         checked = self._checked(ids)
         heard: list[Any] = []
         await self._ask(served, score_body(str(served), checked, top_k), heard.append)
-        return scores_of(heard[0], checked, served, top_k)
-
-    def _whole(self, answer: Answer) -> Sample:
-        try:
-            return answer.sample()
-        except EngineError as error:
-            raise EngineError(f"{self.url}: {error}") from error
+        return scores_of(heard[0], checked, served, top_k, self.url)
 
     def _checked(self, prompt_ids: Sequence[int]) -> list[int]:
         ids = [int(i) for i in prompt_ids]
@@ -234,11 +230,11 @@ class VllmEngine:
             await self._list()
             if self.base not in self._listed:
                 raise self._unknown(ModelRef(self.base))
-            probe = Answer([0], ModelRef(self.base))
+            probe = Answer([0], ModelRef(self.base), self.url)
             one = Sampling(top_p=1e-6, max_tokens=1)  # leaves one token, ties or not
             body = completion_body(self.base, [0], one, self.stop_ids)
             await self._complete(body, probe.add)
-            if abs(self._whole(probe).logprobs[0]) > 1e-6:
+            if abs(probe.sample().logprobs[0]) > 1e-6:
                 raise EngineError(
                     f"{self.url} gives logprobs of another distribution than it samples: start it "
                     "with --logprobs-mode processed_logprobs"
@@ -296,23 +292,35 @@ class VllmEngine:
     async def _request(
         self, method: str, path: str, body: Body | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None or self._session.closed:
+        if self._closed:
+            raise EngineError("the engine was closed")
+        if self._session is None:
             connector = aiohttp.TCPConnector(limit=0)
             whole = aiohttp.ClientTimeout(total=None)
             self._session = aiohttp.ClientSession(
                 headers=self._headers, connector=connector, timeout=whole
             )
+        limit = asyncio.timeout(self.timeout)
+        self._open.add(limit)
         try:
-            async with asyncio.timeout(self.timeout):
+            async with limit:
                 async with self._session.request(method, self.url + path, json=body) as response:
                     yield response
         except TimeoutError as error:
+            if self._closed:
+                raise EngineError("the engine was closed") from error
             raise EngineError(f"no answer from {self.url} within {self.timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise _Unreached(f"{self.url}: {one_line(error)}") from error
+        finally:
+            self._open.discard(limit)
 
     async def aclose(self) -> None:
-        """Close the connections; the server goes on."""
+        """Close the connections: what is in flight fails, and the server goes on."""
+        self._closed = True
+        for limit in self._open:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time())
         if self._session is not None:
             await self._session.close()
 

@@ -1,4 +1,5 @@
-"""A vLLM of our own: started on a free port of this machine, and ended with its children.
+"""A vLLM of our own: started on a free port of this machine; it and its workers end when they are
+told to, or when this process is gone.
 
 vLLM pins its own torch and transformers, so it lives in an environment of its own; `command` is
 the path of its `vllm` there.
@@ -8,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -83,6 +85,8 @@ class VllmProcess:
                 self.process.wait(grace_s)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         return self.process.wait()
 
     def __enter__(self) -> Self:
@@ -128,24 +132,24 @@ async def start_vllm(
 
 
 def _spawn(base: str, name: str | None, log_path: Path, options: VllmOptions) -> VllmProcess:
+    if shutil.which(options.command) is None:
+        raise EngineError(
+            f"there is no command {options.command}: install 'understudy[vllm]' in an environment "
+            "of its own and name its vllm"
+        )
     port = _free_port()
+    command = vllm_command(base, name or Path(base).resolve().name, port, options)
     own = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                vllm_command(base, name or Path(base).resolve().name, port, options),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **own, **options.env},
-                start_new_session=True,  # a group of its own, workers included
-            )
-    except OSError as error:
-        raise EngineError(
-            f"there is no command {options.command} ({error.strerror}): install "
-            "'understudy[vllm]' in an environment of its own and name its vllm"
-        ) from error
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "understudy.engine.with_parent", *command],
+            stdin=subprocess.PIPE,  # closes when this process is gone
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **own, **options.env},
+            start_new_session=True,  # a group of its own, workers included
+        )
     return VllmProcess(f"http://127.0.0.1:{port}", log_path, process)
 
 

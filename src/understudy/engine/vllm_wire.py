@@ -96,13 +96,13 @@ def grammar_of(given: Any) -> str:
 
 
 class Answer:
-    """One sample as it comes: whole, or a chunk of a stream at a time.
+    """One sample as it comes from `where`: whole, or a chunk of a stream at a time.
 
     vLLM gives logprobs with their ids; our own server gives those of a stream with its end.
     """
 
-    def __init__(self, prompt_ids: Sequence[int], model: ModelRef) -> None:
-        self.prompt_ids, self.model = list(prompt_ids), model
+    def __init__(self, prompt_ids: Sequence[int], model: ModelRef, where: str) -> None:
+        self.prompt_ids, self.model, self.where = list(prompt_ids), model, where
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish_reason: str | None = None
@@ -113,18 +113,18 @@ class Answer:
         """The ids that it adds. Raises EngineError for an error in mid-stream, ids that are
         missing, NaN, or a prompt that was not fed as it was sent."""
         if not isinstance(data, Mapping):
-            raise EngineError(f"it answered {one_line(str(data))} and no completion")
+            raise self._fault(f"it answered {one_line(str(data))} and no completion")
         if data.get("error"):
-            raise EngineError(f"it failed: {message_of(data)}")
+            raise self._fault(message_of(data))
         self._count(data.get("usage"))
         fresh: list[int] = []
         for choice in data.get("choices") or ():
             ids = choice.get("token_ids")
             if not isinstance(ids, list):
-                raise EngineError("its answer has no token_ids: is it vLLM, 0.10.2 or newer?")
+                raise self._fault("its answer has no token_ids: is it vLLM, 0.10.2 or newer?")
             fed = choice.get("prompt_token_ids")
             if fed is not None and fed != self.prompt_ids:
-                raise EngineError(f"it fed {len(fed)} other prompt ids than those sent")
+                raise self._fault(f"it fed {len(fed)} other prompt ids than those sent")
             values = (choice.get("logprobs") or {}).get("token_logprobs") or []
             self.logprobs += [_finite(v, self.model) for v in values]
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
@@ -138,14 +138,17 @@ class Answer:
             details = usage.get("prompt_tokens_details") or {}
             self.cached_tokens = details.get("cached_tokens") or 0
 
+    def _fault(self, text: str) -> EngineError:
+        return EngineError(f"{self.where}: {text}")
+
     def sample(self) -> Sample:
         """The whole. Raises EngineError where it is cut, or ids and logprobs are not one to one."""
         if self.finish_reason not in ("stop", "length"):
-            raise EngineError(f"its answer broke off (finish_reason {self.finish_reason})")
+            raise self._fault(f"its answer broke off (finish_reason {self.finish_reason})")
         if not self.ids or self.counted not in (None, len(self.ids)):
-            raise EngineError(f"it counts {self.counted} sampled tokens and gave {len(self.ids)}")
+            raise self._fault(f"it counts {self.counted} sampled tokens and gave {len(self.ids)}")
         if len(self.logprobs) != len(self.ids):
-            raise EngineError(f"it gave {len(self.logprobs)} logprobs for {len(self.ids)} tokens")
+            raise self._fault(f"it gave {len(self.logprobs)} logprobs for {len(self.ids)} tokens")
         reason = self.finish_reason
         return Sample(
             tuple(self.ids),
@@ -156,7 +159,7 @@ class Answer:
         )
 
 
-def scores_of(answer: Any, ids: Sequence[int], model: ModelRef, top_k: int) -> Scores:
+def scores_of(answer: Any, ids: Sequence[int], model: ModelRef, top_k: int, where: str) -> Scores:
     """Scores from the `prompt_logprobs` of an answer: a list with None first, then one mapping of
     id (text) to {logprob, rank} a position, the fed token's and the `top_k` likeliest.
     Raises EngineError for anything else."""
@@ -171,7 +174,9 @@ def scores_of(answer: Any, ids: Sequence[int], model: ModelRef, top_k: int) -> S
             pairs = [(int(i), _finite(e["logprob"], model)) for i, e in entries.items()]
             top.append(tuple(sorted(pairs, key=lambda p: -p[1])[:top_k]))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise EngineError(f"its answer has no prompt_logprobs for these ids: {error!r}") from error
+        raise EngineError(
+            f"{where}: its answer has no prompt_logprobs for these ids ({one_line(repr(error))})"
+        ) from error
     return Scores(tuple(logprobs), tuple(top))
 
 
