@@ -19,7 +19,7 @@ from understudy.engine.torch_engine import TorchEngine
 
 USER: Any = {"role": "user", "content": "hello"}
 SCHEMA = {"type": "object", "required": ["way", "n"], "additionalProperties": False,
-          "properties": {"way": {"enum": ["up", "down"]}, "n": {"type": "integer"}}}  # fmt: skip
+          "properties": {"way": {"enum": ["up", "down"]}, "n": {"type": "integer", "minimum": 0, "maximum": 999}}}  # fmt: skip
 TOOL: Any = {"type": "function", "function": {"name": "find", "parameters": SCHEMA}}
 OTHER: Any = {"type": "function", "function": {"name": "now"}}
 ASKED: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}

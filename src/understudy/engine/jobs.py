@@ -10,11 +10,8 @@ import numpy as np
 from understudy.core.types import Sample, Sampling
 from understudy.engine.adapters import Model
 from understudy.engine.cache import Ids, Slot
+from understudy.engine.errors import EngineError
 from understudy.engine.terms import Asked
-
-
-class EngineError(RuntimeError):
-    """A request failed inside the engine; others are not affected."""
 
 
 class EngineBusyError(EngineError):

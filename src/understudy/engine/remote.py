@@ -154,6 +154,8 @@ def _read(started: Completion, answer: Any) -> Completion:
         [[t["token"], t["logprob"]] for t in e.get("top_logprobs") or ()] for e in entries or ()
     ]
     exact = prompt is not None and output is not None
+    if exact and usage.completion_tokens not in (None, len(output)):
+        exact = False  # ids were lost on the way
     if logprobs is not None and exact and len(logprobs) != len(output):
         logprobs = None
     reason: FinishReason = choice["finish_reason"]

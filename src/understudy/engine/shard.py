@@ -21,7 +21,8 @@ from understudy.core.types import FinishReason, Sample
 from understudy.engine.adapters import Model, merge
 from understudy.engine.cache import Cache
 from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch
-from understudy.engine.jobs import Counters, EngineError, Job, deliver
+from understudy.engine.errors import EngineError
+from understudy.engine.jobs import Counters, Job, deliver
 from understudy.engine.lockstep import settle
 from understudy.engine.lora_batch import LoraBatch, Stacks
 from understudy.engine.sampling import draw, uniforms

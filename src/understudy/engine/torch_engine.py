@@ -26,10 +26,11 @@ from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, lora_sites
 from understudy.engine.cache import BLOCK, Cache
 from understudy.engine.decoder import Decoder
+from understudy.engine.errors import EngineError, UnknownModelError
 from understudy.engine.grammar import Grammars
-from understudy.engine.jobs import Counters, EngineBusyError, EngineError, Job
+from understudy.engine.jobs import Counters, EngineBusyError, Job
 from understudy.engine.kernel import build_kernel
-from understudy.engine.registry import Listed, Registry, UnknownModelError
+from understudy.engine.registry import Listed, Registry
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
 from understudy.engine.terms import asked_of
@@ -82,6 +83,7 @@ class TorchEngine:
     ) -> None:
         config = model.config
         self.base, self.origin = base, origin
+        self.stop_ids = tuple(stop_ids)
         self.shape = shape_of(config)
         self._tied = bool(config.tie_word_embeddings)
         self._weights = fuse(model.state_dict(), self.shape, self._tied)
@@ -114,7 +116,7 @@ class TorchEngine:
         self._grammars = Grammars(tokenizer, self.shape.vocab, stop_ids)
         shard_config = ShardConfig(
             base=self._weights,
-            stop_ids=tuple(stop_ids),
+            stop_ids=self.stop_ids,
             decode_text=decode_text,
             context=self.context,
             merge_bytes=merge_bytes,

@@ -133,8 +133,6 @@ def parse_completions(
     body: Body, encode: Callable[[str], list[int]]
 ) -> tuple[list[list[int]], Sampling]:
     """Prompts (text or token ids, one or several) of a completions request."""
-    if body.get("stream"):
-        raise BadRequest("streaming is served on /v1/chat/completions", "stream")
     prompt = body.get("prompt")
     if isinstance(prompt, str):
         prompts = [encode(prompt)]
@@ -300,7 +298,8 @@ def completions_response(
             "logprobs": None,
         }
         if body.get("logprobs") is not None:
-            tokens = [decode([t]) for t in sample.ids]
+            as_ids = body.get("return_tokens_as_token_ids")
+            tokens = [f"token_id:{t}" if as_ids else decode([t]) for t in sample.ids]
             choice["logprobs"] = {
                 "tokens": tokens,
                 "token_logprobs": list(sample.logprobs),
