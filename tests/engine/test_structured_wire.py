@@ -18,8 +18,9 @@ from understudy.engine.server import Server, server_url, start_server
 from understudy.engine.torch_engine import TorchEngine
 
 USER: Any = {"role": "user", "content": "hello"}
+N = {"type": "integer", "minimum": 0, "maximum": 999}  # a random model may like one digit for ever
 SCHEMA = {"type": "object", "required": ["way", "n"], "additionalProperties": False,
-          "properties": {"way": {"enum": ["up", "down"]}, "n": {"type": "integer", "minimum": 0, "maximum": 999}}}  # fmt: skip
+          "properties": {"way": {"enum": ["up", "down"]}, "n": N}}  # fmt: skip
 TOOL: Any = {"type": "function", "function": {"name": "find", "parameters": SCHEMA}}
 OTHER: Any = {"type": "function", "function": {"name": "now"}}
 ASKED: Any = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}
