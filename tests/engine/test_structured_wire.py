@@ -50,7 +50,7 @@ async def ask(client: openai.AsyncOpenAI, **fields: Any) -> Any:
 
 
 async def test_response_format(client: openai.AsyncOpenAI) -> None:
-    done = await asyncio.gather(*(ask(client, response_format=ASKED) for _ in range(6)))
+    done = await asyncio.gather(*(ask(client, seed=i, response_format=ASKED) for i in range(6)))
     for answer in done:
         (choice,) = answer.choices
         assert (choice.finish_reason, choice.message.tool_calls) == ("stop", None)
@@ -76,7 +76,7 @@ async def test_tool_choice_and_parallel_tool_calls(client: openai.AsyncOpenAI) -
         {"tool_choice": "required"}, {"tool_choice": "required", "parallel_tool_calls": False},
         {"tool_choice": named},
     ):  # fmt: skip
-        done = await asyncio.gather(*(ask(client, tools=both, **fields) for _ in range(8)))
+        done = await asyncio.gather(*(ask(client, seed=i, tools=both, **fields) for i in range(8)))
         counts = []
         for answer in done:
             (choice,) = answer.choices

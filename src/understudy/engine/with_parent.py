@@ -19,10 +19,12 @@ def main(command: Sequence[str]) -> int:
     """Its exit code; 128 and the signal's number where a signal ended it."""
     child = subprocess.Popen(list(command), stdin=subprocess.DEVNULL)
     signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    alone = threading.Event()
 
     def watch() -> None:
         while os.read(0, 1024):
             pass
+        alone.set()
         child.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(GRACE_S)
@@ -30,6 +32,8 @@ def main(command: Sequence[str]) -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     code = child.wait()
+    if alone.is_set():  # whichever of the two threads wakes first
+        os.killpg(0, signal.SIGKILL)
     return code if code >= 0 else 128 - code
 
 
