@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 import random
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,13 +100,14 @@ async def a_seed_fixes_the_tokens(subject: Subject) -> None:
 
 
 async def it_stops_at_stop_ids_and_at_the_limit(subject: Subject) -> None:
+    options = [Sampling(max_tokens=25, seed=n) for n in range(24)]
     samples = await asyncio.gather(
-        *(subject.engine.sample(prompt(10, n), BASE, Sampling(max_tokens=40)) for n in range(12))
+        *(subject.engine.sample(prompt(10, n), BASE, o) for n, o in enumerate(options))
     )
     for s in samples:
         assert not set(s.ids[:-1]) & set(STOPS)
         assert s.finish_reason == ("stop" if s.ids[-1] in STOPS else "length")
-        assert s.finish_reason == "stop" or len(s.ids) == 40
+        assert s.finish_reason == "stop" or len(s.ids) == 25
     assert {s.finish_reason for s in samples} == {"stop", "length"}
     long = prompt(CONTEXT - 5)
     assert len((await subject.engine.sample(long, BASE, Sampling(max_tokens=50))).ids) <= 5
@@ -197,6 +199,21 @@ async def versions_count_up_and_share_no_prefix(subject: Subject) -> None:
     await engine.unload(name)
     with pytest.raises(UnknownModelError, match="counted"):
         await engine.sample(ids, name, Sampling())
+
+
+async def a_folder_written_anew_is_not_fed_old_prefixes(subject: Subject) -> None:
+    engine, name, ids = subject.engine, ModelRef("base", "anew", 1), prompt(300, 3)
+    folder = subject.wide.parent / "anew"
+    shutil.rmtree(folder, ignore_errors=True)
+    for adapter in subject.adapters[:2]:
+        shutil.copytree(adapter, folder)
+        await engine.load(name, str(folder))
+        first, again = [await engine.sample(ids, name, Sampling(max_tokens=6)) for _ in range(2)]
+        assert first.cached_tokens == 0 < again.cached_tokens
+        for s in (first, again):
+            assert gap(s.logprobs, await scored(subject, ids, s)) < 1e-4
+        await engine.unload(name)
+        shutil.rmtree(folder)
 
 
 async def adapters_of_one_batch_are_each_their_own(subject: Subject) -> None:
@@ -315,6 +332,7 @@ CASES = [
     a_cancelled_request_ends,
     what_is_in_flight_keeps_its_version,
     versions_count_up_and_share_no_prefix,
+    a_folder_written_anew_is_not_fed_old_prefixes,
     adapters_of_one_batch_are_each_their_own,
     the_base_rides_with_adapters,
     what_does_not_load_is_said,

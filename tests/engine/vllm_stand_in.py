@@ -30,7 +30,7 @@ class VllmStandIn:
     ) -> None:
         self.decode, self.context, self.processed = decode, context, processed
         self.adapters: dict[str, tuple[str, bytes]] = {}  # by name: the path, what was in it
-        self.cached: set[tuple[bytes, str, tuple[int, ...]]] = set()
+        self.cached: set[tuple[str, str, tuple[int, ...]]] = set()
         self.running = self.drawn = 0
         self.fault: str | None = None
         self.asked: list[Json] = []  # the bodies of completions
@@ -220,8 +220,10 @@ class VllmStandIn:
         return self.adapters[body["model"]][1] if body["model"] in self.adapters else b""
 
     def _cached(self, body: Json) -> int:
-        """How much of the prompt was seen before under that name and adapter, in whole blocks."""
-        prompt, own = tuple(body["prompt"]), (self._key(body), body["model"])
+        """How much of the prompt was seen before, in whole blocks: by name and path, as vLLM's
+        cache has it, whatever the weights are now."""
+        path, _ = self.adapters.get(body["model"], ("", b""))
+        prompt, own = tuple(body["prompt"]), (body["model"], path)
         ends = range(BLOCK, len(prompt), BLOCK)
         known = max((n for n in ends if (*own, prompt[:n]) in self.cached), default=0)
         self.cached |= {(*own, prompt[:n]) for n in ends}
@@ -231,12 +233,12 @@ class VllmStandIn:
         if self.fault == "no lora":
             return web.json_response({"detail": "Not Found"}, status=404)
         body = await http.json()
-        name, path = body["lora_name"], Path(body["lora_path"])
+        name, given = body["lora_name"], body["lora_path"]
         if name in self.adapters and not body.get("load_inplace"):
             said = f"The lora adapter '{name}' has already been loaded. If you want to load the "
             said += "adapter in place, set 'load_inplace' to True."
             return refused(400, said, "InvalidUserInput")
-        file = path / "adapter_model.safetensors"
+        file = Path(given) / "adapter_model.safetensors"
         if not file.is_file():
             said = f"Loading lora {name} failed: No adapter found for <path>"
             return refused(404, said, "NotFoundError")
@@ -251,7 +253,7 @@ class VllmStandIn:
         if any("q_proj.lora_A" in n and t["shape"][1] != 64 for n, t in tensors.items()):
             why = "The size of tensor a (64) must match the size of tensor b (96)"
             return refused(500, said.format(why), "InternalServerError")
-        self.adapters[name] = (str(path), raw)
+        self.adapters[name] = (given, raw)
         return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
 
     async def unload(self, http: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ its answers in tests/engine/test_contract.py.
 
 import json
 import math
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -209,8 +210,14 @@ def refusal(status: int, answer: Any, where: str) -> EngineError | ValueError:
 
 
 def load_body(ref: ModelRef, path: str) -> Body:
-    """A request to load an adapter's folder under the reference's name."""
-    return {"lora_name": str(ref), "lora_path": str(Path(path).absolute())}
+    """A request to load an adapter's folder under the reference's name.
+
+    vLLM keys cached prefixes by name and path, as they are spelled: a folder that is written anew
+    and loaded again under the same name would be fed what its old weights cached. So each load
+    spells its path in a way of its own, by 48 bits of `/.` and `/` behind it.
+    """
+    own = "".join("/." if secrets.randbits(1) else "/" for _ in range(48))
+    return {"lora_name": str(ref), "lora_path": f"{Path(path).absolute()}{own}"}
 
 
 def load_refusal(status: int, answer: Any, path: str, where: str) -> Exception:
