@@ -88,6 +88,41 @@ async def logprobs_are_of_the_narrowed_distribution(subject: Subject) -> None:
     assert gap(surest.logprobs, (0.0,) * len(surest.ids)) < 1e-5
 
 
+async def the_likeliest_are_told(subject: Subject) -> None:
+    ids, options = prompt(20), Sampling(max_tokens=12, seed=2, top_logprobs=4)
+    s = await subject.engine.sample(ids, BASE, options)
+    streamed = await subject.engine.sample(ids, BASE, options, on_chunk=lambda _: None)
+    top = (await subject.engine.score([*ids, *s.ids], BASE, top_k=4)).top[len(ids) - 1 :]
+    for told, again, wanted in zip(s.top, streamed.top, top, strict=True):
+        assert [i for i, _ in told] == [i for i, _ in again] == [i for i, _ in wanted]
+        assert gap(*(tuple(v for _, v in pairs) for pairs in (told, wanted))) < 1e-4
+    two = Sampling(0.7, top_k=2, max_tokens=6, seed=2, top_logprobs=5)
+    for token, logprob, told in (
+        (i, p, dict(t))
+        for x in [await subject.engine.sample(ids, BASE, two)]
+        for i, p, t in zip(x.ids, x.logprobs, x.top, strict=True)
+    ):
+        assert len(told) == 2
+        assert abs(told[token] - logprob) < 1e-5
+    assert (await subject.engine.sample(ids, BASE, Sampling(max_tokens=2))).top == ()
+
+
+async def biases_are_added(subject: Subject) -> None:
+    ids = prompt(20)
+    plain = await subject.engine.sample(ids, BASE, Sampling(0.0, max_tokens=1))
+    (likeliest,), (logprob,) = plain.ids, plain.logprobs
+    barred = Sampling(max_tokens=8, seed=1, logit_bias=((likeliest, -100.0),))
+    assert likeliest not in (await subject.engine.sample(ids, BASE, barred)).ids
+    forced = Sampling(max_tokens=4, logit_bias=((77, 100.0),))
+    always = await subject.engine.sample(ids, BASE, forced)
+    assert always.ids == (77,) * 4
+    assert gap(always.logprobs, (0.0,) * 4) < 1e-4
+    raised = Sampling(0.0, max_tokens=1, logit_bias=((likeliest, 1.5),))
+    p = math.exp(logprob + 1.5)
+    expected = math.log(p / (p + 1 - math.exp(logprob)))
+    assert gap((await subject.engine.sample(ids, BASE, raised)).logprobs, (expected,)) < 1e-4
+
+
 async def a_seed_fixes_the_tokens(subject: Subject) -> None:
     ids, options = prompt(25), Sampling(max_tokens=16, seed=7)
     alone = await subject.engine.sample(ids, BASE, options)
@@ -294,6 +329,7 @@ async def what_cannot_be_served_is_refused(subject: Subject) -> None:
         await subject.engine.sample(prompt(CONTEXT + 9), BASE, Sampling())
     wrong = (
         Sampling(max_tokens=0), Sampling(top_p=0.0), Sampling(temperature=-1.0), Sampling(top_k=-1),
+        Sampling(top_logprobs=21), Sampling(top_logprobs=-1), Sampling(logit_bias=((1, 101.0),)),
     )  # fmt: skip
     for sampling in wrong:
         with pytest.raises(ValueError) as caught:
@@ -304,7 +340,7 @@ async def what_cannot_be_served_is_refused(subject: Subject) -> None:
 async def a_grammar_is_kept_to(subject: Subject) -> None:
     if not subject.constrained:
         pytest.skip("this engine has no constrained decoding")
-    lark = json.dumps({"grammars": [{"lark_grammar": 'start: "cab" | "bad" "e"'}]})
+    lark = 'start: "cab" | "bad" "e"'
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     schema |= {"additionalProperties": False, "x-guidance": {"whitespace_flexible": False}}
     form = json.dumps({"grammars": [{"json_schema": schema}]})
@@ -317,9 +353,9 @@ async def a_grammar_is_kept_to(subject: Subject) -> None:
         assert text(subject, word) in ("cab", "bade")
         assert word.finish_reason == "stop"
         assert said in ({"ok": True}, {"ok": False})
-    nonsense = json.dumps({"grammars": [{"lark_grammar": "start: nothing"}]})
-    with pytest.raises(ValueError, match="nothing"):
-        await subject.engine.sample(prompt(9), BASE, Sampling(), nonsense)
+    for wrong in ("start: nothing", json.dumps({"grammars": [{"lark_grammar": "start: nothing"}]})):
+        with pytest.raises(ValueError, match="nothing"):
+            await subject.engine.sample(prompt(9), BASE, Sampling(), wrong)
 
 
 def text(subject: Subject, sample: Sample) -> str:
@@ -331,6 +367,8 @@ CASES = [
     logprobs_are_the_teacher_forced_ones,
     greedy_takes_the_likeliest,
     logprobs_are_of_the_narrowed_distribution,
+    the_likeliest_are_told,
+    biases_are_added,
     a_seed_fixes_the_tokens,
     it_stops_at_stop_ids_and_at_the_limit,
     it_stops_at_stop_strings,

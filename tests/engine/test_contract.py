@@ -66,7 +66,10 @@ async def serving(app: web.Application) -> AsyncIterator[str]:
 
 
 def torch_engine(renderer: TurnRenderer, stop_ids: tuple[int, ...]) -> TorchEngine:
-    return TorchEngine(make_model(), "base", stop_ids, threads=1, decode_text=renderer.decode)
+    return TorchEngine(
+        make_model(), "base", stop_ids, threads=1, decode_text=renderer.decode,
+        tokenizer=make_tokenizer(),
+    )  # fmt: skip
 
 
 @asynccontextmanager
@@ -138,9 +141,7 @@ async def subject(
             async def running() -> int:
                 return sum(s.load for s in inside.shards)
 
-            yield Subject(
-                engine, endless, drawn=drawn, running=running, **common, constrained=False
-            )
+            yield Subject(engine, endless, drawn=drawn, running=running, **common)
         return
     if kind == "stand-in":
         stand_in = VllmStandIn(renderer.decode, CONTEXT)

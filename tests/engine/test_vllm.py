@@ -133,18 +133,18 @@ async def test_what_is_no_vllm_is_refused_at_the_first_request(
 
 async def test_a_grammar_goes_in_vllms_form(engine: VllmEngine, stand_in: VllmStandIn) -> None:
     schema = {"type": "boolean"}
-    forms: list[tuple[Any, Any]] = [
-        ({"lark_grammar": "start: 'a'"}, {"grammar": "start: 'a'"}),
-        ({"json_schema": schema}, {"json": schema}),
+    forms: list[tuple[str, Any]] = [
+        ("start: 'a'", {"grammar": "start: 'a'"}),
+        (json.dumps({"grammars": [{"lark_grammar": "start: 'a'"}]}), {"grammar": "start: 'a'"}),
+        (json.dumps({"grammars": [{"json_schema": schema}]}), {"json": schema}),
     ]
-    for ours, theirs in forms:
-        grammar = json.dumps({"grammars": [ours]})
+    for grammar, theirs in forms:
         await engine.sample(prompt(5), BASE, Sampling(max_tokens=2), grammar)
         assert stand_in.asked[-1]["structured_outputs"] == theirs
         assert not stand_in.asked[-1]["ignore_eos"]
     await engine.sample(prompt(5), BASE, Sampling(max_tokens=2))
     assert stand_in.asked[-1]["ignore_eos"]
-    for wrong in ("start: 'a'", "[]", '{"grammars": []}', '{"grammars": [{"regex": "a"}]}'):
+    for wrong in ("{", '{"grammars": []}', '{"grammars": [{"regex": "a"}]}'):
         with pytest.raises(ValueError, match="llguidance"):
             await engine.sample(prompt(5), BASE, Sampling(max_tokens=2), wrong)
 

@@ -18,7 +18,7 @@ from aiohttp import web
 RECORDED = Path(__file__).parent.parent / "data" / "vllm_chat.json"
 VOCAB, BLOCK = 300, 16
 Json = dict[str, Any]
-Step = tuple[int, float, str | None]  # an id, its logprob, why it is the last
+Step = tuple[int, np.ndarray, str | None]  # an id, all logprobs, why it is the last
 
 
 class VllmStandIn:
@@ -113,7 +113,7 @@ class VllmStandIn:
     async def _whole(self, http: web.Request, body: Json) -> web.StreamResponse:
         cached, key = self._cached(body), self._key(body)
         steps = [step async for step in self._draw(body, key)]
-        choice = self._choice(steps) | {"prompt_token_ids": body["prompt"], "routed_experts": None}
+        choice = self._choice(body, steps) | {"prompt_token_ids": body["prompt"]}
         choice["prompt_logprobs"] = self._prompt_logprobs(body, key)
         choice |= {"token_ids": None} if self.fault == "no ids" else {}
         choice |= {"prompt_token_ids": [1, 2]} if self.fault == "other prompt" else {}
@@ -130,7 +130,7 @@ class VllmStandIn:
 
         cached, count = self._cached(body), 0
         async for step in self._draw(body, self._key(body)):
-            choice = self._choice([step])
+            choice = self._choice(body, [step])
             choice["prompt_token_ids"] = None if count else body["prompt"]
             count += 1
             if self.fault == "nan":
@@ -149,18 +149,26 @@ class VllmStandIn:
         await response.write(b"data: [DONE]\n\n")
         return response
 
-    def _choice(self, steps: list[Step]) -> Json:
+    def _choice(self, body: Json, steps: list[Step]) -> Json:
         """The text of a token whose bytes are no text is empty, as vLLM's is."""
-        ids, logprobs = [s[0] for s in steps], [s[1] for s in steps]
-        texts = [self.decode([i]).replace("\ufffd", "") for i in ids]
+        texts = [self.decode([i]).replace("\ufffd", "") for i, _, _ in steps]
+        as_ids, most = body.get("return_tokens_as_token_ids"), body.get("logprobs") or 0
+
+        def name(i: int) -> str:
+            return f"token_id:{i}" if as_ids else self.decode([i]).replace("\ufffd", "")
+
         told = {
-            "text_offset": [0] * len(ids),
-            "token_logprobs": logprobs,
-            "tokens": texts,
-            "top_logprobs": [{t: v} for t, v in zip(texts, logprobs, strict=True)],
+            "text_offset": [0] * len(steps),
+            "token_logprobs": [float(logprobs[i]) for i, logprobs, _ in steps],
+            "tokens": [name(i) for i, _, _ in steps],
+            "top_logprobs": [
+                {name(t): max(float(p[t]), -9999.0) for t in (i, *likeliest(p, most))}
+                for i, p, _ in steps
+            ],
         }
+        told = told if body.get("logprobs") is not None else None
         choice = {"index": 0, "text": "".join(texts), "logprobs": told, "stop_reason": None}
-        return choice | {"finish_reason": steps[-1][2], "token_ids": ids}
+        return choice | {"finish_reason": steps[-1][2], "token_ids": [i for i, _, _ in steps]}
 
     def _prompt_logprobs(self, body: Json, key: bytes) -> list[Any] | None:
         top_k = body.get("prompt_logprobs")
@@ -183,6 +191,8 @@ class VllmStandIn:
         for n in range(body["max_tokens"]):
             await asyncio.sleep(0)  # others' turn
             raw = log_softmax(logits(key, ids))
+            for token, bias in (body.get("logit_bias") or {}).items():
+                raw[int(token)] += bias
             sampled = narrowed(raw, body)
             greedy = body["temperature"] == 0
             drawn = sampled.argmax() if greedy else rng.choice(VOCAB, p=np.exp(sampled))
@@ -192,7 +202,7 @@ class VllmStandIn:
             stopped = ids[-1] in (body.get("stop_token_ids") or ())
             stopped = stopped or any(s in text for s in body.get("stop") or ())
             reason = "stop" if stopped else "length" if n + 1 == body["max_tokens"] else None
-            yield ids[-1], float((sampled if self.processed else raw)[drawn]), reason
+            yield ids[-1], sampled if self.processed else raw, reason
             if reason is not None:
                 return
 
@@ -274,10 +284,14 @@ def log_softmax(values: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum())
 
 
+def likeliest(logprobs: np.ndarray, count: int) -> list[int]:
+    return (-logprobs).argsort(kind="stable").tolist()[:count]
+
+
 def narrowed(logprobs: np.ndarray, body: Json) -> np.ndarray:
     """After temperature, top-k and top-p; greedy as at temperature 1."""
     if body["temperature"] == 0:
-        return logprobs
+        return log_softmax(logprobs)
     logprobs = log_softmax(logprobs / body["temperature"])
     order = (-logprobs).argsort()
     mass = np.exp(logprobs[order]).cumsum()

@@ -98,14 +98,12 @@ class VllmEngine:
         await self._connect()
         served = await self._resolve(model)
         ids = self._checked(prompt_ids)
-        if sampling.top_k < 0:
-            raise ValueError("top_k must be 0 (off) or more")
         body = completion_body(
             str(served), ids, sampling, self.stop_ids, grammar, on_chunk is not None
         )
         if self.context is not None:
             body["max_tokens"] = min(sampling.max_tokens, self.context - len(ids))
-        answer = Answer(ids, served, self.url)
+        answer = Answer(ids, served, self.url, sampling.top_logprobs)
 
         def hear(data: Any) -> None:
             fresh = answer.add(data)

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from understudy.core.openai_fields import MOST_TOP
 from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.errors import EngineError, UnknownModelError, one_line
 
 Body = dict[str, Any]
+_NEVER = -9999.0  # what it says of a token with probability 0
 _NAN = "Out of range float values"  # what vLLM 0.32 says (400) where an answer holds NaN
 _WORKER = "Worker failed with error '"  # and before the reason why it did not load an adapter
 
@@ -28,8 +30,14 @@ def completion_body(
     stream: bool = False,
 ) -> Body:
     """A request for one sample. What a model's generation_config.json might set is set here, so
-    that the distribution is the one that was asked for. Raises ValueError for a grammar that is
-    not in our form."""
+    that the distribution is the one that was asked for. Raises ValueError for what vLLM would take
+    in another sense, or a grammar that it cannot take."""
+    if sampling.top_k < 0:
+        raise ValueError("top_k must be 0 (off) or more")
+    if not 0 <= sampling.top_logprobs <= MOST_TOP:
+        raise ValueError(f"top_logprobs must be between 0 and {MOST_TOP}")
+    if not all(-100 <= bias <= 100 for _, bias in sampling.logit_bias):
+        raise ValueError("logit_bias must hold numbers from -100 to 100")
     body: Body = {
         "model": name,
         "prompt": list(prompt_ids),
@@ -44,9 +52,12 @@ def completion_body(
         "stop_token_ids": list(stop_ids),
         "ignore_eos": grammar is None,  # a grammar's end is the tokenizer's own stop token
         "skip_special_tokens": False,  # stop strings are looked for in every token's text
-        "logprobs": 0,  # of the sampled token alone
+        "logprobs": sampling.top_logprobs,  # 0: of the sampled token alone
+        "return_tokens_as_token_ids": True,
         "return_token_ids": True,
     }
+    if sampling.logit_bias:
+        body["logit_bias"] = {str(i): bias for i, bias in sampling.logit_bias}
     if sampling.seed is not None:
         body["seed"] = (sampling.seed + 2**63) % 2**64 - 2**63  # as a signed 64-bit number
     if sampling.stop:
@@ -71,11 +82,12 @@ def score_body(name: str, ids: Sequence[int], top_k: int) -> Body:
 
 
 def structured_outputs(grammar: str) -> Body:
-    """Our form of a grammar (llguidance's JSON text, one grammar) in vLLM's field, for its backend
-    `guidance`. Raises ValueError for another form."""
+    """A grammar of ours (see core.protocols.Engine) in vLLM's field, for its backend `guidance`.
+    Raises ValueError for llguidance's JSON of more than one grammar, which has no place there."""
+    if not grammar.lstrip().startswith("{"):
+        return {"grammar": grammar}  # Lark
     try:
-        grammars = json.loads(grammar)["grammars"]
-        (only,) = grammars
+        (only,) = json.loads(grammar)["grammars"]
         if set(only) <= {"name", "lark_grammar"}:
             return {"grammar": only["lark_grammar"]}
         if set(only) <= {"name", "json_schema"}:
@@ -88,9 +100,10 @@ def structured_outputs(grammar: str) -> Body:
 def grammar_of(given: Any) -> str:
     """The other way: our form of what stands in a request's `structured_outputs`. Raises
     ValueError for what is neither a Lark grammar nor a JSON Schema."""
-    if isinstance(given, Mapping) and isinstance(given.get("grammar"), str):
-        return json.dumps({"grammars": [{"lark_grammar": given["grammar"]}]})
+    lark = given.get("grammar") if isinstance(given, Mapping) else None
     schema = given.get("json") if isinstance(given, Mapping) else None
+    if isinstance(lark, str):
+        return lark
     if isinstance(schema, dict | bool):
         return json.dumps({"grammars": [{"json_schema": schema}]})
     raise ValueError("structured_outputs must have a grammar (Lark) or json (a JSON Schema)")
@@ -102,8 +115,12 @@ class Answer:
     vLLM gives logprobs with their ids; our own server gives those of a stream with its end.
     """
 
-    def __init__(self, prompt_ids: Sequence[int], model: ModelRef, where: str) -> None:
+    def __init__(
+        self, prompt_ids: Sequence[int], model: ModelRef, where: str, top: int = 0
+    ) -> None:
         self.prompt_ids, self.model, self.where = list(prompt_ids), model, where
+        self.most = top  # how many of the likeliest are asked for in each place
+        self.top: list[tuple[tuple[int, float], ...]] = []
         self.ids: list[int] = []
         self.logprobs: list[float] = []
         self.finish_reason: str | None = None
@@ -126,12 +143,20 @@ class Answer:
             fed = choice.get("prompt_token_ids")
             if fed is not None and fed != self.prompt_ids:
                 raise self._fault(f"it fed {len(fed)} other prompt ids than those sent")
-            values = (choice.get("logprobs") or {}).get("token_logprobs") or []
-            self.logprobs += [_finite(v, self.model) for v in values]
+            told = choice.get("logprobs") or {}
+            self.logprobs += [_finite(v, self.model) for v in told.get("token_logprobs") or ()]
+            if self.most:
+                self.top += [self._likeliest(named) for named in told.get("top_logprobs") or ()]
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
             fresh += ids
         self.ids += fresh
         return fresh
+
+    def _likeliest(self, named: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+        """Of {"token_id:7": logprob}, which has the sampled one too, wherever it is; what cannot
+        come has -9999 there."""
+        pairs = [(int(n.removeprefix("token_id:")), v) for n, v in named.items() if v > _NEVER]
+        return tuple(sorted(pairs, key=lambda p: -p[1])[: self.most])
 
     def _count(self, usage: Any) -> None:
         if isinstance(usage, Mapping):
@@ -148,6 +173,10 @@ class Answer:
             raise self._fault(f"its answer broke off (finish_reason {self.finish_reason})")
         if not self.ids or self.counted not in (None, len(self.ids)):
             raise self._fault(f"it counts {self.counted} sampled tokens and gave {len(self.ids)}")
+        if self.most and len(self.top) != len(self.ids):
+            raise self._fault(
+                f"it told the likeliest of {len(self.top)} tokens, not {len(self.ids)}"
+            )
         if len(self.logprobs) != len(self.ids):
             raise self._fault(f"it gave {len(self.logprobs)} logprobs for {len(self.ids)} tokens")
         reason = self.finish_reason
@@ -157,6 +186,7 @@ class Answer:
             "stop" if reason == "stop" else "length",
             self.model,
             self.cached_tokens,
+            tuple(self.top),
         )
 
 

@@ -298,12 +298,12 @@ def completions_response(
             "logprobs": None,
         }
         if body.get("logprobs") is not None:
-            as_ids = body.get("return_tokens_as_token_ids")
-            tokens = [f"token_id:{t}" if as_ids else decode([t]) for t in sample.ids]
+            name = _as_id if body.get("return_tokens_as_token_ids") else decode
+            tokens = [name([t]) for t in sample.ids]
             choice["logprobs"] = {
                 "tokens": tokens,
                 "token_logprobs": list(sample.logprobs),
-                "top_logprobs": _tops(sample, decode) or None,
+                "top_logprobs": _tops(sample, name) or None,
                 "text_offset": [len("".join(tokens[:t])) for t in range(len(tokens))],
             }
         if body.get("return_token_ids"):
@@ -324,8 +324,13 @@ def completions_response(
     }
 
 
+def _as_id(ids: Sequence[int]) -> str:
+    """A token by its id, as vLLM writes it."""
+    return f"token_id:{ids[0]}"
+
+
 def _tops(sample: Sample, decode: Decode) -> list[dict[str, float]]:
-    """For each id the likeliest tokens by their text, what was sampled among them. Of tokens that
+    """For each id the likeliest tokens by their name, what was sampled among them. Of tokens that
     read the same the likelier counts."""
     found = []
     for i, logprob, top in zip(sample.ids, sample.logprobs, sample.top, strict=bool(sample.top)):
