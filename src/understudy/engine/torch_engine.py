@@ -296,7 +296,9 @@ class TorchEngine:
     def _versioned(self, model: ModelRef) -> ModelRef:
         if model.adapter is None or model.base != self.base:
             raise ValueError(f"weights are loaded under an adapter name of base {self.base!r}")
-        version = model.version or self.registry.next_version(model.adapter)
+        version = model.version
+        if version is None:
+            version = self.registry.next_version(model.adapter)
         return ModelRef(model.base, model.adapter, version)
 
     def _read(self, ref: ModelRef, path: str) -> Model:
