@@ -153,7 +153,7 @@ def test_a_failure_that_never_comes_any_more_is_an_alarm(pair: tuple[World, Path
 def test_how_often_outcomes_come_is_no_sign_in_scenarios_that_were_chosen(
     pair: tuple[World, Path],
 ) -> None:
-    """What would be an alarm elsewhere is none where scenarios are tried again for having failed."""
+    """What is an alarm elsewhere is none where scenarios are tried again since they failed."""
     hole, name = never_fails(pair[0])
     scenarios = [warehouse.customer(70_000 + n) for n in range(16)]
     played = play(planted(pair[0], hole), scenarios, 7)
