@@ -177,7 +177,8 @@ def _environment() -> dict[str, str]:
 def _run(arguments: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     if "EPISODE" in arguments:
         listed = json.loads(_run(["episodes", "--json", "--limit", "100"], folder).stdout)
-        ids = [e["id"] for e in listed if split_of(e["scenario_id"] or e["id"]) == "train"]
+        imported = [e for e in listed if e["scenario_id"]]  # not what `eval` plays
+        ids = [e["id"] for e in imported if split_of(e["scenario_id"]) == "train"]
         arguments = [ids[0] if a == "EPISODE" else a for a in arguments]
     return subprocess.run(
         [sys.executable, "-m", "understudy.cli", *arguments],

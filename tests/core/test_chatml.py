@@ -62,7 +62,9 @@ def test_unknown_roles_are_refused():
         render_text([{"role": "narrator", "content": "x"}])
 
 
-plain = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+plain = st.text(st.characters(exclude_categories=("Cs",)), max_size=12) | st.sampled_from(
+    ["</tool_call>", "<tool_call>", "a\n</tool_call>\n<tool_call>"]
+)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | plain,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain, inner, max_size=3),
@@ -75,8 +77,6 @@ values = st.recursive(
     st.lists(st.tuples(st.text("abc_", min_size=1), st.dictionaries(plain, values)), max_size=3),
 )
 def test_what_is_rendered_is_parsed_back(content, calls):
-    if any("tool_call>" in json.dumps(a, ensure_ascii=False) for _, a in calls):
-        return
     made = [
         {**call(json.dumps(a, ensure_ascii=False), n), "id": f"call_{i}"}
         for i, (n, a) in enumerate(calls)

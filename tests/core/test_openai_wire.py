@@ -30,18 +30,24 @@ def test_every_field_is_read() -> None:
         body(
             tools=[tool], tool_choice="auto", temperature=0.5, top_p=0.9, max_completion_tokens=7,
             seed=3, stop="x", stream=True, metadata={"k": "v"}, response_format={"type": "text"},
+            parallel_tool_calls=False, logit_bias={"7": -100, "12": 0.5}, top_logprobs=2, n=1,
         )
     )  # fmt: skip
     assert chat.stream
-    assert chat.other == {"response_format": {"type": "text"}}
+    assert chat.other == {"n": 1}
     assert chat.request == Request(
         messages=(USER,),  # type: ignore[arg-type]
         model=ModelRef("m"),
         tools=(tool,),  # type: ignore[arg-type]
         tool_choice="auto",
-        sampling=Sampling(0.5, 0.9, max_tokens=7, seed=3, stop=("x",)),
+        parallel_tool_calls=False,
+        response_format={"type": "text"},
+        sampling=Sampling(
+            0.5, 0.9, max_tokens=7, seed=3, stop=("x",),
+            logit_bias=((7, -100.0), (12, 0.5)), top_logprobs=2,
+        ),
         metadata={"k": "v"},
-    )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -70,6 +76,15 @@ def test_every_field_is_read() -> None:
         (body(seed="x"), "seed"),
         (body(stream="yes"), "stream"),
         (body(metadata=[]), "metadata"),
+        (body(logit_bias=[]), "logit_bias"),
+        (body(logit_bias={"a": 1}), "logit_bias"),
+        (body(logit_bias={"-1": 1}), "logit_bias"),
+        (body(logit_bias={"1": "x"}), "logit_bias"),
+        (body(logit_bias={"1": True}), "logit_bias"),
+        (body(logit_bias={"1": 101}), "logit_bias"),
+        (body(top_logprobs=-1), "top_logprobs"),
+        (body(parallel_tool_calls="no"), "parallel_tool_calls"),
+        (body(response_format="json"), "response_format"),
     ],
 )
 def test_malformed_requests_name_the_field(data: bytes, param: str | None) -> None:
@@ -92,8 +107,14 @@ def test_any_json_is_read_or_refused(value: Any) -> None:
 
 @given(tools, st.floats(0, 2), st.integers(1, 99))
 def test_request_body_round_trip(some: Any, temperature: float, longest: int) -> None:
-    sampling = Sampling(temperature=temperature, max_tokens=longest, seed=5, top_k=4)
-    request = Request((USER,), ModelRef("m"), some, sampling)  # type: ignore[arg-type]
+    sampling = Sampling(
+        temperature=temperature, max_tokens=longest, seed=5, top_k=4,
+        logit_bias=((3, -1.5),), top_logprobs=4,
+    )  # fmt: skip
+    request = Request(
+        (USER,), ModelRef("m"), some, sampling,  # type: ignore[arg-type]
+        tool_choice="required", parallel_tool_calls=False, response_format={"type": "json_object"},
+    )  # fmt: skip
     assert parse_chat_request(json.dumps(request_body(request))).request == request
 
 

@@ -67,6 +67,10 @@ samplings = st.builds(
     max_tokens=st.integers(1, 4096),
     seed=st.none() | st.integers(0, 2**31),
     stop=st.lists(clean_text, max_size=2).map(tuple),
+    logit_bias=st.lists(st.tuples(st.integers(0, 999), st.floats(-100, 100)), max_size=2).map(
+        tuple
+    ),
+    top_logprobs=st.integers(0, 20),
 )
 
 
@@ -78,6 +82,8 @@ def requests(episode_id: st.SearchStrategy[str | None]) -> st.SearchStrategy[Req
         tools=tools,
         sampling=samplings,
         tool_choice=st.none() | st.just("auto") | st.just({"type": "function"}),
+        parallel_tool_calls=st.none() | st.booleans(),
+        response_format=st.none() | metadata,
         purpose=st.sampled_from(["agent", "evaluation"]),
         workload=names,
         episode_id=episode_id,

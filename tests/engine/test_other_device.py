@@ -67,8 +67,8 @@ def steps(away: bool) -> list[Tensor]:
         found.append(hidden)
     temperature, top_p = np.linspace(0, 2, ROWS), np.where(np.arange(ROWS) % 3, 1.0, 0.5)
     top_k, uniform = np.where(np.arange(ROWS) % 4, 0, 5), np.linspace(0, 0.99, ROWS)
-    found += draw(decoder.logits(weights, found[1]), temperature, top_p, top_k, uniform)
-    return found
+    drawn = draw(decoder.logits(weights, found[1]), temperature, top_p, top_k, uniform)
+    return [*found, drawn.ids_R, drawn.logprobs_R]
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from test_adapters import adapted
 from test_engine_exactness import BASE, engine_for, max_gap, prompts_for, teacher_logprobs
 
 from understudy.core.types import ModelRef, Sampling
-from understudy.engine.jobs import EngineError
+from understudy.engine.errors import EngineError
 from understudy.engine.torch_engine import TorchEngine, UnknownModelError
 from understudy.models.adapters import save_adapter
 from understudy.models.lora import adapter_tensors

@@ -34,6 +34,10 @@ BODY: dict[str, Any] = {
     "stream_options": {"include_usage": True},
     "metadata": {"workload": "w", "episode_id": "e", "scenario_id": "s", "caused_by": "c"},
     "n": 1,
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_object"},
+    "logit_bias": {"7": -1},
+    "top_logprobs": 1,
     "future": {"x": 1},
 }
 

@@ -40,6 +40,9 @@ async def test_logged_episodes_that_cannot_be_learned_from_are_left_out_with_the
         "cooler": sampled(first, temperature=0.7),
         "nucleus": sampled(first, top_p=0.9),
         "likeliest": sampled(first, top_k=5),
+        "biased": sampled(first, logit_bias=((7, 1.0),)),
+        "held": replace(first, request=replace(first.request, parallel_tool_calls=False)),
+        "somewhere": replace(first, request=replace(first.request, tool_choice={"type": "new"})),
         "long": replace(first, prompt_ids=(5,) * 5000),
     }
     episodes = [good, other]
@@ -52,6 +55,7 @@ async def test_logged_episodes_that_cannot_be_learned_from_are_left_out_with_the
         "without logprobs": 1,
         "sampled at another temperature than 1": 1,
         "sampled with top_p or top_k, which logprobs do not show": 2,
+        "sampled with a logit bias or held to a form, which the policy's logprobs do not know": 3,
         "longer than the teacher's context": 1,
     }
     assert step["skipped"] is None

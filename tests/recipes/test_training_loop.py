@@ -310,7 +310,7 @@ async def test_the_sampler_sees_a_whole_model_move(world: World) -> None:
         scenario, seen = world.scenarios(1, seed=3)[0], []
         try:
             for version in (1, 2):
-                actor.deliver(version)
+                await actor.deliver(version)
                 played = await play_group(
                     chat, actor.policy, world, world.user, scenario, 4, 5,
                     check=PARTIAL, max_turns=3, workload="w",

@@ -150,6 +150,23 @@ def test_a_failure_that_never_comes_any_more_is_an_alarm(pair: tuple[World, Path
     assert f"{name}: too rarely" in guards.stopped
 
 
+def test_how_often_outcomes_come_is_no_sign_in_scenarios_that_were_chosen(
+    pair: tuple[World, Path],
+) -> None:
+    """What is an alarm elsewhere is none where scenarios are tried again since they failed."""
+    hole, name = never_fails(pair[0])
+    scenarios = [warehouse.customer(70_000 + n) for n in range(16)]
+    played = play(planted(pair[0], hole), scenarios, 7)
+    alarms = {}
+    for again in (False, True):
+        guards = guarding(pair, stop_after=0)
+        for step in range(40):
+            guards.watch(step, played, again=again)
+        alarms[again] = guards.alarms
+    assert any(f"{name}: too rarely" in alarm for alarm in alarms[False])
+    assert alarms[True] == []
+
+
 def test_what_a_negative_number_wins_is_withheld(pair: tuple[World, Path]) -> None:
     hole, number = turns_negative(pair[0])
     assert number == "price"

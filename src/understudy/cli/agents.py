@@ -18,9 +18,10 @@ async def opened_agent(
     threads: int | None = None,
     option: str = "--model",
     device: str = "auto",
+    vllm: str | None = None,
 ) -> AsyncIterator[Any]:
     """The agent (recipes.agents.Agent). `option` is what names the model at a URL,
-    `device` where one of ours computes.
+    `device` where one of ours computes, `vllm` the URL of a server that does in its place.
 
     Raises ValueError where a URL's model is not named, the key's variable is not set, or the device
     is not there.
@@ -30,11 +31,19 @@ async def opened_agent(
 
     if not name.startswith(("http://", "https://")):
         folder = trained_folder(Path(name))
+        if vllm is not None:
+            from understudy.recipes.over_vllm import agent_over_vllm
+
+            async with agent_over_vllm(folder, temperature, vllm) as plays:
+                yield plays
+            return
         async with trained_agent(folder, temperature, threads, device) as plays:
             yield plays
         return
     from understudy.engine.chat import RemoteChat
 
+    if vllm is not None:
+        raise ValueError("--vllm serves a run or an adapter's folder: name that in the URL's place")
     if model is None:
         raise ValueError(f"name the model at that URL with {option}")
     if key_env is not None and key_env not in os.environ:

@@ -59,6 +59,10 @@ def evaluate(
         Path | None, typer.Option(help="Also write the conversations here (.jsonl, .jsonl.gz).")
     ] = None,
     at_once: Annotated[int, typer.Option(min=1, help="Conversations at a time.")] = 128,
+    vllm: Annotated[
+        str | None,
+        typer.Option(help="The URL of a vLLM that has the base, to play an adapter's folder on."),
+    ] = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = 0,
     quiet: QuietOption = False,
@@ -87,7 +91,7 @@ def evaluate(
     async def played() -> tuple[list[Any], dict[str, int]]:
         async with AsyncExitStack() as stack:
             opened = opened_agent(
-                agent, model, key_env, temperature, threads or None, device=device
+                agent, model, key_env, temperature, threads or None, device=device, vllm=vllm
             )
             plays = await stack.enter_async_context(opened)
             filled = await stack.enter_async_context(filling(fills, threads or None, plays.chat))

@@ -18,17 +18,19 @@ Text form, one turn after another, each ended by `<|im_end|>` and a newline:
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from understudy.core import strict_json
-from understudy.core.turns import TurnRenderer
+from understudy.core.lark import arguments_rule, literal
+from understudy.core.turns import TurnRenderer, written_arguments
 from understudy.core.types import Message, Tool, ToolCall, call_parts, is_function, text_of
 
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 GENERATION_PROMPT = f"{IM_START}assistant\n"
 _TURN_MARKER = re.compile(r"<\|(?=(?:im_start|im_end|endoftext)\|>)")
-_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+CALL, CALL_END = "<tool_call>", "</tool_call>"
+NO_CALL = r"/(.|\n)*/ & ~/(?s:.*)<tool_call>(?s:.*)/"  # text without the marker, in grammars
 
 
 def render_text(
@@ -147,7 +149,8 @@ class ToolCallError(ValueError):
 
 
 def parse_assistant(text: str, new_call_id: Callable[[int], str] | None = None) -> Message:
-    """The assistant message in sampled text (stop token removed).
+    """The assistant message in sampled text (stop token removed). Its content is the text before,
+    between and after calls.
 
     Tool calls that cannot be read stay in the message as calls whose `arguments` hold the raw
     text, so that an agent loop can tell the model; `call_error` says what is wrong with one.
@@ -155,22 +158,44 @@ def parse_assistant(text: str, new_call_id: Callable[[int], str] | None = None) 
     make_id = new_call_id or (lambda i: f"call_{i}")
     text = text.removesuffix(IM_END)
     calls: list[ToolCall] = []
-    for i, match in enumerate(_blocks(text)):
-        name, arguments = _read_call(match)
+    said, blocks = _parted(text)
+    for i, block in enumerate(blocks):
+        name, arguments = _read_call(block)
         function = {"name": name, "arguments": arguments}
         calls.append({"id": make_id(i), "type": "function", "function": function})  # type: ignore[typeddict-item]
-    content = text.split("<tool_call>", 1)[0].rstrip("\n") if calls else text
+    content = "\n".join(part for part in said if part) if calls else text
     message: Message = {"role": "assistant", "content": content or (None if calls else "")}
     if calls:
         message["tool_calls"] = calls
     return message
 
 
-def _blocks(text: str) -> Iterable[str]:
-    """The texts between call markers; a block that was never closed runs to the end."""
-    closed = _CALL.findall(text)
-    rest = _CALL.sub("", text)
-    return [*closed, rest.split("<tool_call>", 1)[1]] if "<tool_call>" in rest else closed
+def _parted(text: str) -> tuple[list[str], list[str]]:
+    """The texts around calls, and those of the calls; one that was never closed runs to the end."""
+    said: list[str] = []
+    blocks: list[str] = []
+    at = 0
+    while (start := text.find(CALL, at)) >= 0:
+        said.append(text[at:start].strip("\n") if blocks else text[:start].rstrip("\n"))
+        begin = start + len(CALL)
+        end = _call_end(text, begin)
+        blocks.append(text[begin:end])
+        at = len(text) if end == len(text) else end + len(CALL_END)
+    return [*said, text[at:].strip("\n")], blocks
+
+
+def _call_end(text: str, begin: int) -> int:
+    """Where the text of a call ends: at the first marker behind its JSON, as far as that can be
+    read."""
+    first = next((i for i in range(begin, len(text)) if not text[i].isspace()), begin)
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, first)
+    except json.JSONDecodeError as error:
+        end = len(text) if error.msg.startswith("Unterminated string") else error.pos
+    except (ValueError, RecursionError):
+        end = begin
+    found = text.find(CALL_END, end)
+    return len(text) if found < 0 else found
 
 
 def _read_call(block: str) -> tuple[str, str]:
@@ -178,7 +203,8 @@ def _read_call(block: str) -> tuple[str, str]:
         value = strict_json.loads(block)
     except ValueError:
         found = re.search(r'"name"\s*:\s*"([^"]*)"', block)
-        return (found.group(1) if found else ""), block.strip()
+        given = written_arguments(block, "arguments")
+        return (found.group(1) if found else ""), block.strip() if given is None else given
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
         return "", block.strip()
     arguments = value.get("arguments", {})
@@ -246,7 +272,8 @@ class ChatMLRenderer(TurnRenderer):
     ends = (IM_END,)
     opening = GENERATION_PROMPT
     between = "\n"
-    call_marks = ("<tool_call>", IM_END)
+    call_marks = (CALL, IM_END)
+    free = NO_CALL
 
     def text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
         return render_text(messages, tools)
@@ -259,3 +286,13 @@ class ChatMLRenderer(TurnRenderer):
 
     def read(self, text: str) -> Message:
         return parse_assistant(text)
+
+    def call_rule(self, tool: Tool) -> str:
+        return hermes_call(self, tool)
+
+
+def hermes_call(renderer: TurnRenderer, tool: Tool) -> str:
+    """The call of a function in a grammar, as `assistant_text` writes it."""
+    name = json.dumps(tool["function"]["name"], ensure_ascii=False)
+    head, foot = literal(f'\n{{"name": {name}, "arguments": '), literal("}\n")
+    return f"{renderer.mark(CALL)} {head} {arguments_rule(tool)} {foot} {renderer.mark(CALL_END)}"

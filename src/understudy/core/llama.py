@@ -18,7 +18,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from understudy.core import strict_json
-from understudy.core.turns import FormatError, TurnRenderer, arguments_of, offered, role_of
+from understudy.core.lark import arguments_rule
+from understudy.core.turns import (
+    FormatError,
+    TurnRenderer,
+    arguments_of,
+    offered,
+    role_of,
+    written_arguments,
+)
 from understudy.core.types import FunctionCall, Message, Tool, ToolCall, call_parts, text_of
 
 BEGIN, EOT, EOM, END = "<|begin_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"
@@ -42,6 +50,9 @@ class Llama3Renderer(TurnRenderer):
     opening = f"{HEADER}assistant{HEADER_END}\n\n"
     call_marks = (CODE, "{")
     marks = (BEGIN, HEADER, HEADER_END)
+    free = r"/\s*([^{\s](.|\n)*)?/"
+    text_before_calls = False
+    between_calls = None
 
     def text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
         given = offered(tools)
@@ -83,6 +94,9 @@ class Llama3Renderer(TurnRenderer):
         ]
         return {"role": "assistant", "content": None, "tool_calls": made}
 
+    def call_rule(self, tool: Tool) -> str:
+        return arguments_rule(tool, ("name", "parameters"))
+
     def _message(self, message: Message) -> str:
         role = role_of(message)
         if role == "assistant":
@@ -115,11 +129,14 @@ def _calls(text: str) -> list[FunctionCall]:
 def _first(text: str) -> tuple[FunctionCall | None, int]:
     """The call that a text begins with, and where it ends."""
     try:
-        _, end = json.JSONDecoder().raw_decode(text)
-        value = strict_json.loads(text[:end])
+        value, end = json.JSONDecoder().raw_decode(text)
+        name, given = value.get("name"), _given(value)
     except (ValueError, RecursionError):
         return None, 0
-    name, given = value.get("name"), _given(value)
+    try:
+        strict_json.loads(text[:end])
+    except ValueError:  # a number that is none: the arguments stay what they are
+        given = given and written_arguments(text[:end], "parameters")
     if not isinstance(name, str) or given is None:
         return None, 0
     return {"name": name, "arguments": given}, end

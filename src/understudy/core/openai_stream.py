@@ -169,10 +169,14 @@ class ChunkAssembler:
             said_something = len(first) > 2 or self.finish_reason is not None
             first = {**first, "content": ""} if said_something else None
         output, logprobs = token_columns(self._output_ids, self._logprobs)
+        usage = usage_from(self._usage)
+        count, one = usage.completion_tokens, len(self._messages) == 1
+        if output and one and count is not None and count != len(output):
+            output = logprobs = None  # some were lost on the way: an old vLLM's tool calls
         return Answer(
             message=first,
             finish_reason=self.finish_reason,
-            usage=usage_from(self._usage),
+            usage=usage,
             model=self._model,
             prompt_ids=tuple(self._prompt_ids) if self._prompt_ids and output else None,
             output_ids=output,

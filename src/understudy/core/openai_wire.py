@@ -9,9 +9,12 @@ Specification: https://platform.openai.com/docs/api-reference/chat
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from understudy.core import strict_json
+from understudy.core.openai_fields import WireError as WireError
+from understudy.core.openai_fields import sampling_fields as sampling_fields
+from understudy.core.openai_fields import sampling_of, wrong
 from understudy.core.origin import ORIGIN
 from understudy.core.types import (
     Completion,
@@ -19,7 +22,6 @@ from understudy.core.types import (
     Message,
     ModelRef,
     Request,
-    Sampling,
     Tool,
     Usage,
 )
@@ -29,27 +31,9 @@ _FINISH = ("stop", "length", "tool_calls", "content_filter", "abort")
 # what core.Request holds; the other fields of a body are kept beside it
 _MODELLED = {
     "messages", "model", "tools", "tool_choice", "temperature", "top_p", "top_k", "max_tokens",
-    "max_completion_tokens", "seed", "stop", "stream", "stream_options", "metadata",
+    "max_completion_tokens", "seed", "stop", "stream", "stream_options", "metadata", "logit_bias",
+    "top_logprobs", "parallel_tool_calls", "response_format",
 }  # fmt: skip
-
-
-class WireError(ValueError):
-    """A request that cannot be served, or an answer that cannot be read: one clear line."""
-
-    def __init__(
-        self, message: str, *, param: str | None = None, status: int = 400, code: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.message, self.param, self.status, self.code = message, param, status, code
-
-    def body(self) -> dict[str, Any]:
-        """The error in OpenAI's shape."""
-        kind = "invalid_request_error" if self.status < 500 else "api_error"
-        return {
-            "error": {
-                "message": self.message, "type": kind, "param": self.param, "code": self.code
-            }
-        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,41 +61,45 @@ def parse_chat_request(data: bytes | str) -> ChatRequest:
         raise WireError("the body must be a JSON object")
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        _wrong("model", "must be a model's name")
+        wrong("model", "must be a model's name")
     metadata = body.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
-        _wrong("metadata", "must be an object")
+        wrong("metadata", "must be an object")
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
-        _wrong("stream", "must be true or false")
+        wrong("stream", "must be true or false")
     if not isinstance(body.get("stream_options"), (dict, type(None))):
-        _wrong("stream_options", "must be an object")
+        wrong("stream_options", "must be an object")
     tool_choice = body.get("tool_choice")
     if tool_choice is not None and not isinstance(tool_choice, (str, dict)):
-        _wrong("tool_choice", "must be a string or an object")
+        wrong("tool_choice", "must be a string or an object")
+    parallel = body.get("parallel_tool_calls")
+    if parallel is not None and not isinstance(parallel, bool):
+        wrong("parallel_tool_calls", "must be true or false")
+    response_format = body.get("response_format")
+    if response_format is not None and not isinstance(response_format, dict):
+        wrong("response_format", "must be an object")
     request = Request(
         messages=_messages(body.get("messages")),
         model=ModelRef(model),
         tools=_tools(body.get("tools")),
-        sampling=_sampling(body),
+        sampling=sampling_of(body),
         tool_choice=tool_choice,
+        parallel_tool_calls=parallel,
+        response_format=response_format,
         metadata=metadata or {},
     )
     other = {k: v for k, v in body.items() if k not in _MODELLED}
     return ChatRequest(request, body, bool(stream), other)
 
 
-def _wrong(param: str, why: str) -> NoReturn:
-    raise WireError(f"'{param}' {why}", param=param)
-
-
 def _messages(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
-        _wrong("messages", "must be a non-empty list of messages")
+        wrong("messages", "must be a non-empty list of messages")
     for i, message in enumerate(value):
         problem = message_problem(message)
         if problem is not None:
-            _wrong(f"messages[{i}]", problem)
+            wrong(f"messages[{i}]", problem)
     return tuple(value)
 
 
@@ -155,7 +143,7 @@ def _tools(value: Any) -> tuple[Tool, ...]:
         return ()
     problem = tools_problem(value)
     if problem is not None:
-        _wrong("tools", problem)
+        wrong("tools", problem)
     return tuple(value)
 
 
@@ -177,72 +165,24 @@ def tools_problem(value: Any) -> str | None:
     return None
 
 
-def _sampling(body: Mapping[str, Any]) -> Sampling:
-    longest = body.get("max_completion_tokens")
-    name = "max_tokens" if longest is None else "max_completion_tokens"
-    default = Sampling()
-    stop = body.get("stop")
-    if isinstance(stop, str):
-        stop = [stop]
-    if stop is not None and not (isinstance(stop, list) and all(isinstance(s, str) for s in stop)):
-        _wrong("stop", "must be a string or a list of strings")
-    seed = body.get("seed")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-        _wrong("seed", "must be a whole number")
-    return Sampling(
-        temperature=_number(body, "temperature", default.temperature, 0.0, 2.0),
-        top_p=_number(body, "top_p", default.top_p, 0.0, 1.0),
-        top_k=int(_number(body, "top_k", default.top_k, -1, None, whole=True)),
-        max_tokens=int(_number(body, name, default.max_tokens, 1, None, whole=True)),
-        seed=seed,
-        stop=tuple(stop or ()),
-    )
-
-
-def _number(
-    body: Mapping[str, Any],
-    name: str,
-    default: float,
-    low: float,
-    high: float | None,
-    whole: bool = False,
-) -> float:
-    value = body.get(name)
-    if value is None:
-        return default
-    kinds: tuple[type, ...] = (int,) if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds):
-        _wrong(name, f"must be a {'whole ' if whole else ''}number")
-    value = cast(float, value)
-    if value < low or (high is not None and value > high):
-        _wrong(name, f"must be at least {low}" if high is None else f"must be in [{low}, {high}]")
-    return value
-
-
 def request_body(request: Request, *, stream: bool = False) -> dict[str, Any]:
     """The body that asks an OpenAI-compatible endpoint for this request."""
     body: dict[str, Any] = {"model": str(request.model), "messages": list(request.messages)}
     body |= {"tools": list(request.tools)} if request.tools else {}
-    body |= {} if request.tool_choice is None else {"tool_choice": request.tool_choice}
+    body |= form_fields(request)
     body.update(sampling_fields(request.sampling))
     body |= {"stream": True} if stream else {}
     return body
 
 
-def sampling_fields(sampling: Sampling) -> dict[str, Any]:
-    """The body's fields for this sampling; what is switched off is left out."""
-    fields: dict[str, Any] = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "max_tokens": sampling.max_tokens,
+def form_fields(request: Request) -> dict[str, Any]:
+    """The body's fields for what the answer may be, where the request says it."""
+    given = {
+        "tool_choice": request.tool_choice,
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "response_format": request.response_format,
     }
-    if sampling.top_k > 0:
-        fields["top_k"] = sampling.top_k
-    if sampling.seed is not None:
-        fields["seed"] = sampling.seed
-    if sampling.stop:
-        fields["stop"] = list(sampling.stop)
-    return fields
+    return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)

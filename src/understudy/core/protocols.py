@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
+from understudy.core.answer_form import AnswerForm
 from understudy.core.types import (
     Completion,
     Dataset,
@@ -26,7 +27,13 @@ from understudy.core.types import (
 
 
 class Engine(Protocol):
-    """Tokens in, tokens out. What is in flight keeps the adapter version that it started with."""
+    """Tokens in, tokens out. What is in flight keeps the adapter version that it started with.
+
+    `grammar` is a grammar of llguidance as text: Lark, or its JSON (what `grammar_from_json_schema`
+    and `grammar_from_lark` of its LLMatcher return). A sample follows it from its first id on,
+    logprobs are of what it allowed, and the sample ends where it leaves nothing but a stop. One
+    that nothing can follow is refused with a ValueError.
+    """
 
     async def sample(
         self,
@@ -108,7 +115,8 @@ class Renderer(Protocol):
     fed and sampled by the format's glue and `following_ids(new)`, and re-tokenises none of it; a
     format that writes history anew gives its own prompt. `assistant_ids` are what the model should
     have sampled, stop token included. `call_marks`: what begins something in sampled text that is
-    no content. Raises core.turns.FormatError for what the format cannot say.
+    no content. Raises core.turns.FormatError for what the format cannot say. `grammar` is that of a
+    message of a form (see Engine); `parse` without `calls` takes what looks like one for text.
     """
 
     name: str
@@ -126,7 +134,9 @@ class Renderer(Protocol):
 
     def assistant_ids(self, message: Message) -> list[int]: ...
 
-    def parse(self, output_ids: Sequence[int]) -> Message: ...
+    def grammar(self, form: AnswerForm) -> str: ...
+
+    def parse(self, output_ids: Sequence[int], calls: bool = True) -> Message: ...
 
 
 class Store(Protocol):

@@ -14,7 +14,15 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from understudy.core.chatml import GENERATION_PROMPT, IM_END, IM_START, parse_assistant
+from understudy.core.chatml import (
+    CALL,
+    GENERATION_PROMPT,
+    IM_END,
+    IM_START,
+    NO_CALL,
+    hermes_call,
+    parse_assistant,
+)
 from understudy.core.turns import TurnRenderer, arguments_of, offered, role_of
 from understudy.core.types import Message, Tool, call_parts, text_of
 
@@ -37,7 +45,8 @@ class Qwen25Renderer(TurnRenderer):
     ends = (IM_END, "<|endoftext|>")
     opening = GENERATION_PROMPT
     between = "\n"
-    call_marks: tuple[str, ...] = ("<tool_call>", IM_END)
+    call_marks: tuple[str, ...] = (CALL, IM_END)
+    free = NO_CALL
     marks = (IM_START,)
 
     def text(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
@@ -54,6 +63,9 @@ class Qwen25Renderer(TurnRenderer):
 
     def read(self, text: str) -> Message:
         return parse_assistant(text)
+
+    def call_rule(self, tool: Tool) -> str:
+        return hermes_call(self, tool)
 
     def _head(self, system: str | None, tools: Sequence[Tool]) -> str:
         if system is None:
@@ -127,7 +139,7 @@ class Qwen3Renderer(Qwen3InstructRenderer):
     """
 
     name = "qwen3"
-    call_marks = ("<tool_call>", "<think>", IM_END)
+    call_marks = (CALL, "<think>", IM_END)
     thinking = True
 
     def __init__(
@@ -161,8 +173,29 @@ class Qwen3Renderer(Qwen3InstructRenderer):
         return [*fed, *glue, *self.opening_ids]
 
     def read(self, text: str) -> Message:
-        content, reasoning = _split(text)
-        message = parse_assistant(content)
+        return self._read(*_split(text))
+
+    def thought_rule(self) -> str | None:
+        if not self.thinking:
+            return None
+        inside = r"/(.|\n)*/ & ~/(?s:.*)<\/think>(?s:.*)/"
+        return f'thought: <[{self._think}]> THOUGHT <[{self._thought}]> "\\n\\n"\nTHOUGHT: {inside}'
+
+    def parse(self, output_ids: Sequence[int], calls: bool = True) -> Message:
+        """The message in sampled ids. Thoughts end with the last token that ends one, not with
+        text that reads like it."""
+        ids = list(self.unstopped(output_ids))
+        if self._thought not in ids:
+            text = self.decode(ids)
+            return self._read(*(_split(text) if self._think in ids else (text, "")), calls)
+        end = len(ids) - ids[::-1].index(self._thought)
+        _, reasoning = _split(self.decode(ids[:end]))
+        return self._read(self.decode(ids[end:]).lstrip("\n"), reasoning, calls)
+
+    def _read(self, content: str, reasoning: str, calls: bool = True) -> Message:
+        message: Message = {"role": "assistant", "content": content}
+        if calls:
+            message = parse_assistant(content)
         if reasoning:
             message["reasoning_content"] = reasoning
         return message

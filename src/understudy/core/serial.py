@@ -87,7 +87,7 @@ def sampling_to_json(value: Sampling) -> dict[str, Any]:
 
 
 def sampling_from_json(data: Mapping[str, Any]) -> Sampling:
-    return _decode(Sampling, data, {"stop": tuple})
+    return _decode(Sampling, data, {"stop": tuple, "logit_bias": _each(tuple)})
 
 
 def request_to_json(value: Request) -> dict[str, Any]:

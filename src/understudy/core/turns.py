@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from understudy.core import strict_json
+from understudy.core.answer_form import AnswerForm
+from understudy.core.lark import literal, message_grammar
 from understudy.core.types import Message, Tool, call_parts, is_function, text_of
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -34,8 +36,8 @@ class TurnRenderer:
 
     A subclass says the rest: `text` (a conversation without the generation prompt), `following`
     (turns behind an assistant's), `assistant_text` (what the model should have sampled, without
-    the stop token) and `read` (the message in sampled text). Raises ValueError where the tokenizer
-    lacks a token of the format.
+    the stop token), `read` (the message in sampled text) and `call_rule` (what a call is in a
+    grammar). Raises ValueError where the tokenizer lacks a token of the format.
     """
 
     name = ""
@@ -44,6 +46,9 @@ class TurnRenderer:
     between = ""  # what the format writes after the end of a turn
     call_marks: tuple[str, ...] = ()  # what a tool call, or what is no content, begins with
     marks: tuple[str, ...] = ()  # further tokens of the format
+    free = r"/(.|\n)*/"  # in grammars: text that is no call (core.lark.message_grammar)
+    text_before_calls = True
+    between_calls: str | None = "\n"  # None: a message has one call
 
     def __init__(
         self,
@@ -73,6 +78,14 @@ class TurnRenderer:
     def read(self, text: str) -> Message:
         raise NotImplementedError
 
+    def call_rule(self, tool: Tool) -> str:
+        """A call of a function in a grammar."""
+        raise NotImplementedError
+
+    def thought_rule(self) -> str | None:
+        """The rule `thought` of what the model may think before it speaks, where it does."""
+        return None
+
     # -- ids -------------------------------------------------------------------------------
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]:
@@ -93,10 +106,22 @@ class TurnRenderer:
         """What the model should have sampled for this message, its stop token included."""
         return [*self.encode(self.assistant_text(message)), self.stop_ids[0]]
 
-    def parse(self, output_ids: Sequence[int]) -> Message:
-        """The message in sampled ids, with or without a stop token."""
-        ids = output_ids[:-1] if output_ids and output_ids[-1] in self.stop_ids else output_ids
-        return self.read(self.decode(ids))
+    def grammar(self, form: AnswerForm) -> str:
+        """The grammar of a message of this form. Raises FormError for what cannot be held."""
+        return message_grammar(
+            form, [self.call_rule(tool) for tool in form.tools], free=self.free,
+            before=self.text_before_calls, between=self.between_calls, thought=self.thought_rule(),
+        )  # fmt: skip
+
+    def parse(self, output_ids: Sequence[int], calls: bool = True) -> Message:
+        """The message in sampled ids, with or without a stop token. Without `calls`, what looks
+        like a call is text."""
+        text = self.decode(self.unstopped(output_ids))
+        return self.read(text) if calls else {"role": "assistant", "content": text}
+
+    def unstopped(self, output_ids: Sequence[int]) -> Sequence[int]:
+        """The ids without a stop token at their end."""
+        return output_ids[:-1] if output_ids and output_ids[-1] in self.stop_ids else output_ids
 
     def ended(self, fed_ids: Sequence[int]) -> list[int]:
         """The ids with the end of the last turn as the format writes it: added where the sample
@@ -112,6 +137,11 @@ class TurnRenderer:
         if len(ids) != 1:
             raise ValueError(f"the tokenizer has no {text} token: not a {self.name} model")
         return ids[0]
+
+    def mark(self, text: str) -> str:
+        """A text of the format in a grammar: its token where it has one."""
+        ids = self.encode(text)
+        return f"<[{ids[0]}]>" if len(ids) == 1 else literal(text)
 
     # -- text ------------------------------------------------------------------------------
 
@@ -154,6 +184,21 @@ def arguments_of(call: Any) -> Any:
     except ValueError:
         return text
     return text if isinstance(value, str) else value
+
+
+def written_arguments(call: str, key: str) -> str | None:
+    """The arguments in a call's JSON, as they are written; None unless they are its last field
+    behind the name, and JSON but for numbers that are none."""
+    found = re.match(rf'\s*\{{\s*"name"\s*:\s*"(?:[^"\\]|\\.)*"\s*,\s*"{key}"\s*:', call)
+    body = call.rstrip()
+    if found is None or not body.endswith("}"):
+        return None
+    text = body[found.end() : -1].strip()
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return text
 
 
 def for_template(messages: Sequence[Message]) -> list[dict[str, Any]]:

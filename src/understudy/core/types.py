@@ -76,6 +76,8 @@ class Sampling:
     max_tokens: int = 256
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    top_logprobs: int = 0  # how many of the likeliest tokens in each place are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class Request:
     tools: tuple[Tool, ...] = ()
     sampling: Sampling = Sampling()
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None  # False: one call in a message at most
+    response_format: Mapping[str, Any] | None = None  # OpenAI's; see core.answer_form
     purpose: Purpose = "agent"
     workload: str = "default"
     episode_id: str | None = None
@@ -257,13 +261,15 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Tokens sampled by an engine: ids with one logprob each, a sampled stop token included."""
+    """Tokens sampled by an engine: ids with one logprob each, a sampled stop token included.
+    `top`: for each id the likeliest (id, logprob) of the distribution that it was drawn from."""
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     model: ModelRef
     cached_tokens: int = 0
+    top: tuple[tuple[tuple[int, float], ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

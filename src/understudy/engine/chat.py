@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from understudy.core.answer_form import AnswerForm, form_of
 from understudy.core.ids import uuid7
 from understudy.core.origin import ORIGIN, Origin
 from understudy.core.protocols import Engine, Renderer
@@ -27,7 +28,7 @@ from understudy.core.types import (
     text_of,
 )
 from understudy.engine.errors import ChatError, chat_error
-from understudy.engine.remote import RemoteChat
+from understudy.engine.remote import TOP, RemoteChat
 
 __all__ = ["ChatError", "LocalChat", "RemoteChat"]
 
@@ -48,6 +49,10 @@ class LocalChat:
     known by a hash over episode, model, tools and messages (tool call ids included), the latest
     `max_ids` ids of them. A request with assistant messages that are not known is rendered from
     text and counted in `fallbacks`. `origin` is recorded with every completion that has ids.
+
+    Where a request asks for a form (core.answer_form), the sample follows its grammar. The
+    likeliest tokens of each place (`top_logprobs`) are in the completion's `extra`, as
+    [id, logprob]; where a remote endpoint told them, as [text, logprob].
     """
 
     def __init__(
@@ -88,10 +93,13 @@ class LocalChat:
         prompt: list[int] | None = None
         try:
             keys = self._keys(request)
+            form = form_of(request)
+            grammar = None if form is None else self.renderer.grammar(form)
             prompt = self._prompt(request, keys)
             async with asyncio.timeout(self.timeout):
+                chunks = seen if on_ids else None
                 sample = await self.engine.sample(
-                    prompt, request.model, request.sampling, on_chunk=seen if on_ids else None
+                    prompt, request.model, request.sampling, grammar, chunks
                 )
         except (TimeoutError, ValueError, RuntimeError, NotImplementedError) as error:
             failed = replace(started, prompt_ids=None if prompt is None else tuple(prompt))
@@ -102,7 +110,7 @@ class LocalChat:
             cut = replace(started, status="client_disconnected", finished_at=time.time())
             self._record(cut)
             raise
-        message = self._message(request, sample)
+        message = self._message(request, form, sample)
         reason: FinishReason = sample.finish_reason
         if reason == "stop" and message.get("tool_calls"):
             reason = "tool_calls"
@@ -119,7 +127,7 @@ class LocalChat:
             prompt_ids=tuple(prompt),
             output_ids=sample.ids,
             logprobs=sample.logprobs,
-            extra=self.extra,
+            extra=self.extra if not sample.top else {**self.extra, TOP: _listed(sample)},
         )
         self._record(done)
         return done
@@ -131,8 +139,6 @@ class LocalChat:
     def _prompt(self, request: Request, keys: list[bytes]) -> list[int]:
         if not request.messages:
             raise ValueError("the request has no messages")
-        if request.tool_choice not in (None, "auto", "none"):
-            raise ValueError(f"tool_choice {request.tool_choice!r} is not supported: use 'auto'")
         for n in range(len(request.messages), 0, -1):
             if request.messages[n - 1]["role"] != "assistant":
                 continue
@@ -165,8 +171,10 @@ class LocalChat:
             _, gone = self._known.popitem(last=False)
             self._held -= len(gone.ids)
 
-    def _message(self, request: Request, sample: Sample) -> Message:
+    def _message(self, request: Request, form: AnswerForm | None, sample: Sample) -> Message:
         message = self.renderer.parse(sample.ids)
+        if form is not None and form.schema is not None and not _calls(message, form):
+            message = self.renderer.parse(sample.ids, calls=False)
         for call in message.get("tool_calls") or ():
             call["id"] = f"call_{uuid7().replace('-', '')}"
         content = message.get("content")
@@ -176,6 +184,17 @@ class LocalChat:
             if found:
                 message["content"] = content[: min(found)]
         return message
+
+
+def _calls(message: Message, form: AnswerForm) -> bool:
+    """Whether this is a call of tools and not JSON that looks like one or holds one."""
+    offered = {t["function"]["name"] for t in form.tools}
+    names = {call_parts(c)[0] for c in message.get("tool_calls") or ()}
+    return bool(names) and not message.get("content") and names <= offered
+
+
+def _listed(sample: Sample) -> list[list[list[float]]]:
+    return [[list(pair) for pair in top] for top in sample.top]
 
 
 def _tools(request: Request) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What a chat raises, and how failures are recorded."""
+"""What engines and chats raise, and how failures are recorded."""
 
 import time
 from dataclasses import replace
@@ -6,7 +6,15 @@ from dataclasses import replace
 from understudy.core.protocols import ChatError
 from understudy.core.types import Completion, Status
 
-__all__ = ["ChatError", "chat_error", "one_line"]
+__all__ = ["ChatError", "EngineError", "UnknownModelError", "chat_error", "one_line"]
+
+
+class EngineError(RuntimeError):
+    """A request failed inside the engine; others are not affected."""
+
+
+class UnknownModelError(ValueError):
+    """The request names a model that the engine does not have."""
 
 
 def chat_error(started: Completion, error: BaseException, timeout: float | None) -> ChatError:

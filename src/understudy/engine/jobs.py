@@ -10,10 +10,8 @@ import numpy as np
 from understudy.core.types import Sample, Sampling
 from understudy.engine.adapters import Model
 from understudy.engine.cache import Ids, Slot
-
-
-class EngineError(RuntimeError):
-    """A request failed inside the engine; others are not affected."""
+from understudy.engine.errors import EngineError
+from understudy.engine.terms import Asked
 
 
 class EngineBusyError(EngineError):
@@ -36,6 +34,7 @@ class Job:
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[Sample]"
     on_chunk: Callable[[Sequence[int]], None] | None = None
+    asked: Asked | None = None  # of its draws
     slot: Slot | None = None
     cached: int | None = None  # tokens of the prompt that were there when it was first admitted
     filled: int = 0  # of `ids`, that its slot has
@@ -51,6 +50,14 @@ class Job:
     def watched(self) -> bool:
         return bool(self.on_chunk or self.sampling.stop)
 
+    def stopped(self, sampled: Ids, decode: Callable[[Sequence[int]], str] | None) -> bool:
+        """Whether a stop string is in the text of what was sampled."""
+        if decode is None:
+            return False
+        longest = max(len(s) for s in self.sampling.stop)
+        text = decode(sampled[max(0, len(sampled) - longest - 8) :].tolist())
+        return any(s in text for s in self.sampling.stop)
+
 
 class Rows(NamedTuple):
     """Per-slot state of running requests, one array entry a slot."""
@@ -63,13 +70,21 @@ class Rows(NamedTuple):
     limit: Any  # most tokens to draw
     next_id: Any  # drawn, not yet fed
     watched: Any  # looked at after every token: streams, or has stop strings
+    asks: Any  # something of its draws: its job's `asked`
 
     @staticmethod
     def empty(n: int) -> "Rows":
         f, i = np.zeros(n), np.zeros(n, dtype=np.int64)
         seed = np.zeros(n, dtype=np.uint64)
-        watched = np.zeros(n, dtype=bool)
-        return Rows(f, f.copy(), i, seed, i.copy(), i.copy(), i.copy(), watched)
+        asks, watched = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+        return Rows(f, f.copy(), i, seed, i.copy(), i.copy(), i.copy(), watched, asks)
+
+    def grown(self, n: int) -> "Rows":
+        """The same for at least as many slots."""
+        new = Rows.empty(n)
+        for old, room in zip(self, new, strict=True):
+            room[: len(old)] = old
+        return new
 
 
 @dataclass(slots=True)

@@ -17,16 +17,13 @@ from typing import Any
 
 from understudy.core.types import ModelRef
 from understudy.engine.adapters import Model
+from understudy.engine.errors import UnknownModelError
 from understudy.models.adapters import CONFIG, WEIGHTS, adapter_metadata
 
 WINDOW = 256  # requests over which the working set is counted
 
 log = logging.getLogger(__name__)
 Stamp = tuple[tuple[int, int], ...]
-
-
-class UnknownModelError(ValueError):
-    """The request names a model that the engine does not have."""
 
 
 @dataclass(eq=False, slots=True)

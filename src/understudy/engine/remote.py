@@ -15,6 +15,7 @@ from understudy.core.origin import ORIGIN
 from understudy.core.types import Completion, FinishReason, Message, Request, Usage
 from understudy.engine.errors import ChatError, chat_error, one_line
 
+TOP = "top_logprobs"  # in a completion's `extra`: the likeliest of each place, see LocalChat
 _RETRIED = {408, 409, 429, 500, 502, 503, 504}
 _REASONS = ("stop", "length", "tool_calls", "content_filter", "abort")
 
@@ -99,10 +100,15 @@ class RemoteChat:
             "top_k": s.top_k or None,
             "seed": s.seed,
             "stop": list(s.stop) or None,
+            "logit_bias": {str(token): bias for token, bias in s.logit_bias} or None,
             "tools": list(request.tools) or None,
             "tool_choice": request.tool_choice if request.tools else None,
+            "parallel_tool_calls": request.parallel_tool_calls if request.tools else None,
+            "response_format": request.response_format,
         }
         body |= {k: v for k, v in optional.items() if v is not None}
+        if s.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": s.top_logprobs}
         if self.token_ids:
             body |= {"return_token_ids": True, "logprobs": True}
         extra = self.extra_body(request) if callable(self.extra_body) else self.extra_body
@@ -144,7 +150,12 @@ def _read(started: Completion, answer: Any) -> Completion:
     prompt, output = answer.get("prompt_token_ids"), choice.get("token_ids")
     entries = (choice.get("logprobs") or {}).get("content")
     logprobs = None if entries is None else tuple(float(e["logprob"]) for e in entries)
+    tops = [
+        [[t["token"], t["logprob"]] for t in e.get("top_logprobs") or ()] for e in entries or ()
+    ]
     exact = prompt is not None and output is not None
+    if exact and usage.completion_tokens not in (None, len(output)):
+        exact = False  # ids were lost on the way
     if logprobs is not None and exact and len(logprobs) != len(output):
         logprobs = None
     reason: FinishReason = choice["finish_reason"]
@@ -160,5 +171,6 @@ def _read(started: Completion, answer: Any) -> Completion:
         prompt_ids=tuple(prompt) if exact else None,
         output_ids=tuple(output) if exact else None,
         logprobs=logprobs if exact else None,
-        extra={ORIGIN: answer[ORIGIN]} if exact and ORIGIN in answer else {},
+        extra=({ORIGIN: answer[ORIGIN]} if exact and ORIGIN in answer else {})
+        | ({TOP: tops} if any(tops) else {}),
     )

@@ -5,7 +5,7 @@ gets the same tokens whatever else is in the batch. The draw inverts the cumulat
 in two stages, blocks of the vocabulary and then tokens of one block, in float64.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,33 @@ from understudy.engine.weights import VOCAB_BLOCK
 
 Array = npt.NDArray[Any]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Terms(NamedTuple):
+    """What single rows of a batch ask beyond temperature, top-p and top-k.
+
+    Rows `masked_M` may only draw tokens whose bit in `bits_MW` is set: int32 words, the lowest bit
+    first, as many as the unpadded vocabulary takes. `values_N` are added to the logits at
+    (`biased_N`, `tokens_N`). Rows `told_T` want the `most` likeliest tokens.
+    """
+
+    masked_M: Tensor
+    bits_MW: Tensor
+    biased_N: Tensor
+    tokens_N: Tensor
+    values_N: Tensor
+    told_T: Tensor
+    most: int
+
+
+class Drawn(NamedTuple):
+    """Ids (R,) int64 with their logprobs (R,); for the rows `Terms.told_T` the likeliest ids and
+    their logprobs, both (T, most), minus infinity where fewer can be drawn."""
+
+    ids_R: Tensor
+    logprobs_R: Tensor
+    top_ids_TK: Tensor | None = None
+    top_logprobs_TK: Tensor | None = None
 
 
 def uniforms(seeds: Array, counts: Array) -> Array:
@@ -35,16 +62,18 @@ def draw(
     top_p: Array,
     top_k: Array,
     uniform: Array,
-) -> tuple[Tensor, Tensor]:
-    """One id and its logprob for each row: (R,) int64 and (R,), float32 or where the
-    logits are float64 that.
+    terms: Terms | None = None,
+) -> Drawn:
+    """One id and its logprob for each row, float32 or where the logits are float64 that.
 
-    The logprob is of the distribution that was sampled: after temperature, top-k and top-p.
-    Temperature 0 takes the most likely token, with its logprob at temperature 1. V is a multiple
-    of VOCAB_BLOCK, padded with minus infinity. A row with a NaN gets a NaN logprob.
+    The logprobs are of the distribution that was sampled: after biases and masks, temperature,
+    top-k and top-p. Temperature 0 takes the most likely token, with logprobs at temperature 1. V is
+    a multiple of VOCAB_BLOCK, padded with minus infinity. A row with a NaN gets a NaN logprob.
     """
     device = logits_RV.device
     logits_RV = logits_RV.to(torch.promote_types(logits_RV.dtype, torch.float32))
+    if terms is not None:
+        logits_RV = _under(terms, logits_RV)
     greedy = temperature == 0
     if ((temperature != 1) & ~greedy).any():
         scale = torch.from_numpy(np.where(greedy, 1.0, temperature))
@@ -63,7 +92,25 @@ def draw(
         if greedy.any():
             rows = torch.from_numpy(np.flatnonzero(greedy)).to(device)
             ids_R[rows] = logits_RV[rows].argmax(-1)
-    return ids_R, probs_RV.gather(1, ids_R[:, None])[:, 0].log()
+    logprobs_R = probs_RV.gather(1, ids_R[:, None])[:, 0].log()
+    if terms is None or not len(terms.told_T):
+        return Drawn(ids_R, logprobs_R)
+    top = probs_RV[terms.told_T].topk(min(terms.most, probs_RV.shape[1]), -1)
+    return Drawn(ids_R, logprobs_R, top.indices, top.values.log())
+
+
+def _under(terms: Terms, logits_RV: Tensor) -> Tensor:
+    """The logits with biases added and minus infinity where a row's mask is not set."""
+    if len(terms.biased_N):
+        at = (terms.biased_N, terms.tokens_N)
+        logits_RV = logits_RV.index_put(at, terms.values_N.to(logits_RV.dtype), accumulate=True)
+    if len(terms.masked_M):
+        places_32 = torch.arange(32, device=logits_RV.device, dtype=torch.int32)
+        set_MU = (terms.bits_MW[:, :, None] >> places_32 & 1).flatten(1)
+        held_MV = logits_RV[terms.masked_M]
+        held_MV[:, : set_MU.shape[1]].masked_fill_(set_MU == 0, -torch.inf)
+        logits_RV = logits_RV.index_copy(0, terms.masked_M, held_MV)
+    return logits_RV
 
 
 def _invert(probs_RV: Tensor, uniform_R: Tensor) -> Tensor:

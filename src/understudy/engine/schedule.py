@@ -149,8 +149,8 @@ class Schedule:
         cache.activate(slot, job.model, job.ids, job.prompt + limit)
         job.slot, job.filled = slot, int(cache.lengths[i])
         self._widen(limit)
-        drawn = len(job.drawn)
-        values = (s.temperature, s.top_p, s.top_k, job.seed, drawn, limit, 0, job.watched)
+        asks, drawn = job.asked is not None, len(job.drawn)
+        values = (s.temperature, s.top_p, s.top_k, job.seed, drawn, limit, 0, job.watched, asks)
         for array, value in zip(self.rows, values, strict=True):
             array[i] = value
         self.logprobs[i, : len(job.drawn)] = job.drawn
@@ -163,9 +163,7 @@ class Schedule:
     def _widen(self, limit: int) -> None:
         slots = len(self.cache.slots)
         if len(self.rows.seed) < slots:
-            old, self.rows = self.rows, Rows.empty(slots)
-            for a, b in zip(old, self.rows, strict=True):
-                b[: len(a)] = a
+            self.rows = self.rows.grown(slots)
         if self.logprobs.shape[0] < slots or self.logprobs.shape[1] < limit:
             wide = max(self.logprobs.shape[1], 1 << (limit - 1).bit_length())
             new = np.zeros((slots, wide), dtype=np.float64)

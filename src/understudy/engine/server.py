@@ -23,25 +23,25 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from understudy.core.answer_form import form_of
 from understudy.core.binding import MUST_MATCH, PROMPT_HEADER, REFUSED, Binding
 from understudy.core.ids import uuid7
 from understudy.core.meter import metrics_lines
 from understudy.core.origin import ORIGIN, Origin
 from understudy.core.protocols import Renderer
-from understudy.core.types import Completion, ModelRef, Request, Sample, Usage
+from understudy.core.types import Completion, ModelRef, Request, Usage
 from understudy.engine.chat import ChatError, LocalChat
-from understudy.engine.jobs import EngineError
+from understudy.engine.completions import Completions
+from understudy.engine.errors import EngineError, UnknownModelError
 from understudy.engine.metering import Caller, Metering, differs
-from understudy.engine.torch_engine import TorchEngine, UnknownModelError
+from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.wire import (
     BadRequest,
     TextStream,
     chat_chunk,
     chat_response,
-    completions_response,
     error_body,
     parse_chat,
-    parse_completions,
     usage_body,
 )
 
@@ -66,6 +66,7 @@ class Server:
         self.engine, self.decode, self.encode = engine, decode, encode
         self.metering = Metering(engine.base, parameters, keys)
         self.chat = LocalChat(engine, renderer, engine.base, origin=origin)
+        self.plain = Completions(engine, engine.stop_ids, decode, encode)
         self.renderer = renderer
         self.created = int(time.time())
 
@@ -156,7 +157,8 @@ class Server:
         response = web.StreamResponse(headers=headers)
         response.content_type = "text/event-stream"
         response.headers["Cache-Control"] = "no-cache"
-        ident, text = f"chatcmpl-{uuid7()}", TextStream(self.renderer, request.sampling.stop)
+        form, ident = form_of(request), f"chatcmpl-{uuid7()}"
+        text = TextStream(self.renderer, request.sampling.stop, form is None or bool(form.tools))
         opened = False
 
         async def send(delta: dict[str, Any], **more: Any) -> None:
@@ -220,24 +222,15 @@ class Server:
         if (body.get("stream_options") or {}).get("include_usage"):
             await send({}, usage=usage_body(done.usage))
 
-    async def completions(self, http: web.Request) -> web.Response:
+    async def completions(self, http: web.Request) -> web.StreamResponse:
         body = await _json(http)
         model = self.ref(body.get("model"))
         who = self.metering.caller(http, self.engine.registry.find(model).ref)
-        prompts, sampling = parse_completions(body, self.encode)
 
-        async def sample(prompt: list[int]) -> Sample:
-            usage: Usage | None = None
-            try:
-                done = await self.engine.sample(prompt, model, sampling)
-                usage = Usage(len(prompt), done.cached_tokens, len(done.ids))
-                return done
-            finally:
-                self.metering.ended(who, usage)
+        def ended(usage: Usage | None, sent: int = 0) -> None:
+            self.metering.ended(who, usage, sent)
 
-        samples = await asyncio.gather(*map(sample, prompts))
-        answer = completions_response(prompts, samples, body, self.decode)
-        return web.json_response(answer, headers=self.metering.headers(who))
+        return await self.plain.answer(http, body, model, ended, self.metering.headers(who))
 
     # -- models ----------------------------------------------------------------------------
 

@@ -63,6 +63,7 @@ async def serve(options: argparse.Namespace) -> None:
         options.name or loaded.name,
         loaded.renderer.stop_ids,
         decode_text=loaded.renderer.decode,
+        tokenizer=loaded.tokenizer,
         threads=options.threads if options.threads == "auto" else int(options.threads),
         max_slots=options.max_slots,
         max_pending=options.max_pending or None,

@@ -21,12 +21,14 @@ from understudy.core.types import FinishReason, Sample
 from understudy.engine.adapters import Model, merge
 from understudy.engine.cache import Cache
 from understudy.engine.decoder import DecodeBatch, Decoder, PrefillBatch, Shared, shared_rows
+from understudy.engine.errors import EngineError
 from understudy.engine.graphs import Graphs
-from understudy.engine.jobs import Counters, EngineError, Job, Told, deliver
+from understudy.engine.jobs import Counters, Job, Told, deliver
 from understudy.engine.lockstep import settle
 from understudy.engine.lora_batch import LoraBatch, Stacks
 from understudy.engine.sampling import draw, uniforms
 from understudy.engine.schedule import Piece, Schedule
+from understudy.engine.terms import TermKeeper
 from understudy.engine.weights import Weights
 
 
@@ -77,6 +79,7 @@ class Shard:
         self._closed = False  # seen by the loop
         self._shut = False  # said by `close`; nothing is taken after it
         vocab = config.base.head.shape[0]
+        self.terms = TermKeeper(config.base.shape.vocab, cache.device)
         self._is_stop = np.zeros(vocab, dtype=bool)
         self._is_stop[[i for i in config.stop_ids if i < vocab]] = True
         self._lock = threading.Lock()
@@ -292,22 +295,26 @@ class Shard:
     def _sample(self, slots: np.ndarray, logits: Tensor) -> None:
         rows = self.schedule.rows
         counts = rows.count[slots]
-        ids_R, logprobs_R = draw(
+        running = self.schedule.running
+        asking = [(r, running[int(slots[r])]) for r in np.flatnonzero(rows.asks[slots])]
+        asked = [(int(r), job.asked) for r, job in asking if job.asked is not None]
+        drawn = draw(
             logits, rows.temperature[slots], rows.top_p[slots], rows.top_k[slots],
-            uniforms(rows.seed[slots], counts),
+            uniforms(rows.seed[slots], counts), self.terms.terms(asked),
         )  # fmt: skip
-        ids, logprobs = ids_R.cpu().numpy(), logprobs_R.cpu().numpy()
+        ids, logprobs = drawn.ids_R.cpu().numpy(), drawn.logprobs_R.cpu().numpy()
         rows.next_id[slots] = ids
         self.schedule.logprobs[slots, counts] = logprobs
         self.cache.ids[slots, self.cache.lengths[slots]] = ids
         rows.count[slots] = counts + 1
         self.counters.sampled_tokens += len(slots)
         broken = np.isnan(logprobs)
-        ended = self._is_stop[ids] | (counts + 1 >= rows.limit[slots]) | broken
+        stopped = self._is_stop[ids] | self.terms.follow(asked, ids, drawn)
+        ended = stopped | (counts + 1 >= rows.limit[slots]) | broken
         finished = self.counters.finished
         told: list[tuple[Job, Told]] = []
         for r in np.flatnonzero(ended).tolist():
-            told += self._finish(int(slots[r]), bool(self._is_stop[ids[r]]), bool(broken[r]))
+            told += self._finish(int(slots[r]), bool(stopped[r]), bool(broken[r]))
         for i in slots[rows.watched[slots]].tolist():
             job = self.schedule.running.get(i)
             if job is not None:
@@ -319,18 +326,10 @@ class Shard:
     def _look(self, job: Job, i: int) -> list[tuple[Job, Told]]:
         """The stream and stop strings of a request that still runs."""
         n = int(self.schedule.rows.count[i])
-        if job.sampling.stop and self._stopped(job, i, n):
+        sampled = self.cache.ids[i, job.prompt : job.prompt + n]
+        if job.sampling.stop and job.stopped(sampled, self.config.decode_text):
             return self._finish(i, True, False)
         return self._chunk(job, i, n)
-
-    def _stopped(self, job: Job, i: int, n: int) -> bool:
-        decode = self.config.decode_text
-        if decode is None:
-            return False
-        longest = max(len(s) for s in job.sampling.stop)
-        first = job.prompt + max(0, n - longest - 8)
-        text = decode(self.cache.ids[i, first : job.prompt + n].tolist())
-        return any(s in text for s in job.sampling.stop)
 
     def _chunk(self, job: Job, i: int, n: int) -> list[tuple[Job, Told]]:
         if job.on_chunk is None or job.sent == n:
@@ -351,8 +350,12 @@ class Shard:
                 self.cache.clear(job.slot)
             error = EngineError(f"the model {job.model.ref} gave NaN; its weights are broken")
             return [(job, error)]
+        if job.asked is not None and job.asked.wrong is not None:
+            return [*told, (job, EngineError(f"the grammar cannot go on: {job.asked.wrong}"))]
+        top = () if job.asked is None else tuple(job.asked.top)
         reason: FinishReason = "stop" if stopped else "length"
-        sample = Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, job.cached or 0)
+        cached = job.cached or 0
+        sample = Sample(tuple(ids), tuple(logprobs), reason, job.model.ref, cached, top)
         return [*told, (job, sample)]
 
     def _ended(self, job: Job) -> None:

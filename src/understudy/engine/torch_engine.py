@@ -16,21 +16,26 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 import torch
+from llguidance import LLMatcher
 from torch import Tensor
 
 from understudy.core.cores import threads_for_load
+from understudy.core.openai_fields import MOST_TOP
 from understudy.core.origin import Origin
 from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, lora_sites
 from understudy.engine.cache import BLOCK, Cache
 from understudy.engine.decoder import Decoder
-from understudy.engine.jobs import Counters, EngineBusyError, EngineError, Job
+from understudy.engine.errors import EngineError, UnknownModelError
+from understudy.engine.grammar import Grammars
+from understudy.engine.jobs import Counters, EngineBusyError, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.ops import EAGER, compiled
 from understudy.engine.paged import paged_for
-from understudy.engine.registry import Listed, Registry, UnknownModelError
+from understudy.engine.registry import Listed, Registry
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
+from understudy.engine.terms import asked_of
 from understudy.engine.weights import fuse, rope_tables, shape_of
 from understudy.models.adapters import check_origin, load_adapter
 from understudy.models.lora import LoraConfig
@@ -43,12 +48,12 @@ class TorchEngine:
 
     model: the Hugging Face model; its weights are copied, adapters in it are left out.
     base: its name in a ModelRef. stop_ids end a sequence (the renderer's, usually).
-    decode_text is needed for stop strings alone. threads: shards on a CPU, one thread each;
-    "auto" takes the cores that are not busy. max_slots bounds live and cached conversations,
-    memory their keys and values (bytes over all shards; by default a quarter of what is free on a
-    CPU, four fifths on a GPU); a budget below the model's context lowers `context`. wave_tokens:
-    most new tokens between two decoding steps. max_pending: with so many requests, running and
-    waiting, a further one raises EngineBusyError.
+    decode_text is needed for stop strings alone, the fast tokenizer for grammars alone. threads:
+    shards on a CPU, one thread each; "auto" takes the cores that are not busy. max_slots bounds
+    live and cached conversations, memory their keys and values (bytes over all shards; by default
+    a quarter of what is free on a CPU, four fifths on a GPU); a budget below the model's context
+    lowers `context`. wave_tokens: most new tokens between two decoding steps. max_pending: with so
+    many requests, running and waiting, a further one raises EngineBusyError.
     keep_versions: loading a version of an adapter forgets all but this many of the newest.
     slots: most adapters from directories in memory at once, the rest are read when asked for
     (engine.registry); None: all.
@@ -69,6 +74,7 @@ class TorchEngine:
         stop_ids: Sequence[int],
         *,
         decode_text: Callable[[Sequence[int]], str] | None = None,
+        tokenizer: Any = None,
         threads: int | Literal["auto"] = "auto",
         max_slots: int = 512,
         context: int | None = None,
@@ -86,6 +92,7 @@ class TorchEngine:
     ) -> None:
         config = model.config
         self.base, self.origin = base, origin
+        self.stop_ids = tuple(stop_ids)
         self.shape = shape_of(config)
         self._tied = bool(config.tie_word_embeddings)
         self._weights = fuse(model.state_dict(), self.shape, self._tied)
@@ -115,13 +122,14 @@ class TorchEngine:
             gone=lambda m: self._tell(lambda s: s.forget(m)),
             evicted=lambda m: self._tell(lambda s: s.forget_weights(m)),
         )
-        self._rope = rope
+        self._rope, self._lockstep = rope, lockstep
         self.max_pending = max_pending
         self._started = time.monotonic()
+        self._grammars = Grammars(tokenizer, self.shape.vocab, stop_ids)
         graphs = device.type == "cuda" if graphs is None else graphs
         shard_config = ShardConfig(
             base=self._weights,
-            stop_ids=tuple(stop_ids),
+            stop_ids=self.stop_ids,
             decode_text=decode_text,
             context=self.context,
             merge_bytes=merge_bytes,
@@ -156,23 +164,24 @@ class TorchEngine:
         grammar: str | None = None,
         on_chunk: Callable[[Sequence[int]], None] | None = None,
     ) -> Sample:
-        """Sample until a stop id, a stop string or max_tokens. `on_chunk` is called on the event
-        loop with new ids as they come.
+        """Sample until a stop id, a stop string, max_tokens, or the grammar leaves nothing but the
+        stop (which is then not sampled). `grammar` is text as engine.grammar has it. `on_chunk` is
+        called on the event loop with new ids as they come.
 
-        Raises UnknownModelError, ValueError for a prompt or sampling that cannot be served,
-        NotImplementedError for a grammar, EngineBusyError where too many are pending, EngineError
-        when decoding fails.
+        Raises UnknownModelError, ValueError for a prompt, sampling or grammar that cannot be
+        served, EngineBusyError where too many are pending, EngineError when decoding fails or the
+        grammar comes where no token goes on.
         """
-        if grammar is not None:
-            raise NotImplementedError("the embedded engine has no constrained decoding yet")
         self.registry.find(model)
         ids = self._checked(prompt_ids)
-        _check_sampling(sampling)
+        _check_sampling(sampling, self.shape.vocab)
         self._check_pending()
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed % 2**64
         loop = asyncio.get_running_loop()
+        matcher = None if grammar is None else await self._matcher(grammar)
         async with self._model(model) as served:
             job = Job(ids, served, sampling, seed, loop, loop.create_future(), on_chunk)
+            job.asked = asked_of(sampling, matcher)
             shard = self._route(served, ids)
             shard.submit(job)
             try:
@@ -195,6 +204,12 @@ class TorchEngine:
             yield entry.model
         finally:
             self.registry.release(entry)
+
+    async def _matcher(self, grammar: str) -> LLMatcher:
+        """Compiled beside the event loop, but in lockstep, where nothing else may set the time."""
+        if self._lockstep:
+            return self._grammars.matcher(grammar)
+        return await asyncio.to_thread(self._grammars.matcher, grammar)
 
     async def score(self, ids: Sequence[int], model: ModelRef, top_k: int = 0) -> Scores:
         """Teacher-forced logprobs of ids[1:] at temperature 1, with the `top_k` likeliest
@@ -296,7 +311,9 @@ class TorchEngine:
     def _versioned(self, model: ModelRef) -> ModelRef:
         if model.adapter is None or model.base != self.base:
             raise ValueError(f"weights are loaded under an adapter name of base {self.base!r}")
-        version = model.version or self.registry.next_version(model.adapter)
+        version = model.version
+        if version is None:
+            version = self.registry.next_version(model.adapter)
         return ModelRef(model.base, model.adapter, version)
 
     def _read(self, ref: ModelRef, path: str) -> Model:
@@ -349,7 +366,7 @@ class TorchEngine:
         await asyncio.to_thread(self.close)
 
 
-def _check_sampling(s: Sampling) -> None:
+def _check_sampling(s: Sampling, vocab: int) -> None:
     if s.max_tokens < 1:
         raise ValueError("max_tokens must be at least 1")
     if not 0 <= s.temperature <= 100:
@@ -358,3 +375,10 @@ def _check_sampling(s: Sampling) -> None:
         raise ValueError("top_p must be above 0 and at most 1")
     if s.top_k < 0:
         raise ValueError("top_k must be 0 (off) or more")
+    if not 0 <= s.top_logprobs <= MOST_TOP:
+        raise ValueError(f"top_logprobs must be between 0 and {MOST_TOP}")
+    for token, bias in s.logit_bias:
+        if not 0 <= token < vocab:
+            raise ValueError(f"logit_bias names the token {token}, the vocabulary has {vocab}")
+        if not -100 <= bias <= 100:
+            raise ValueError("logit_bias must hold numbers from -100 to 100")

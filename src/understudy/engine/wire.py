@@ -2,9 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from understudy.core.answer_form import FormError, form_of
 from understudy.core.ids import uuid7
+from understudy.core.openai_fields import MOST_TOP, bias_problem, biases_of
 from understudy.core.openai_wire import message_problem, tools_problem
 from understudy.core.origin import ORIGIN
 from understudy.core.protocols import Renderer
@@ -18,8 +21,10 @@ from understudy.core.types import (
     Usage,
     text_of,
 )
+from understudy.engine.remote import TOP
 
 Body = dict[str, Any]
+Top = Sequence[Sequence[Any]]  # the likeliest (id, logprob) of one place
 Decode = Callable[[Sequence[int]], str]
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -52,6 +57,10 @@ def parse_sampling(body: Body) -> Sampling:
     if not isinstance(stops, tuple | list) or not all(isinstance(s, str) and s for s in stops):
         raise BadRequest("stop must be a string or a list of strings", "stop")
     longest = body.get("max_completion_tokens", body.get("max_tokens"))
+    biases = body.get("logit_bias")
+    problem = bias_problem(biases)
+    if problem is not None:
+        raise BadRequest(f"logit_bias {problem}", "logit_bias")
     return Sampling(
         temperature=_number(body, "temperature", 1.0, 0, 2),
         top_p=_number(body, "top_p", 1.0, 0, 1),
@@ -59,7 +68,16 @@ def parse_sampling(body: Body) -> Sampling:
         max_tokens=_integer(longest, "max_tokens", 256, least=1),
         seed=_integer(body["seed"], "seed", 0) if body.get("seed") is not None else None,
         stop=tuple(stops),
+        logit_bias=biases_of(biases),
     )
+
+
+def _top(body: Body, name: str) -> int:
+    """How many of the likeliest tokens are asked for, 0 to 20."""
+    count = _integer(body.get(name), name, 0)
+    if not 0 <= count <= MOST_TOP:
+        raise BadRequest(f"{name} must be from 0 to {MOST_TOP}", name)
+    return count
 
 
 def parse_chat(body: Body, model: ModelRef) -> Request:
@@ -88,22 +106,33 @@ def parse_chat(body: Body, model: ModelRef) -> Request:
     count = body.get("n") or 1
     if not isinstance(count, int) or not 1 <= count <= 128:
         raise BadRequest("n must be between 1 and 128", "n")
-    choice = body.get("tool_choice")
-    if choice not in (None, "auto", "none"):
-        raise BadRequest("only the tool_choice values 'auto' and 'none' are served", "tool_choice")
+    if not isinstance(body.get("parallel_tool_calls"), bool | None):
+        raise BadRequest("parallel_tool_calls must be true or false", "parallel_tool_calls")
+    top = _top(body, "top_logprobs")
+    if top and not body.get("logprobs"):
+        raise BadRequest("top_logprobs needs logprobs", "top_logprobs")
     user = body.get("metadata")
-    metadata = user if isinstance(user, dict) else {}
-    return Request(
-        tuple(messages), model, tuple(tools), parse_sampling(body), choice, metadata=metadata
+    request = Request(
+        tuple(messages),
+        model,
+        tuple(tools),
+        replace(parse_sampling(body), top_logprobs=top),
+        tool_choice=body.get("tool_choice"),
+        parallel_tool_calls=body.get("parallel_tool_calls"),
+        response_format=body.get("response_format"),
+        metadata=user if isinstance(user, dict) else {},
     )
+    try:
+        form_of(request)
+    except FormError as error:
+        raise BadRequest(str(error), error.param) from error
+    return request
 
 
 def parse_completions(
     body: Body, encode: Callable[[str], list[int]]
 ) -> tuple[list[list[int]], Sampling]:
     """Prompts (text or token ids, one or several) of a completions request."""
-    if body.get("stream"):
-        raise BadRequest("streaming is served on /v1/chat/completions", "stream")
     prompt = body.get("prompt")
     if isinstance(prompt, str):
         prompts = [encode(prompt)]
@@ -115,7 +144,8 @@ def parse_completions(
         prompts = prompt
     else:
         raise BadRequest("prompt must be text or token ids, or a list of either", "prompt")
-    return [p for p in prompts for _ in range(body.get("n") or 1)], parse_sampling(body)
+    sampling = replace(parse_sampling(body), top_logprobs=_top(body, "logprobs"))
+    return [p for p in prompts for _ in range(body.get("n") or 1)], sampling
 
 
 def _is_int(value: Any) -> bool:
@@ -170,11 +200,16 @@ def usage_body(usage: Usage) -> Body:
 
 
 def _logprobs(done: Completion, decode: Decode) -> Body:
-    entries = []
-    for i, value in zip(done.output_ids or (), done.logprobs or (), strict=True):
-        text = decode([i])
-        raw = list(text.encode())
-        entries.append({"token": text, "logprob": value, "bytes": raw, "top_logprobs": []})
+    def entry(token: int, logprob: float) -> Body:
+        text = decode([token])
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+    ids, logprobs = done.output_ids or (), done.logprobs or ()
+    tops: Sequence[Top] = done.extra.get(TOP) or [()] * len(ids)
+    entries = [
+        {**entry(i, p), "top_logprobs": [entry(*pair) for pair in top]}
+        for i, p, top in zip(ids, logprobs, tops, strict=True)
+    ]
     return {"content": entries, "refusal": None}
 
 
@@ -263,11 +298,12 @@ def completions_response(
             "logprobs": None,
         }
         if body.get("logprobs") is not None:
-            tokens = [decode([t]) for t in sample.ids]
+            name = _as_id if body.get("return_tokens_as_token_ids") else decode
+            tokens = [name([t]) for t in sample.ids]
             choice["logprobs"] = {
                 "tokens": tokens,
                 "token_logprobs": list(sample.logprobs),
-                "top_logprobs": None,
+                "top_logprobs": _tops(sample, name) or None,
                 "text_offset": [len("".join(tokens[:t])) for t in range(len(tokens))],
             }
         if body.get("return_token_ids"):
@@ -288,22 +324,44 @@ def completions_response(
     }
 
 
+def _as_id(ids: Sequence[int]) -> str:
+    """A token by its id, as vLLM writes it."""
+    return f"token_id:{ids[0]}"
+
+
+def _tops(sample: Sample, decode: Decode) -> list[dict[str, float]]:
+    """For each id the likeliest tokens by their name, what was sampled among them. Of tokens that
+    read the same the likelier counts."""
+    found = []
+    for i, logprob, top in zip(sample.ids, sample.logprobs, sample.top, strict=bool(sample.top)):
+        named: dict[str, float] = {}
+        for token, value in (*top, (i, logprob)):
+            named.setdefault(decode([token]), value)
+        found.append(named)
+    return found
+
+
 class TextStream:
     """The content of a message that is still being sampled, piece by piece.
 
-    Held back: what may still turn out to be a tool call, an unfinished character, a stop string
-    or a newline before a tool call. What was given out is always a beginning of the final text.
+    Held back: what may still turn out to be a tool call, an unfinished character, a stop string,
+    white space before any of them, or text behind a call. What was given out is always a beginning
+    of the final text. Without `calls` nothing is taken for a call.
     """
 
-    def __init__(self, renderer: Renderer, stop: Sequence[str]) -> None:
-        self.renderer, self.stop = renderer, stop
+    def __init__(self, renderer: Renderer, stop: Sequence[str], calls: bool = True) -> None:
+        self.renderer, self.stop, self.calls = renderer, stop, calls
+        self.marks = (*(renderer.call_marks if calls else ()), *stop)
         self.ids: list[int] = []
         self.sent = ""
 
     def add(self, ids: Sequence[int]) -> str:
         """The text that is certain now and was not before."""
         self.ids += ids
-        text = text_of(self.renderer.parse(self.ids).get("content")).rstrip("\ufffd")
+        message = self.renderer.parse(self.ids, self.calls)
+        if message.get("tool_calls"):
+            return ""
+        text = text_of(message.get("content")).rstrip("\ufffd")
         text = text[: len(text) - self._doubtful(text)]
         if not text.startswith(self.sent):
             return ""
@@ -316,8 +374,8 @@ class TextStream:
         return text[len(self.sent) :] if text.startswith(self.sent) else ""
 
     def _doubtful(self, text: str) -> int:
-        held = len(text) - len(text.rstrip("\n"))
-        for marker in (*self.renderer.call_marks, *self.stop):
+        held = 0
+        for marker in self.marks:
             found = text.find(marker)
             if found >= 0:
                 held = max(held, len(text) - found)
@@ -325,4 +383,4 @@ class TextStream:
                 if text.endswith(marker[:n]):
                     held = max(held, n)
                     break
-        return held
+        return len(text) - len(text[: len(text) - held].rstrip())

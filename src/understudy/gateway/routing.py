@@ -14,7 +14,10 @@ from understudy.gateway.config import GatewayConfig, Upstream
 from understudy.store import SQLiteStore
 
 _STICKY = 100_000  # episodes whose policy is remembered
-_SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "seed", "stop")
+_SAMPLING = (
+    "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "seed", "stop",
+    "logit_bias",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +143,7 @@ def apply_policy(policy: Policy, request: Request, body: dict[str, Any]) -> Requ
     """The request as the policy makes it; `body` is changed to match.
 
     A prompt replaces the system messages at the start; sampling other than the default replaces
-    the client's whole sampling.
+    the client's whole sampling, but not how many logprobs it asked to see.
     """
     messages = request.messages
     if policy.prompt is not None:
@@ -152,7 +155,7 @@ def apply_policy(policy: Policy, request: Request, body: dict[str, Any]) -> Requ
         body["messages"] = list(messages)
     sampling = request.sampling
     if policy.sampling != Sampling():
-        sampling = policy.sampling
+        sampling = replace(policy.sampling, top_logprobs=sampling.top_logprobs)
         for name in _SAMPLING:
             body.pop(name, None)
         body.update(sampling_fields(sampling))

@@ -149,7 +149,7 @@ class Attempts:
                 found = [await task for task in started]
                 played = [item for item, _ in found]
                 tried = list(zip(canaries, played[len(drawn) :], strict=True))
-                kept = guards.watch(step, played[: len(drawn)], tried)
+                kept = guards.watch(step, played[: len(drawn)], tried, again=attempt > 0)
                 for (n, _), item, (_, slips) in zip(drawn, kept, found, strict=False):
                     own[n] = self._kept(n, item, slips)
                 if guards.stopped:

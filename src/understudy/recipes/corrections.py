@@ -46,6 +46,8 @@ def corrections_of(
             left_out["feedback without words"] += 1
         elif said.source != "demonstration" and _praises(said.value):
             left_out["praise"] += 1
+        elif not turns:
+            left_out["of an episode without a whole reply of the agent"] += 1
         elif said.completion_id is not None and said.completion_id not in turns:
             left_out["of a completion that is no whole reply of the agent"] += 1
         elif said.completion_id is not None:

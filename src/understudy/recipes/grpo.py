@@ -13,9 +13,9 @@ engine. With `max_staleness`, episodes of the next steps are played while one is
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,13 +25,16 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from understudy.core.cores import LoadWatch, threads_for_load, usable_cores
 from understudy.core.rows import Row, RowStats, TooLong, policy_rows
 from understudy.core.types import Episode
+from understudy.engine.chat import LocalChat
+from understudy.engine.vllm import VllmEngine
 from understudy.judges.check import Check
-from understudy.recipes.actor import Actor
+from understudy.recipes.actor import Acting, Actor
 from understudy.recipes.ahead import Ahead
 from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score, recent_mean
-from understudy.recipes.learner import bound_to, make_engine, training
+from understudy.recipes.learner import Learner, bound_to, make_engine, training
 from understudy.recipes.objective import Objective, Preset, sampled_tokens, with_preset
+from understudy.recipes.over_vllm import VllmActor
 from understudy.recipes.rehearsal import Played
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.rewards import why_nothing
@@ -64,6 +67,7 @@ class GrpoConfig(RolloutConfig, Tuned):
     max_row_tokens: PositiveInt | None = None  # None: as long as the engine's context lets them be
     long_rows: TooLong = "refuse"  # longer ones are left out; `cut`: their ends
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
+    vllm: str | None = None  # the URL of a vLLM that plays in the embedded engine's place
     trust: Trust = Trust()  # what the world's fidelity must show, or training warns
     language: str | None = None  # a run whose model fills the world's gaps; see `train world`
     checkpoint_every: PositiveInt = 10
@@ -75,6 +79,8 @@ class GrpoConfig(RolloutConfig, Tuned):
             raise ValueError("an episode beats its group's mean only in a group: group_size >= 2")
         if self.exact and self.max_staleness:
             raise ValueError("exact runs are synchronous: leave max_staleness at 0")
+        if self.vllm and (self.exact or self.tune == "full"):
+            raise ValueError("a vLLM plays adapters, and never exactly: leave exact and tune alone")
         if self.max_staleness and self.loss.rl == "reinforce":
             raise ValueError("loss.rl=reinforce is for on-policy data: leave max_staleness at 0")
         return self
@@ -125,13 +131,13 @@ async def grpo(
         rollouts.restore(state)
         begin = steps = int(state["step"])
         versions = 1 if config.exact else 2 + config.max_staleness
-        engine, chat = make_engine(learner.base, threads, versions, config.exact, run)
-        stack.push_async_callback(engine.aclose)
+        chat, actor = await stack.enter_async_context(
+            _played_by(learner, config, run, threads, versions)
+        )
         filled = await stack.enter_async_context(filling(language, threads, chat))
         environment = filled(world)
-        actor = Actor(learner, engine, config.sampling)
         rollouts.on(chat, actor, environment)
-        actor.deliver(begin)
+        await actor.deliver(begin)
         pool = stack.enter_context(ThreadPoolExecutor(1))
         ahead = await stack.enter_async_context(
             Ahead(rollouts.plan, range(begin, total), config.max_staleness,
@@ -166,7 +172,7 @@ async def grpo(
                 metrics = await running(pool, train, rows, step, cores)
             else:
                 metrics = train(rows, step, threads or threads_for_load(busy=load.busy()))
-            actor.deliver(step + 1)
+            await actor.deliver(step + 1)
             seconds, steps = time.perf_counter() - begun, step + 1
             values = metrics.as_dict() | described(played, step)
             del values["step"]  # the trainer's count of updates; skipped steps are logged too
@@ -200,6 +206,29 @@ async def grpo(
                 break
     adapter = learner.save(run.path / learner.kind, about | {"success": success})
     return GrpoResult(adapter, steps, reward, success, guards.stopped if guards else None)
+
+
+@asynccontextmanager
+async def _played_by(
+    learner: Learner, config: GrpoConfig, run: Run, threads: int | None, versions: int
+) -> AsyncIterator[tuple[LocalChat, Acting]]:
+    """Where episodes are played and by whom: the embedded engine, or a vLLM that is there."""
+    if config.vllm is None:
+        engine, chat = make_engine(learner.base, threads, versions, config.exact, run)
+        try:
+            yield chat, Actor(learner, engine, config.sampling)
+        finally:
+            await engine.aclose()
+        return
+    base = learner.base
+    async with VllmEngine(
+        config.vllm, base.name, base.renderer.stop_ids, keep_versions=versions
+    ) as remote:
+        actor = VllmActor(learner, remote, config.sampling, run.path / "delivered")
+        try:
+            yield LocalChat(remote, base.renderer, base.name, origin=base.origin), actor
+        finally:
+            await actor.aclose()
 
 
 def training_rows(

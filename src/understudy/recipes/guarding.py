@@ -14,8 +14,9 @@ Alarms, each with the chance `alpha` at most of ever being raised where nothing 
 (runs.sequential): more novel steps than `factor` times what real episodes show the second world;
 a greater share of the reward withheld than `withheld`; an outcome class that comes more than
 `factor` times as often as the second world says, or less than once in `factor` times. A success in
-a canary is an alarm too. After `stop_after` alarms the run stops; without a second world they are
-told and it goes on.
+a canary is an alarm too. Scenarios that are tried again because they failed (rft's attempts) count
+neither as novel nor by their outcomes. After `stop_after` alarms the run stops; without a second
+world they are told and it goes on.
 """
 
 import random
@@ -95,10 +96,15 @@ class Guarding:
         return found
 
     def watch(
-        self, step: int, played: Sequence[Played], tried: Sequence[tuple[Canary, Played]] = ()
+        self,
+        step: int,
+        played: Sequence[Played],
+        tried: Sequence[tuple[Canary, Played]] = (),
+        again: bool = False,
     ) -> list[Played]:
         """The groups of a step without the episodes whose reward is withheld. `tried` are its
-        canaries. Raises alarms."""
+        canaries. Raises alarms. `again`: the scenarios are those that failed before, in which
+        failures and odd outcomes are frequent; how often they come is then no sign of a hole."""
         kept: list[Played] = []
         shares: list[float] = []
         novel: list[float] = []
@@ -109,7 +115,7 @@ class Guarding:
             kept.append(rest)
             if share is not None:
                 shares.append(share)
-            if looks and self._rates is not None:
+            if looks and self._rates is not None and not again:
                 novel.append(sum(look.novelty for look in looks) / len(looks))
                 named = [{": ".join(k): v for k, v in look.came.items()} for look in looks]
                 limits = {": ".join(k) for look in looks for k in look.came if k[1] == OTHER}

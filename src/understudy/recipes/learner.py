@@ -219,6 +219,7 @@ def make_engine(
         base.name,
         base.renderer.stop_ids,
         decode_text=base.renderer.decode,
+        tokenizer=base.tokenizer,
         threads=threads or "auto",
         keep_versions=keep_versions,
         lockstep=lockstep,

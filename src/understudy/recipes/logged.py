@@ -16,11 +16,13 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
+from understudy.core.answer_form import FormError, form_of
 from understudy.core.rows import Entry, Row, SampledRow, TooLong, echo_entries, rows_of
 from understudy.core.types import (
     Completion,
     Episode,
     JudgeFailed,
+    Request,
     Split,
     select_reward,
     split_of,
@@ -267,7 +269,19 @@ def why_unfit(turns: Sequence[Completion], temperature: float = 1.0) -> str | No
         return f"sampled at another temperature than {temperature:g}"
     if any(s.top_p != 1.0 or s.top_k for s in sampling):
         return "sampled with top_p or top_k, which logprobs do not show"
+    if any(s.logit_bias for s in sampling) or any(_is_held(c.request) for c in turns):
+        return (
+            "sampled with a logit bias or held to a form, which the policy's logprobs do not know"
+        )
     return None
+
+
+def _is_held(request: Request) -> bool:
+    """Whether an engine of ours let the answer be but what the request's form allows."""
+    try:
+        return form_of(request) is not None
+    except FormError:  # it was somebody else's engine
+        return True
 
 
 def _rewards(

@@ -101,7 +101,7 @@ async def ppo_in_world(
         progress.advance(begin)
         for step in range(begin, play.steps):
             begun, known = time.perf_counter(), len(guards.alarms) if guards else 0
-            actor.deliver(step)
+            await actor.deliver(step)
             found = await gather([start_one() for start_one in rollouts.plan(step)])
             played, counted = rollouts.looked_over(step, found)
             for alarm in guards.alarms[known:] if guards else ():
@@ -128,7 +128,7 @@ async def ppo_in_world(
             values |= {"language": counts_of(environment)} if play.language else {}
             score = None if play.evaluate_every else Score(success, "success of the step")
             if rollouts.evaluated_after(steps, play.steps):
-                actor.deliver(steps)
+                await actor.deliver(steps)
                 values["evaluation"] = (evaluated := await rollouts.evaluate()).as_dict()
                 score = Score(evaluated.mean, "success on held-out scenarios")
             run.log(step, **values)

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from understudy.core.protocols import Chat, Environment
 from understudy.core.types import Sampling, Scenario
 from understudy.judges.check import Check
-from understudy.recipes.actor import Actor
+from understudy.recipes.actor import Acting
 from understudy.recipes.ahead import Begin
 from understudy.recipes.curriculum import Curriculum
 from understudy.recipes.doubt import Doubt
@@ -80,7 +80,7 @@ class Rollouts:
         self._silence = Silence()
         self._lots: dict[int, _Lot] = {}
 
-    def on(self, chat: Chat, actor: Actor, environment: Environment) -> None:
+    def on(self, chat: Chat, actor: Acting, environment: Environment) -> None:
         """Where they are played, and by whom."""
         self._chat, self._actor, self._environment = chat, actor, environment
 

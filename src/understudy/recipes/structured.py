@@ -52,7 +52,7 @@ class Constrained:
     It is sampled freely; a value that is none of its place's, or is missing, gives way to the one
     that the model finds likeliest there (teacher-forced, after the values before it). The answer
     then has no ids: it was not sampled; `extra` counts such values. Nothing else of a schema is
-    kept to: the engine has no grammars.
+    kept to.
     """
 
     def __init__(self, chat: LocalChat) -> None:

@@ -20,6 +20,7 @@ from understudy.core.strict_json import is_finite
 from understudy.core.types import Completion, Episode, Feedback, Request, Usage
 from understudy.store.bodies import BodyReader, BodyWriter, pack
 
+_ASKED = ("tool_choice", "parallel_tool_calls", "response_format")  # of a request, where given
 _TOKENS = {"prompt_ids": "q", "output_ids": "q", "logprobs": "d"}
 
 COMPLETION_COLUMNS = (
@@ -63,8 +64,8 @@ def write_completion(connection: sqlite3.Connection, bodies: BodyWriter, c: Comp
     node, key = bodies.conversation(r.tools, r.messages)
     reply = None if c.message is None else bodies.reply(node, key, c.message)[0]
     request = {"model": model_ref_to_json(r.model), "sampling": sampling_to_json(r.sampling)}
-    if r.tool_choice is not None:
-        request["tool_choice"] = r.tool_choice  # type: ignore[assignment]
+    asked = {n: getattr(r, n) for n in _ASKED}
+    request |= {n: value for n, value in asked.items() if value is not None}
     u, metered = c.usage, c.extra.get(METERED)
     connection.execute(
         INSERT_COMPLETION,
@@ -172,7 +173,7 @@ def completion_from(row: sqlite3.Row, bodies: BodyReader) -> Completion:
         model=model_ref_from_json(asked["model"]),
         tools=tools,
         sampling=sampling_from_json(asked["sampling"]),
-        tool_choice=asked.get("tool_choice"),
+        **{n: asked.get(n) for n in _ASKED},
         purpose=row["purpose"],
         workload=row["workload"],
         episode_id=row["episode_id"],
