@@ -25,7 +25,6 @@ import torch
 from bench import engine_adapters as many
 from bench.engine_rollouts import (
     FIRST,
-    NEVER,
     Conversations,
     by_continuous_batching,
     by_generate,
@@ -52,7 +51,7 @@ def random_model() -> Any:
 
 
 def make_engine(model: Any, threads: Any = "auto", **options: Any) -> TorchEngine:
-    return TorchEngine(model, BASE.base, (NEVER,), threads=threads, **options)
+    return TorchEngine(model, BASE.base, (), threads=threads, **options)
 
 
 def run(

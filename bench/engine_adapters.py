@@ -76,9 +76,7 @@ class PeftPeer:
         for count in (1, tokens + 1):
             started = time.perf_counter()
             with torch.inference_mode():
-                self.model.generate(
-                    input_ids=prompts, max_new_tokens=count, min_new_tokens=count, **settings
-                )
+                self.model.generate(input_ids=prompts, max_new_tokens=count, **settings)
             times.append(time.perf_counter() - started)
         return len(self.names) * tokens / (times[1] - times[0])
 

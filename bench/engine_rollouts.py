@@ -16,7 +16,7 @@ from understudy.core.types import ModelRef, Sampling
 from understudy.engine.torch_engine import TorchEngine
 
 FIRST = 3  # ids below are special tokens
-NEVER = 1  # an id that no model here samples: nothing stops early
+NEVER = -1  # the stop id of nothing: no conversation ends early
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _generation(c: Conversations) -> Any:
 
     return GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=c.sampled,
-        min_new_tokens=c.sampled, eos_token_id=NEVER, pad_token_id=0,
+        eos_token_id=NEVER, pad_token_id=0,
     )  # fmt: skip
 
 
