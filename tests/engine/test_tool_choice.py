@@ -13,7 +13,7 @@ from families import save_model
 from understudy.core.types import Completion, Message, ModelRef, Request, Sampling, Tool
 from understudy.engine.chat import ChatError, LocalChat
 from understudy.engine.torch_engine import TorchEngine
-from understudy.models.loading import load_base
+from understudy.models.loading import LoadedBase, load_base
 
 USER: Message = {"role": "user", "content": "Where is it?"}
 KEYS = {"enum": ["up", "down"]}
@@ -52,9 +52,7 @@ FORMATS = {"chatml": "qwen2_5", "qwen2.5": "qwen2_5", "qwen3": "qwen3", "qwen3-n
 class Speaker:
     """A random model that speaks a format; it thinks shortly, where it thinks."""
 
-    def __init__(self, folder: Any, name: str) -> None:
-        save_model(folder, FORMATS[name])
-        base = load_base(str(folder), renderer=name)
+    def __init__(self, base: LoadedBase, name: str) -> None:
         self.renderer, self.ref, self.name = base.renderer, ModelRef(base.name), name
         self.engine = TorchEngine(
             base.model, base.name, base.renderer.stop_ids, threads=1, tokenizer=base.tokenizer,
@@ -84,7 +82,8 @@ class Speaker:
 
 @pytest.fixture(scope="module", params=FORMATS)
 def speaker(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Speaker]:
-    made = Speaker(tmp_path_factory.mktemp("model"), request.param)
+    folder = save_model(tmp_path_factory.mktemp("model"), FORMATS[request.param])
+    made = Speaker(load_base(str(folder), renderer=request.param), request.param)
     yield made
     made.engine.close()
 
@@ -231,3 +230,15 @@ async def test_features_that_cannot_be_held_are_refused_where_strict_else_left_o
     assert "nsatisfiable" in await speaker.refused(tools=(impossible,), tool_choice="required")
     text = await speaker.refused(tools=(tool("t", {"type": "string"}),), tool_choice="required")
     assert "'t'" in text
+
+
+async def test_the_shipped_model_calls_what_it_has_to_and_answers_in_json() -> None:
+    speaker = Speaker(load_base("tiny"), "tiny")
+    for d in await speaker.ask(8, tool_choice="required", parallel_tool_calls=False):
+        assert len(check_calls(d)) == 1
+    for d in await speaker.ask(8, tools=(), response_format=JSON_ANSWER):
+        assert d.message is not None
+        jsonschema.validate(json.loads(str(d.message["content"])), ANSWER)
+    free = await speaker.ask(2, sampling=Sampling(temperature=0.0, max_tokens=40))
+    assert free[0].output_ids == free[1].output_ids
+    speaker.engine.close()

@@ -70,10 +70,18 @@ def _told(tokenizer: Any) -> str:
     backend.no_padding()
     backend.no_truncation()
     told = json.loads(backend.to_str())
+    vocabulary = told["model"]["vocab"]  # a dictionary, or pieces with their scores
     for token in told["added_tokens"]:
-        text = token["content"]
+        text, ident = token["content"], token["id"]
         if token["special"] or (text.startswith("<") and text.endswith(">")):
-            token |= {"special": True, "content": f"\ue000{token['id']}\ue001"}
+            unsaid = f"\ue000{ident}\ue001"
+            token |= {"special": True, "content": unsaid}
+            if isinstance(vocabulary, dict) and vocabulary.pop(text, None) is not None:
+                vocabulary[unsaid] = ident
+            elif isinstance(vocabulary, list) and [text] == [
+                p[0] for p in vocabulary[ident : ident + 1]
+            ]:
+                vocabulary[ident][0] = unsaid
     if (told["decoder"] or {}).get("type") == "ByteLevel":
         told["normalizer"] = None
     return json.dumps(told)
