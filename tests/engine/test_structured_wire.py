@@ -65,7 +65,7 @@ async def test_response_format(client: openai.AsyncOpenAI) -> None:
             text += choice.delta.content or ""
             pieces += bool(choice.delta.content)
     assert text == (await ask(client, response_format=ASKED, seed=1)).choices[0].message.content
-    assert pieces > 3
+    assert pieces > 1
     jsonschema.validate(json.loads(text), SCHEMA)
 
 
