@@ -17,6 +17,7 @@ import copy
 import random
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _rollouts(
     small = Conversations(live=2, turns=2, shared=c.shared)
     own(small, 99), by_generate(model, small, 99)  # warm up
     pairs = [(own(c, r), by_generate(model, c, r)) for r in range(repeats)]
-    slow = Conversations(**{**_fields(c), "live": slow_live})
+    slow = replace(c, live=slow_live)
     slow_pairs = [
         (own(slow, r), by_continuous_batching(model, slow, r)) for r in range(slow_repeats)
     ]
@@ -112,10 +113,6 @@ def _rollouts(
             ),
         }
     return found
-
-
-def _fields(c: Conversations) -> dict[str, int]:
-    return {name: getattr(c, name) for name in Conversations.__slots__}
 
 
 async def _adapters(threads: int, repeats: int, count: int) -> dict[str, Figure]:

@@ -6,7 +6,6 @@ a tool's answer, all conversations at once. Nothing stops early, so that all sam
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,10 +132,3 @@ def _generation(c: Conversations) -> Any:
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=c.sampled,
         eos_token_id=NEVER, pad_token_id=0,
     )  # fmt: skip
-
-
-def pairs(
-    first: Callable[[int], float], second: Callable[[int], float], repeats: int
-) -> list[tuple[float, float]]:
-    """Both measured in alternation, each on the same conversations."""
-    return [(first(r), second(r)) for r in range(repeats)]

@@ -17,7 +17,7 @@ from understudy.core.chatml import ChatMLRenderer
 from understudy.core.types import ModelRef, Sample, Sampling
 from understudy.engine.adapters import Model
 from understudy.engine.cache import BLOCK, Cache, Ids, Slot, blocks_for
-from understudy.engine.jobs import EngineBusyError, EngineError
+from understudy.engine.errors import EngineBusyError, EngineError
 from understudy.engine.server import Server, server_url, start_server
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.weights import shape_of

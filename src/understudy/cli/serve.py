@@ -166,7 +166,7 @@ def engine_serve(
     """Serve a base and its adapters as an OpenAI-compatible endpoint, on vLLM's routes.
 
     The list of models shows each adapter and each of its versions: `name` is the newest,
-    `name@2` stays that one. What is in the folder is read once, at the start.
+    `name@2` stays that one. The folder is looked through once, at the start.
 
     Example: understudy engine serve tiny --adapters runs --adapter judge=runs/judge
     """

@@ -131,9 +131,14 @@ def lora_sites(
     return _in_one(tuple(layers))
 
 
+def matrices(lora: Lora) -> list[Tensor]:
+    """All of an adapter's matrices, in the order in which they are read."""
+    return [t for sites in lora for s in sites.values() for t in (s.a, *(p.b for p in s.parts))]
+
+
 def _in_one(lora: Lora) -> Lora:
     """The same in one piece of memory, in the order in which it is read."""
-    each = [t for sites in lora for s in sites.values() for t in (s.a, *(p.b for p in s.parts))]
+    each = matrices(lora)
     whole = torch.cat([t.reshape(-1) for t in each])
     left = iter(torch.split(whole, [t.numel() for t in each]))
 

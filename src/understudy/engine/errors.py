@@ -6,11 +6,26 @@ from dataclasses import replace
 from understudy.core.protocols import ChatError
 from understudy.core.types import Completion, Status
 
-__all__ = ["ChatError", "EngineError", "UnknownModelError", "chat_error", "one_line"]
+__all__ = [
+    "ChatError",
+    "EngineBusyError",
+    "EngineError",
+    "UnknownModelError",
+    "chat_error",
+    "one_line",
+]
 
 
 class EngineError(RuntimeError):
     """A request failed inside the engine; others are not affected."""
+
+
+class EngineBusyError(EngineError):
+    """As many requests wait as may; `retry_after_s` is a guess of when there is room."""
+
+    def __init__(self, pending: int, retry_after_s: float) -> None:
+        super().__init__(f"{pending} requests are pending; try again in {retry_after_s:.0f} s")
+        self.retry_after_s = retry_after_s
 
 
 class UnknownModelError(ValueError):
@@ -26,8 +41,9 @@ def chat_error(started: Completion, error: BaseException, timeout: float | None)
     elif isinstance(error, (ValueError, NotImplementedError)):
         status = "invalid"
     failed = replace(started, status=status, error=text, finished_at=time.time())
-    wait = getattr(error, "retry_after_s", None)  # an engine's EngineBusyError
-    return ChatError(failed, None if wait is None else 429, wait)
+    if isinstance(error, EngineBusyError):
+        return ChatError(failed, 429, error.retry_after_s)
+    return ChatError(failed)
 
 
 def one_line(error: BaseException | str) -> str:

@@ -14,14 +14,6 @@ from understudy.engine.errors import EngineError
 from understudy.engine.terms import Asked
 
 
-class EngineBusyError(EngineError):
-    """As many requests wait as may; `retry_after_s` is a guess of when there is room."""
-
-    def __init__(self, pending: int, retry_after_s: float) -> None:
-        super().__init__(f"{pending} requests are pending; try again in {retry_after_s:.0f} s")
-        self.retry_after_s = retry_after_s
-
-
 @dataclass(eq=False, slots=True)
 class Job:
     """A request on its way through a shard. `ids` are to be fed: the prompt, and behind it what

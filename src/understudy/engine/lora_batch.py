@@ -2,9 +2,9 @@
 
 Adapters with many rows have products of their own. The rest, mostly a row or two each, are bound by
 reading the adapters once a step, whatever the arithmetic: on a CPU in float32 a kernel streams
-through each adapter's matrices as they lie (64 adapters of rank 16: a fifth of the time of padded
-products); elsewhere they are padded into one batched product (Punica's SGMV, arXiv 2310.18547;
-S-LoRA, arXiv 2311.03285).
+through each adapter's matrices as they lie (`adapters_64_over_base` of `python -m bench engine`);
+elsewhere they are padded into one batched product (Punica's SGMV, arXiv 2310.18547; S-LoRA, arXiv
+2311.03285).
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from understudy.engine.adapters import SITES, Model, Site, part_widths, site_inputs
+from understudy.engine.adapters import SITES, Model, Site, matrices, part_widths, site_inputs
 from understudy.engine.weights import Weights
 
 MOST = 1024  # columns; a batch whose adapters take more is not for this
@@ -119,7 +119,4 @@ def rank_of(model: Model) -> int:
 
 def finite(model: Model) -> bool:
     """Whether an adapter holds numbers alone."""
-    each = [
-        t for sites in model.lora for s in sites.values() for t in (s.a, *(p.b for p in s.parts))
-    ]
-    return bool(torch.stack([t.isfinite().all() for t in each]).all())
+    return bool(torch.stack([t.isfinite().all() for t in matrices(model.lora)]).all())

@@ -32,7 +32,7 @@ from understudy.core.protocols import Renderer
 from understudy.core.types import Completion, ModelRef, Request, Usage
 from understudy.engine.chat import ChatError, LocalChat
 from understudy.engine.completions import Completions
-from understudy.engine.errors import EngineError, UnknownModelError
+from understudy.engine.errors import EngineBusyError, EngineError, UnknownModelError
 from understudy.engine.metering import Caller, Metering, differs
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.wire import (
@@ -319,7 +319,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except NotImplementedError as error:
         return web.json_response(error_body(str(error)), status=400)
     except (ChatError, EngineError) as error:
-        wait = getattr(error, "retry_after_s", None)
+        wait = error.retry_after_s if isinstance(error, ChatError | EngineBusyError) else None
         if wait is not None:
             body = error_body(str(error), "rate_limit_exceeded", None, "rate_limit_error")
             after = {"Retry-After": str(math.ceil(wait))}

@@ -233,7 +233,7 @@ class Shard:
 
     def _decoding(self) -> list[Part]:
         """The running requests by the weights that they run on: the last step's parts, until
-        others run or lean on other entries. None where the only one had to make room."""
+        others run or lean on other entries. Empty where the only one had to make room."""
         order, leanings = self.schedule.order, self.cache.leanings
         if self._parts and self._parts[0] is order and self._parts[1] == leanings:
             return self._parts[2]

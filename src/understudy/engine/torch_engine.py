@@ -26,9 +26,9 @@ from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, lora_sites
 from understudy.engine.cache import BLOCK, Cache
 from understudy.engine.decoder import Decoder
-from understudy.engine.errors import EngineError, UnknownModelError
+from understudy.engine.errors import EngineBusyError, EngineError, UnknownModelError
 from understudy.engine.grammar import Grammars
-from understudy.engine.jobs import Counters, EngineBusyError, Job
+from understudy.engine.jobs import Counters, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.ops import EAGER, compiled
 from understudy.engine.paged import paged_for
