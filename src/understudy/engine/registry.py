@@ -42,6 +42,7 @@ class Listed:
     used: int = 0
     leaving: bool = False  # takes no requests until it was sent out
     loading: "asyncio.Task[None] | None" = None
+    ready: "tuple[Stamp, Model] | None" = None  # read already, for its first request
 
     @property
     def evictable(self) -> bool:
@@ -153,8 +154,8 @@ class Registry:
         try:
             await self._take_slot()
             try:
-                stamp = stamp_of(entry.path)
-                model = await asyncio.to_thread(self._read, entry.ref, entry.path)
+                stamp, model = entry.ready or await self.read(entry.ref, entry.path)
+                entry.ready = None
             finally:
                 self._bringing -= 1
             if entry.kv is not None and stamp == entry.stamp:
@@ -213,10 +214,23 @@ class Registry:
         """A version that is in memory alone."""
         self._list(Listed(model.ref, model, kv=model.kv, metadata=model.metadata))
 
-    def register(self, ref: ModelRef, path: str, pinned: bool = False) -> Listed:
-        """A version that is on disk; its weights are read when it is first asked for. `ref` has a
-        version. Raises FileNotFoundError or ValueError."""
-        entry = Listed(ref, None, str(Path(path)), pinned, metadata=adapter_metadata(path))
+    async def read(self, ref: ModelRef, path: str) -> tuple[Stamp, Model]:
+        """The model of a directory, with the stamp of the files before they were read. Raises
+        ValueError or OSError."""
+        stamp = stamp_of(path)
+        return stamp, await asyncio.to_thread(self._read, ref, path)
+
+    def register(
+        self,
+        ref: ModelRef,
+        path: str,
+        pinned: bool = False,
+        ready: tuple[Stamp, Model] | None = None,
+    ) -> Listed:
+        """A version that is on disk; its weights are read when it is first asked for, unless they
+        are `ready`. `ref` has a version. Raises FileNotFoundError or ValueError."""
+        metadata = adapter_metadata(path)
+        entry = Listed(ref, None, str(Path(path)), pinned, metadata=metadata, ready=ready)
         self._list(entry)
         return entry
 

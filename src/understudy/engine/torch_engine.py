@@ -328,8 +328,8 @@ class TorchEngine:
         """Load an adapter directory, of a `pinned` one for good. Raises FileNotFoundError or
         ValueError (corrupt, not LoRA, for another base or chat template)."""
         ref = self._versioned(model)
-        await asyncio.to_thread(self._read, ref, path)  # refused here, not at the first request
-        self.registry.register(ref, path, pinned)
+        ready = await self.registry.read(ref, path)  # refused here, not at the first request
+        self.registry.register(ref, path, pinned, ready)
         self.registry.release(await self.registry.acquire(ref))
 
     def register(self, model: ModelRef, path: str) -> ModelRef:
