@@ -1,9 +1,7 @@
 """glibc's allocator in processes that compute with torch: it keeps what is freed for the next step.
 
-By itself it maps each large tensor anew, which the kernel then fills page by page. With this a
-training step of the tiny model took 0.55 s of a core instead of 0.59 (medians of three runs, 43,000
-page faults instead of 244,000), a decoding step with the C kernel the same time, on a busy machine;
-the most memory used was 1 to 5% more. What a process once had it keeps.
+By itself it maps each large tensor anew, which the kernel then fills page by page: a training step
+has several times the page faults. What a process once had it keeps, so that it takes a little more.
 
 glibc reads its variable when a process starts. So a process that is started as a child has it in
 its environment, and a command starts itself again with it.
