@@ -5,9 +5,9 @@ both sides of a ratio in one run, in alternation, with the same number of thread
 core, the others' torch threads), at least five pairs. `rollout_ratio_generate` and
 `rollout_ratio_continuous_batching`: our sampled tokens per second over those of transformers, 64
 conversations of six turns. `adapters_64_over_base`: seconds of a decoding step with 64 adapters
-over one of the bare base, `adapters_64_over_peft` over PEFT's mixed batch. `cliff_ratio`:
-throughput with 32 slots and a working set of 48 of 256 adapters on disk over that with all in
-memory.
+over one of the bare base, `adapters_64_half_over_base` with adapters in bfloat16,
+`adapters_64_over_peft` over PEFT's mixed batch. `cliff_ratio`: throughput with 32 slots and a
+working set of 48 of 256 adapters on disk over that with all in memory.
 `ttft_cached_share`: time to the first token behind 2,000 cached tokens over that without a cache.
 `seconds_per_token_256_over_32`: time of each further token of long answers over that of short ones.
 """
@@ -119,27 +119,31 @@ async def _adapters(threads: int, repeats: int, count: int) -> dict[str, Figure]
     model = random_model()
     vocabulary = model.config.vocab_size
     tensors = many.random_adapters(copy.deepcopy(model), count)
-    engine = make_engine(model, threads)
-    refs = [engine.load_weights(ModelRef(BASE.base, f"a{i}"), own) for i, own in enumerate(tensors)]
+    engine, half = make_engine(model, threads), make_engine(model, threads, half_adapters=True)
+    names = [ModelRef(BASE.base, f"a{i}") for i in range(count)]
+    refs = [engine.load_weights(n, own) for n, own in zip(names, tensors, strict=True)]
+    half_refs = [half.load_weights(n, own) for n, own in zip(names, tensors, strict=True)]
     peer = many.PeftPeer(copy.deepcopy(model), tensors)
-    base, mixed, peft = [], [], []
-    for r in range(repeats + 1):
-        speeds = (
+    speeds = [
+        (
             await many.decoding(engine, [BASE] * count, vocabulary),
             await many.decoding(engine, refs, vocabulary),
+            await many.decoding(half, half_refs, vocabulary),
             peer.decoding(vocabulary, 20),
         )
-        if r:  # the first warms up
-            base.append(speeds[0])
-            mixed.append(speeds[1])
-            peft.append(speeds[2])
+        for _ in range(repeats + 1)
+    ]
+    base, mixed, halved, peft = zip(*speeds[1:], strict=True)  # the first warms up
     await engine.aclose()
+    await half.aclose()
     over_base = [b / m for b, m in zip(base, mixed, strict=True)]
+    half_over_base = [b / h for b, h in zip(base, halved, strict=True)]
     over_peft = [p / m for p, m in zip(peft, mixed, strict=True)]
     return {
         "decode_tokens_per_s": figure(base, f"sampled tokens/s, the base, batch {count}"),
         f"adapters_{count}_tokens_per_s": figure(mixed, "sampled tokens/s, an adapter a row"),
         f"adapters_{count}_over_base": figure(over_base, "time of a step, ratio"),
+        f"adapters_{count}_half_over_base": figure(half_over_base, "the same, in bfloat16"),
         f"adapters_{count}_over_peft": figure(over_peft, "time of a step, ratio"),
     }
 

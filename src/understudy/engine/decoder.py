@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from understudy.engine.cache import BLOCK, Cache, Entry, Slot, blocks_for
-from understudy.engine.kernel import Kernel
+from understudy.engine.kernel import Kernel, Products
 from understudy.engine.lora_batch import LowRank
 from understudy.engine.matrix import Matrix
 from understudy.engine.ops import EAGER, Ops, attention, shared_attention
@@ -101,27 +101,26 @@ class Decoder:
         values go into the cache. `last_lora` is for the rows of `batch.last`."""
         hidden = F.embedding(batch.tokens.ids_N, weights.embed)
         rows = batch.rows
+        left: Products | None = None  # of the low-rank products, for the next call
         for i, block in enumerate(weights.blocks):
-            x = self._norm(hidden, block.norm_in)
+            x = self._norm(hidden, block.norm_in, left)
             qkv = block.qkv(x, block.qkv_bias)
-            if lora:
-                lora.add(i, "qkv", x, qkv)
-            q_NHD = self._post(block, batch.tokens, qkv, self.cache.kv[i])
+            left = lora.add(i, "qkv", x, qkv) if lora else None
+            q_NHD = self._post(block, batch.tokens, qkv, self.cache.kv[i], left)
             if batch.last and i == len(weights.blocks) - 1:
                 wanted, rows = batch.last
                 hidden, q_NHD, lora = hidden[wanted], q_NHD[wanted], last_lora
             x = self._attention(i, rows, q_NHD)
             hidden = self._join(hidden, x, block.o, block.o_bias)
-            if lora:
-                lora.add(i, "o", x, hidden)
-            x = self._norm(hidden, block.norm_mlp)
+            left = lora.add(i, "o", x, hidden) if lora else None
+            x = self._norm(hidden, block.norm_mlp, left)
             gate_up = block.gate_up(x, block.gate_up_bias)
-            if lora:
-                lora.add(i, "gate_up", x, gate_up)
-            x = self.ops.silu_mul(gate_up)
+            left = lora.add(i, "gate_up", x, gate_up) if lora else None
+            x = self._silu_mul(gate_up, left)
             hidden = self._join(hidden, x, block.down, block.down_bias)
-            if lora:
-                lora.add(i, "down", x, hidden)
+            left = lora.add(i, "down", x, hidden) if lora else None
+        if left is not None and self.kernel is not None:
+            self.kernel.lora_add(left)
         return hidden
 
     def logits(self, weights: Weights, hidden: Tensor) -> Tensor:
@@ -129,8 +128,15 @@ class Decoder:
         x = self._norm(hidden, weights.norm)
         return weights.head(x, weights.head_bias)
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+    def _norm(self, x: Tensor, weight: Tensor, left: Products | None = None) -> Tensor:
+        if left is not None and self.kernel is not None:
+            return self.kernel.rms_norm(x, weight, self.cache.shape.eps, left)
         return self.ops.rms_norm(x, weight, self.cache.shape.eps)
+
+    def _silu_mul(self, gate_up: Tensor, left: Products | None) -> Tensor:
+        if left is not None and self.kernel is not None:
+            return self.kernel.silu_mul(gate_up, left)
+        return self.ops.silu_mul(gate_up)
 
     @staticmethod
     def _join(hidden: Tensor, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
@@ -149,14 +155,16 @@ class Decoder:
                 out_NHD[tokens_of] = out_NHD[tokens_of].lerp(before, share)
         return out_NHD.reshape(len(q_NHD), -1)
 
-    def _post(self, block: Block, tokens: Tokens, qkv: Tensor, kv: Tensor) -> Tensor:
+    def _post(
+        self, block: Block, tokens: Tokens, qkv: Tensor, kv: Tensor, left: Products | None
+    ) -> Tensor:
         """q/k norm, RoPE, keys and values into the cache; returns q (N, H, D)."""
         s = self.cache.shape
         if self.kernel:
             q = qkv.new_empty(len(qkv), s.heads, s.head_dim)
             self.kernel.qkv_post(
                 qkv, tokens.blocks_N, tokens.at_N, tokens.positions_N, self.rope,
-                block.q_norm, block.k_norm, s.eps, kv, q,
+                block.q_norm, block.k_norm, s.eps, kv, q, left,
             )  # fmt: skip
             return q
         return self.ops.qkv_post(

@@ -9,6 +9,8 @@
 
 #define D HEAD_DIM
 #define G GROUP
+#define LANES 16
+typedef float lanes_t __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
 
 static inline float fast_exp(float x) { /* Cephes' expf: within 2 ulp, and it vectorises */
     x = x < -87.0f ? -87.0f : x;
@@ -42,11 +44,129 @@ static void norm_rope(const float *x, float *y, const float *weight, float eps, 
     }
 }
 
+/* An adapter's matrices are float, or half of that: bfloat16, the upper 16 bits of a float. */
+typedef uint16_t halves_t __attribute__((vector_size(LANES * sizeof(uint16_t)), aligned(2)));
+typedef uint32_t wholes_t __attribute__((vector_size(LANES * sizeof(uint32_t))));
+#define INLINE static inline __attribute__((always_inline))
+#define LINE 64
+
+/* Each adapter is read once a step, so from memory: while a row is computed, what the next row needs
+ * at the same place, `next` bytes further, is asked for. */
+INLINE void ahead(const void *m, int64_t i, int64_t n, int half, int64_t next) {
+    int64_t size = half ? sizeof(uint16_t) : sizeof(float);
+    const char *from = (const char *)m + i * size + next;
+    for (int64_t b = 0; b < n * size; b += LINE) __builtin_prefetch(from + b);
+}
+
+INLINE lanes_t lanes(const void *m, int64_t i, int half) {
+    if (!half) return *(const lanes_t *)((const float *)m + i);
+    return (lanes_t)(__builtin_convertvector(*(const halves_t *)((const uint16_t *)m + i),
+                                             wholes_t) << 16);
+}
+
+INLINE float one(const void *m, int64_t i, int half) {
+    if (!half) return ((const float *)m)[i];
+    union { uint32_t i; float f; } whole = {(uint32_t)((const uint16_t *)m)[i] << 16};
+    return whole.f;
+}
+
+/* t = x A for `many` times 16 columns of A (width, rank) from `c` on, four rows of A at once. */
+INLINE void down_columns(const float *x, const void *A, float *t, int64_t width, int64_t rank,
+                         int64_t c, int many, int half, int64_t next) {
+    lanes_t sums[3][4] = {0};
+    int64_t i = 0, a = c;
+    for (; i + 4 <= width; i += 4, a += 4 * rank) {
+        if (half && !c) ahead(A, a, 4 * rank, half, next);
+        for (int r = 0; r < 4; r++)
+            for (int m = 0; m < many; m++)
+                sums[m][r] += x[i + r] * lanes(A, a + r * rank + m * LANES, half);
+    }
+    for (; i < width; i++, a += rank)
+        for (int m = 0; m < many; m++) sums[m][0] += x[i] * lanes(A, a + m * LANES, half);
+    for (int m = 0; m < many; m++)
+        *(lanes_t *)(t + c + m * LANES) = (sums[m][0] + sums[m][1]) + (sums[m][2] + sums[m][3]);
+}
+
+/* t = x A for A (width, rank): A in one pass where its rank is 16, 32 or 48. */
+INLINE void down(const float *x, const void *A, float *t, int64_t width, int64_t rank, int half,
+                 int64_t next) {
+    int64_t c = 0;
+    for (; c + 3 * LANES <= rank; c += 3 * LANES)
+        down_columns(x, A, t, width, rank, c, 3, half, next);
+    if (c + 2 * LANES <= rank) {
+        down_columns(x, A, t, width, rank, c, 2, half, next);
+        c += 2 * LANES;
+    } else if (c + LANES <= rank) {
+        down_columns(x, A, t, width, rank, c, 1, half, next);
+        c += LANES;
+    }
+    if (c == rank) return;
+    for (int64_t k = c; k < rank; k++) t[k] = 0;
+    for (int64_t i = 0; i < width; i++)
+        for (int64_t k = c; k < rank; k++) t[k] += x[i] * one(A, i * rank + k, half);
+}
+
+/* y += t B for B (rank, width), four rows of B at once. */
+INLINE void up(const float *t, const void *B, float *y, int64_t rank, int64_t width, int half,
+               int64_t next) {
+    int64_t k = 0, b = 0;
+    for (; k + 4 <= rank; k += 4, b += 4 * width) {
+        int64_t d = 0;
+        if (half) ahead(B, b, 4 * width, half, next);
+        for (; d + LANES <= width; d += LANES)
+            *(lanes_t *)(y + d) += (t[k] * lanes(B, b + d, half) +
+                                    t[k + 1] * lanes(B, b + width + d, half)) +
+                                   (t[k + 2] * lanes(B, b + 2 * width + d, half) +
+                                    t[k + 3] * lanes(B, b + 3 * width + d, half));
+        for (; d < width; d++)
+            for (int64_t r = 0; r < 4; r++) y[d] += t[k + r] * one(B, b + r * width + d, half);
+    }
+    for (; k < rank; k++, b += width)
+        for (int64_t d = 0; d < width; d++) y[d] += t[k] * one(B, b + d, half);
+}
+
+/* A row's products with one adapter. */
+INLINE void add_row(const float *x, float *y, const int64_t *table, float *scratch, int64_t in,
+                    int half, int64_t next) {
+    down(x, (const void *)table[0], scratch, in, table[1], half, next);
+    for (int64_t k = 0; k < table[3]; k++) {
+        const int64_t *part = table + 4 + 5 * k;
+        up(scratch + part[0], (const void *)part[4], y + part[2], part[1], part[3], half, next);
+    }
+}
+
+/* Low-rank products of one site: row rows[i] of y (., out) gains that of x (., in) by adapter i.
+ * tables[i] + offset: the address of A (in, ranks), the sum of ranks, whether the adapter is in half
+ * precision, the number of parts, and for each part its first column of A, its rank, its first
+ * column of y, its width and its B's address. An adapter without this site has 0 there. */
+typedef struct {
+    const float *x;
+    float *y;
+    const int64_t *rows, *tables;
+    int64_t n, offset, in, out;
+    float *scratch;
+} products;
+
+/* Also called first by the functions that read y next (null: nothing to do). */
+void lora_add(const products *p) {
+    if (!p) return;
+    for (int64_t i = 0; i < p->n; i++) {
+        const int64_t *table = (const int64_t *)p->tables[i] + p->offset;
+        const float *x = p->x + p->rows[i] * p->in;
+        float *y = p->y + p->rows[i] * p->out;
+        int64_t next = i + 1 < p->n ? ((const int64_t *)p->tables[i + 1])[p->offset] - table[0] : 0;
+        if (i + 2 < p->n) __builtin_prefetch((const int64_t *)p->tables[i + 2] + p->offset);
+        if (table[0] && table[2]) add_row(x, y, table, p->scratch, p->in, 1, next);
+        else if (table[0]) add_row(x, y, table, p->scratch, p->in, 0, next);
+    }
+}
+
 /* q/k norm (null weights: none), RoPE, keys and values into the cache; q comes out as (n, H, D). */
-void qkv_post(const float *qkv, const int64_t *blocks, const int64_t *at, const int64_t *positions,
-              const float *cosine, const float *sine, const float *q_weight, const float *k_weight,
+void qkv_post(const products *first, const float *qkv, const int64_t *blocks, const int64_t *at,
+              const int64_t *positions, const float *cosine, const float *sine, const float *q_weight, const float *k_weight,
               float eps, float *kv, float *q, int64_t n, int64_t kv_heads) {
     int64_t heads = kv_heads * G, width = (heads + 2 * kv_heads) * D;
+    lora_add(first);
     for (int64_t i = 0; i < n; i++) {
         const float *row = qkv + i * width;
         const float *c = cosine + positions[i] * (D / 2), *s = sine + positions[i] * (D / 2);
@@ -64,8 +184,6 @@ void qkv_post(const float *qkv, const int64_t *blocks, const int64_t *at, const 
 
 /* s[t] = q . K[t]. Where D has a divisor of 16 lanes, positions go in blocks of LANES whose partial
  * sums are transposed and added together, which saves a horizontal sum a position. */
-#define LANES 16
-typedef float lanes_t __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
 typedef int32_t index_t __attribute__((vector_size(LANES * sizeof(int32_t))));
 
 static void dots(const float *q, const float *K, float *s, int64_t len) {
@@ -147,7 +265,9 @@ void attend(const float *q, const float *kv, const int64_t *tables, const int64_
         }
 }
 
-void rms_norm(const float *x, const float *weight, float eps, float *y, int64_t n, int64_t width) {
+void rms_norm(const products *first, const float *x, const float *weight, float eps, float *y,
+              int64_t n, int64_t width) {
+    lora_add(first);
     for (int64_t i = 0; i < n; i++, x += width, y += width) {
         float ss = 0;
 #pragma omp simd reduction(+ : ss)
@@ -158,60 +278,10 @@ void rms_norm(const float *x, const float *weight, float eps, float *y, int64_t 
 }
 
 /* SwiGLU: gate_up (n, 2 * width) -> silu(gate) * up (n, width). */
-void silu_mul(const float *gate_up, float *y, int64_t n, int64_t width) {
+void silu_mul(const products *first, const float *gate_up, float *y, int64_t n, int64_t width) {
+    lora_add(first);
     for (int64_t i = 0; i < n; i++, gate_up += 2 * width, y += width)
         for (int64_t d = 0; d < width; d++)
             y[d] = gate_up[d] / (1.0f + fast_exp(-gate_up[d] > 87.0f ? 87.0f : -gate_up[d])) *
                    gate_up[width + d];
-}
-
-/* t = x A for A (width, rank): all columns in sums of 16 lanes, several rows of A at once. */
-static void down(const float *x, const float *A, float *t, int64_t width, int64_t rank) {
-    int64_t c = 0;
-    for (; c + 16 <= rank; c += 16) {
-        lanes_t s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
-        const float *a = A + c;
-        int64_t i = 0;
-        for (; i + 4 <= width; i += 4, a += 4 * rank) {
-            s0 += x[i] * *(const lanes_t *)a;
-            s1 += x[i + 1] * *(const lanes_t *)(a + rank);
-            s2 += x[i + 2] * *(const lanes_t *)(a + 2 * rank);
-            s3 += x[i + 3] * *(const lanes_t *)(a + 3 * rank);
-        }
-        for (; i < width; i++, a += rank) s0 += x[i] * *(const lanes_t *)a;
-        *(lanes_t *)(t + c) = (s0 + s1) + (s2 + s3);
-    }
-    if (c == rank) return;
-    for (int64_t k = c; k < rank; k++) t[k] = 0;
-    for (int64_t i = 0; i < width; i++)
-        for (int64_t k = c; k < rank; k++) t[k] += x[i] * A[i * rank + k];
-}
-
-/* y += t B for B (rank, width), four rows of B at once. */
-static void up(const float *t, const float *B, float *y, int64_t rank, int64_t width) {
-    int64_t k = 0;
-    for (; k + 4 <= rank; k += 4, B += 4 * width)
-        for (int64_t d = 0; d < width; d++)
-            y[d] += (t[k] * B[d] + t[k + 1] * B[width + d]) +
-                    (t[k + 2] * B[2 * width + d] + t[k + 3] * B[3 * width + d]);
-    for (; k < rank; k++, B += width)
-        for (int64_t d = 0; d < width; d++) y[d] += t[k] * B[d];
-}
-
-/* Low-rank products of one site: row rows[i] of y (., out) gains that of x (., in) by adapter i.
- * tables[i] + offset: the address of A (in, ranks), the sum of ranks, the number of parts, and for
- * each part its first column of A, its rank, its first column of y, its width and its B's address.
- * An adapter without this site has 0 there. */
-void lora_add(const float *x, float *y, const int64_t *rows, const int64_t *tables, int64_t n,
-              int64_t offset, int64_t in, int64_t out, float *scratch) {
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t *table = (const int64_t *)tables[i] + offset;
-        if (!table[0]) continue;
-        down(x + rows[i] * in, (const float *)table[0], scratch, in, table[1]);
-        for (int64_t p = 0; p < table[2]; p++) {
-            const int64_t *part = table + 3 + 5 * p;
-            up(scratch + part[0], (const float *)part[4], y + rows[i] * out + part[2], part[1],
-               part[3]);
-        }
-    }
 }

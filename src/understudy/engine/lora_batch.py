@@ -17,19 +17,20 @@ import torch
 from torch import Tensor
 
 from understudy.engine.adapters import SITES, Lora, Model, Site
-from understudy.engine.kernel import LORA_PARTS, Kernel
+from understudy.engine.kernel import LORA_PARTS, Kernel, Products
 
 Ints = npt.NDArray[np.int64]
 
 _LOOPED_ROWS = 8  # an adapter with this many rows is worth products of its own
-_ENTRY = 3 + 5 * LORA_PARTS  # of a site in a table, see kernel.c
+_ENTRY = 4 + 5 * LORA_PARTS  # of a site in a table, see kernel.c
 
 
 class LowRank(Protocol):
     """The low-rank products of a batch."""
 
-    def add(self, layer: int, site: Site, x: Tensor, y: Tensor) -> None:
-        """y += the adapters' products of x, in place. x (N, in), y (N, out)."""
+    def add(self, layer: int, site: Site, x: Tensor, y: Tensor) -> Products | None:
+        """y += the adapters' products of x, in place. x (N, in), y (N, out). What is returned is
+        left to do: by the kernel's next call, before x or y go."""
         ...
 
 
@@ -62,29 +63,25 @@ class LoraBatch:
         ]
         self.single: SingleRows | PaddedRows | None = None
         if few and kernel is not None:
-            self.single = SingleRows(kernel, [by_id[k] for k in few], list(few.values()))
+            self.single = SingleRows([by_id[k] for k in few], list(few.values()))
         elif few:
             self.single = PaddedRows(stacks, {id(by_id[k]): r for k, r in few.items()}, by_id)
 
-    def add(self, layer: int, site: Site, x: Tensor, y: Tensor) -> None:
-        """y += the adapters' products of x, in place. x (N, in), y (N, out)."""
+    def add(self, layer: int, site: Site, x: Tensor, y: Tensor) -> Products | None:
         for rows, lora in self.looped:
             own = lora[layer].get(site)
             if own is not None:
-                down = x[rows] @ own.a
+                down = x[rows] @ own.a.to(x.dtype)
                 for first, column, b in own.parts:
                     to = y[:, column : column + b.shape[1]]
-                    to.index_add_(0, rows, down[:, first : first + len(b)] @ b)
-        if self.single is not None:
-            self.single.add(layer, site, x, y)
+                    to.index_add_(0, rows, down[:, first : first + len(b)] @ b.to(x.dtype))
+        return None if self.single is None else self.single.add(layer, site, x, y)
 
 
 class SingleRows:
     """Rows of adapters that have few, by the kernel."""
 
-    def __init__(self, kernel: Kernel, models: Sequence[Model], rows: Sequence[Ints]) -> None:
-        self.kernel = kernel
-        self.models = models  # their memory is read
+    def __init__(self, models: Sequence[Model], rows: Sequence[Ints]) -> None:
         tables = [_table(m) for m in models]
         counts = [len(r) for r in rows]
         at = np.repeat([t.ctypes.data for t in tables], counts)
@@ -92,10 +89,18 @@ class SingleRows:
         self.tables = torch.from_numpy(at.astype(np.int64))
         most = max(s.a.shape[1] for m in models for layer in m.lora for s in layer.values())
         self.scratch = torch.empty(most)
+        self.products = Products(
+            rows=self.rows.data_ptr(), tables=self.tables.data_ptr(), n=len(self.rows),
+            scratch=self.scratch.data_ptr(),
+        )  # fmt: skip
+        self.products.keeps = models, tables, self.rows, self.tables, self.scratch
 
-    def add(self, layer: int, site: Site, x: Tensor, y: Tensor) -> None:
-        offset = (layer * len(SITES) + SITES.index(site)) * _ENTRY
-        self.kernel.lora_add(x, y, self.rows, self.tables, offset, self.scratch)
+    def add(self, layer: int, site: Site, x: Tensor, y: Tensor) -> Products:
+        left = self.products
+        left.x, left.y = x.data_ptr(), y.data_ptr()
+        left.width_in, left.width_out = x.shape[1], y.shape[1]
+        left.offset = (layer * len(SITES) + SITES.index(site)) * _ENTRY
+        return left
 
 
 class PaddedRows:
@@ -184,7 +189,8 @@ def _described(lora: Lora) -> np.ndarray:
     table = np.zeros((len(lora), len(SITES), _ENTRY), dtype=np.int64)
     for layer, sites in enumerate(lora):
         for site, own in sites.items():
-            entry = [own.a.data_ptr(), own.a.shape[1], len(own.parts)]
+            half = own.a.dtype == torch.bfloat16
+            entry = [own.a.data_ptr(), own.a.shape[1], int(half), len(own.parts)]
             for first, column, b in own.parts:
                 entry += [first, len(b), column, b.shape[1], b.data_ptr()]
             table[layer, SITES.index(site), : len(entry)] = entry

@@ -68,6 +68,7 @@ async def serve(options: argparse.Namespace) -> None:
         max_slots=options.max_slots,
         max_pending=options.max_pending or None,
         slots=options.adapter_slots or None,
+        half_adapters=options.half_adapters,
         compile=options.compile,
         memory=int(options.memory * 2**30) if options.memory else None,
         keep_versions=max(2, most_versions(found)),
@@ -153,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--adapter-slots", type=int, default=0,
         help="adapters in memory at once, the rest are read when asked for; 0: all",
     )  # fmt: skip
+    parser.add_argument("--half-adapters", action="store_true", help="keep them in bfloat16")
     parser.add_argument("--memory", type=float, help="GiB for keys and values")
     parser.add_argument("--compile", action="store_true", help="see TorchEngine: minutes, once")
     parser.add_argument("--keys", metavar="FILE", help="hashes of the keys that may ask")

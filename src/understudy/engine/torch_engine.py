@@ -23,7 +23,7 @@ from understudy.core.cores import threads_for_load
 from understudy.core.openai_fields import MOST_TOP
 from understudy.core.origin import Origin
 from understudy.core.types import ModelRef, Sample, Sampling, Scores
-from understudy.engine.adapters import Model, lora_sites
+from understudy.engine.adapters import Lora, Model, Narrow, lora_sites
 from understudy.engine.cache import BLOCK, Cache
 from understudy.engine.decoder import Decoder
 from understudy.engine.errors import EngineBusyError, EngineError, UnknownModelError
@@ -56,7 +56,8 @@ class TorchEngine:
     many requests, running and waiting, a further one raises EngineBusyError.
     keep_versions: loading a version of an adapter forgets all but this many of the newest.
     slots: most adapters from directories in memory at once, the rest are read when asked for
-    (engine.registry); None: all.
+    (engine.registry); None: all. half_adapters: keep them in bfloat16 where the C kernel runs, also
+    those that are stored in float32.
     lockstep: with one thread and callers that wait for nothing else, the same requests meet in the
     same batches every time (engine.lockstep), at the price of waiting for the callers.
     graphs: decode in batches of few shapes, on a GPU as CUDA graphs (engine.graphs), and share
@@ -80,6 +81,7 @@ class TorchEngine:
         context: int | None = None,
         keep_versions: int = 2,
         slots: int | None = None,
+        half_adapters: bool = False,
         merge_bytes: int = 256 << 20,
         kernel: Literal["auto", "off"] = "auto",
         lockstep: bool = False,
@@ -111,6 +113,10 @@ class TorchEngine:
             s = self.shape
             c_kernel = build_kernel(s.head_dim, s.kv_heads, s.group)
         self.has_kernel = c_kernel is not None
+        if half_adapters and not self.has_kernel:
+            raise ValueError("half_adapters needs the C kernel, which does not run here")
+        exact: Narrow = "exact" if self.has_kernel else "never"
+        self._narrow: Narrow = "always" if half_adapters else exact
         ops = compiled(device) if compile and not self.has_kernel else EAGER
         if kernel == "auto" and device.type == "cuda":
             ops = ops._replace(paged=paged_for(self.shape, dtype, device))
@@ -301,8 +307,7 @@ class TorchEngine:
         """
         ref = self._versioned(model)
         if any(".lora_A." in name for name in tensors):
-            sites = lora_sites(tensors, config or LoraConfig(), self.shape, self._weights.embed)
-            loaded = Model(ref, lora=sites)
+            loaded = Model(ref, lora=self._sites(tensors, config or LoraConfig()))
         else:
             loaded = Model(ref, weights=fuse(tensors, self.shape, self._tied))
         self.registry.install(loaded)
@@ -321,8 +326,11 @@ class TorchEngine:
         file = load_adapter(path)
         if self.origin is not None:
             check_origin(file, self.origin, path)
-        sites = lora_sites(file.tensors, file.config, self.shape, self._weights.embed)
+        sites = self._sites(file.tensors, file.config)
         return Model(ref, lora=sites, path=path, metadata=file.metadata)
+
+    def _sites(self, tensors: Mapping[str, Tensor], config: LoraConfig) -> Lora:
+        return lora_sites(tensors, config, self.shape, self._weights.embed, self._narrow)
 
     async def load(self, model: ModelRef, path: str, pinned: bool = False) -> None:
         """Load an adapter directory, of a `pinned` one for good. Raises FileNotFoundError or
