@@ -40,13 +40,9 @@ class Listed:
     users: int = 0  # requests that it is answering
     wanted: int = 0  # requests that wait for it to be read
     used: int = 0
-    leaving: bool = False  # takes no requests until it was sent out
+    leaving: asyncio.Event | None = None  # takes no requests until it was sent out
     loading: "asyncio.Task[None] | None" = None
     ready: "tuple[Stamp, Model] | None" = None  # read already, for its first request
-
-    @property
-    def evictable(self) -> bool:
-        return self.model is not None and self.path is not None and not self.pinned
 
 
 class Registry:
@@ -75,9 +71,12 @@ class Registry:
         self._clock = 0
         self._recent: deque[tuple[str | None, int | None]] = deque()
         self._often: Counter[tuple[str | None, int | None]] = Counter()
-        self._freed = asyncio.Event()
+        self._inside: dict[int, Listed] = {}  # those with a slot, by id
         self._bringing = 0  # being read, with a slot of theirs already
+        self._asking = 0  # that have to have a slot first, one after the other
+        self._line, self._freed = asyncio.Lock(), asyncio.Event()
         self.loads, self.evictions, self.alarmed = 0, 0, False
+        self._warned = False
 
     # -- finding ---------------------------------------------------------------------------
 
@@ -101,12 +100,12 @@ class Registry:
     @property
     def in_memory(self) -> int:
         """Adapters that have a slot."""
-        return sum(e.model is not None and e.path is not None for e in self._all.values())
+        return len(self._inside)
 
     @property
     def pinned(self) -> int:
         """Slots that are taken for good."""
-        return sum(e.pinned and e.model is not None for e in self._all.values())
+        return sum(e.pinned for e in self._inside.values())
 
     @property
     def working_set(self) -> int:
@@ -121,9 +120,9 @@ class Registry:
         entry = self.find(ref)
         if entry.path is not None:
             self._note(entry)
-        while entry.model is None or entry.leaving:
-            if entry.leaving:
-                await self._change()
+        while entry.model is None or entry.leaving is not None:
+            if entry.leaving is not None:
+                await entry.leaving.wait()
                 continue
             if entry.loading is None:
                 entry.loading = asyncio.create_task(self._bring(entry))
@@ -140,14 +139,9 @@ class Registry:
     def release(self, entry: Listed) -> None:
         entry.users -= 1
         if not entry.users:
-            if entry.leaving:
+            if entry.leaving is not None:
                 self._send_out(entry)
             self._freed.set()
-
-    async def _change(self) -> None:
-        """Waits until something was released or brought in."""
-        self._freed.clear()
-        await self._freed.wait()
 
     async def _bring(self, entry: Listed) -> None:
         assert entry.path is not None
@@ -162,29 +156,52 @@ class Registry:
                 model.kv = entry.kv
             entry.model, entry.stamp, entry.kv = model, stamp, model.kv
             entry.metadata = model.metadata
+            if self._all.get((entry.ref.adapter, entry.ref.version)) is entry:
+                self._inside[id(entry)] = entry
             self.loads += 1
         finally:
             entry.loading = None
             self._freed.set()
 
     async def _take_slot(self) -> None:
-        while self.slots is not None and self.in_memory + self._bringing >= self.slots:
-            evictable = [e for e in self._all.values() if e.evictable and not e.wanted]
-            idle = [e for e in evictable if not e.users]
-            if idle:
-                self._send_out(min(idle, key=lambda e: e.used))
-                continue
-            if evictable and not any(e.leaving for e in evictable):
-                min(evictable, key=lambda e: e.used).leaving = True
-            if self.pinned >= self.slots:
-                raise ValueError(f"all {self.slots} slots hold pinned adapters: unload one")
-            await self._change()
-        self._bringing += 1
+        """Waits for a slot, in the order of asking. As many as are asked for are emptied: first
+        those that answer nothing, then those that have to finish before."""
+        self._asking += 1
+        try:
+            async with self._line:
+                while not self._has_slot():
+                    self._freed.clear()
+                    await self._freed.wait()
+                self._bringing += 1
+        finally:
+            self._asking -= 1
+
+    def _has_slot(self) -> bool:
+        """Raises ValueError where there will be none."""
+        if self.slots is None or len(self._inside) + self._bringing < self.slots:
+            return True
+        if self.pinned >= self.slots:
+            raise ValueError(f"all {self.slots} slots hold pinned adapters: unload one")
+        evictable = sorted(
+            (e for e in self._inside.values() if not e.pinned and not e.wanted),
+            key=lambda e: e.used,
+        )
+        idle = next((e for e in evictable if not e.users), None)
+        if idle is not None:
+            self._send_out(idle)
+            return True
+        leaving = sum(e.leaving is not None for e in evictable)
+        for entry in [e for e in evictable if e.leaving is None][: max(0, self._asking - leaving)]:
+            entry.leaving = asyncio.Event()
+        return False
 
     def _send_out(self, entry: Listed) -> None:
         assert entry.model is not None
         self._evicted(entry.model)
-        entry.model, entry.leaving = None, False
+        self._inside.pop(id(entry), None)
+        if entry.leaving is not None:
+            entry.leaving.set()
+        entry.model, entry.leaving = None, None
         self.evictions += 1
 
     def _note(self, entry: Listed) -> None:
@@ -197,13 +214,16 @@ class Registry:
             if not self._often[old]:
                 del self._often[old]
         over = self.slots is not None and self.working_set > self.slots
-        if over and not self.alarmed:
+        if over and not self._warned:
+            self._warned = True
             log.warning(
                 "%d adapters were asked for in the last %d requests and there are %d slots: "
                 "some are read from disk again and again; give more slots",
                 self.working_set, len(self._recent), self.slots,
             )  # fmt: skip
         self.alarmed = over
+        if self.slots is not None and self.working_set <= 0.9 * self.slots:
+            self._warned = False  # of a next time; about the number of slots it comes and goes
 
     # -- coming and going ------------------------------------------------------------------
 
@@ -260,6 +280,8 @@ class Registry:
             self._latest.pop(ref.adapter, None)
 
     def _forget(self, entry: Listed) -> None:
+        if self._inside.pop(id(entry), None) is not None:
+            self._freed.set()
         if entry.model is not None:
             self._gone(entry.model)
         elif entry.kv is not None:

@@ -31,6 +31,8 @@ from understudy.engine.schedule import Piece, Schedule
 from understudy.engine.terms import TermKeeper
 from understudy.engine.weights import Weights
 
+_WORTH_MERGING = 256  # tokens of a wave; for fewer the adapter's own products are cheaper
+
 
 @dataclass(slots=True)
 class ShardConfig:
@@ -187,7 +189,8 @@ class Shard:
 
     def _prefill(self, wave: list[Piece]) -> None:
         by_job = {id(p.job): p for p in wave}
-        for weights, mixed, jobs in self._by_weights([p.job for p in wave]):
+        tokens = sum(p.count for p in wave)
+        for weights, mixed, jobs in self._by_weights([p.job for p in wave], tokens):
             jobs.sort(key=lambda j: self.cache.order(j.slot))
             pieces = [by_job[id(j)] for j in jobs]
             slots = [j.slot for j in jobs if j.slot is not None]
@@ -246,9 +249,11 @@ class Shard:
         self._parts = order, leanings, parts
         return parts
 
-    def _by_weights(self, jobs: list[Job]) -> list[tuple[Weights, bool, list[Job]]]:
+    def _by_weights(
+        self, jobs: list[Job], tokens: int | None = None
+    ) -> list[tuple[Weights, bool, list[Job]]]:
         """The batch by the weights that it runs on: (weights, with low-rank products, jobs in
-        the order of `jobs`)."""
+        the order of `jobs`). `tokens` are a wave's; decoding goes on for longer."""
         by_model: dict[int, list[Job]] = {}
         for job in jobs:
             by_model.setdefault(id(job.model), []).append(job)
@@ -261,7 +266,7 @@ class Shard:
             own = model.weights is not None and model.weights is not self.config.base
             weights = model.weights
             if on_base == 1 and model.lora:
-                weights = self._merged_weights(model)
+                weights = self._merged_weights(model, tokens is None or tokens >= _WORTH_MERGING)
             if weights is not None and (own or on_base == 1):
                 parts.append((weights, False, group))
             else:
@@ -271,14 +276,14 @@ class Shard:
             parts.append((self.config.base, True, together))
         return parts
 
-    def _merged_weights(self, model: Model) -> Weights | None:
-        """The base with the adapter merged in float32, where the budget allows. A shard keeps
-        its own: the newest few."""
+    def _merged_weights(self, model: Model, worth: bool) -> Weights | None:
+        """The base with the adapter merged in float32, where the budget allows and it is there
+        or `worth` the work. A shard keeps its own: the newest few."""
         if id(model) in self._merged:
             return self._merged[id(model)][1]
         base = self.config.base
         size = sum(t.nbytes for b in base.blocks for t in (b.qkv, b.o, b.gate_up, b.down))
-        if base.head.dtype != torch.float32 or size > self.config.merge_bytes:
+        if not worth or base.head.dtype != torch.float32 or size > self.config.merge_bytes:
             return None
         while self._merged and (len(self._merged) + 1) * size > self.config.merge_bytes:
             del self._merged[next(iter(self._merged))]

@@ -23,7 +23,7 @@ from understudy.core.cores import threads_for_load
 from understudy.core.openai_fields import MOST_TOP
 from understudy.core.origin import Origin
 from understudy.core.types import ModelRef, Sample, Sampling, Scores
-from understudy.engine.adapters import Lora, Model, Narrow, lora_sites
+from understudy.engine.adapters import Model, Narrow, lora_sites
 from understudy.engine.cache import BLOCK, Cache
 from understudy.engine.decoder import Decoder
 from understudy.engine.errors import EngineBusyError, EngineError, UnknownModelError
@@ -32,12 +32,12 @@ from understudy.engine.jobs import Counters, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.ops import EAGER, compiled
 from understudy.engine.paged import paged_for
+from understudy.engine.reading import AdapterReader
 from understudy.engine.registry import Listed, Registry
 from understudy.engine.scoring import score_ids
 from understudy.engine.shard import Shard, ShardConfig
 from understudy.engine.terms import asked_of
 from understudy.engine.weights import fuse, rope_tables, shape_of
-from understudy.models.adapters import check_origin, load_adapter
 from understudy.models.lora import LoraConfig
 
 __all__ = ["EngineError", "TorchEngine", "UnknownModelError"]
@@ -124,7 +124,7 @@ class TorchEngine:
             Model(ModelRef(base), weights=self._weights),
             slots=slots,
             keep_versions=keep_versions,
-            read=self._read,
+            read=AdapterReader(self.shape, self._weights.embed, self._narrow, origin).read,
             gone=lambda m: self._tell(lambda s: s.forget(m)),
             evicted=lambda m: self._tell(lambda s: s.forget_weights(m)),
         )
@@ -307,7 +307,10 @@ class TorchEngine:
         """
         ref = self._versioned(model)
         if any(".lora_A." in name for name in tensors):
-            loaded = Model(ref, lora=self._sites(tensors, config or LoraConfig()))
+            own = lora_sites(
+                tensors, config or LoraConfig(), self.shape, self._weights.embed, self._narrow
+            )
+            loaded = Model(ref, lora=own)
         else:
             loaded = Model(ref, weights=fuse(tensors, self.shape, self._tied))
         self.registry.install(loaded)
@@ -320,17 +323,6 @@ class TorchEngine:
         if version is None:
             version = self.registry.next_version(model.adapter)
         return ModelRef(model.base, model.adapter, version)
-
-    def _read(self, ref: ModelRef, path: str) -> Model:
-        """The model of an adapter directory. Raises FileNotFoundError or ValueError."""
-        file = load_adapter(path)
-        if self.origin is not None:
-            check_origin(file, self.origin, path)
-        sites = self._sites(file.tensors, file.config)
-        return Model(ref, lora=sites, path=path, metadata=file.metadata)
-
-    def _sites(self, tensors: Mapping[str, Tensor], config: LoraConfig) -> Lora:
-        return lora_sites(tensors, config, self.shape, self._weights.embed, self._narrow)
 
     async def load(self, model: ModelRef, path: str, pinned: bool = False) -> None:
         """Load an adapter directory, of a `pinned` one for good. Raises FileNotFoundError or

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -115,8 +116,9 @@ def load_adapter(path: str | Path) -> AdapterFile:
         matrix = re.search(r"\.lora_([AB])\.", name)
         if matrix and (tensor.ndim != 2 or tensor.shape[matrix[1] == "B"] != rank):
             raise ValueError(f"the adapter in {folder} is corrupt: {name} is not of rank {rank}")
-        if not tensor.isfinite().all():
-            raise ValueError(f"the adapter in {folder} is corrupt: {name} is not finite")
+    if not torch.cat([t.reshape(-1) for t in tensors.values()]).isfinite().all():
+        broken = next(k for k, t in tensors.items() if not t.isfinite().all())
+        raise ValueError(f"the adapter in {folder} is corrupt: {broken} is not finite")
     targets = tuple(sorted({_leaf(k.split(".lora_")[0]) for k in tensors}))
     config = LoraConfig(rank=rank, alpha=float(alpha), targets=targets)
     return AdapterFile(tensors, config, str(raw.get("base_model_name_or_path") or ""), metadata)
