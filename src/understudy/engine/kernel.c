@@ -50,8 +50,8 @@ typedef uint32_t wholes_t __attribute__((vector_size(LANES * sizeof(uint32_t))))
 #define INLINE static inline __attribute__((always_inline))
 #define LINE 64
 
-/* Each adapter is read once a step, so from memory: while a row is computed, what the next row needs
- * at the same place, `next` bytes further, is asked for. */
+/* Each adapter is read once a step, so from memory. In half precision reading waits for memory more
+ * than for its bandwidth: what the next row needs, `next` bytes further, is asked for early. */
 INLINE void ahead(const void *m, int64_t i, int64_t n, int half, int64_t next) {
     int64_t size = half ? sizeof(uint16_t) : sizeof(float);
     const char *from = (const char *)m + i * size + next;
@@ -106,23 +106,29 @@ INLINE void down(const float *x, const void *A, float *t, int64_t width, int64_t
         for (int64_t k = c; k < rank; k++) t[k] += x[i] * one(A, i * rank + k, half);
 }
 
-/* y += t B for B (rank, width), four rows of B at once. */
+/* y += t B for `many` times 16 columns of B (rank, width) from `d` on, all rows. */
+INLINE void up_columns(const float *t, const void *B, float *y, int64_t rank, int64_t width,
+                       int64_t d, int many, int half, int64_t next) {
+    lanes_t sums[8];
+    for (int m = 0; m < many; m++) sums[m] = *(lanes_t *)(y + d + m * LANES);
+    for (int64_t k = 0, b = d; k < rank; k++, b += width) {
+        if (half) ahead(B, b, many * LANES, half, next);
+        for (int m = 0; m < many; m++) sums[m] += t[k] * lanes(B, b + m * LANES, half);
+    }
+    for (int m = 0; m < many; m++) *(lanes_t *)(y + d + m * LANES) = sums[m];
+}
+
+/* y += t B for B (rank, width). */
 INLINE void up(const float *t, const void *B, float *y, int64_t rank, int64_t width, int half,
                int64_t next) {
-    int64_t k = 0, b = 0;
-    for (; k + 4 <= rank; k += 4, b += 4 * width) {
-        int64_t d = 0;
-        if (half) ahead(B, b, 4 * width, half, next);
-        for (; d + LANES <= width; d += LANES)
-            *(lanes_t *)(y + d) += (t[k] * lanes(B, b + d, half) +
-                                    t[k + 1] * lanes(B, b + width + d, half)) +
-                                   (t[k + 2] * lanes(B, b + 2 * width + d, half) +
-                                    t[k + 3] * lanes(B, b + 3 * width + d, half));
-        for (; d < width; d++)
-            for (int64_t r = 0; r < 4; r++) y[d] += t[k + r] * one(B, b + r * width + d, half);
-    }
-    for (; k < rank; k++, b += width)
-        for (int64_t d = 0; d < width; d++) y[d] += t[k] * one(B, b + d, half);
+    int64_t d = 0;
+    for (; d + 8 * LANES <= width; d += 8 * LANES)
+        up_columns(t, B, y, rank, width, d, 8, half, next);
+    for (; d + 4 * LANES <= width; d += 4 * LANES)
+        up_columns(t, B, y, rank, width, d, 4, half, next);
+    for (; d + LANES <= width; d += LANES) up_columns(t, B, y, rank, width, d, 1, half, next);
+    for (; d < width; d++)
+        for (int64_t k = 0; k < rank; k++) y[d] += t[k] * one(B, k * width + d, half);
 }
 
 /* A row's products with one adapter. */
@@ -136,8 +142,8 @@ INLINE void add_row(const float *x, float *y, const int64_t *table, float *scrat
 }
 
 /* Low-rank products of one site: row rows[i] of y (., out) gains that of x (., in) by adapter i.
- * tables[i] + offset: the address of A (in, ranks), the sum of ranks, whether the adapter is in half
- * precision, the number of parts, and for each part its first column of A, its rank, its first
+ * tables[i] + offset: the address of A (in, ranks), the sum of ranks, whether the adapter is in
+ * half precision, the number of parts, and for each part its first column of A, its rank, its first
  * column of y, its width and its B's address. An adapter without this site has 0 there. */
 typedef struct {
     const float *x;
@@ -163,8 +169,9 @@ void lora_add(const products *p) {
 
 /* q/k norm (null weights: none), RoPE, keys and values into the cache; q comes out as (n, H, D). */
 void qkv_post(const products *first, const float *qkv, const int64_t *blocks, const int64_t *at,
-              const int64_t *positions, const float *cosine, const float *sine, const float *q_weight, const float *k_weight,
-              float eps, float *kv, float *q, int64_t n, int64_t kv_heads) {
+              const int64_t *positions, const float *cosine, const float *sine,
+              const float *q_weight, const float *k_weight, float eps, float *kv, float *q,
+              int64_t n, int64_t kv_heads) {
     int64_t heads = kv_heads * G, width = (heads + 2 * kv_heads) * D;
     lora_add(first);
     for (int64_t i = 0; i < n; i++) {
