@@ -6,11 +6,9 @@ the path of its `vllm` there.
 """
 
 import asyncio
-import contextlib
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +21,7 @@ from typing import Literal, Self
 
 import aiohttp
 
+from understudy.core import children
 from understudy.engine.errors import EngineError
 
 _CAUSE = re.compile(r"\b(\w*(?:Error|Exception|Interrupt)): (?!Engine core initialization failed)")
@@ -79,15 +78,7 @@ class VllmProcess:
 
     def stop(self, grace_s: float = 15.0) -> int:
         """Ask it to end (SIGTERM), make it after `grace_s` seconds, its workers too; its code."""
-        if self.running:
-            self.process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(grace_s)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        return self.process.wait()
+        return children.end_group(self.process, grace_s)
 
     def __enter__(self) -> Self:
         return self
@@ -186,8 +177,7 @@ async def _healthy(http: aiohttp.ClientSession, url: str) -> bool:
 
 def last_line(log: Path) -> str:
     """What a log said last, without vLLM's prefix."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return _PREFIX.sub("", lines[-1]).strip()[:300] if lines else "(the log is empty)"
+    return _PREFIX.sub("", children.last_line(log)).strip()[:300]
 
 
 def why(log: Path) -> str:

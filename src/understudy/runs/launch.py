@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from understudy.core.children import end_group, last_line
+
 
 class LaunchError(RuntimeError):
     """A process that did not become ready; the message ends with the last line of its log."""
@@ -51,7 +53,7 @@ class Launched:
 
         Its children, where it leaves some, end with it.
         """
-        return _end(self.process, grace_s)
+        return end_group(self.process, grace_s)
 
     def __enter__(self) -> Self:
         return self
@@ -106,7 +108,7 @@ def launch(
         if health is not None:
             _await_health(launched, health, deadline)
     except BaseException:
-        _end(process, grace_s=2.0)
+        end_group(process, grace_s=2.0)
         raise
     return launched
 
@@ -200,7 +202,7 @@ def _await_line(
             process.wait(timeout=2.0)
         raise LaunchError(
             f"{name} ended with code {process.returncode} before it was ready; "
-            f"see {log_path}: {_last_line(log_path)}"
+            f"see {log_path}: {last_line(log_path)}"
         )
     return ready
 
@@ -211,7 +213,7 @@ def _await_health(launched: Launched, health: str, deadline: float) -> None:
         if not launched.running or time.monotonic() > deadline:
             raise LaunchError(
                 f"{launched.name} is not healthy ({problem}); see {launched.log_path}: "
-                f"{_last_line(launched.log_path)}"
+                f"{last_line(launched.log_path)}"
             )
         time.sleep(0.05)
 
@@ -225,23 +227,3 @@ def _unhealthy(url: str, deadline: float) -> str | None:
         return f"HTTP {error.code}"
     except OSError as error:
         return str(getattr(error, "reason", error))
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "(the log is empty)"
-
-
-def _end(process: "subprocess.Popen[bytes]", grace_s: float) -> int:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(grace_s)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # what is left of it and of its children
-    code = process.wait()
-    if process.stdin is not None:
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-    return code
