@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 
 from families import save_model
 from understudy.core.types import ModelRef, Sample, Sampling
+from understudy.engine.errors import EngineBusyError
 from understudy.engine.torch_engine import EngineError, TorchEngine
 from understudy.models.loading import LoadedBase, load_base
 
@@ -242,6 +243,14 @@ async def test_a_dead_end_fails_alone(held: Held) -> None:
     assert lacking.engine.shards[0].load == 0
     assert (await lacking.say('start: "ok"')).finish_reason == "stop"
     lacking.engine.close()
+
+
+async def test_what_waits_for_its_grammar_is_pending(held: Held) -> None:
+    bounded = Held(held.base, max_pending=2)
+    asked = [bounded.say(f'start: "ok{i}"') for i in range(20)]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    bounded.engine.close()
+    assert sum(isinstance(f, EngineBusyError) for f in found) == 18
 
 
 async def test_a_grammar_needs_the_tokenizer(held: Held) -> None:

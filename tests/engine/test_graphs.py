@@ -80,7 +80,7 @@ def filled(model: Any, lengths: list[int], kernel: bool = False) -> Filled:
         slot = cache.take()
         assert slot is not None
         cache.reserve(slot, n + 1)
-        cache.activate(slot, base, ids, n + 1)
+        cache.activate(slot, base.kv, ids, n + 1)
         decoder.forward(weights, PrefillBatch(decoder, [slot], [ids]))
         cache.lengths[slot.index] = n
         slots.append(slot.index)

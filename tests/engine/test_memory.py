@@ -3,6 +3,8 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import openai
@@ -15,12 +17,14 @@ from test_engine_exactness import BASE, engine_for, max_gap, prompts_for, teache
 
 from understudy.core.chatml import ChatMLRenderer
 from understudy.core.types import ModelRef, Sample, Sampling
-from understudy.engine.adapters import Model
 from understudy.engine.cache import BLOCK, Cache, Ids, Slot, blocks_for
 from understudy.engine.errors import EngineBusyError, EngineError
+from understudy.engine.pending import Pending
 from understudy.engine.server import Server, server_url, start_server
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.weights import shape_of
+from understudy.models.adapters import save_adapter
+from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora
 
 TOKEN = (
     3 * 2 * 2 * 32 * 4
@@ -47,7 +51,7 @@ def test_a_block_that_others_share_is_not_written_to() -> None:
     """One of two sequences that share a block goes another way in the middle of it."""
     shape = shape_of(make_model().config)
     cache = Cache(shape, 4, torch.float32, torch.device("cpu"), 24 * BLOCK)
-    model, ids = Model(ModelRef("base")), np.arange(BLOCK + 10, dtype=np.int32)
+    model, ids = object(), np.arange(BLOCK + 10, dtype=np.int32)
     slots = []
     for _ in range(2):
         match = cache.match(model, ids)
@@ -69,15 +73,33 @@ def test_a_block_that_others_share_is_not_written_to() -> None:
     consistent(cache)
 
 
+def test_no_model_finds_what_lies_there_for_another() -> None:
+    """Neither in a slot nor in a prefix entry; of its own it finds all."""
+    cache = Cache(shape_of(make_model().config), 6, torch.float32, torch.device("cpu"), 24 * BLOCK)
+    own, other, ids = object(), object(), np.arange(100, dtype=np.int32)
+    for _ in range(2):
+        match = cache.match(own, ids)
+        slot = cache.take(keep=match.slot)
+        assert slot is not None
+        if match.length:
+            cache.adopt(slot, match)
+        cache.reserve(slot, len(ids))
+        cache.activate(slot, own, ids, 100)
+        cache.lengths[slot.index] = len(ids)
+        assert cache.match(other, ids).length == 0
+    assert cache.entries
+    assert cache.match(own, ids).length == 99
+
+
 class Histories:
-    """Sequences of a few branching histories in a small cache. The keys are written as the ids
-    themselves, so that what a slot holds can be read back."""
+    """Sequences of a few branching histories of two models in a small cache. The keys are written
+    as the ids, above 100 for the second model, so that what a slot holds can be read back."""
 
     def __init__(self, data: st.DataObject) -> None:
         self.draw = data.draw
         shape = shape_of(make_model().config)
         self.cache = Cache(shape, 6, torch.float32, torch.device("cpu"), 24 * BLOCK)
-        self.models = [Model(ModelRef("base")), Model(ModelRef("base", "a", 1))]
+        self.models = [object(), object()]
         self.active: list[Slot] = []
 
     def come(self) -> None:
@@ -117,13 +139,12 @@ class Histories:
             )
             kept = self.cache.ids[slot.index, : int(self.cache.lengths[slot.index])]
             more = self.draw(st.lists(st.integers(0, 99), min_size=1, max_size=50))
-            assert slot.model is not None
-            self._start(slot, slot.model, np.array([*kept, *more], dtype=np.int32))
+            self._start(slot, slot.of, np.array([*kept, *more], dtype=np.int32))
 
     def drop(self) -> None:
         self.cache.drop(self.draw(st.sampled_from(self.models)))
 
-    def _start(self, slot: Slot, model: Model, ids: Ids) -> bool:
+    def _start(self, slot: Slot, model: object, ids: Ids) -> bool:
         if not self.cache.reserve(slot, len(ids)):
             return False
         self.cache.activate(slot, model, ids, len(ids) + 200)
@@ -136,18 +157,22 @@ class Histories:
             row = p - int(self.cache.plens[slot])
             block = int(self.cache.tables[slot, row // BLOCK])
             for kv in self.cache.kv:
-                kv[block, :, :, row % BLOCK] = int(self.cache.ids[slot, p])
+                kv[block, :, :, row % BLOCK] = int(self.cache.ids[slot, p]) + self._base(slot)
         self.cache.lengths[slot] = last
+
+    def _base(self, slot: int) -> int:
+        return 100 * self.models.index(self.cache.slots[slot].of)
 
     def check(self) -> None:
         cache = self.cache
         consistent(cache)
-        for slot in (s.index for s in cache.slots if s.model is not None):
+        for slot in (s.index for s in cache.slots if s.of is not None):
             n, plen = int(cache.lengths[slot]), int(cache.plens[slot])
             own = cache.rows(1, slot, n - plen)[0, 0, :, 0].numpy()
             entry = cache.slots[slot].entry
             before = [] if entry is None else entry.kv[1, 0, 0, :plen, 0].numpy()
-            assert np.concatenate([before, own]).tolist() == cache.ids[slot, :n].tolist()
+            expected = cache.ids[slot, :n] + self._base(slot)
+            assert np.concatenate([before, own]).tolist() == expected.tolist()
 
 
 @settings(deadline=None, max_examples=60)
@@ -250,6 +275,62 @@ async def test_too_many_requests_over_http_are_told_when_to_come_back(
     assert all(int(r.response.headers["retry-after"]) >= 1 for r in refused)
     assert len(refused) + sum(not isinstance(f, BaseException) for f in found) == 20
     assert patient.choices[0].finish_reason
+
+
+async def test_what_waits_for_an_adapter_is_pending_too(tmp_path: Path) -> None:
+    model, config = make_model(), LoraConfig(rank=2)
+    inject_lora(model, config)
+    save_adapter(tmp_path / "a", adapter_tensors(model), config, "base")
+    engine = engine_for(make_model(), max_pending=2)
+    disk = engine.register(ModelRef("base", "a"), str(tmp_path / "a"))
+    for ref in (BASE, disk):
+        asked = [engine.sample([5] * 9, ref, Sampling(max_tokens=3)) for _ in range(20)]
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        assert sum(isinstance(f, EngineBusyError) for f in found) == 18
+    engine.close()
+
+
+async def test_when_to_come_back_is_told_by_how_long_requests_take() -> None:
+    pending = Pending(1)
+    assert pending.retry_after() == 1
+    with pending.one():
+        with pytest.raises(EngineBusyError), pending.one():
+            pass
+        assert pending.count == 1
+    pending._seconds.clear()
+    pending._seconds.extend([20.0] * 5)
+    assert pending.retry_after() == 10
+    pending._seconds.extend([1000.0] * 100)
+    assert pending.retry_after() == 60
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():  # noqa: ASYNC110 (another thread brings it about)
+            await asyncio.sleep(0)
+
+
+async def test_who_has_gone_is_forgotten_behind_one_that_waits() -> None:
+    """Two requests are given up while one without room stands before them."""
+    engine = engine_for(make_model(), threads=1, max_slots=1)
+    running = asyncio.Event()
+    long = Sampling(max_tokens=300, temperature=0, stop=())
+    first = asyncio.create_task(
+        engine.sample([7] * 8, BASE, long, on_chunk=lambda _: running.set())
+    )
+    await running.wait()
+    behind = [asyncio.create_task(engine.sample([8] * 8, BASE, long)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert engine.shards[0].load == 4
+    for task in behind[1:]:
+        task.cancel()
+    steps = engine.counters().steps
+    await until(lambda: engine.counters().steps > steps + 2)
+    assert engine.shards[0].load == 2
+    assert not first.done()
+    behind[0].cancel()
+    await first
+    engine.close()
 
 
 async def test_a_small_memory_lowers_the_context() -> None:

@@ -45,7 +45,7 @@ def steps(away: bool) -> list[Tensor]:
         slot = cache.take()
         assert slot is not None
         cache.reserve(slot, n + 1)
-        cache.activate(slot, base, ids, n + 1)
+        cache.activate(slot, base.kv, ids, n + 1)
         slots.append(slot)
         runs.append(ids)
     found = [decoder.forward(weights, PrefillBatch(decoder, slots, runs))]

@@ -1,11 +1,14 @@
 """Adapters on disk, in memory and in flight: slots, pins, versions, what is cached meanwhile."""
 
 import asyncio
+import gc
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from engine_models import make_model
 from test_adapters import adapted
 from test_engine_exactness import BASE, engine_for, max_gap, prompts_for, teacher_logprobs
@@ -17,6 +20,7 @@ from understudy.models.adapters import save_adapter
 from understudy.models.lora import adapter_tensors
 
 GREEDY = Sampling(max_tokens=12, temperature=0)
+LONG = Sampling(max_tokens=200, logit_bias=((2, -100.0),))
 
 
 @pytest.fixture(scope="module")
@@ -194,4 +198,144 @@ def test_an_unknown_name_says_what_there_is(stored: Any) -> None:
         engine.resolve(ModelRef("base", "nobody"))
     with pytest.raises(UnknownModelError, match="on disk"):
         engine.resolve(ModelRef("base", "a1"))
+    engine.close()
+
+
+def alive(tensors: list[weakref.ref[torch.Tensor]]) -> int:
+    gc.collect()
+    return sum(t() is not None for t in tensors)
+
+
+async def test_what_was_sent_out_has_left_the_memory(stored: Any) -> None:
+    """Its keys and values stay, its weights do not."""
+    engine, refs = serving(stored, slots=1)
+    seen: dict[int, weakref.ref[torch.Tensor]] = {}
+    for i in range(12):
+        await engine.sample(prompts_for(1, 40, random.Random(i % 6))[0], refs[i % 6], GREEDY)
+        tensor = engine.resolve(refs[i % 6]).lora[0]["o"].a
+        seen[i] = weakref.ref(tensor)
+        del tensor
+    assert alive(list(seen.values())) == 1
+    engine.close()
+
+
+async def test_the_one_asked_for_longest_ago_goes(stored: Any) -> None:
+    engine, refs = serving(stored, slots=2)
+    for i in (0, 1, 0, 2):
+        await engine.sample([5] * 9, refs[i], Sampling(max_tokens=1))
+    held = [engine.registry.find(r).model is not None for r in refs[:3]]
+    engine.close()
+    assert held == [True, False, True]
+
+
+async def test_slots_are_given_in_the_order_of_asking(stored: Any) -> None:
+    engine, refs = serving(stored, slots=1)
+    running = asyncio.Event()
+    first = engine.sample([5] * 9, refs[0], LONG, on_chunk=lambda _: running.set())
+    tasks = [asyncio.create_task(first)]
+    await running.wait()
+    ended: list[int] = []
+
+    async def ask(i: int) -> None:
+        await engine.sample([5] * 9, refs[i], Sampling(max_tokens=1))
+        ended.append(i)
+
+    for i in (3, 1, 4, 2):
+        tasks.append(asyncio.create_task(ask(i)))
+    await asyncio.gather(*tasks)
+    engine.close()
+    assert ended == [3, 1, 4, 2]
+
+
+async def test_as_many_are_emptied_as_are_asked_for(stored: Any) -> None:
+    """Of three that answer, two take no more requests while two others wait."""
+    engine, refs = serving(stored, slots=3)
+    running = [asyncio.Event() for _ in range(3)]
+    tasks = [
+        asyncio.create_task(engine.sample([5] * 9, refs[i], LONG, on_chunk=lambda _, e=e: e.set()))
+        for i, e in enumerate(running)
+    ]
+    for event in running:
+        await event.wait()
+    tasks += [
+        asyncio.create_task(engine.sample([5] * 9, refs[i], Sampling(max_tokens=1))) for i in (3, 4)
+    ]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    leaving = [engine.registry.find(r).leaving is not None for r in refs[:3]]
+    await asyncio.gather(*tasks)
+    engine.close()
+    assert leaving == [True, True, False]
+
+
+async def test_a_file_that_is_replaced_while_it_is_read_has_no_prefixes(
+    stored: Any, tmp_path: Path
+) -> None:
+    """Old keys and values belong to the old weights, whenever the new ones came."""
+    path = tmp_path / "a"
+    first, config = adapted("qwen3", 1)
+    second, _ = adapted("qwen3", 9)
+    save_adapter(path, adapter_tensors(first), config, "base")
+    engine, refs = serving(stored, slots=1)
+    ref = engine.register(ModelRef("base", "mine"), str(path))
+    prompt = prompts_for(1, 90, random.Random(2))[0]
+    await engine.sample(prompt, ref, GREEDY)
+    await engine.sample(prompt, refs[1], GREEDY)
+    read = engine.registry._read
+
+    def replaced_meanwhile(ref: ModelRef, path: str) -> Any:
+        save_adapter(path, adapter_tensors(second), config, "base")
+        return read(ref, path)
+
+    engine.registry._read = replaced_meanwhile
+    anew = await engine.sample(prompt, ref, GREEDY)
+    engine.close()
+    assert anew.cached_tokens == 0
+    assert max_gap(anew.logprobs, teacher_logprobs(second, prompt, anew)) < 1e-4
+
+
+async def test_loading_is_no_traffic(stored: Any, caplog: pytest.LogCaptureFixture) -> None:
+    engine = engine_for(make_model(), slots=2)
+    for i, (_, path) in enumerate(stored):
+        await engine.load(ModelRef("base", f"a{i}"), str(path))
+    engine.close()
+    assert not engine.registry.alarmed
+    assert engine.registry.working_set == 0
+    assert not caplog.records
+
+
+async def test_a_load_that_finds_no_slot_leaves_the_name_as_it_was(stored: Any) -> None:
+    engine, _ = serving([], slots=1)
+    kept, other = ModelRef("base", "kept"), ModelRef("base", "other")
+    await engine.load(kept, str(stored[0][1]), pinned=True)
+    for ref in (kept, other):
+        with pytest.raises(EngineError, match="pinned"):
+            await engine.load(ref, str(stored[1][1]))
+    assert (await engine.sample([5] * 9, kept, GREEDY)).model == ModelRef("base", "kept", 1)
+    with pytest.raises(UnknownModelError):
+        engine.registry.find(other)
+    engine.close()
+
+
+async def test_a_version_is_never_given_twice_and_an_old_one_refused(stored: Any) -> None:
+    engine, _ = serving([])
+    name, paths = ModelRef("base", "a"), [str(p) for _, p in stored]
+    for path in paths[:3]:
+        await engine.load(name, path)
+    with pytest.raises(ValueError, match="older than the 2 versions"):
+        await engine.load(ModelRef("base", "a", 1), paths[0])
+    await engine.unload(ModelRef("base", "a", 3))
+    await engine.load(name, paths[4])
+    versions = {m.ref.version for m in engine.models() if m.ref.adapter}
+    engine.close()
+    assert versions == {2, 4}
+
+
+async def test_few_tokens_merge_no_adapter(stored: Any) -> None:
+    engine, refs = serving(stored)
+    merged = engine.shards[0]._merged
+    await engine.sample([5] * 60, refs[0], Sampling(max_tokens=1))
+    assert not merged
+    await engine.sample([6] * 300, refs[0], Sampling(max_tokens=1))
+    assert len(merged) == 1
     engine.close()

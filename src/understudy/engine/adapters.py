@@ -69,6 +69,7 @@ class Model:
     kv: object = field(default_factory=object)  # whose keys and values are the same
     path: str | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
+    leaving: bool = False  # nobody can name it any more; what is in flight finishes on it
 
 
 def part_widths(shape: Shape) -> dict[Site, tuple[int, ...]]:

@@ -5,7 +5,8 @@ suffix lie (paged attention, arXiv 2309.06180). What comes before the suffix, th
 tools that many conversations share, lies once in a prefix entry, so that attention to it is one
 matrix product for all rows (cascade attention); whole blocks of a suffix are shared too, and freed
 with the last that refers to them. A finished sequence's slot stays as cache until its blocks are
-needed. Nothing is ever shared across models or versions: `Model.kv` says which is which.
+needed. Nothing is ever shared across models or versions: what is kept says whose it is
+(`Model.kv`), without holding the model, whose weights come and go.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from understudy.engine.adapters import Model
 from understudy.engine.weights import Shape
 
 BLOCK = 32  # tokens
@@ -29,7 +29,7 @@ Ids = npt.NDArray[np.int32]
 class Entry:
     """A prefix shared by slots: ids (P,), and kv (layers, 2, kv_heads, P, head_dim)."""
 
-    model: Model
+    of: object  # Model.kv
     ids: Ids
     kv: Tensor
     used: int = 0
@@ -48,7 +48,7 @@ class Slot:
     lies in block row // BLOCK of `Cache.tables[index]`."""
 
     index: int
-    model: Model | None = None
+    of: object = None  # Model.kv; None where it is empty
     entry: Entry | None = None
     active: bool = False
     used: int = 0
@@ -111,37 +111,40 @@ class Cache:
 
     # -- finding ---------------------------------------------------------------------------
 
-    def continuation(self, model: Model, ids: Ids) -> Slot | None:
-        """The idle slot whose whole sequence is the longest proper prefix of `ids`."""
-        lengths = self.lengths
-        likely = np.flatnonzero(self.idle & (lengths > 0) & (lengths < len(ids)))
+    def continuation(self, of: object, ids: Ids) -> Slot | None:
+        """The idle slot whose whole sequence is the longest proper prefix of `ids`. The router asks
+        from another thread, while this one may grow: what it says may then be out of date."""
+        lengths, idle = self.lengths, self.idle
+        known = min(len(lengths), len(idle))
+        lengths, idle = lengths[:known], idle[:known]
+        likely = np.flatnonzero(idle & (lengths > 0) & (lengths < len(ids)))
         if len(likely):
             at = lengths[likely] - 1
             likely = likely[self.ids[likely, at] == ids[at]]
         best, most = None, 0
         for i in likely:
             slot, n = self.slots[i], int(lengths[i])
-            if self._of(slot, model) and n > most and np.array_equal(self.ids[i, :n], ids[:n]):
+            if slot.of is of and n > most and np.array_equal(self.ids[i, :n], ids[:n]):
                 best, most = slot, n
         return best
 
-    def match(self, model: Model, ids: Ids) -> Match:
+    def match(self, of: object, ids: Ids) -> Match:
         """Where the longest prefix of `ids` lies; at least the last token is left to compute."""
         best = Match()
         if len(ids) < 2:
             return best
-        slot = self.continuation(model, ids)
+        slot = self.continuation(of, ids)
         if slot is not None:
             best = Match(int(self.lengths[slot.index]), slot=slot, in_place=True)
             if len(ids) - best.length <= 2 * SHARED_MIN:
                 return best
         for entry in self.entries:
-            if entry.model.kv is model.kv:
+            if entry.of is of:
                 n = min(common_prefix(entry.ids, ids), len(ids) - 1)
                 if n > best.length:
                     best = Match(n, entry=entry)
         longer = np.flatnonzero(self.lengths > best.length).tolist()
-        held = [i for i in longer if self._of(self.slots[i], model)]
+        held = [i for i in longer if self.slots[i].of is of]
         if held:
             longest = min(int(self.lengths[held].max()), len(ids) - 1)
             same = self.ids[held, :longest] == ids[:longest]
@@ -151,10 +154,6 @@ class Cache:
             if common[i] > best.length:
                 best = Match(int(common[i]), slot=self.slots[held[i]])
         return best
-
-    @staticmethod
-    def _of(slot: Slot, model: Model) -> bool:
-        return slot.model is not None and slot.model.kv is model.kv
 
     def order(self, slot: Slot | None) -> tuple[int, int]:
         """What a prefill is sorted by: slots that lean on one entry lie side by side."""
@@ -166,10 +165,10 @@ class Cache:
 
     def take(self, keep: Slot | None = None) -> Slot | None:
         """An empty slot: a new one, or the one idle for longest (not `keep`); None if all run."""
-        free = next((s for s in self.slots if s.model is None), None)
+        free = next((s for s in self.slots if s.of is None), None)
         if free is None and len(self.slots) < self.max_slots:
             self._grow_slots(min(self.max_slots, max(16, 2 * len(self.slots))))
-            free = next(s for s in self.slots if s.model is None)
+            free = next(s for s in self.slots if s.of is None)
         if free is None:
             idle = [s for s in self.slots if not s.active and s is not keep]
             free = min(idle, key=lambda s: s.used, default=None)
@@ -179,7 +178,7 @@ class Cache:
 
     def clear(self, slot: Slot) -> None:
         self._lean(slot, None)
-        slot.model, slot.active = None, False
+        slot.of, slot.active = None, False
         i = slot.index
         self._shrink(i, 0)
         self.lengths[i], self.plens[i], self.idle[i] = 0, 0, False
@@ -197,9 +196,9 @@ class Cache:
         if not plen:
             self._lean(slot, None)
 
-    def activate(self, slot: Slot, model: Model, ids: Ids, total: int) -> None:
+    def activate(self, slot: Slot, of: object, ids: Ids, total: int) -> None:
         """Mark as running `ids`; there is room for `total` ids afterwards."""
-        slot.model, slot.active, slot.used = model, True, self.tick()
+        slot.of, slot.active, slot.used = of, True, self.tick()
         if slot.entry is not None:
             slot.entry.used = slot.used
         self.idle[slot.index] = False
@@ -216,12 +215,12 @@ class Cache:
         if slot.entry is not None:
             slot.entry.used = slot.used
 
-    def drop(self, model: Model) -> None:
+    def drop(self, of: object) -> None:
         """Forget what is cached for a model that is gone; running sequences keep theirs."""
         for slot in self.slots:
-            if self._of(slot, model) and not slot.active:
+            if slot.of is of and not slot.active:
                 self.clear(slot)
-        self.entries = [e for e in self.entries if e.model.kv is not model.kv]
+        self.entries = [e for e in self.entries if e.of is not of]
 
     # -- blocks ----------------------------------------------------------------------------
 
@@ -259,7 +258,7 @@ class Cache:
         """Forget what is idle, the oldest first, until `need` blocks are free."""
         while self.room() < need:
             idle: list[Slot | Entry] = [
-                s for s in self.slots if s.model is not None and not s.active and s is not keep
+                s for s in self.slots if s.of is not None and not s.active and s is not keep
             ]
             idle += [e for e in self.entries if not e.leaning and e is not keep.entry]
             oldest = min(idle, key=lambda x: x.used, default=None)
@@ -323,14 +322,14 @@ class Cache:
     def _promote(self, source: Slot, length: int) -> None:
         """Move the first `length` tokens of a slot that holds them itself into an entry, where the
         budget has room for both for a moment."""
-        assert source.model is not None
+        assert source.of is not None
         i, layers = source.index, range(self.shape.layers)
         rest = int(self.lengths[i]) - length
         kept = max(rest, int(self.counts[i]) * BLOCK - length)  # what was reserved stays so
         if not self._make_room(blocks_for(length) + blocks_for(kept), source):
             return
         parts = torch.stack([self.rows(layer, i, length) for layer in layers])
-        entry = Entry(source.model, self.ids[i, :length].copy(), parts, self.tick())
+        entry = Entry(source.of, self.ids[i, :length].copy(), parts, self.tick())
         moved = [self.rows(layer, i, length + rest)[:, :, length:].clone() for layer in layers]
         self._shrink(i, 0)
         self.entries.append(entry)

@@ -41,6 +41,7 @@ from understudy.models.adapters import (
 )
 from understudy.models.lora import LoraConfig
 
+Kind = tuple[bytes, bytes]
 MOST = 1 << 22  # numbers of an adapter that is worth a permutation
 LAYOUTS = 8  # of so many kinds of adapters
 
@@ -50,10 +51,11 @@ class Layout:
     """What adapters that are alike have in common: what their files say beside the numbers, and
     where each number goes."""
 
+    header: bytes
     like: AdapterFile  # without tensors
     order: npt.NDArray[np.int32]  # of the file's numbers
     scales: npt.NDArray[np.float32]
-    lora: Lora  # one of them, for its shapes
+    lora: Lora  # shapes alone, on torch's meta device
 
     def filled(self, numbers: npt.NDArray[np.float32], dtype: torch.dtype) -> Lora:
         """The adapter with these numbers, in one piece of memory."""
@@ -86,68 +88,75 @@ class AdapterReader:
     def __init__(self, shape: Shape, like: Tensor, narrow: Narrow, origin: Origin | None) -> None:
         self.shape, self.like, self.narrow, self.origin = shape, like, narrow, origin
         self.quick = like.dtype == torch.float32 and like.device.type == "cpu"
-        self.layouts: dict[tuple[bytes, bytes], Layout] = {}
+        self.layouts: dict[Kind, Layout] = {}
 
     def read(self, ref: ModelRef, path: str) -> Model:
         """The model of an adapter directory. Raises FileNotFoundError or ValueError."""
-        model = self._quickly(ref, path) if self.layouts else None
-        if model is None:
-            file = load_adapter(path)
-            self._check(file, path)
-            model = Model(ref, lora=self.sites(file), path=path, metadata=file.metadata)
-            if self.quick and len(self.layouts) < LAYOUTS:
-                self._learn(file, path)
-        return model
-
-    def sites(self, file: AdapterFile) -> Lora:
-        return lora_sites(file.tensors, file.config, self.shape, self.like, self.narrow)
+        kind = _kind(path) if self.quick else None
+        if kind in self.layouts:
+            model = self._quickly(ref, path, self.layouts[kind])
+            if model is not None:
+                return model
+        file = load_adapter(path)
+        self._check(file, path)
+        if kind is not None and kind not in self.layouts and len(self.layouts) < LAYOUTS:
+            layout = self._layout(kind, file)
+            if layout is not None and _kind(path) == kind:  # what was read is of this kind
+                self.layouts[kind] = layout
+        lora = lora_sites(file.tensors, file.config, self.shape, self.like, self.narrow)
+        return Model(ref, lora=lora, path=path, metadata=file.metadata)
 
     def _check(self, file: AdapterFile, path: str) -> None:
         if self.origin is not None:
             check_origin(file, self.origin, path)
 
-    def _quickly(self, ref: ModelRef, path: str) -> Model | None:
-        """None where it is not like those before, or something is amiss."""
+    def _quickly(self, ref: ModelRef, path: str, layout: Layout) -> Model | None:
+        """None where something is amiss: the long way says what."""
         try:
-            config = (Path(path) / CONFIG).read_bytes()
             with (Path(path) / WEIGHTS).open("rb") as weights:
-                header = _header(weights)
-                layout = self.layouts.get((config, header))
-                if layout is None:
+                if _header(weights) != layout.header:
                     return None
                 numbers = np.fromfile(weights, np.float32)
             metadata = adapter_metadata(path)
         except (OSError, ValueError):
-            return None  # the long way says what it is
+            return None
         if len(numbers) != len(layout.order) or not np.isfinite(numbers).all():
             return None
         self._check(AdapterFile({}, layout.like.config, layout.like.base, metadata), path)
         dtype = torch.bfloat16 if self.narrow == "always" else torch.float32
         return Model(ref, lora=layout.filled(numbers, dtype), path=path, metadata=metadata)
 
-    def _learn(self, file: AdapterFile, path: str) -> None:
-        """The layout of one that was read and checked."""
-        sizes = [t.numel() for t in file.tensors.values()]
-        if sum(sizes) > MOST or any(t.dtype != torch.float32 for t in file.tensors.values()):
-            return
+    def _layout(self, kind: Kind, file: AdapterFile) -> Layout | None:
+        """The layout of one that was read and checked; None where it is not worth it."""
+        tensors = file.tensors
+        if sum(t.numel() for t in tensors.values()) > MOST:
+            return None
         try:
-            config = (Path(path) / CONFIG).read_bytes()
-            with (Path(path) / WEIGHTS).open("rb") as weights:
-                header = _header(weights)
-            places = _places(header, file.tensors)
-        except (OSError, ValueError, KeyError, TypeError):
-            return  # written anew meanwhile
+            places = _places(kind[1], tensors)
+        except (ValueError, KeyError, TypeError):
+            return None
         plain = LoraConfig(rank=file.config.rank, alpha=float(file.config.rank))  # scale 1
         wide = self.like.new_empty(0, dtype=torch.float64)  # holds each place exactly
         where = lora_sites(places, plain, self.shape, wide)
-        ones = {name: torch.ones_like(t) for name, t in file.tensors.items()}
-        scaled = lora_sites(ones, file.config, self.shape, self.like)
-        self.layouts[config, header] = Layout(
+        ones = {name: torch.ones_like(t) for name, t in tensors.items()}
+        scales = lora_sites(ones, file.config, self.shape, self.like)
+        return Layout(
+            kind[1],
             AdapterFile({}, file.config, file.base, {}),
             _in_one(where).astype(np.int32),
-            _in_one(scaled).astype(np.float32),
-            scaled,
+            _in_one(scales),
+            _shapes(scales),
         )
+
+
+def _kind(path: str) -> Kind | None:
+    """What adapters that are alike have in common: the bytes of the configuration and of the
+    header. None where they cannot be read."""
+    try:
+        with (Path(path) / WEIGHTS).open("rb") as weights:
+            return (Path(path) / CONFIG).read_bytes(), _header(weights)
+    except (OSError, ValueError):
+        return None
 
 
 def _header(weights: Any) -> bytes:
@@ -171,6 +180,14 @@ def _places(header: bytes, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         first = torch.arange(start // 4, end // 4, dtype=torch.float64)
         places[name] = first.view(tensor.shape)
     return places
+
+
+def _shapes(lora: Lora) -> Lora:
+    def site(own: SiteLora) -> SiteLora:
+        parts = tuple(p._replace(b=p.b.to("meta")) for p in own.parts)
+        return own._replace(a=own.a.to("meta"), parts=parts)
+
+    return tuple({name: site(own) for name, own in sites.items()} for sites in lora)
 
 
 def _in_one(lora: Lora) -> npt.NDArray[Any]:

@@ -17,13 +17,13 @@ from typing import Any
 
 from understudy.core.types import ModelRef
 from understudy.engine.adapters import Model
-from understudy.engine.errors import UnknownModelError
+from understudy.engine.errors import EngineError, UnknownModelError
 from understudy.models.adapters import CONFIG, WEIGHTS, adapter_metadata
 
 WINDOW = 256  # requests over which the working set is counted
 
 log = logging.getLogger(__name__)
-Stamp = tuple[tuple[int, int], ...]
+Stamp = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(eq=False, slots=True)
@@ -34,7 +34,7 @@ class Listed:
     model: Model | None
     path: str | None = None  # None: in memory alone, never sent out
     pinned: bool = False
-    stamp: Stamp = ()  # of the file that was loaded last
+    stamp: Stamp | None = None  # of the file that was loaded last
     kv: object = None  # Model.kv, kept for when it comes back
     metadata: Mapping[str, Any] = field(default_factory=dict)
     users: int = 0  # requests that it is answering
@@ -42,7 +42,7 @@ class Listed:
     used: int = 0
     leaving: asyncio.Event | None = None  # takes no requests until it was sent out
     loading: "asyncio.Task[None] | None" = None
-    ready: "tuple[Stamp, Model] | None" = None  # read already, for its first request
+    ready: "tuple[Stamp | None, Model] | None" = None  # read already, for its first request
 
 
 class Registry:
@@ -68,6 +68,7 @@ class Registry:
             (None, None): Listed(base.ref, base)
         }
         self._latest: dict[str, int] = {}
+        self._given: dict[str, int] = {}  # also of what is gone
         self._clock = 0
         self._recent: deque[tuple[str | None, int | None]] = deque()
         self._often: Counter[tuple[str | None, int | None]] = Counter()
@@ -115,11 +116,16 @@ class Registry:
     # -- using -----------------------------------------------------------------------------
 
     async def acquire(self, ref: ModelRef) -> Listed:
-        """The version with its model in memory until `release`. Raises UnknownModelError, and
-        ValueError or OSError where its file cannot be read."""
+        """The version with its model in memory until `release`, for a request. Raises
+        UnknownModelError, EngineError where there is no slot, and ValueError or OSError where its
+        file cannot be read."""
         entry = self.find(ref)
         if entry.path is not None:
             self._note(entry)
+        return await self.hold(entry)
+
+    async def hold(self, entry: Listed) -> Listed:
+        """`acquire` without counting it as a request."""
         while entry.model is None or entry.leaving is not None:
             if entry.leaving is not None:
                 await entry.leaving.wait()
@@ -152,7 +158,7 @@ class Registry:
                 entry.ready = None
             finally:
                 self._bringing -= 1
-            if entry.kv is not None and stamp == entry.stamp:
+            if entry.kv is not None and stamp is not None and stamp == entry.stamp:
                 model.kv = entry.kv
             entry.model, entry.stamp, entry.kv = model, stamp, model.kv
             entry.metadata = model.metadata
@@ -167,6 +173,7 @@ class Registry:
         """Waits for a slot, in the order of asking. As many as are asked for are emptied: first
         those that answer nothing, then those that have to finish before."""
         self._asking += 1
+        self._freed.set()  # who waits has one more emptied
         try:
             async with self._line:
                 while not self._has_slot():
@@ -177,11 +184,10 @@ class Registry:
             self._asking -= 1
 
     def _has_slot(self) -> bool:
-        """Raises ValueError where there will be none."""
+        """Raises EngineError where there will be none."""
         if self.slots is None or len(self._inside) + self._bringing < self.slots:
             return True
-        if self.pinned >= self.slots:
-            raise ValueError(f"all {self.slots} slots hold pinned adapters: unload one")
+        self.check_slots()
         evictable = sorted(
             (e for e in self._inside.values() if not e.pinned and not e.wanted),
             key=lambda e: e.used,
@@ -194,6 +200,11 @@ class Registry:
         for entry in [e for e in evictable if e.leaving is None][: max(0, self._asking - leaving)]:
             entry.leaving = asyncio.Event()
         return False
+
+    def check_slots(self) -> None:
+        """Raises EngineError where pinned adapters hold all slots."""
+        if self.slots is not None and self.pinned >= self.slots:
+            raise EngineError(f"all {self.slots} slots hold pinned adapters: unload one")
 
     def _send_out(self, entry: Listed) -> None:
         assert entry.model is not None
@@ -228,31 +239,43 @@ class Registry:
     # -- coming and going ------------------------------------------------------------------
 
     def next_version(self, adapter: str) -> int:
-        return self._latest.get(adapter, 0) + 1
+        """One that no adapter of this name has had yet."""
+        return self._given.get(adapter, 0) + 1
 
     def install(self, model: Model) -> None:
-        """A version that is in memory alone."""
+        """A version that is in memory alone. Raises ValueError."""
+        self._check_age(model.ref)
         self._list(Listed(model.ref, model, kv=model.kv, metadata=model.metadata))
 
-    async def read(self, ref: ModelRef, path: str) -> tuple[Stamp, Model]:
-        """The model of a directory, with the stamp of the files before they were read. Raises
-        ValueError or OSError."""
-        stamp = stamp_of(path)
-        return stamp, await asyncio.to_thread(self._read, ref, path)
+    async def read(self, ref: ModelRef, path: str) -> tuple[Stamp | None, Model]:
+        """The model of a directory, with the stamp of its files; None where they were written anew
+        while they were read. Raises ValueError or OSError."""
+        before = stamp_of(path)
+        model = await asyncio.to_thread(self._read, ref, path)
+        return before if stamp_of(path) == before else None, model
 
     def register(
         self,
         ref: ModelRef,
         path: str,
         pinned: bool = False,
-        ready: tuple[Stamp, Model] | None = None,
+        ready: tuple[Stamp | None, Model] | None = None,
     ) -> Listed:
         """A version that is on disk; its weights are read when it is first asked for, unless they
         are `ready`. `ref` has a version. Raises FileNotFoundError or ValueError."""
         metadata = adapter_metadata(path)
+        self._check_age(ref)
         entry = Listed(ref, None, str(Path(path)), pinned, metadata=metadata, ready=ready)
         self._list(entry)
         return entry
+
+    def _check_age(self, ref: ModelRef) -> None:
+        newer = sum(a == ref.adapter and v is not None and v > (ref.version or 0)
+                    for a, v in self._all)  # fmt: skip
+        if newer >= self.keep_versions:
+            raise ValueError(
+                f"{ref} is older than the {self.keep_versions} versions that are kept of it"
+            )
 
     def _list(self, entry: Listed) -> None:
         adapter, version = entry.ref.adapter, entry.ref.version
@@ -262,6 +285,7 @@ class Registry:
             self._forget(old)
         self._all[adapter, version] = entry
         self._latest[adapter] = max(version, self._latest.get(adapter, 0))
+        self._given[adapter] = max(version, self._given.get(adapter, 0))
         versions = sorted(v for a, v in self._all if a == adapter and v is not None)
         for v in versions[: -self.keep_versions]:
             self._forget(self._all.pop((adapter, v)))
@@ -293,4 +317,4 @@ class Registry:
 def stamp_of(path: str) -> Stamp:
     """What tells whether an adapter's files were written anew. Raises OSError."""
     stats = [(Path(path) / name).stat() for name in (WEIGHTS, CONFIG)]
-    return tuple((s.st_mtime_ns, s.st_size) for s in stats)
+    return tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in stats)

@@ -75,19 +75,19 @@ class Schedule:
         for job in [j for j in self.filling if j.cancelled]:
             self.filling.remove(job)
             self._give_up(job)
+        for job in [j for j in self.waiting if j.cancelled]:
+            self.waiting.remove(job)
+            self.ended(job)
         pieces: list[Piece] = []
         left = self.wave_tokens
         for job in self.filling[:]:
             left = self._add(pieces, job, left)
         later: list[Job] = []
         for n, job in enumerate(self.waiting):
-            if job.cancelled:
-                self.ended(job)
-                continue
             if left <= 0:
                 later.extend(self.waiting[n:])
                 break
-            match = self.cache.match(job.model, job.ids)
+            match = self.cache.match(job.model.kv, job.ids)
             new = len(job.ids) - match.length
             whole_later = pieces and left < new <= self.wave_tokens
             if whole_later or self._better_later(job, match):
@@ -146,7 +146,7 @@ class Schedule:
             return False
         s, i = job.sampling, slot.index
         limit = min(s.max_tokens, self.context - job.prompt)
-        cache.activate(slot, job.model, job.ids, job.prompt + limit)
+        cache.activate(slot, job.model.kv, job.ids, job.prompt + limit)
         job.slot, job.filled = slot, int(cache.lengths[i])
         self._widen(limit)
         asks, drawn = job.asked is not None, len(job.drawn)

@@ -25,7 +25,7 @@ def score_ids(
     cache = Cache(weights.shape, 1, weights.embed.dtype, weights.embed.device, room)
     slot = cache.take()
     assert isinstance(slot, Slot)
-    cache.activate(slot, model, ids, len(ids))
+    cache.activate(slot, model.kv, ids, len(ids))
     cache.reserve(slot, len(ids))
     decoder = Decoder(cache, rope, None)
     lora = LoraBatch([model], Stacks(), cache.device, sizes=[len(ids)]) if model.lora else None

@@ -112,11 +112,12 @@ class Shard:
 
     def forget(self, model: Model) -> None:
         """Free what is kept for a model that nobody can name any more."""
-        self.call(lambda: self.cache.drop(model))
+        self.call(lambda: self.cache.drop(model.kv))
         self.forget_weights(model)
 
     def forget_weights(self, model: Model) -> None:
         """Free what is kept of a model's weights; its keys and values stay."""
+        model.leaving = True
 
         def run() -> None:
             self._merged.pop(id(model), None)
@@ -283,7 +284,8 @@ class Shard:
             return self._merged[id(model)][1]
         base = self.config.base
         size = sum(t.nbytes for b in base.blocks for t in (b.qkv, b.o, b.gate_up, b.down))
-        if not worth or base.head.dtype != torch.float32 or size > self.config.merge_bytes:
+        worth = worth and not model.leaving and base.head.dtype == torch.float32
+        if not worth or size > self.config.merge_bytes:
             return None
         while self._merged and (len(self._merged) + 1) * size > self.config.merge_bytes:
             del self._merged[next(iter(self._merged))]

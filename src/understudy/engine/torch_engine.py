@@ -7,7 +7,6 @@ caches of their own; a conversation returns to the shard that holds it.
 
 import asyncio
 import random
-import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,12 +25,13 @@ from understudy.core.types import ModelRef, Sample, Sampling, Scores
 from understudy.engine.adapters import Model, Narrow, lora_sites
 from understudy.engine.cache import BLOCK, Cache
 from understudy.engine.decoder import Decoder
-from understudy.engine.errors import EngineBusyError, EngineError, UnknownModelError
+from understudy.engine.errors import EngineError, UnknownModelError
 from understudy.engine.grammar import Grammars
 from understudy.engine.jobs import Counters, Job
 from understudy.engine.kernel import build_kernel
 from understudy.engine.ops import EAGER, compiled
 from understudy.engine.paged import paged_for
+from understudy.engine.pending import Pending
 from understudy.engine.reading import AdapterReader
 from understudy.engine.registry import Listed, Registry
 from understudy.engine.scoring import score_ids
@@ -130,7 +130,7 @@ class TorchEngine:
         )
         self._rope, self._lockstep = rope, lockstep
         self.max_pending = max_pending
-        self._started = time.monotonic()
+        self._pending = Pending(max_pending)
         self._grammars = Grammars(tokenizer, self.shape.vocab, stop_ids)
         graphs = device.type == "cuda" if graphs is None else graphs
         shard_config = ShardConfig(
@@ -181,7 +181,17 @@ class TorchEngine:
         self.registry.find(model)
         ids = self._checked(prompt_ids)
         _check_sampling(sampling, self.shape.vocab)
-        self._check_pending()
+        with self._pending.one():
+            return await self._sample(ids, model, sampling, grammar, on_chunk)
+
+    async def _sample(
+        self,
+        ids: np.ndarray,
+        model: ModelRef,
+        sampling: Sampling,
+        grammar: str | None,
+        on_chunk: Callable[[Sequence[int]], None] | None,
+    ) -> Sample:
         seed = random.getrandbits(64) if sampling.seed is None else sampling.seed % 2**64
         loop = asyncio.get_running_loop()
         matcher = None if grammar is None else await self._matcher(grammar)
@@ -248,14 +258,6 @@ class TorchEngine:
         shard.call(run)
         return await future
 
-    def _check_pending(self) -> None:
-        pending = sum(s.load for s in self.shards)
-        if self.max_pending is None or pending < self.max_pending:
-            return
-        finished = self.counters().finished
-        each = (time.monotonic() - self._started) / finished if finished else 1.0
-        raise EngineBusyError(pending, min(60.0, max(1.0, each * pending / 2)))
-
     def _checked(self, prompt_ids: Sequence[int]) -> np.ndarray:
         ids = np.asarray(prompt_ids, dtype=np.int32)
         if ids.ndim != 1 or not len(ids):
@@ -274,7 +276,7 @@ class TorchEngine:
         if len(self.shards) == 1:
             return self.shards[0]
         for shard in self.shards:
-            if shard.cache.continuation(model, ids) is not None:
+            if shard.cache.continuation(model.kv, ids) is not None:
                 return shard
         least = min(self.shards, key=lambda s: s.load)
         home = self.shards[zlib.crc32(ids.tobytes()) % len(self.shards)]
@@ -325,12 +327,18 @@ class TorchEngine:
         return ModelRef(model.base, model.adapter, version)
 
     async def load(self, model: ModelRef, path: str, pinned: bool = False) -> None:
-        """Load an adapter directory, of a `pinned` one for good. Raises FileNotFoundError or
-        ValueError (corrupt, not LoRA, for another base or chat template)."""
+        """Load an adapter directory, of a `pinned` one for good. Raises FileNotFoundError,
+        ValueError (corrupt, not LoRA, for another base or chat template) or EngineError where
+        pinned ones hold all slots."""
         ref = self._versioned(model)
         ready = await self.registry.read(ref, path)  # refused here, not at the first request
-        self.registry.register(ref, path, pinned, ready)
-        self.registry.release(await self.registry.acquire(ref))
+        self.registry.check_slots()
+        entry = self.registry.register(ref, path, pinned, ready)
+        try:
+            self.registry.release(await self.registry.hold(entry))
+        except EngineError:
+            self.registry.remove(ref)
+            raise
 
     def register(self, model: ModelRef, path: str) -> ModelRef:
         """List an adapter directory without reading it: the first request does. Returns the
