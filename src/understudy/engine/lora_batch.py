@@ -89,17 +89,23 @@ class SingleRows:
         self.tables = torch.from_numpy(at.astype(np.int64))
         most = max(s.a.shape[1] for m in models for layer in m.lora for s in layer.values())
         self.scratch = torch.empty(most)
-        self.products = Products(
-            rows=self.rows.data_ptr(), tables=self.tables.data_ptr(), n=len(self.rows),
-            scratch=self.scratch.data_ptr(),
-        )  # fmt: skip
-        self.products.keeps = models, tables, self.rows, self.tables, self.scratch
+        self.keeps = models, tables, self.rows, self.tables, self.scratch
+        self.products: dict[tuple[int, Site], Products] = {}  # of each site, once it was met
 
     def add(self, layer: int, site: Site, x: Tensor, y: Tensor) -> Products:
-        left = self.products
+        left = self.products.get((layer, site))
+        if left is None:
+            left = self.products[layer, site] = self._products(layer, site, x, y)
         left.x, left.y = x.data_ptr(), y.data_ptr()
-        left.width_in, left.width_out = x.shape[1], y.shape[1]
-        left.offset = (layer * len(SITES) + SITES.index(site)) * _ENTRY
+        return left
+
+    def _products(self, layer: int, site: Site, x: Tensor, y: Tensor) -> Products:
+        left = Products(
+            rows=self.rows.data_ptr(), tables=self.tables.data_ptr(), n=len(self.rows),
+            offset=(layer * len(SITES) + SITES.index(site)) * _ENTRY,
+            width_in=x.shape[1], width_out=y.shape[1], scratch=self.scratch.data_ptr(),
+        )  # fmt: skip
+        left.keeps = self.keeps
         return left
 
 
