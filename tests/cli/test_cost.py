@@ -13,6 +13,8 @@ from understudy.core.meter import METERED
 from understudy.core.prices import LIST_PRICES, SIZE_PRICES, size_price
 from understudy.core.types import Completion, ModelRef, Policy, Request, Usage
 from understudy.models.size import parameters_of
+from understudy.recipes.learner import Lora, make_learner
+from understudy.recipes.lineage import remember, save_trained
 from understudy.runs.directory import Run
 from understudy.store import Due, SQLiteStore
 
@@ -103,6 +105,57 @@ def test_a_run_costs_what_it_trained_and_sampled(
     assert "trained tokens: `used` of metrics.jsonl" in text
     large = said(capsys, "cost", path, "--size", "400B")
     assert "the price list ends at 12B parameters" in large
+
+
+def trained_adapter(path: Path, tokens: int, start: Path | None = None) -> Path:
+    """A run that says to have trained on so many tokens, with what it writes."""
+    with Run.create(path, {"base": "tiny", "start": start and str(start)}) as run:
+        learner = make_learner("tiny", Lora(rank=2), 0, start)
+        remember(run)
+        run.use(trained=tokens - 1)
+        run.log(0)
+        run.use(trained=1)  # which no line tells yet
+        return save_trained(run, learner, {"recipe": "sft"})
+
+
+def test_a_deployment_knows_what_its_adapters_were_trained_on(
+    store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = trained_adapter(tmp_path / "first", 1_000_000)
+    trained_adapter(tmp_path / "then", 500_000, first)
+    price = size_price(parameters_of("tiny"), SIZE_PRICES["hosted-2026"])
+    assert price is not None
+    before = json.loads(said(capsys, "cost", "prod", "--store", store, "--json"))
+    assert before["trained_unknown"] == ["rehearsed"]
+    assert "the trained tokens of rehearsed are not known" in said(
+        capsys, "cost", "prod", "--store", store
+    )
+    deploy = ["deploy", "prod", "rehearsed=0.9", "gpt-4o=0.1", "--store", store, "--adapter",
+              f"rehearsed={tmp_path / 'then'}"]  # fmt: skip
+    for _ in range(2):
+        assert json.loads(said(capsys, *deploy))["trained"] == {"rehearsed": 1_500_000}
+        told = json.loads(said(capsys, "cost", "prod", "--store", store, "--json"))
+        (row,) = (u for u in told["uses"] if u["trained"])
+        assert (row["model"], row["key"], row["purpose"]) == ("rehearsed", "-", "train")
+        assert (row["trained"], row["requests"]) == (1_500_000, 0)
+        assert row["dollars"] == pytest.approx(1.5 * price.trained)
+        assert told["dollars"] == pytest.approx(before["dollars"] + 1.5 * price.trained)
+        assert (told["trained_unknown"], told["unpriced"]) == ([], 1)
+    text = said(capsys, "cost", "prod", "--store", store)
+    assert "1,500,000" in text
+    assert "not known" not in text
+    own = json.loads(said(capsys, "cost", tmp_path / "then", "--json"))
+    assert own["tokens"]["trained"] == 500_000  # a run's cost is its own
+
+    (first / "understudy.json").write_text('{"recipe": "sft"}')
+    for wrong, line in (
+        (f"rehearsed={first}", "does not say how many tokens were trained on"),
+        (f"={first}", "is not of the form MODEL=FOLDER"),
+        (f"nobody={tmp_path / 'then'}", "no policy of the deployment is of the model 'nobody'"),
+    ):
+        assert line in said(capsys, *deploy[:-1], wrong, code=1)
+    (first / "understudy.json").write_text('{"trained": [{"run": "x", "tokens": 5}]}')
+    assert "is no list of runs" in said(capsys, *deploy[:-1], f"rehearsed={first}", code=1)
 
 
 def test_prices_may_be_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """What every recipe leaves: an adapter that knows its prompts, and a run that knows its tokens."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,14 @@ from bench.generated import episode, first
 from logs import thumbed
 
 from understudy.core.binding import Binding
+from understudy.core.trained import Trained
 from understudy.core.types import Episode, Message, Tool
 from understudy.judges.check import Check
-from understudy.models.adapters import load_adapter
+from understudy.models.adapters import adapter_metadata, load_adapter
+from understudy.models.full import metadata_of
+from understudy.models.size import parameters_of
 from understudy.recipes.arrivals import Given
-from understudy.recipes.checkpoints import fork_run
+from understudy.recipes.checkpoints import find_checkpoint, fork_run, step_of
 from understudy.recipes.correct import CorrectConfig, correct
 from understudy.recipes.dpo import DpoConfig, dpo
 from understudy.recipes.grpo import GrpoConfig, grpo
@@ -145,6 +149,8 @@ async def test_an_adapter_knows_its_prompts_and_its_run_the_tokens(
 
     tokens = usage_of(path).tokens
     assert tokens.trained > 0
+    own = Trained(run.id, name.split("_world")[0], tokens.trained, parameters_of("tiny"))
+    assert Trained.read(adapter_metadata(result.adapter)) == (own,)
     assert (tokens.sampled > 0, tokens.prompt > 0) == (name in PLAYS, name in PLAYS)
 
 
@@ -176,3 +182,43 @@ def test_a_stream_that_goes_on_still_knows_the_first_prompts(
     assert binding is not None
     assert [a for a in asked_of([*before, *after]) if binding.differs(*a)] == []
     assert len(binding.templates) == 2
+
+
+def test_an_adapter_knows_what_the_runs_before_it_trained_on(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    first = DpoConfig(**SMALL, batch=2, epochs=2)
+    with Run.create(tmp_path / "a", first) as a:
+        begun = dpo(a, PAIRS, first, quiet=True).adapter
+    second = KtoConfig(**SMALL, batch=2, checkpoint_every=1, start=str(begun))
+    thumbs = [Thumb(p.chosen, n > 1) for n, p in enumerate(PAIRS)]
+    with Run.create(tmp_path / "b", second) as b:
+        adapter = kto(b, thumbs, second, quiet=True).adapter
+    size = parameters_of("tiny")
+    of_a = Trained(a.id, "dpo", usage_of(a.path).tokens.trained, size)
+    of_b = Trained(b.id, "kto", usage_of(b.path).tokens.trained, size)
+    assert Trained.read(adapter_metadata(adapter)) == (of_a, of_b)
+
+    shutil.rmtree(a.path)  # what went into it stays known
+    third = KtoConfig(**SMALL, batch=2, checkpoint_every=1, epochs=2)
+    with fork_run(tmp_path / "c", third, 0, f"{b.path}@1") as c:
+        assert step_of(find_checkpoint(str(c.path))) == 1
+        adapter = kto(c, thumbs, third, quiet=True).adapter
+    until = b.metrics().rows[0]["used"]["trained"]
+    assert 0 < until < of_b.tokens
+    of_c = Trained(c.id, "kto", usage_of(c.path).tokens.trained, size)
+    assert Trained.read(adapter_metadata(adapter)) == (of_a, replace(of_b, tokens=until), of_c)
+
+
+def test_what_begins_with_a_whole_model_knows_what_that_was_trained_on(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    first = DpoConfig(**SMALL, tune="full", lr=1e-5)
+    with Run.create(tmp_path / "a", first) as a:
+        model = dpo(a, PAIRS, first, quiet=True).adapter
+    (of_a,) = Trained.read(metadata_of(model)) or ()
+    assert of_a.tokens == usage_of(a.path).tokens.trained
+    second = DpoConfig(**SMALL, base=str(model))
+    with Run.create(tmp_path / "b", second) as b:
+        adapter = dpo(b, PAIRS, second, quiet=True).adapter
+    found = Trained.read(adapter_metadata(adapter)) or ()
+    assert [t.run for t in found] == [a.id, b.id]
+    assert found[0] == of_a

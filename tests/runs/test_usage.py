@@ -7,7 +7,7 @@ import pytest
 
 from understudy.core.meter import Tokens
 from understudy.runs.directory import Run, RunError
-from understudy.runs.usage import usage_of
+from understudy.runs.usage import trained_until, usage_of
 
 CONFIG = {"base": "tiny"}
 
@@ -49,6 +49,7 @@ def test_steps_taken_again_are_in_it_and_named_apart(tmp_path: Path) -> None:
     found = usage_of(tmp_path / "r")
     assert found.tokens == Tokens(trained=10 * 5 + 4 + 3)
     assert found.again == Tokens(trained=20)
+    assert (trained_until(tmp_path / "r"), trained_until(tmp_path / "r", 2)) == (30, 20)
 
 
 def test_runs_within_a_run_are_part_of_it(tmp_path: Path) -> None:

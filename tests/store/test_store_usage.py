@@ -2,7 +2,9 @@
 
 import json
 import sqlite3
+import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 
 from understudy.core.ids import uuid7
 from understudy.core.keys import key_hash, key_id
-from understudy.core.meter import METERED, NOBODY, Tokens, Use
+from understudy.core.meter import METERED, NOBODY, TRAIN, Tokens, Use
 from understudy.core.prices import SIZE_PRICES, Price
-from understudy.core.types import Completion, ModelRef, Request, Usage
+from understudy.core.trained import Trained
+from understudy.core.types import Completion, ModelRef, Policy, Request, Usage
 from understudy.store import Due, SQLiteStore
 from understudy.store.schema import APPLICATION_ID, MIGRATIONS
 from understudy.store.usage import _BY, _QUERY
@@ -114,6 +117,83 @@ def test_a_store_of_the_version_before_is_brought_up(tmp_path: Path) -> None:
         store.write([call("prod", Usage(1, 0, 1), metered={"model": "a@1"})])
         assert [u.model for u in store.uses("prod")] == ["a@1", "prod"]
         assert store.due() == []
+
+
+def test_a_store_from_before_trained_tokens_were_kept_is_brought_up(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        for statement in ";".join(MIGRATIONS[:2]).split(";"):
+            raw.execute(statement)
+        shares = [[{"name": "a", "model": {"base": "a"}}, 1.0]]
+        raw.execute("INSERT INTO deployments VALUES (1, 'prod', 1, ?, 1.0)",
+                    (json.dumps({"alias": "prod", "shares": shares}),))  # fmt: skip
+        raw.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        raw.execute("PRAGMA user_version = 2")
+    with SQLiteStore.open(path) as store:
+        assert store.uses("prod") == []
+        store.deploy_now("prod", shares_of("a"), expected=1, trained={"a": [SFT]})
+        assert trained_by(store, "prod") == {"a": 100}
+
+
+SFT = Trained("run-1", "sft", 100, 10**9)
+GRPO = Trained("run-2", "grpo", 30, 10**9)
+
+
+def shares_of(*models: str) -> list[tuple[Policy, float]]:
+    return [(Policy(m, ModelRef(m)), 1 / len(models)) for m in models]
+
+
+def trained_by(store: SQLiteStore, alias: str | None = None, since: float | None = None) -> Any:
+    return {u.model: u.tokens.trained for u in store.uses(alias, since) if u.purpose == TRAIN}
+
+
+def test_trained_tokens_are_counted_once_however_often_they_are_deployed(
+    store: SQLiteStore,
+) -> None:
+    for _ in range(2):
+        store.deploy_now("prod", shares_of("a"), trained={"a": [SFT, GRPO]})
+    store.deploy_now("prod", shares_of("x"))
+    store.rollback_now("prod")
+    expected = Use("a", NOBODY, TRAIN, "prod", tokens=Tokens(trained=130), parameters=10**9)
+    assert store.uses("prod") == [expected]
+    assert expected.dollars(SIZES) == pytest.approx(130 * SIZES[0].trained / 1e6)
+
+    # the same under another alias; and a model that went on from what is deployed already
+    more = Trained("run-3", "kto", 7, 10**9)
+    store.deploy_now("test", shares_of("a", "b"), trained={"b": [SFT, more]})
+    assert trained_by(store, "test") == {"a": 130, "b": 7}
+    assert trained_by(store, "prod") == {"a": 130}
+    assert trained_by(store) == {"a": 130, "b": 7}
+    store.deploy_now("alone", shares_of("b"))
+    assert trained_by(store, "alone") == {"b": 107}
+    assert store.trained() == {"a", "b"}
+
+    # a run that had gone on by the time it was deployed again
+    store.deploy_now("prod", shares_of("a"), trained={"a": [SFT, replace(GRPO, tokens=50)]})
+    store.deploy_now("prod", shares_of("a"), trained={"a": [GRPO]})
+    assert trained_by(store, "prod") == {"a": 150}
+
+
+def test_trained_tokens_are_of_the_time_when_they_became_known(store: SQLiteStore) -> None:
+    store.deploy_now("prod", shares_of("a"), trained={"a": [SFT]})
+    between = time.time()
+    store.deploy_now("prod", shares_of("b"), trained={"b": [SFT, GRPO]})
+    assert trained_by(store, "prod", since=between) == {"b": 30}
+    assert trained_by(store, "prod", since=time.time() + 1) == {}
+
+
+def test_a_models_name_is_the_one_that_is_asked_for(store: SQLiteStore) -> None:
+    model = ModelRef("base", "a", 2)
+    store.deploy_now("prod", [(Policy("p", model), 1.0)], trained={"a@2": [SFT]})
+    assert trained_by(store, "prod") == {"a@2": 100}
+    with pytest.raises(ValueError, match="no policy of the deployment is of the model 'p'"):
+        store.deploy_now("prod", [(Policy("p", model), 1.0)], trained={"p": [SFT]})
+    assert store.deployments()["prod"].version == 1
+
+
+def test_training_has_no_price_by_name() -> None:
+    prices = {"m": Price(2.0, 5.0, 1.0)}
+    assert Use("m", purpose=TRAIN, tokens=Tokens(trained=5)).dollars(SIZES, prices) is None
 
 
 def test_a_workload_is_due_once_until_it_was_trained(store: SQLiteStore) -> None:

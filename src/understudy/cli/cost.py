@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -175,23 +175,26 @@ def _traffic(
     since = None if days is None else time.time() - days * 86_400
     with open_store(store) as db:
         found: list[Use] = db.uses(alias, since)
-        names = db.key_names()
+        names, unknown = db.key_names(), _untold(found, db.trained())
         if alias is not None and not found and alias not in db.deployments():
             raise ValueError(f"there is neither a run nor a deployment {alias!r} ({store})")
     uses = [replace(u, key=names.get(u.key, u.key)) for u in found]
     priced = [(u, _dollars_of(u, prices, given)) for u in uses]
     total = sum(d for _, d in priced if d is not None)
     unpriced = sum(u.requests for u, d in priced if d is None)
+    untrained = sum(u.tokens.trained for u, d in priced if d is None)
     if as_json:
         told = [u.as_dict() | {"dollars": d} for u, d in priced]
         about = {"name": alias, "since": since, "dollars": total, "unpriced": unpriced}
-        print(json.dumps(about | {"uses": told}))
+        rest = {"unpriced_trained": untrained, "trained_unknown": unknown, "uses": told}
+        print(json.dumps(about | rest))
         return
     table = _table("alias", "model", "purpose", "key", "requests", "prompt", "cached", "sampled",
-                   "US$")  # fmt: skip
+                   "trained", "US$")  # fmt: skip
     for u, d in priced:
         t = u.tokens
-        counts = [f"{n:,}" for n in (u.requests, t.prompt - t.cached, t.cached, t.sampled)]
+        numbers = (u.requests, t.prompt - t.cached, t.cached, t.sampled, t.trained)
+        counts = [f"{n:,}" for n in numbers]
         table.add_row(u.alias or "-", u.model, u.purpose, u.key, *counts, _dollars(d))
     _show(table)
     requests = sum(u.requests for u in uses)
@@ -205,6 +208,20 @@ def _traffic(
     ):
         if count:
             print(f"  {count:,} requests {what}")
+    if untrained:
+        print(f"  {untrained:,} trained tokens have no price: name their base's size with --size "
+              "or --base")  # fmt: skip
+    for name in unknown:
+        print(f"  the trained tokens of {name} are not known: deploy it with --adapter "
+              f"{name}=FOLDER")  # fmt: skip
+
+
+def _untold(uses: Sequence["Use"], told: Collection[str]) -> list[str]:
+    """Adapters that were asked and of which nobody said what they were trained on. An engine tells
+    an adapter's version with each answer."""
+    known = {name.partition("@")[0] for name in told}
+    asked = (u.model for u in uses if u.parameters is not None and "@" in u.model)
+    return sorted({model.partition("@")[0] for model in asked} - known)
 
 
 def _dollars_of(use: "Use", prices: Sequence[SizePrice], given: float | None) -> float | None:

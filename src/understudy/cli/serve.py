@@ -1,14 +1,22 @@
 """Serve: the gateway, the engine, and which policy an alias stands for."""
 
-import asyncio
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from understudy.cli.data import DEFAULT_STORE, StoreOption, adapter_folder, open_store
+from understudy.cli.data import (
+    DEFAULT_STORE,
+    StoreOption,
+    adapter_folder,
+    open_store,
+    trained_folder,
+)
 from understudy.cli.options import DeviceOption
+
+if TYPE_CHECKING:
+    from understudy.core.trained import Trained
 
 ENGINE_URL = "http://127.0.0.1:8401"
 engine = typer.Typer(help="The inference engine.", no_args_is_help=True, rich_markup_mode=None)
@@ -216,11 +224,18 @@ def engine_key(
 def deploy(
     alias: Annotated[str, typer.Argument(help="The name that clients ask for, e.g. prod.")],
     models: Annotated[list[str], typer.Argument(help="MODEL or MODEL=SHARE; shares sum to 1.")],
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="MODEL=FOLDER, repeatable: what was deployed, or its run; `cost` then knows the "
+            "tokens that it was trained on."
+        ),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Put a model behind an alias; the gateway follows within a second.
 
-    Example: understudy deploy prod incumbent=0.95 rehearsed=0.05
+    Example: understudy deploy prod incumbent=0.95 rehearsed=0.05 --adapter rehearsed=runs/rehearsed
     """
     from understudy.core.types import ModelRef, Policy
 
@@ -228,9 +243,28 @@ def deploy(
     for item in models:
         name, equals, share = item.partition("=")
         shares.append((Policy(name, ModelRef(name)), float(share) if equals else 1.0 / len(models)))
+    trained = dict(_trained(item) for item in adapter or [])
     with open_store(store, create=True) as db:
-        done = asyncio.run(db.deploy(alias, shares))
-    print(json.dumps({"alias": done.alias, "version": done.version, "policies": models}))
+        done = db.deploy_now(alias, shares, trained=trained)
+    told = {"alias": done.alias, "version": done.version, "policies": models}
+    if trained:
+        told["trained"] = {name: sum(t.tokens for t in runs) for name, runs in trained.items()}
+    print(json.dumps(told))
+
+
+def _trained(item: str) -> "tuple[str, tuple[Trained, ...]]":
+    """MODEL=FOLDER as the model's name and what the folder says that it was trained on."""
+    from understudy.core.trained import told_by
+
+    name, equals, folder = item.partition("=")
+    if not name or not equals:
+        raise ValueError(f"--adapter {item!r} is not of the form MODEL=FOLDER")
+    found = told_by(where := trained_folder(Path(folder)))
+    if found is None:
+        raise ValueError(
+            f"{where} does not say how many tokens were trained on: deploy {name} without --adapter"
+        )
+    return name, found
 
 
 def rollback(

@@ -15,7 +15,8 @@ MODEL_HEADER = "x-understudy-model"  # of an answer: the model with its version
 PARAMETERS_HEADER = "x-understudy-parameters"  # of an answer: how many the base has
 METERED = "metered"  # the key in a completion's `extra`: model, key, parameters, prompt (differs)
 PURPOSES: tuple[str, ...] = get_args(Purpose)
-NOBODY = "-"  # the key of a request without one
+NOBODY = "-"  # the key of a request without one, and of training
+TRAIN = "train"  # the purpose of trained tokens; no request is made for it
 _MOST = 4096  # models, keys and purposes that are counted apart
 REST = "(others)"
 
@@ -82,6 +83,8 @@ class Use:
         if self.parameters is not None:
             price = size_price(self.parameters, sizes)
             return None if price is None else sum(t.dollars(price).values())
+        if t.trained:
+            return None  # names have no price for training
         named = price_of(self.model, prices)
         return None if named is None else cost_of(Usage(t.prompt, t.cached, t.sampled), named)
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from understudy.core.allocator import advised
 from understudy.core.cores import usable_cores
+from understudy.core.trained import told_by
 from understudy.core.types import ModelRef, Policy, Sampling
 from understudy.demo import owner_check
 from understudy.demo.agent import PROOF_WORKLOAD, WORKLOAD, Served, ServiceClient, run_traffic
@@ -160,8 +161,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _deploy(db: SQLiteStore, policy: Policy) -> None:
-    db.deploy_now("prod", [(policy, 1.0)])
+def _deploy(db: SQLiteStore, policy: Policy, adapter: Path | None = None) -> None:
+    trained = None if adapter is None else told_by(adapter)
+    db.deploy_now(
+        "prod", [(policy, 1.0)], trained={str(policy.model): trained} if trained else None
+    )
 
 
 def _understudy(*arguments: str) -> list[str]:
@@ -359,7 +363,8 @@ def _serve(demo: Demo) -> dict[str, Any]:
         demo.memory.add(engine.pid)
         with SQLiteStore.open(demo.store) as db:
             sampling = Sampling(temperature=0.0, max_tokens=128)
-            _deploy(db, Policy("rehearsed", ModelRef("rehearsed"), sampling=sampling))
+            rehearsed = Policy("rehearsed", ModelRef("rehearsed"), sampling=sampling)
+            _deploy(db, rehearsed, demo.run("rehearsed") / "adapter")
         time.sleep(0.5)  # longer than the gateway's poll for deployments
         customers = scenarios("proof", demo.size.proof + demo.size.served, demo.seed)
         customers = customers[demo.size.proof :]

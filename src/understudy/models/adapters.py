@@ -1,8 +1,8 @@
 """Adapter directories in PEFT's format: `adapter_model.safetensors`, `adapter_config.json`.
 
 PEFT and vLLM load them as they are. `understudy.json` beside them carries what those have no
-field for: the prompts and tool schemas that were trained with (core.binding), and the origin of
-what it was trained on (core.origin).
+field for: the prompts and tool schemas that were trained with (core.binding), the origin of what it
+was trained on (core.origin), and how many tokens which runs trained it on (core.trained).
 """
 
 import json

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from understudy.recipes.lineage import go_on_from
 from understudy.runs.directory import Run, RunError, read_json, write_json
 from understudy.train import checkpoint
 from understudy.train.trainer import Trainer
@@ -119,7 +120,7 @@ def find_checkpoint(named: str) -> Path:
 def fork_run(path: Path, config: BaseModel, seed: int, named: str) -> Run:
     """A new run at `path` that goes on from another's checkpoint: what was trained, the
     optimiser, the curriculum, the random states, what had arrived. `artefacts/origin.json` says
-    where it is from.
+    where it is from, `lineage.json` how many tokens went into it there.
 
     Raises RunError where there is no such checkpoint, or the configuration names another base.
     """
@@ -144,6 +145,7 @@ def fork_run(path: Path, config: BaseModel, seed: int, named: str) -> Run:
         lines = map(json.loads, (origin.artefacts / ARRIVED).read_text().splitlines())
         ids = [i for line in lines if line["step"] < step for i in line["ids"]]
         run.write_artefact(ARRIVED, json.dumps({"step": -1, "ids": ids, "forked": True}) + "\n")
+    go_on_from(run, origin, step)
     told = {"run": str(origin.path.resolve()), "step": step}
     run.write_artefact(ORIGIN, told)
     return run

@@ -33,6 +33,7 @@ from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.corrections import Correction, Place, corrections_of, turns_of
 from understudy.recipes.learner import bound_to, make_engine, training
+from understudy.recipes.lineage import save_trained
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.tuning import Tuned
@@ -157,7 +158,7 @@ async def correct(
     figures = {"gap_before": gap_before, "gap": gap, "drift": drift, "left_out": dict(+left_out),
                "corrections": len(taught)}  # fmt: skip
     metadata = {"recipe": "correct", **bound_to(given)}
-    adapter = learner.save(run.path / learner.kind, metadata | figures)
+    adapter = save_trained(run, learner, metadata | figures)
     run.write_artefact("correct.json", figures)
     return CorrectResult(adapter, len(taught), gap_before, gap, drift, dict(+left_out))
 

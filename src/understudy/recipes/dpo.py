@@ -19,6 +19,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from understudy.core.rows import Row
 from understudy.recipes.learner import bound_to, training
+from understudy.recipes.lineage import save_trained
 from understudy.recipes.preference_data import Pair
 from understudy.recipes.preferring import (
     PreferenceConfig,
@@ -79,5 +80,5 @@ def dpo(
         descend(run, trainer, "dpo", steps, rows_of, loss_of, config, quiet)
     metadata: dict[str, Any] = {"recipe": "dpo", **bound_to(p.chosen.conversation for p in pairs)}
     metadata |= {"pairs": len(rows), "left_out": reasons}
-    adapter = learner.save(run.path / learner.kind, metadata)
+    adapter = save_trained(run, learner, metadata)
     return PreferenceResult(adapter, len(rows), len(steps), reasons)

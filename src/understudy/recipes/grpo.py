@@ -33,6 +33,7 @@ from understudy.recipes.ahead import Ahead
 from understudy.recipes.batches import described, take_step
 from understudy.recipes.checkpoints import Checkpoints, Score, recent_mean
 from understudy.recipes.learner import Learner, bound_to, make_engine, training
+from understudy.recipes.lineage import save_trained
 from understudy.recipes.objective import Objective, Preset, sampled_tokens, with_preset
 from understudy.recipes.over_vllm import VllmActor
 from understudy.recipes.rehearsal import Played
@@ -189,7 +190,7 @@ async def grpo(
             if steps % config.checkpoint_every == 0 or steps == total or stopped or evaluated:
                 best = kept.save(steps, trainer, rollouts.state(), _score(run, config, evaluated))
                 if best:
-                    learner.save(run.path / "best", about | {"success": success})
+                    save_trained(run, learner, about | {"success": success}, name="best")
             progress.advance(
                 reward=round(reward, 3),
                 success=f"{success:.0%}",
@@ -204,7 +205,7 @@ async def grpo(
             if stopped:
                 progress.note(f"stopped: {stopped}")
                 break
-    adapter = learner.save(run.path / learner.kind, about | {"success": success})
+    adapter = save_trained(run, learner, about | {"success": success})
     return GrpoResult(adapter, steps, reward, success, guards.stopped if guards else None)
 
 

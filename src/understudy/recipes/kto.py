@@ -19,6 +19,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from understudy.core.rows import Row, unheard
 from understudy.recipes.learner import bound_to, training
+from understudy.recipes.lineage import save_trained
 from understudy.recipes.preference_data import Thumb
 from understudy.recipes.preferring import (
     PreferenceConfig,
@@ -92,7 +93,7 @@ def kto(
         descend(run, trainer, "kto", steps, rows_of, loss_of, config, quiet)
     metadata: dict[str, Any] = {"recipe": "kto", **bound_to(t.said.conversation for t in thumbs)}
     metadata |= {"thumbs": len(rows), "desirable": sum(good), "left_out": dict(reasons)}
-    adapter = learner.save(run.path / learner.kind, metadata)
+    adapter = save_trained(run, learner, metadata)
     return PreferenceResult(adapter, len(rows), len(steps), dict(reasons))
 
 

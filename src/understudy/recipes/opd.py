@@ -57,6 +57,7 @@ from understudy.envs.rollout import rollout
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.learner import Learner, bound_to, make_engine, training
+from understudy.recipes.lineage import save_trained
 from understudy.recipes.logged import agents_turns, none_left, why_unfit
 from understudy.recipes.rehearsal import gather
 from understudy.recipes.resuming import begun_with, from_checkpoint
@@ -203,7 +204,7 @@ async def opd(
                     kept.save(step + 1, trainer, {})
     bound = bound_to(logged) if world is None else bound_to(scenarios, world.tools())
     metadata = {"recipe": "opd", **bound}
-    adapter = learner.save(run.path / learner.kind, metadata | {"gap": gap})
+    adapter = save_trained(run, learner, metadata | {"gap": gap})
     rows_left_out = Counter[str]()
     for row in run.metrics().rows:
         rows_left_out[TOO_LONG] += row["counted"].get(LONG, 0)

@@ -39,6 +39,7 @@ from understudy.recipes.actor_critic import (
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.learner import bound_to, make_value_head, training
+from understudy.recipes.lineage import save_trained
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.rollouts import RolloutConfig
@@ -163,7 +164,7 @@ def ppo(
         "left_out": dict(+left_out),
         "changed": dict(changed),
     }
-    adapter = learner.save(run.path / learner.kind, metadata, head)
+    adapter = save_trained(run, learner, metadata, head)
     run.write_artefact("ppo.json", metadata | {"steps": steps, "epochs_cut": sorted(cut)})
     return PpoResult(adapter, len(kept), dict(+left_out), dict(changed), steps, len(cut))
 

@@ -36,6 +36,7 @@ from understudy.recipes.learner import (
     make_value_head,
     training,
 )
+from understudy.recipes.lineage import save_trained
 from understudy.recipes.logged import Logged, changes, logged
 from understudy.recipes.ppo import PpoConfig, trainer_config
 from understudy.recipes.rehearsal import Played, gather
@@ -148,7 +149,7 @@ async def ppo_in_world(
                 progress.note(f"stopped: {stopped}")
                 break
     metadata = {"recipe": "ppo", **bound_to(rollouts.scenarios, world.tools())}
-    adapter = learner.save(run.path / learner.kind, metadata | {"success": success}, head)
+    adapter = save_trained(run, learner, metadata | {"success": success}, head)
     return PlayedResult(adapter, steps, reward, success, guards.stopped if guards else None)
 
 

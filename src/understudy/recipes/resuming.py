@@ -8,6 +8,7 @@ from rich.console import Console
 
 from understudy.core.types import Episode
 from understudy.recipes.checkpoints import CAPTURED, EPISODES, checkpoints_of
+from understudy.recipes.lineage import remember
 from understudy.runs.directory import Run, read_json
 from understudy.train import checkpoint
 from understudy.train.trainer import Trainer
@@ -19,9 +20,11 @@ def from_checkpoint(run: Run, trainer: Trainer) -> dict[str, Any]:
     """Loads the run's newest checkpoint, where it has one; the state that was saved with it.
 
     Its `step` is the step to go on from. Metrics from there on are set aside. One that is damaged
-    is passed over with a line on standard error. Raises CheckpointError where all are damaged, or
+    is passed over with a line on standard error. A run that begins keeps what was trained before it
+    (recipes.lineage). Raises CheckpointError where all are damaged, or
     the newest is of another model.
     """
+    remember(run)
     state: dict[str, Any] = {"step": 0}
     damaged: list[str] = []
     for folder in checkpoints_of(run.path):

@@ -24,6 +24,7 @@ from understudy.models.adapters import load_adapter
 from understudy.models.full import metadata_of
 from understudy.models.loading import load_base
 from understudy.recipes.learner import Learner, bound_to, make_engine, training
+from understudy.recipes.lineage import save_trained
 from understudy.recipes.preference_data import Pair, Said
 from understudy.recipes.preferring import (
     PreferenceConfig,
@@ -80,7 +81,7 @@ def reward_model(
     bound = bound_to(p.chosen.conversation for p in pairs)
     metadata: dict[str, Any] = {"recipe": "reward_model", **bound}
     metadata |= {"verdict": read, "pairs": len(rows), "left_out": reasons}
-    adapter = learner.save(run.path / learner.kind, metadata)
+    adapter = save_trained(run, learner, metadata)
     return PreferenceResult(adapter, len(rows), len(steps), reasons)
 
 

@@ -45,6 +45,7 @@ from understudy.judges.check import Check
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints, Score
 from understudy.recipes.learner import Learner, bound_to, training
+from understudy.recipes.lineage import save_trained
 from understudy.recipes.resuming import begun_with, from_checkpoint
 from understudy.recipes.tuning import Tuned
 from understudy.runs.directory import Run
@@ -150,7 +151,7 @@ def sft(
         "left_out": dict(left_out),
         "rows_left_out": dict(rows_left_out),
     }
-    adapter = learner.save(run.path / learner.kind, metadata)
+    adapter = save_trained(run, learner, metadata)
     run.write_artefact("sft.json", metadata | {"rows": len(rows), "steps": len(order)})
     return SftResult(adapter, len(kept), len(rows), dict(left_out), dict(rows_left_out), len(order))
 

@@ -31,6 +31,7 @@ from understudy.recipes.arrivals import Arrivals, Pool, Source
 from understudy.recipes.batches import take_step
 from understudy.recipes.checkpoints import Checkpoints
 from understudy.recipes.learner import conversations_of, make_value_head, training
+from understudy.recipes.lineage import save_trained
 from understudy.recipes.logged import LogConfig, Logged, changes, in_split, logged, none_left
 from understudy.recipes.resuming import from_checkpoint
 from understudy.recipes.tuning import Tuned
@@ -124,7 +125,7 @@ def stream(
     Raises OriginError for episodes of another base or chat template, NonFiniteError after three
     steps of the policy, or of the value head, whose loss or gradient is not finite."""
     learner = config.learner()
-    head, folder = make_value_head(learner, config.start_folder), run.path / learner.kind
+    head = make_value_head(learner, config.start_folder)
     cores = torch.get_num_threads()
     with (
         training(learner, _trainer_config(config), cores, head) as trainer,
@@ -197,7 +198,7 @@ def stream(
             if step % config.checkpoint_every == 0:
                 save()
                 if not source.ends:  # who follows a store wants the adapter as it is now
-                    learner.save(folder, {"recipe": "stream", **prompts.metadata()}, head)
+                    save_trained(run, learner, {"recipe": "stream", **prompts.metadata()}, head)
         if step > begin and step % config.checkpoint_every:
             save()
     why_not = dict(+left_out + source.counted)
@@ -210,7 +211,7 @@ def stream(
         "left_out": why_not,
         "changed": dict(changed),
     }
-    adapter = learner.save(folder, metadata, head)
+    adapter = save_trained(run, learner, metadata, head)
     run.write_artefact("stream.json", metadata | {"steps": step, "skipped": skipped})
     return StreamResult(adapter, count, why_not, dict(changed), step, skipped)
 

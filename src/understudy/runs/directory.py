@@ -1,7 +1,7 @@
 """A run is a directory: everything that is needed to read it, to continue it and to repeat it.
 
 RUN/
-  run.json         resolved configuration, seed, state, versions of what made it
+  run.json         id, resolved configuration, seed, state, versions of what made it
   metrics.jsonl    one line a step; `used` says how many tokens since the line before (runs.usage)
   checkpoints/     what resuming needs: step-000010 and so on; best.json names the best
   adapter/, best/  what was trained, as it was last and as it was best; model/: all of a model
@@ -23,6 +23,7 @@ from typing import IO, Any, Literal, Self, get_args
 
 from pydantic import BaseModel
 
+from understudy.core.ids import uuid7
 from understudy.runs.machine import versions
 from understudy.runs.metrics import Metrics, MetricsLog, numbers, read_metrics
 from understudy.runs.trackers import Tracker, tracker
@@ -95,6 +96,7 @@ class Run:
         resolved = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
         record = {
             "format": FORMAT,
+            "id": uuid7(),
             "config": resolved,
             "seed": seed,
             "state": "running",
@@ -130,6 +132,12 @@ class Run:
     def config(self) -> dict[str, Any]:
         """The resolved configuration, as JSON values."""
         return dict(self._record["config"])
+
+    @property
+    def id(self) -> str:
+        """What tells it from every other run, also where its folder is moved. Of runs from before
+        they had one, the time at which they were made."""
+        return str(self._record.get("id", self._record["created_at"]))
 
     @property
     def seed(self) -> int:
@@ -169,6 +177,11 @@ class Run:
     def use(self, **tokens: int) -> None:
         """Tokens that the run has used, by kind: the next line of metrics tells them."""
         self._used.update(tokens)
+
+    @property
+    def unlogged(self) -> Mapping[str, int]:
+        """The tokens given to `use` that no line of metrics tells yet."""
+        return dict(self._used)
 
     def watch(self, counters: Callable[[], Mapping[str, int]]) -> None:
         """Counters of tokens that grow from now on, an engine's: each line of metrics tells by how

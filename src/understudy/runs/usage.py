@@ -50,11 +50,20 @@ def usage_of(path: str | Path) -> RunUsage:
     return RunUsage(base, kept, again, trained, 1 + len(within))
 
 
-def _of_lines(file: Path) -> tuple[Tokens, bool]:
-    """What the lines of metrics tell, and whether any of them is of an older form."""
+def trained_until(path: str | Path, step: int | None = None) -> int:
+    """The tokens that a run trained on before a step (None: in all that lines tell), without those
+    of steps that were taken again: what went into its weights. Raises MetricsError."""
+    return _of_lines(Path(path) / "metrics.jsonl", step)[0].trained
+
+
+def _of_lines(file: Path, before: int | None = None) -> tuple[Tokens, bool]:
+    """What the lines of metrics tell, or those before a step; and whether any of them is of an
+    older form."""
     used: Counter[str] = Counter()
     older = False
     for row in read_metrics(file).rows:
+        if before is not None and row["step"] >= before:
+            continue
         said = row.get("used")
         if said is None and row.get("tokens_in_rows"):
             older = True

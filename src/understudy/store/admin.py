@@ -4,11 +4,12 @@ their reads."""
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from understudy.core.keys import key_hash, key_id
 from understudy.core.serial import deployment_from_json, deployment_to_json
+from understudy.core.trained import Trained
 from understudy.core.types import Dataset, Deployment, Policy
 from understudy.store.schema import StoreError
 
@@ -48,12 +49,15 @@ def add_dataset(connection: sqlite3.Connection, new: Dataset) -> Dataset:
     return new
 
 
-def check_shares(shares: Sequence[tuple[Policy, float]]) -> None:
-    """Raises ValueError for shares that no deployment can have."""
+def check_shares(shares: Sequence[tuple[Policy, float]], trained: Iterable[str] = ()) -> None:
+    """Raises ValueError for shares that no deployment can have, and where a model that something
+    is told of is none of theirs."""
     if not shares or abs(sum(s for _, s in shares) - 1) > 1e-6 or any(s < 0 for _, s in shares):
         raise ValueError("the shares of a deployment must not be negative and must sum to 1")
     if len({p.name for p, _ in shares}) < len(shares):
         raise ValueError("the policies of a deployment need names of their own")
+    if strange := sorted(set(trained) - {str(p.model) for p, _ in shares}):
+        raise ValueError(f"no policy of the deployment is of the model {strange[0]!r}")
 
 
 def deploy(
@@ -61,8 +65,11 @@ def deploy(
     alias: str,
     shares: Sequence[tuple[Policy, float]],
     expected: int | None,
+    trained: Mapping[str, Sequence[Trained]] | None = None,
 ) -> Deployment:
-    """The next version of an alias. Raises StoreError when another than `expected` is there."""
+    """The next version of an alias. `trained` is what its models were trained on, by their names;
+    of a model and a run the most tokens that were ever told are kept. Raises StoreError when
+    another version than `expected` is there."""
     row = connection.execute(
         "SELECT coalesce(max(version), 0) FROM deployments WHERE alias = ?", (alias,)
     ).fetchone()
@@ -74,6 +81,14 @@ def deploy(
         "INSERT INTO deployments (alias, version, deployment, created_at) VALUES (?, ?, ?, ?)",
         (alias, new.version, json.dumps(deployment_to_json(new)), time.time()),
     )
+    for model, runs in (trained or {}).items():
+        connection.executemany(
+            "INSERT INTO trained (model, run, recipe, tokens, parameters, at) "
+            "VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (model, run) DO UPDATE SET tokens = max(tokens, excluded.tokens), "
+            "parameters = coalesce(parameters, excluded.parameters)",
+            [(model, *astuple(run), time.time()) for run in runs],
+        )
     return new
 
 
@@ -91,6 +106,10 @@ def deployments(connection: sqlite3.Connection) -> dict[str, Deployment]:
     rows = connection.execute("SELECT deployment, max(version) FROM deployments GROUP BY alias")
     found = (deployment_from_json(json.loads(row[0])) for row in rows)
     return {d.alias: d for d in found}
+
+
+def trained(connection: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT DISTINCT model FROM trained")}
 
 
 def add_key(connection: sqlite3.Connection, name: str, key: str, scopes: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ feedback     append-only; may come before what it is about
 episodes     one row per episode id; what its completions do not say is in the row
 datasets, deployments (append-only, one row per version), keys (hashes), drops (lost, and why)
 retraining   workloads that an adapter no longer fits, until they are trained again
+trained      what deployed models were trained on, a row for each run; `at` is when it became known
 """
 
 import sqlite3
@@ -117,7 +118,16 @@ CREATE TABLE retraining (
 ) WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[str, ...] = (_V1, _V2)  # the i-th script makes a file of version i one of i + 1
+_V3 = """
+CREATE TABLE trained (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, run TEXT NOT NULL,
+    recipe TEXT NOT NULL, tokens INTEGER NOT NULL, parameters INTEGER, at REAL NOT NULL,
+    UNIQUE (model, run)
+);
+"""
+
+# the i-th script makes a file of version i one of i + 1
+MIGRATIONS: tuple[str, ...] = (_V1, _V2, _V3)
 
 
 class StoreError(RuntimeError):

@@ -5,7 +5,7 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +14,8 @@ from typing import Any, Self
 from understudy.core.keys import new_key
 from understudy.core.meter import Use
 from understudy.core.serial import episode_to_json
-from understudy.core.types import (
-    Completion,
-    Dataset,
-    Deployment,
-    Episode,
-    Policy,
-    canonical_json,
-)
+from understudy.core.trained import Trained
+from understudy.core.types import Completion, Dataset, Deployment, Episode, Policy, canonical_json
 from understudy.store import admin
 from understudy.store.bodies import BodyReader
 from understudy.store.query import (
@@ -247,9 +241,15 @@ class SQLiteStore:
 
     def uses(self, alias: str | None = None, since: float | None = None) -> list[Use]:
         """What models were used for, by alias, model, key and purpose: of one alias, or of all and
-        of what named none; since a Unix time."""
+        of what named none; since a Unix time. What deployed models were trained on has the purpose
+        `train` and no key: each run once, at the model that was first deployed with it."""
         with self._read() as connection:
             return uses(connection, alias, since)
+
+    def trained(self) -> set[str]:
+        """The models of which it was said what they were trained on, by name."""
+        with self._read() as connection:
+            return admin.trained(connection)
 
     def stats(self) -> dict[str, Any]:
         """The writer's queue now; touches no disk."""
@@ -290,12 +290,17 @@ class SQLiteStore:
                 yield episode
 
     def deploy_now(
-        self, alias: str, shares: Sequence[tuple[Policy, float]], expected: int | None = None
+        self,
+        alias: str,
+        shares: Sequence[tuple[Policy, float]],
+        expected: int | None = None,
+        trained: Mapping[str, Sequence[Trained]] | None = None,
     ) -> Deployment:
-        """Put policies behind an alias. `expected` is the version that this replaces (0: none);
-        raises StoreError when another is there, ValueError for shares that are none."""
-        admin.check_shares(shares)
-        job = self._writer.call(lambda c: admin.deploy(c, alias, shares, expected))
+        """Put policies behind an alias. `expected` is the version that this replaces (0: none),
+        `trained` what their models were trained on, by name. Raises StoreError when another version
+        is there, ValueError for shares that are none and a model that is none of theirs."""
+        admin.check_shares(shares, trained or ())
+        job = self._writer.call(lambda c: admin.deploy(c, alias, shares, expected, trained))
         deployed: Deployment = job.result()
         return deployed
 
