@@ -18,6 +18,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -31,17 +32,21 @@ from understudy.core.origin import ORIGIN, Origin
 from understudy.core.protocols import Renderer
 from understudy.core.types import Completion, ModelRef, Request, Usage
 from understudy.engine.chat import ChatError, LocalChat
+from understudy.engine.choices import all_of, check_room
 from understudy.engine.completions import Completions
 from understudy.engine.errors import EngineBusyError, EngineError, UnknownModelError
 from understudy.engine.metering import Caller, Metering, differs
+from understudy.engine.registry import Listed
+from understudy.engine.text_stream import TextStream
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.wire import (
     BadRequest,
-    TextStream,
     chat_chunk,
     chat_response,
+    choices_in,
     error_body,
     parse_chat,
+    seeded,
     usage_body,
 )
 
@@ -66,7 +71,7 @@ class Server:
         self.engine, self.decode, self.encode = engine, decode, encode
         self.metering = Metering(engine.base, parameters, keys)
         self.chat = LocalChat(engine, renderer, engine.base, origin=origin)
-        self.plain = Completions(engine, engine.stop_ids, decode, encode)
+        self.plain = Completions(engine, engine.stop_ids, decode, encode, engine.max_pending)
         self.renderer = renderer
         self.created = int(time.time())
 
@@ -115,8 +120,9 @@ class Server:
                 return web.json_response(refused, status=REFUSED, headers=headers)
         if body.get("stream"):
             return await self._stream(http, body, request, who, headers)
-        count = body.get("n") or 1
-        done = await asyncio.gather(*(self._complete(request, who) for _ in range(count)))
+        each = seeded(request.sampling, choices_in(body))
+        check_room(len(each), self.engine.max_pending, "n")
+        done = await all_of(self._complete(replace(request, sampling=s), who) for s in each)
         answer = chat_response(done, body, self.decode)
         return web.json_response(answer, headers=headers)
 
@@ -148,7 +154,7 @@ class Server:
         who: Caller,
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
-        if (body.get("n") or 1) != 1:
+        if choices_in(body) != 1:
             raise BadRequest("streaming needs n = 1", "n")
         fresh: asyncio.Queue[list[int]] = asyncio.Queue()
         complete = self._complete(request, who, lambda i: fresh.put_nowait(list(i)))
@@ -235,24 +241,28 @@ class Server:
     # -- models ----------------------------------------------------------------------------
 
     async def models(self, http: web.Request) -> web.Response:
+        """Each adapter's name, as the version that a request to it gets, and each version."""
+        named: dict[str, Listed] = {}
+        for m in self.engine.models():
+            plain = ModelRef(self.engine.base, m.ref.adapter)
+            named[str(plain)] = self.engine.registry.find(plain)
+            named[str(m.ref)] = m
+        data = [self._entry(name, m) for name, m in named.items()]
+        return web.json_response({"object": "list", "data": data})
+
+    def _entry(self, name: str, m: Listed) -> dict[str, Any]:
         base = self.engine.base
-        entries = [
-            {
-                "id": name,
-                "object": "model",
-                "created": self.created,
-                "owned_by": "understudy",
-                "root": m.path or base,
-                "parent": None if m.ref.adapter is None else base,
-                "max_model_len": self.engine.context,
-                "version": m.ref.version,
-                "binding": getattr(Binding.read(m.metadata), "id", None),
-            }
-            for m in self.engine.models()
-            for name in dict.fromkeys([m.ref.adapter or base, str(m.ref)])
-        ]
-        unique = {e["id"]: e for e in entries}
-        return web.json_response({"object": "list", "data": list(unique.values())})
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "understudy",
+            "root": m.path or base,
+            "parent": None if m.ref.adapter is None else base,
+            "max_model_len": self.engine.context,
+            "version": m.ref.version,
+            "binding": getattr(Binding.read(m.metadata), "id", None),
+        }
 
     async def load_adapter(self, http: web.Request) -> web.Response:
         body = await _json(http)
