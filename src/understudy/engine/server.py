@@ -9,7 +9,7 @@ vLLM's default, logprobs are of the sampled distribution (its `processed_logprob
 Beyond vLLM's: answers say which version of which model they are of and how large its base is, and
 `x-understudy-prompt: differs; system, tools` where the request is none that the adapter was trained
 with (core.binding). `x-understudy-prompt: must-match` asks for 412 in that case. `/meter` is what
-`/metrics` counts, as JSON with prices.
+`/metrics` counts, as JSON with prices. An adapter that is loaded `pinned` keeps its slot.
 """
 
 import asyncio
@@ -269,6 +269,9 @@ class Server:
         name, path = body.get("lora_name"), body.get("lora_path")
         if not isinstance(name, str) or not name or not isinstance(path, str) or not path:
             raise BadRequest("lora_name and lora_path must be given")
+        pinned = body.get("pinned")
+        if not isinstance(pinned, bool | None):
+            raise BadRequest("pinned must be true or false", "pinned")
         ref = self.ref(name)
         if ref.adapter is None:
             raise BadRequest(f"{name!r} is the base model's name", "lora_name")
@@ -276,7 +279,7 @@ class Server:
         if known and ref.version is None and not body.get("load_inplace"):
             raise BadRequest(f"the adapter {name!r} is loaded already; set load_inplace", None)
         try:
-            await self.engine.load(ref, path)
+            await self.engine.load(ref, path, bool(pinned))
         except FileNotFoundError as error:
             raise web.HTTPNotFound(text=str(error)) from error
         return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
