@@ -4,7 +4,9 @@ A decoding step has to read all weights and the keys and values of all rows. `..
 time that this takes at the GPU's measured copying speed over the time of a step, Python between two
 steps included: the time of requests for many tokens less that of requests for one. `..._graphs_...`
 is the speed with CUDA graphs over that without, `..._adapter_...` that of requests to one adapter
-(rank 16, all linear layers, not merged) over the base's.
+(rank 16, all linear layers, not merged) over the base's. `adapters_64_over_base_...`: seconds of a
+decoding step with 64 adapters, one a row, over one of as many rows of the bare base;
+`adapters_64_over_peft_...` over PEFT's mixed batch.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from bench.engine_adapters import PeftPeer, random_adapters
 from bench.engine_rollouts import FIRST
 from bench.figures import CannotRun, Figure, figure
 from understudy.core.types import ModelRef, Sampling
@@ -32,6 +35,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
            "num_attention_heads": 32},
 }  # fmt: skip
 PROMPT = 64  # tokens
+PEFT_TOKENS = 20  # a step of its mixed batch takes long
 BASE, ADAPTED = ModelRef("bench"), ModelRef("bench", "a")
 
 
@@ -40,6 +44,7 @@ def run(
     batches: Sequence[int] = (1, 32, 256),
     tokens: int = 192,
     repeats: int = 5,
+    adapters: int = 64,
     copied: int = 4 << 30,
     device: str = "cuda",
 ) -> dict[str, Figure]:
@@ -52,6 +57,7 @@ def run(
         found |= asyncio.run(
             _decoded(name, shape, batches, tokens, repeats, max(bandwidths), device)
         )
+        found |= asyncio.run(_many(name, shape, adapters, tokens, repeats, device))
     return found
 
 
@@ -78,9 +84,9 @@ async def _decoded(
         plain, base, adapted = [], [], []
         for r in range(repeats + 1):
             speeds = (
-                await _decoding(step_by_step, BASE, batch, vocabulary, tokens),
-                await _decoding(graphs, BASE, batch, vocabulary, tokens),
-                await _decoding(graphs, ADAPTED, batch, vocabulary, tokens),
+                await _decoding(step_by_step, [BASE] * batch, vocabulary, tokens),
+                await _decoding(graphs, [BASE] * batch, vocabulary, tokens),
+                await _decoding(graphs, [ADAPTED] * batch, vocabulary, tokens),
             )
             if r:  # the first captures and compiles
                 plain.append(speeds[0])
@@ -100,20 +106,52 @@ async def _decoded(
     return found
 
 
+async def _many(
+    name: str, shape: Mapping[str, Any], count: int, tokens: int, repeats: int, device: str
+) -> dict[str, Figure]:
+    """Each of `count` rows with an adapter of its own, ours and PEFT's on the same weights."""
+    tensors = random_adapters(_random(shape, device), count)
+    engine = _engine(_random(shape, device), count, tokens, graphs=True)
+    named = [ModelRef(BASE.base, f"a{i}") for i in range(count)]
+    config = LoraConfig(rank=16)
+    refs = [engine.load_weights(n, own, config) for n, own in zip(named, tensors, strict=True)]
+    peer = PeftPeer(_random(shape, device), tensors)
+    vocabulary = int(shape["vocab_size"])
+    speeds = [
+        (
+            await _decoding(engine, [BASE] * count, vocabulary, tokens),
+            await _decoding(engine, refs, vocabulary, tokens),
+            peer.decoding(vocabulary, min(tokens, PEFT_TOKENS)),
+        )
+        for _ in range(repeats + 1)
+    ]
+    await engine.aclose()
+    base, mixed, peft = zip(*speeds[1:], strict=True)  # the first captures and compiles
+    over_base = [b / m for b, m in zip(base, mixed, strict=True)]
+    over_peft = [p / m for p, m in zip(peft, mixed, strict=True)]
+    return {
+        f"adapters_{count}_tokens_per_s_{name}": figure(mixed, "sampled tokens/s, one a row"),
+        f"adapters_{count}_over_base_{name}": figure(over_base, "time of a step over the base's"),
+        f"adapters_{count}_over_peft_{name}": figure(over_peft, "time of a step over PEFT's"),
+    }
+
+
 async def _decoding(
-    engine: TorchEngine, model: ModelRef, batch: int, vocabulary: int, tokens: int
+    engine: TorchEngine, models: Sequence[ModelRef], vocabulary: int, tokens: int
 ) -> float:
-    """Sampled tokens per second of requests that decode together, after their first token."""
+    """Sampled tokens per second of requests that decode together, one a model, after their first
+    token."""
     rng = random.Random(0)
-    prompts = [rng.choices(range(FIRST, vocabulary), k=PROMPT) for _ in range(batch)]
+    prompts = [rng.choices(range(FIRST, vocabulary), k=PROMPT) for _ in models]
     times = []
     for most in (1, 1, tokens + 1):  # at first the prompts are not cached
         started = time.perf_counter()
-        asked = (engine.sample(p, model, Sampling(max_tokens=most)) for p in prompts)
+        sampling = Sampling(max_tokens=most)
+        asked = (engine.sample(p, m, sampling) for p, m in zip(prompts, models, strict=True))
         samples = await asyncio.gather(*asked)
         times.append(time.perf_counter() - started)
         assert all(len(s.ids) == most for s in samples)
-    return batch * tokens / (times[2] - times[1])
+    return len(models) * tokens / (times[2] - times[1])
 
 
 def _engine(model: Any, batch: int, tokens: int, graphs: bool) -> TorchEngine:

@@ -67,7 +67,10 @@ class PeftPeer:
     def decoding(self, vocabulary: int, tokens: int) -> float:
         """Sampled tokens per second, the first token left out: one sequence an adapter."""
         rng = random.Random(0)
-        prompts = torch.tensor([rng.choices(range(FIRST, vocabulary), k=64) for _ in self.names])
+        prompts = torch.tensor(
+            [rng.choices(range(FIRST, vocabulary), k=64) for _ in self.names],
+            device=self.model.device,
+        )
         settings: dict[str, Any] = {
             "adapter_names": self.names, "do_sample": True, "top_k": 0, "eos_token_id": NEVER,
             "pad_token_id": 0,
@@ -76,7 +79,7 @@ class PeftPeer:
         for count in (1, tokens + 1):
             started = time.perf_counter()
             with torch.inference_mode():
-                self.model.generate(input_ids=prompts, max_new_tokens=count, **settings)
+                self.model.generate(input_ids=prompts, max_new_tokens=count, **settings).tolist()
             times.append(time.perf_counter() - started)
         return len(self.names) * tokens / (times[1] - times[0])
 

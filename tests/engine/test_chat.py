@@ -19,8 +19,8 @@ from understudy.core.chatml import ChatMLRenderer
 from understudy.core.types import Message, ModelRef, Request, Sample, Sampling
 from understudy.engine.chat import ChatError, LocalChat, RemoteChat
 from understudy.engine.server import Server, server_url, start_server
+from understudy.engine.text_stream import TextStream
 from understudy.engine.torch_engine import TorchEngine
-from understudy.engine.wire import TextStream
 from understudy.models.adapters import save_adapter
 from understudy.models.lora import adapter_tensors
 

@@ -30,7 +30,7 @@ def kernel() -> Kernel:
 
 @given(
     st.lists(st.integers(1, 40), min_size=1, max_size=3),
-    st.lists(st.integers(1, 70), min_size=3, max_size=3),
+    st.lists(st.integers(1, 300), min_size=3, max_size=3),
     st.integers(1, 50),
     st.booleans(),
     st.integers(0, 2**32),

@@ -156,6 +156,10 @@ def engine_serve(
         int,
         typer.Option(min=0, help="Adapters in memory; the rest are read when asked for. 0: all."),
     ] = 0,
+    pin: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME, repeatable: an adapter that is never sent out of its slot."),
+    ] = None,
     half_adapters: Annotated[
         bool,
         typer.Option(help="Keep adapters in bfloat16: half the memory and faster, but rounded."),
@@ -192,6 +196,7 @@ def engine_serve(
         arguments += [f"--{option}", str(value)] if value else []
     arguments += ["--compile"] if compile_ else []
     arguments += ["--half-adapters"] if half_adapters else []
+    arguments += [word for pinned in pin or [] for word in ("--pin", pinned)]
     for item in adapter or []:
         named, equals, folder = item.partition("=")
         if not equals:

@@ -117,12 +117,17 @@ class Renderer(Protocol):
     have sampled, stop token included. `call_marks`: what begins something in sampled text that is
     no content. Raises core.turns.FormatError for what the format cannot say. `grammar` is that of a
     message of a form (see Engine); `parse` without `calls` takes what looks like one for text.
+    `thought_ids`: the tokens that begin and end what the model thinks before it speaks, where it
+    does; the content of a message is what stands behind the last that ends it.
     """
 
     name: str
     stop_ids: tuple[int, ...]
     opening_ids: tuple[int, ...]
     call_marks: tuple[str, ...]
+    thought_ids: tuple[int, int] | None
+
+    def decode(self, ids: Sequence[int], /) -> str: ...
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Tool]) -> list[int]: ...
 

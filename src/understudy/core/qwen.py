@@ -151,6 +151,7 @@ class Qwen3Renderer(Qwen3InstructRenderer):
         super().__init__(encode, decode, special)
         marks = (IM_START, "<think>", "</think>")
         self._start, self._think, self._thought = (self.token(t) for t in marks)
+        self.thought_ids = (self._think, self._thought)
         self._assistant = encode(GENERATION_PROMPT)
 
     def assistant_text(self, message: Message) -> str:

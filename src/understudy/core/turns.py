@@ -45,6 +45,7 @@ class TurnRenderer:
     opening = ""  # the generation prompt
     between = ""  # what the format writes after the end of a turn
     call_marks: tuple[str, ...] = ()  # what a tool call, or what is no content, begins with
+    thought_ids: tuple[int, int] | None = None  # what begins and ends thoughts, where it thinks
     marks: tuple[str, ...] = ()  # further tokens of the format
     free = r"/(.|\n)*/"  # in grammars: text that is no call (core.lark.message_grammar)
     text_before_calls = True

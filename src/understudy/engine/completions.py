@@ -15,6 +15,7 @@ from aiohttp import web
 from understudy.core.ids import uuid7
 from understudy.core.protocols import Engine
 from understudy.core.types import ModelRef, Sample, Sampling, Usage
+from understudy.engine.choices import all_of, check_room
 from understudy.engine.errors import EngineError
 from understudy.engine.vllm_wire import grammar_of
 from understudy.engine.wire import (
@@ -32,7 +33,8 @@ Ended = Callable[[Usage | None, int], None]
 
 
 class Completions:
-    """Answers requests over an engine that stops at `stop_ids`."""
+    """Answers requests over an engine that stops at `stop_ids` and has at most `max_pending`
+    requests at once (None: any number)."""
 
     def __init__(
         self,
@@ -40,8 +42,9 @@ class Completions:
         stop_ids: Sequence[int],
         decode: Decode,
         encode: Callable[[str], list[int]],
+        max_pending: int | None = None,
     ) -> None:
-        self.engine, self.stop_ids = engine, tuple(stop_ids)
+        self.engine, self.stop_ids, self.max_pending = engine, tuple(stop_ids), max_pending
         self._stops = {str(i) for i in stop_ids}
         self.decode, self.encode = decode, encode
 
@@ -55,7 +58,8 @@ class Completions:
     ) -> web.StreamResponse:
         """`ended` hears of each prompt's usage, None and what was sent where it was cut off. Raises
         BadRequest, or what the engine raises before anything was sent."""
-        prompts, sampling = parse_completions(body, self.encode)
+        asked = parse_completions(body, self.encode)
+        prompts = [prompt for prompt, _ in asked]
         grammar = _grammar(body)
         stops = body.get("stop_token_ids")
         if stops and (not isinstance(stops, list) or {*map(str, stops)} != self._stops):
@@ -63,8 +67,9 @@ class Completions:
             raise BadRequest(told, "stop_token_ids")
         top_k = _top_k(body)
         if not body.get("stream"):
+            check_room(len(asked), self.max_pending, "prompt" if body.get("n") is None else "n")
 
-            async def sample(prompt: list[int]) -> Sample:
+            async def sample(prompt: list[int], sampling: Sampling) -> Sample:
                 usage: Usage | None = None
                 try:
                     done = await self.engine.sample(prompt, model, sampling, grammar)
@@ -73,16 +78,16 @@ class Completions:
                 finally:
                     ended(usage, 0)
 
-            samples = await asyncio.gather(*map(sample, prompts))
+            samples = await all_of(sample(*one) for one in asked)
             answer = completions_response(prompts, samples, body, self.decode)
             if top_k is not None:
                 for choice, prompt in zip(answer["choices"], prompts, strict=True):
                     choice["prompt_logprobs"] = await self._scored(prompt, model, top_k)
             return web.json_response(answer, headers=headers)
-        if len(prompts) != 1 or top_k is not None:
+        if len(asked) != 1 or top_k is not None:
             raise BadRequest("streaming takes one prompt, n = 1 and no prompt_logprobs", "stream")
         chunks = _Chunks(http, body, self.decode, headers)
-        return await self._stream(chunks, prompts[0], model, sampling, grammar, ended)
+        return await self._stream(chunks, *asked[0], model, grammar, ended)
 
     async def _scored(self, prompt: list[int], model: ModelRef, top_k: int) -> list[Any]:
         """As vLLM has it: None, then {id: {logprob, rank, decoded_token}} of the fed token and of
@@ -105,8 +110,8 @@ class Completions:
         self,
         chunks: "_Chunks",
         prompt: list[int],
-        model: ModelRef,
         sampling: Sampling,
+        model: ModelRef,
         grammar: str | None,
         ended: Ended,
     ) -> web.StreamResponse:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -105,18 +106,36 @@ def build_kernel(head_dim: int, kv_heads: int, group: int) -> Kernel | None:
         target = folder / name
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not _ours_alone(folder):
+                continue
             if not target.exists():
-                handle, temporary = tempfile.mkstemp(suffix=".so", dir=folder)
-                os.close(handle)
-                subprocess.run(
-                    [*command, str(source), "-o", temporary, "-lm"],
-                    check=True, capture_output=True, timeout=120,
-                )  # fmt: skip
-                os.replace(temporary, target)
+                _compile([*command, str(source)], target)
             return Kernel(_declare(ctypes.CDLL(str(target))), kv_heads)
         except (OSError, subprocess.SubprocessError):
             continue
     return None
+
+
+def _compile(command: list[str], target: Path) -> None:
+    """Raises OSError or SubprocessError, and leaves nothing behind then."""
+    handle, temporary = tempfile.mkstemp(suffix=".so", dir=target.parent)
+    os.close(handle)
+    try:
+        command = [*command, "-o", temporary, "-lm"]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        os.replace(temporary, target)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _ours_alone(folder: Path) -> bool:
+    """Whether what lies in a folder is this user's: it is a folder of theirs (no link, which could
+    be turned elsewhere) and nobody else may write in it. What others left there is never loaded."""
+    found = folder.lstat()
+    if not hasattr(os, "getuid"):
+        return True
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return ours and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _cache_folders() -> list[Path]:

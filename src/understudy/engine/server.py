@@ -9,7 +9,7 @@ vLLM's default, logprobs are of the sampled distribution (its `processed_logprob
 Beyond vLLM's: answers say which version of which model they are of and how large its base is, and
 `x-understudy-prompt: differs; system, tools` where the request is none that the adapter was trained
 with (core.binding). `x-understudy-prompt: must-match` asks for 412 in that case. `/meter` is what
-`/metrics` counts, as JSON with prices.
+`/metrics` counts, as JSON with prices. An adapter that is loaded `pinned` keeps its slot.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -31,17 +32,21 @@ from understudy.core.origin import ORIGIN, Origin
 from understudy.core.protocols import Renderer
 from understudy.core.types import Completion, ModelRef, Request, Usage
 from understudy.engine.chat import ChatError, LocalChat
+from understudy.engine.choices import all_of, check_room
 from understudy.engine.completions import Completions
 from understudy.engine.errors import EngineBusyError, EngineError, UnknownModelError
 from understudy.engine.metering import Caller, Metering, differs
+from understudy.engine.registry import Listed
+from understudy.engine.text_stream import TextStream
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.wire import (
     BadRequest,
-    TextStream,
     chat_chunk,
     chat_response,
+    choices_in,
     error_body,
     parse_chat,
+    seeded,
     usage_body,
 )
 
@@ -66,7 +71,7 @@ class Server:
         self.engine, self.decode, self.encode = engine, decode, encode
         self.metering = Metering(engine.base, parameters, keys)
         self.chat = LocalChat(engine, renderer, engine.base, origin=origin)
-        self.plain = Completions(engine, engine.stop_ids, decode, encode)
+        self.plain = Completions(engine, engine.stop_ids, decode, encode, engine.max_pending)
         self.renderer = renderer
         self.created = int(time.time())
 
@@ -115,8 +120,9 @@ class Server:
                 return web.json_response(refused, status=REFUSED, headers=headers)
         if body.get("stream"):
             return await self._stream(http, body, request, who, headers)
-        count = body.get("n") or 1
-        done = await asyncio.gather(*(self._complete(request, who) for _ in range(count)))
+        each = seeded(request.sampling, choices_in(body))
+        check_room(len(each), self.engine.max_pending, "n")
+        done = await all_of(self._complete(replace(request, sampling=s), who) for s in each)
         answer = chat_response(done, body, self.decode)
         return web.json_response(answer, headers=headers)
 
@@ -148,7 +154,7 @@ class Server:
         who: Caller,
         headers: Mapping[str, str],
     ) -> web.StreamResponse:
-        if (body.get("n") or 1) != 1:
+        if choices_in(body) != 1:
             raise BadRequest("streaming needs n = 1", "n")
         fresh: asyncio.Queue[list[int]] = asyncio.Queue()
         complete = self._complete(request, who, lambda i: fresh.put_nowait(list(i)))
@@ -235,30 +241,37 @@ class Server:
     # -- models ----------------------------------------------------------------------------
 
     async def models(self, http: web.Request) -> web.Response:
+        """Each adapter's name, as the version that a request to it gets, and each version."""
+        named: dict[str, Listed] = {}
+        for m in self.engine.models():
+            plain = ModelRef(self.engine.base, m.ref.adapter)
+            named[str(plain)] = self.engine.registry.find(plain)
+            named[str(m.ref)] = m
+        data = [self._entry(name, m) for name, m in named.items()]
+        return web.json_response({"object": "list", "data": data})
+
+    def _entry(self, name: str, m: Listed) -> dict[str, Any]:
         base = self.engine.base
-        entries = [
-            {
-                "id": name,
-                "object": "model",
-                "created": self.created,
-                "owned_by": "understudy",
-                "root": m.path or base,
-                "parent": None if m.ref.adapter is None else base,
-                "max_model_len": self.engine.context,
-                "version": m.ref.version,
-                "binding": getattr(Binding.read(m.metadata), "id", None),
-            }
-            for m in self.engine.models()
-            for name in dict.fromkeys([m.ref.adapter or base, str(m.ref)])
-        ]
-        unique = {e["id"]: e for e in entries}
-        return web.json_response({"object": "list", "data": list(unique.values())})
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.created,
+            "owned_by": "understudy",
+            "root": m.path or base,
+            "parent": None if m.ref.adapter is None else base,
+            "max_model_len": self.engine.context,
+            "version": m.ref.version,
+            "binding": getattr(Binding.read(m.metadata), "id", None),
+        }
 
     async def load_adapter(self, http: web.Request) -> web.Response:
         body = await _json(http)
         name, path = body.get("lora_name"), body.get("lora_path")
         if not isinstance(name, str) or not name or not isinstance(path, str) or not path:
             raise BadRequest("lora_name and lora_path must be given")
+        pinned = body.get("pinned")
+        if not isinstance(pinned, bool | None):
+            raise BadRequest("pinned must be true or false", "pinned")
         ref = self.ref(name)
         if ref.adapter is None:
             raise BadRequest(f"{name!r} is the base model's name", "lora_name")
@@ -266,7 +279,7 @@ class Server:
         if known and ref.version is None and not body.get("load_inplace"):
             raise BadRequest(f"the adapter {name!r} is loaded already; set load_inplace", None)
         try:
-            await self.engine.load(ref, path)
+            await self.engine.load(ref, path, bool(pinned))
         except FileNotFoundError as error:
             raise web.HTTPNotFound(text=str(error)) from error
         return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")

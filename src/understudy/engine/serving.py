@@ -45,6 +45,28 @@ def chosen(options: argparse.Namespace) -> list[Found]:
     return found
 
 
+def pinned_of(pins: Sequence[str], found: Sequence[Found], slots: int) -> set[Found]:
+    """The adapters that `pins` name: NAME is the newest version, NAME@VERSION that one. Raises
+    ValueError for a name that is not there, and where no slot is left for the others (0 slots: no
+    bound)."""
+    named: dict[str, Found] = {}
+    for one in found:  # the versions of a name in their order
+        named[one.name] = one
+        if one.version is not None:
+            named[f"{one.name}@{one.version}"] = one
+    for pin in pins:
+        if pin not in named:
+            there = ", ".join(sorted({one.name for one in found})) or "none"
+            raise ValueError(f"--pin {pin}: there is no such adapter; there are: {there}")
+    pinned = {named[pin] for pin in pins}
+    if slots and len(pinned) + (len(pinned) < len(found)) > slots:
+        raise ValueError(
+            f"{len(pinned)} pinned adapters of {len(found)} need more slots than {slots}: "
+            "give more with --adapter-slots"
+        )
+    return pinned
+
+
 async def serve(options: argparse.Namespace) -> None:
     """Load, serve, print the URL, run until interrupted."""
     from understudy.models.devices import device_of, dtype_of
@@ -56,6 +78,7 @@ async def serve(options: argparse.Namespace) -> None:
     if not keys and not is_loopback(options.host):
         raise ValueError(f"host {options.host} is open to others: serve it with --keys FILE")
     found = chosen(options)
+    pinned = pinned_of(options.pin, found, options.adapter_slots)
     device = device_of(options.device)
     loaded = load_base(options.base, dtype_of("auto", device), device, options.renderer)
     engine = TorchEngine(
@@ -80,7 +103,7 @@ async def serve(options: argparse.Namespace) -> None:
         bare = engine.registry.find(ModelRef(engine.base))
         bare.metadata = metadata_of(folder_of(options.base))
         for one in found:
-            await _load(engine, one)
+            await _load(engine, one, one in pinned)
         renderer, size = loaded.renderer, parameters_of(options.base)
         server = Server(
             engine, renderer, renderer.decode, renderer.encode, loaded.origin, size, keys
@@ -102,12 +125,12 @@ async def serve(options: argparse.Namespace) -> None:
     await engine.aclose()
 
 
-async def _load(engine: TorchEngine, one: Found) -> None:
+async def _load(engine: TorchEngine, one: Found, pinned: bool) -> None:
     """Raises FileNotFoundError or ValueError, one line with the folder's name."""
     if one.name == engine.base:
         raise ValueError(f"{one.path} has the base's name, {one.name}: rename one of them")
     try:
-        await engine.load(ModelRef(engine.base, one.name, one.version), str(one.path))
+        await engine.load(ModelRef(engine.base, one.name, one.version), str(one.path), pinned)
     except ValueError as error:
         named = str(one.path) in str(error)
         raise ValueError(str(error) if named else f"{one.path}: {error}") from error
@@ -154,6 +177,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--adapter-slots", type=int, default=0,
         help="adapters in memory at once, the rest are read when asked for; 0: all",
     )  # fmt: skip
+    parser.add_argument(
+        "--pin", action="append", default=[], metavar="NAME", help="an adapter that keeps its slot"
+    )
     parser.add_argument("--half-adapters", action="store_true", help="keep them in bfloat16")
     parser.add_argument("--memory", type=float, help="GiB for keys and values")
     parser.add_argument("--compile", action="store_true", help="see TorchEngine: minutes, once")

@@ -10,22 +10,20 @@ from understudy.core.ids import uuid7
 from understudy.core.openai_fields import MOST_TOP, bias_problem, biases_of
 from understudy.core.openai_wire import message_problem, tools_problem
 from understudy.core.origin import ORIGIN
-from understudy.core.protocols import Renderer
 from understudy.core.types import (
     Completion,
-    Message,
     ModelRef,
     Request,
     Sample,
     Sampling,
     Usage,
-    text_of,
 )
 from understudy.engine.remote import TOP
 
 Body = dict[str, Any]
 Top = Sequence[Sequence[Any]]  # the likeliest (id, logprob) of one place
 Decode = Callable[[Sequence[int]], str]
+MOST_CHOICES = 128
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -72,6 +70,22 @@ def parse_sampling(body: Body) -> Sampling:
     )
 
 
+def choices_in(body: Body) -> int:
+    """How many answers are asked for, 1 to MOST_CHOICES. Raises BadRequest."""
+    count = _integer(body.get("n"), "n", 1)
+    if not 1 <= count <= MOST_CHOICES:
+        raise BadRequest(f"n must be a whole number from 1 to {MOST_CHOICES}", "n")
+    return count
+
+
+def seeded(sampling: Sampling, count: int) -> list[Sampling]:
+    """The sampling of each of `count` choices: a seed goes up by one from choice to choice, so that
+    they are not all the same (and as vLLM has it)."""
+    if sampling.seed is None:
+        return [sampling] * count
+    return [replace(sampling, seed=sampling.seed + i) for i in range(count)]
+
+
 def _top(body: Body, name: str) -> int:
     """How many of the likeliest tokens are asked for, 0 to 20."""
     count = _integer(body.get(name), name, 0)
@@ -103,9 +117,7 @@ def parse_chat(body: Body, model: ModelRef) -> Request:
         raise BadRequest(f"tools {tools_problem(tools)}", "tools")
     if not isinstance(body.get("stream_options"), dict | None):
         raise BadRequest("stream_options must be an object", "stream_options")
-    count = body.get("n") or 1
-    if not isinstance(count, int) or not 1 <= count <= 128:
-        raise BadRequest("n must be between 1 and 128", "n")
+    choices_in(body)
     if not isinstance(body.get("parallel_tool_calls"), bool | None):
         raise BadRequest("parallel_tool_calls must be true or false", "parallel_tool_calls")
     top = _top(body, "top_logprobs")
@@ -131,8 +143,9 @@ def parse_chat(body: Body, model: ModelRef) -> Request:
 
 def parse_completions(
     body: Body, encode: Callable[[str], list[int]]
-) -> tuple[list[list[int]], Sampling]:
-    """Prompts (text or token ids, one or several) of a completions request."""
+) -> list[tuple[list[int], Sampling]]:
+    """The prompts (text or token ids, one or several) of a completions request, each `n` times in a
+    row, with its sampling. Raises BadRequest."""
     prompt = body.get("prompt")
     if isinstance(prompt, str):
         prompts = [encode(prompt)]
@@ -145,7 +158,8 @@ def parse_completions(
     else:
         raise BadRequest("prompt must be text or token ids, or a list of either", "prompt")
     sampling = replace(parse_sampling(body), top_logprobs=_top(body, "logprobs"))
-    return [p for p in prompts for _ in range(body.get("n") or 1)], sampling
+    each = seeded(sampling, choices_in(body))
+    return [(prompt, one) for prompt in prompts for one in each]
 
 
 def _is_int(value: Any) -> bool:
@@ -339,48 +353,3 @@ def _tops(sample: Sample, decode: Decode) -> list[dict[str, float]]:
             named.setdefault(decode([token]), value)
         found.append(named)
     return found
-
-
-class TextStream:
-    """The content of a message that is still being sampled, piece by piece.
-
-    Held back: what may still turn out to be a tool call, an unfinished character, a stop string,
-    white space before any of them, or text behind a call. What was given out is always a beginning
-    of the final text. Without `calls` nothing is taken for a call.
-    """
-
-    def __init__(self, renderer: Renderer, stop: Sequence[str], calls: bool = True) -> None:
-        self.renderer, self.stop, self.calls = renderer, stop, calls
-        self.marks = (*(renderer.call_marks if calls else ()), *stop)
-        self.ids: list[int] = []
-        self.sent = ""
-
-    def add(self, ids: Sequence[int]) -> str:
-        """The text that is certain now and was not before."""
-        self.ids += ids
-        message = self.renderer.parse(self.ids, self.calls)
-        if message.get("tool_calls"):
-            return ""
-        text = text_of(message.get("content")).rstrip("\ufffd")
-        text = text[: len(text) - self._doubtful(text)]
-        if not text.startswith(self.sent):
-            return ""
-        piece, self.sent = text[len(self.sent) :], max(text, self.sent, key=len)
-        return piece
-
-    def rest(self, message: Message) -> str:
-        """What the finished message has beyond the pieces."""
-        text = text_of(message.get("content"))
-        return text[len(self.sent) :] if text.startswith(self.sent) else ""
-
-    def _doubtful(self, text: str) -> int:
-        held = 0
-        for marker in self.marks:
-            found = text.find(marker)
-            if found >= 0:
-                held = max(held, len(text) - found)
-            for n in range(min(len(marker), len(text)), 0, -1):
-                if text.endswith(marker[:n]):
-                    held = max(held, n)
-                    break
-        return len(text) - len(text[: len(text) - held].rstrip())
