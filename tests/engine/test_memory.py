@@ -333,6 +333,13 @@ async def test_who_has_gone_is_forgotten_behind_one_that_waits() -> None:
     engine.close()
 
 
+async def test_a_stop_string_needs_a_decoder() -> None:
+    engine = engine_for(make_model(), threads=1)
+    with pytest.raises(ValueError, match="decoder"):
+        await engine.sample([5] * 9, BASE, Sampling(max_tokens=3, stop=("x",)))
+    engine.close()
+
+
 async def test_a_small_memory_lowers_the_context() -> None:
     engine = engine_for(make_model(), threads=1, memory=128 * TOKEN)
     with pytest.raises(ValueError, match="the model's context is 128"):

@@ -130,7 +130,7 @@ class TorchEngine:
         )
         self._rope, self._lockstep = rope, lockstep
         self.max_pending = max_pending
-        self._pending = Pending(max_pending)
+        self._pending, self._decode_text = Pending(max_pending), decode_text
         self._grammars = Grammars(tokenizer, self.shape.vocab, stop_ids)
         graphs = device.type == "cuda" if graphs is None else graphs
         shard_config = ShardConfig(
@@ -181,6 +181,8 @@ class TorchEngine:
         self.registry.find(model)
         ids = self._checked(prompt_ids)
         _check_sampling(sampling, self.shape.vocab)
+        if sampling.stop and self._decode_text is None:
+            raise ValueError("stop strings need `decode_text`: give the engine a decoder")
         with self._pending.one():
             return await self._sample(ids, model, sampling, grammar, on_chunk)
 
