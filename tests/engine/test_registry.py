@@ -250,13 +250,12 @@ async def test_slots_are_given_in_the_order_of_asking(stored: Any) -> None:
 async def test_as_many_are_emptied_as_are_asked_for(stored: Any) -> None:
     """Of three that answer, two take no more requests while two others wait."""
     engine, refs = serving(stored, slots=3)
-    running = [asyncio.Event() for _ in range(3)]
-    tasks = [
-        asyncio.create_task(engine.sample([5] * 9, refs[i], LONG, on_chunk=lambda _, e=e: e.set()))
-        for i, e in enumerate(running)
-    ]
-    for event in running:
-        await event.wait()
+    tasks = []
+    for ref in refs[:3]:
+        running = asyncio.Event()
+        answer = engine.sample([5] * 9, ref, LONG, on_chunk=lambda _, e=running: e.set())
+        tasks.append(asyncio.create_task(answer))
+        await running.wait()
     tasks += [
         asyncio.create_task(engine.sample([5] * 9, refs[i], Sampling(max_tokens=1))) for i in (3, 4)
     ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from families import RENDERER, tokenizer_of
 from understudy.core.turns import TurnRenderer
-from understudy.engine.wire import TextStream
+from understudy.engine.text_stream import TextStream
 from understudy.models.rendering import RENDERERS, over
 
 FORMATS = {"chatml": "qwen2_5", **{name: template for template, name in RENDERER.items()}}
