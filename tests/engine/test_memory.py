@@ -47,23 +47,25 @@ def consistent(cache: Cache) -> None:
         assert blocks_for(rows) <= cache.counts[slot.index]
 
 
+def placed(cache: Cache, of: object, ids: Ids) -> Slot:
+    """A slot that runs these ids, as far as can be on what is there."""
+    match = cache.match(of, ids)
+    slot = cache.take(keep=match.slot)
+    assert slot is not None
+    if match.length:
+        cache.adopt(slot, match)
+    cache.reserve(slot, len(ids))
+    cache.activate(slot, of, ids, 100)
+    cache.lengths[slot.index] = len(ids)
+    return slot
+
+
 def test_a_block_that_others_share_is_not_written_to() -> None:
     """One of two sequences that share a block goes another way in the middle of it."""
     shape = shape_of(make_model().config)
     cache = Cache(shape, 4, torch.float32, torch.device("cpu"), 24 * BLOCK)
     model, ids = object(), np.arange(BLOCK + 10, dtype=np.int32)
-    slots = []
-    for _ in range(2):
-        match = cache.match(model, ids)
-        slot = cache.take(keep=match.slot)
-        assert slot is not None
-        if match.length:
-            cache.adopt(slot, match)
-        cache.reserve(slot, len(ids))
-        cache.activate(slot, model, ids, 100)
-        cache.lengths[slot.index] = len(ids)
-        slots.append(slot)
-    first, second = slots
+    first, second = placed(cache, model, ids), placed(cache, model, ids)
     assert cache.tables[first.index, 0] == cache.tables[second.index, 0]
     cache.release(first)
     cache.truncate(first, BLOCK // 2)
@@ -78,14 +80,7 @@ def test_no_model_finds_what_lies_there_for_another() -> None:
     cache = Cache(shape_of(make_model().config), 6, torch.float32, torch.device("cpu"), 24 * BLOCK)
     own, other, ids = object(), object(), np.arange(100, dtype=np.int32)
     for _ in range(2):
-        match = cache.match(own, ids)
-        slot = cache.take(keep=match.slot)
-        assert slot is not None
-        if match.length:
-            cache.adopt(slot, match)
-        cache.reserve(slot, len(ids))
-        cache.activate(slot, own, ids, 100)
-        cache.lengths[slot.index] = len(ids)
+        placed(cache, own, ids)
         assert cache.match(other, ids).length == 0
     assert cache.entries
     assert cache.match(own, ids).length == 99

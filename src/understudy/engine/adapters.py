@@ -3,7 +3,7 @@
 Within a fused linear layer ("site") the parts' A lie side by side, (in, sum of ranks); each part
 has a B of its own, scaled. A batch that uses one adapter alone takes weights with the adapter
 merged in (float32: merging rounds at 1e-7); for one that mixes them see `lora_batch`. The C kernel
-reads adapters in bfloat16 too, at half the memory and half the time: those that are stored so.
+reads adapters in bfloat16 too, which take half the memory: those that are stored so.
 """
 
 import math

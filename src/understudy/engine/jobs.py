@@ -42,10 +42,8 @@ class Job:
     def watched(self) -> bool:
         return bool(self.on_chunk or self.sampling.stop)
 
-    def stopped(self, sampled: Ids, decode: Callable[[Sequence[int]], str] | None) -> bool:
+    def stopped(self, sampled: Ids, decode: Callable[[Sequence[int]], str]) -> bool:
         """Whether a stop string is in the text of what was sampled."""
-        if decode is None:
-            return False
         longest = max(len(s) for s in self.sampling.stop)
         text = decode(sampled[max(0, len(sampled) - longest - 8) :].tolist())
         return any(s in text for s in self.sampling.stop)

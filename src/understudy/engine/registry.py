@@ -270,9 +270,8 @@ class Registry:
         return entry
 
     def _check_age(self, ref: ModelRef) -> None:
-        newer = sum(a == ref.adapter and v is not None and v > (ref.version or 0)
-                    for a, v in self._all)  # fmt: skip
-        if newer >= self.keep_versions:
+        versions = [v for a, v in self._all if a == ref.adapter and v is not None]
+        if sum(v > (ref.version or 0) for v in versions) >= self.keep_versions:
             raise ValueError(
                 f"{ref} is older than the {self.keep_versions} versions that are kept of it"
             )

@@ -334,7 +334,8 @@ class Shard:
         """The stream and stop strings of a request that still runs."""
         n = int(self.schedule.rows.count[i])
         sampled = self.cache.ids[i, job.prompt : job.prompt + n]
-        if job.sampling.stop and job.stopped(sampled, self.config.decode_text):
+        decode = self.config.decode_text  # there where anything asks for stop strings
+        if job.sampling.stop and decode is not None and job.stopped(sampled, decode):
             return self._finish(i, True, False)
         return self._chunk(job, i, n)
 
