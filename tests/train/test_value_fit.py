@@ -8,7 +8,7 @@ from understudy.core.rows import Entry, Row
 from understudy.models.lora import inject_lora
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
-from understudy.train.value_fit import Moments, fit
+from understudy.train.value_fit import Known, Moments, fit
 from understudy.train.value_head import ValueHead
 
 
@@ -77,33 +77,96 @@ def test_errors_are_those_of_the_entries() -> None:
     assert all(found.error(plain) <= found.error(other) for other in (by, *grid))
 
 
-def test_a_trainers_head_foretells_what_its_states_tell() -> None:
-    model = small_model()
-    inject_lora(model)
+def test_what_was_known_before_fades_as_if_it_counted_less() -> None:
+    draw = torch.Generator().manual_seed(3)
+    states = torch.randn(40, 4, generator=draw, dtype=torch.float64)
+    returns = torch.randn(40, generator=draw, dtype=torch.float64)
+
+    def known(rows: range) -> Known:
+        a, b = [r for r in rows if r % 2], [r for r in rows if not r % 2]
+        return Known((moments(states[a], returns[a]), moments(states[b], returns[b])), len(rows))
+
+    both = known(range(20, 40)).after(known(range(20)), 0.5)
+    weight = torch.tensor([0.5] * 20 + [1.0] * 20, dtype=torch.float64)
+    ones = torch.cat([states, torch.ones(40, 1, dtype=torch.float64)], 1)
+    root = weight.sqrt()[:, None]
+    least = torch.linalg.lstsq(ones * root, returns[:, None] * root).solution.squeeze(1)
+    whole = both.halves[0] + both.halves[1]
+    assert whole.fit_F(0.0).tolist() == pytest.approx(least.tolist())
+    assert (whole.count, both.episodes) == (30, 30)
+    again = Known.of(both.tensors())
+    assert all(torch.equal(a, b) for a, b in zip(again.tensors(), both.tensors(), strict=True))
+
+
+def valued_rows(model: torch.nn.Module, n: int, seed: int) -> list[Row]:
+    """Rows whose returns are linear in the model's states."""
     truth = ValueHead.of(model)
     with torch.no_grad():
         truth.weight.normal_(generator=torch.Generator().manual_seed(0))
         truth.bias.fill_(2.0)
-    draw = torch.Generator().manual_seed(3)
+    draw = torch.Generator().manual_seed(seed)
     rows = [
         Row(
             tuple(torch.randint(1, VOCABULARY, (24,), generator=draw).tolist()),
             tuple(Entry(at, 1, "rl", 1.0, 0.0, f"e{n}") for at in (5, 9, 23)),
         )
-        for n in range(600)
+        for n in range(n)
     ]
-    config = TrainerConfig(max_tokens_per_microbatch=100)
-    told = Trainer(model, config, value_head=truth).values(rows)
-    fitted = ValueHead.of(model)
-    trainer = Trainer(model, config, value_head=fitted)
-    given = [
+    told = Trainer(model, TrainerConfig(), value_head=truth).values(rows)
+    return [
         Row(r.ids, (*r.entries, *(Entry(e.position, 0, "value", 1.0, v, e.sample_id)
                                   for e, v in zip(r.entries, own, strict=True))))
         for r, own in zip(rows, told, strict=True)
     ]  # fmt: skip
+
+
+def test_fits_that_build_on_each_other_find_what_one_batch_alone_cannot() -> None:
+    model = small_model()
+    inject_lora(model)
+    width = model.get_output_embeddings().weight.shape[1]
+    batches = [valued_rows(model, 3 * width, seed) for seed in range(12)]
+    alone, going_on = (
+        Trainer(model, TrainerConfig(), value_head=ValueHead.of(model)) for _ in range(2)
+    )
+    explained = [(alone.fit_values(b), going_on.fit_values(b, keep=0.9)) for b in batches]
+    assert explained[0][0] == explained[0][1]
+    assert explained[-1][1] > 0.9 > explained[-1][0]
+    held_out = valued_rows(model, 50, 99)
+    returns = torch.tensor([[e.anchor for e in r.entries if e.stream == "value"] for r in held_out])
+    off = [
+        float((torch.tensor(t.values(held_out))[:, :3] - returns).square().mean())
+        for t in (alone, going_on)
+    ]
+    assert off[1] < 0.3 * off[0]
+
+
+def test_a_trainer_that_is_restored_fits_as_the_one_that_went_on() -> None:
+    model = small_model()
+    inject_lora(model)
+    first, second = valued_rows(model, 60, 1), valued_rows(model, 60, 2)
+    whole, resumed, forgetful = (
+        Trainer(model, TrainerConfig(), value_head=ValueHead.of(model)) for _ in range(3)
+    )
+    whole.fit_values(first, keep=0.7)
+    resumed.restore(list(whole.tensors()), 0, 0)
+    said = [t.fit_values(second, keep=0.7) for t in (whole, resumed, forgetful)]
+    assert said[0] == said[1]
+    heads = [t.value_head.tensors() for t in (whole, resumed, forgetful) if t.value_head]
+    assert all(torch.equal(heads[0][k], heads[1][k]) for k in heads[0])
+    assert not all(torch.equal(heads[0][k], heads[2][k]) for k in heads[0])
+
+
+def test_a_trainers_head_foretells_what_its_states_tell() -> None:
+    model = small_model()
+    inject_lora(model)
+    given = valued_rows(model, 600, 3)
+    told = [[e.anchor for e in r.entries if e.stream == "value"] for r in given]
+    config = TrainerConfig(max_tokens_per_microbatch=100)
+    fitted = ValueHead.of(model)
+    trainer = Trainer(model, config, value_head=fitted)
     explained = trainer.fit_values(given)
     assert explained > 0.95
-    said = torch.tensor(trainer.values(rows))
+    said = torch.tensor(trainer.values(given))[:, :3]
     spread = torch.tensor(told).std()
     assert float((said - torch.tensor(told)).abs().mean()) < 0.1 * float(spread)
     renamed = [

@@ -60,6 +60,8 @@ class PlayConfig(RolloutConfig):
 
     steps: PositiveInt = 40
     epochs: PositiveInt = 2  # over a step's episodes
+    # of a step's returns in the next fit of values: 0.8 keeps five steps' worth
+    value_memory: float = Field(default=0.8, ge=0, lt=1)
     scenarios_per_step: PositiveInt = 64
     group_size: int = Field(default=1, ge=1, le=1)
     max_staleness: int = Field(default=0, ge=0, le=0)
@@ -73,7 +75,7 @@ class PpoConfig(Tuned):
     log: LogConfig = LogConfig()
     play: PlayConfig = PlayConfig()
     estimation: Estimation = Estimation(blame=1.0)
-    value: ValueConfig = ValueConfig(share=0.1)  # of the values that are learned on in a world
+    value: ValueConfig = ValueConfig(share=0.1)  # in a world the model learns to tell values too
     epochs: PositiveInt = 3
     batch_episodes: PositiveInt = 64  # of a mini-batch
     kl_bound: PositiveFloat | None = None  # a step's mean over its tokens, KL(sampler || policy)

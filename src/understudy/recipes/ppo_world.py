@@ -2,10 +2,11 @@
 
 As recipes.ppo, but that a step plays `play.scenarios_per_step` scenarios once each, judges them,
 and goes over them `play.epochs` times before the adapter is handed to the engine again. No groups:
-the value head is the baseline. What is played, and what of it may be learned from, is as for GRPO
-(recipes.rollouts): guards, doubt, curriculum, evaluation. `seed` is the recipe's, and what is
-logged is what was played, its rewards as they were vetted: of `log`, only `max_tokens` and
-`long_rows` have a say here.
+the value head is the baseline. It is fitted anew before each step, in closed form, to that step's
+returns and to those of the steps before, which fade (`play.value_memory`). What is played, and what
+of it may be learned from, is as for GRPO (recipes.rollouts): guards, doubt, curriculum, evaluation.
+`seed` is the recipe's, and what is logged is what was played, its rewards as they were vetted: of
+`log`, only `max_tokens` and `long_rows` have a say here.
 """
 
 import time
@@ -194,8 +195,8 @@ def _learn(
         skipped.update([metrics.skipped] if metrics.skipped else [])
         return metrics
 
-    if step == 0:  # later ones learn on from there, beside the policy
-        trainer.fit_values([r for e in found for r in critic_rows(e, config.estimation)])
+    critic = [r for e in found for r in critic_rows(e, config.estimation)]
+    trainer.fit_values(critic, config.play.value_memory)
     estimates = estimate(found, values_of(trainer, found), config.estimation, weights)
     for epoch in range(config.play.epochs):
         for batch in mini_batches(len(found), size, f"{config.seed}/{step}/{epoch}"):

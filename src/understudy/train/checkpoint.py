@@ -1,9 +1,9 @@
 """Checkpoints of a trainer: written whole or not at all, resumed bit for bit, no pickle.
 
 A checkpoint is a directory: `parameters.safetensors` (whatever requires a gradient),
-`optimiser.safetensors` (AdamW's moments), `random.safetensors` (torch's generators) and
-`state.json` (counters, configuration, the generators of numpy and random, the caller's `extra`,
-the digests of the other files).
+`optimiser.safetensors` (AdamW's moments, and what a value head's next fit builds on),
+`random.safetensors` (torch's generators) and `state.json` (counters, configuration, the generators
+of numpy and random, the caller's `extra`, the digests of the other files).
 """
 
 import hashlib

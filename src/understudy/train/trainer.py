@@ -25,11 +25,13 @@ from understudy.train.optimiser import TrainerConfig, make_optimiser, trainable
 from understudy.train.parallel import Helpers
 from understudy.train.sharding import METHOD, put, whole
 from understudy.train.tree_batch import Forward, micro_batches, split_rows
-from understudy.train.value_fit import Moments, States, fit
+from understudy.train.value_fit import Known, Moments, States, fit
 from understudy.train.value_head import ValueHead
 
 if TYPE_CHECKING:
     from understudy.train.processes import Processes
+
+_KNOWN = "value_fit"  # see Trainer.tensors
 
 
 class NonFiniteError(RuntimeError):
@@ -104,6 +106,7 @@ class Trainer:
         self.optimiser = make_optimiser(self._groups[0], self.config, list(head.values()))
         self.steps = 0
         self.skipped_in_a_row = self.head_skipped_in_a_row = 0
+        self._known: Known | None = None  # to the value head's fits, where they build on each other
         model.eval()
         self.workers = workers
         self._helpers: Helpers | None = None
@@ -178,14 +181,15 @@ class Trainer:
         return self._of_entries(valued, lambda out: out.value_E)
 
     @torch.no_grad()
-    def fit_values(self, rows: Sequence[Row]) -> float:
+    def fit_values(self, rows: Sequence[Row], keep: float = 0.0) -> float:
         """Fits the value head to the returns that the rows' `value` entries hold, in closed form
         (train.value_fit); the share of the returns' variance that such a head foretells of episodes
-        that it was not fitted to. Raises ValueError without a value head."""
+        that it was not fitted to. What earlier fits were given counts `keep` times as much with
+        each further one. Raises ValueError without a value head."""
         if self.value_head is None:
             raise ValueError("there is no value head: Trainer(..., value_head=...)")
         head, states = self.value_head, States(len(self.value_head.weight))
-        halves = [Moments.of(len(head.weight)), Moments.of(len(head.weight))]
+        halves = (Moments.of(len(head.weight)), Moments.of(len(head.weight)))
         only = [Row(r.ids, tuple(e for e in r.entries if e.stream == "value")) for r in rows]
         kept = [trim(row) for row in only if row.entries]
         numbers: dict[str | int, int] = {}  # of episodes: their ids are others in another run
@@ -200,7 +204,9 @@ class Trainer:
                 mine = torch.from_numpy(np.flatnonzero(of_E == number))
                 returns = torch.from_numpy(batch.tree.anchor_E)[mine]
                 moments.add(states.seen_UD.cpu()[at_E[mine]], returns)
-        fit_F, explained = fit(halves, len(numbers))
+        known = Known(halves, len(numbers)).after(self._known, keep)
+        self._known = known if keep else None
+        fit_F, explained = fit(known.halves, known.episodes)
         head.weight.copy_(fit_F[:-1])
         head.bias.copy_(fit_F[-1:])
         return explained
@@ -249,13 +255,15 @@ class Trainer:
             parameter.grad = None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """What is trained, as `parameter:NAME`, and AdamW's moments, as `exp_avg:NAME` and so on:
-        whole, on the CPU."""
+        """What is trained, as `parameter:NAME`, AdamW's moments, as `exp_avg:NAME` and so on, and
+        what the value head's next fit builds on: whole, on the CPU."""
         for name, parameter in self.parameters.items():
             yield f"parameter:{name}", whole(parameter)
         for name, parameter in self.parameters.items():
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 yield f"{key}:{name}", whole(value)
+        for n, tensor in enumerate(self._known.tensors() if self._known else ()):
+            yield f"{_KNOWN}:{n}", tensor
 
     @torch.no_grad()
     def restore(
@@ -264,13 +272,18 @@ class Trainer:
         """Goes on from what `tensors` said after so many steps, the last so many skipped: of the
         model, and of the value `head` alone."""
         self.optimiser.state.clear()
+        known: list[Tensor] = []
         for joined, value in tensors:
             key, _, name = joined.partition(":")
+            if key == _KNOWN:
+                known.append(value)
+                continue
             parameter = self.parameters[name]
             if key == "parameter":
                 parameter.copy_(put(value, parameter))
             else:
                 self.optimiser.state[parameter][key] = put(value, parameter)
+        self._known = Known.of(known) if known else None
         self.steps = steps
         self.skipped_in_a_row, self.head_skipped_in_a_row = skipped, head
 

@@ -5,7 +5,8 @@ steps at a policy's learning rate end far from it. The penalty is the one of whi
 of the episodes foretells the other half best, of those that leave the fit few degrees of freedom
 beside the episodes: advantages of the same episodes are to be taken from it, and a head that knows
 each episode's return by heart leaves none. Where no fit does better than the mean return, the head
-says that. Only sums over entries are kept, so that any number of them costs D x D numbers.
+says that. Only sums over entries are kept, so that any number of them costs D x D numbers, and
+those of earlier fits may fade instead of going (`Known`): in a step a policy changes little.
 Dimensions: V entries, D hidden, F = D + 1 with the constant.
 """
 
@@ -28,7 +29,7 @@ class Moments:
     squares_FF: Tensor
     products_F: Tensor
     returns: float = 0.0  # of their squares
-    count: int = 0
+    count: float = 0.0
 
     @classmethod
     def of(cls, width: int) -> "Moments":
@@ -55,11 +56,17 @@ class Moments:
             self.count + other.count,
         )
 
+    def faded(self, by: float) -> "Moments":
+        """As if every entry counted so much."""
+        return Moments(
+            self.squares_FF * by, self.products_F * by, self.returns * by, self.count * by
+        )
+
     @property
     def mean_F(self) -> Tensor:
         """The fit that says the mean return of every state."""
         fit = torch.zeros_like(self.products_F)
-        fit[-1] = self.products_F[-1] / max(1, self.count)
+        fit[-1] = self.products_F[-1] / (self.count or 1.0)
         return fit
 
     def fit_F(self, penalty: float) -> Tensor:
@@ -74,7 +81,7 @@ class Moments:
         diagonal = self.squares_FF.diagonal()
         ridge = torch.full_like(diagonal, penalty * float(diagonal[:-1].mean()))
         ridge[-1] = 0.0
-        return torch.linalg.lstsq(self.squares_FF + torch.diag(ridge), right_FX).solution
+        return torch.linalg.solve(self.squares_FF + torch.diag(ridge), right_FX)
 
     def error(self, fit_F: Tensor) -> float:
         """The sum of squared errors of a fit."""
@@ -82,7 +89,43 @@ class Moments:
         return max(0.0, self.returns + float(explained))
 
 
-def fit(halves: Sequence[Moments], episodes: int) -> tuple[Tensor, float]:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a head is fitted to: the moments of two halves of so many episodes, those of earlier
+    fits faded."""
+
+    halves: tuple[Moments, Moments]
+    episodes: float
+
+    def after(self, earlier: "Known | None", keep: float) -> "Known":
+        """With what was known before, which counts `keep` times what it did."""
+        if earlier is None:
+            return self
+        one, other = (a + b.faded(keep) for a, b in zip(self.halves, earlier.halves, strict=True))
+        return Known((one, other), self.episodes + keep * earlier.episodes)
+
+    def tensors(self) -> list[Tensor]:
+        """Of each half (F + 2, F): the squares, the products, a line of the sum of squared returns
+        and the number of entries; then the number of episodes (1,)."""
+        found = []
+        for half in self.halves:
+            last_F = torch.zeros_like(half.products_F)
+            last_F[:2] = torch.tensor([half.returns, half.count], dtype=last_F.dtype)
+            rows = (half.squares_FF, half.products_F[None], last_F[None])
+            found.append(torch.cat(rows))
+        return [*found, torch.tensor([self.episodes], dtype=torch.float64)]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "Known":
+        """What `tensors` gave."""
+        one, other = (
+            Moments(t[:-2].clone(), t[-2].clone(), float(t[-1, 0]), float(t[-1, 1]))
+            for t in tensors[:2]
+        )
+        return cls((one, other), float(tensors[2]))
+
+
+def fit(halves: Sequence[Moments], episodes: float) -> tuple[Tensor, float]:
     """The fit to two halves of so many episodes together (F,), and the share of the variance of one
     half's returns that a fit to the other explains, the mean of both ways."""
     one, other = halves
