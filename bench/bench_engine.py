@@ -5,10 +5,13 @@ both sides of a ratio in one run, in alternation, with the same number of thread
 core, the others' torch threads), at least five pairs. `rollout_ratio_generate` and
 `rollout_ratio_continuous_batching`: our sampled tokens per second over those of transformers, 64
 conversations of six turns. `adapters_64_over_base`: seconds of a decoding step with 64 adapters
-over one of the bare base, `adapters_64_half_over_base` with adapters in bfloat16,
+over one of the bare base, 100 tokens behind prompts of 64; `adapters_64_half_over_base` with
+adapters in bfloat16, `adapters_64_bound` what it would be if a step took no longer than the base's
+but for the adapters' bytes, read by as many threads that do nothing else,
+`adapters_64_behind_512_over_base` behind prompts of 512, as agents have them,
 `adapters_64_over_peft` over PEFT's mixed batch. `cliff_ratio`: throughput with 32 slots and a
-working set of 48 of 256 adapters on disk over that with all in memory.
-`ttft_cached_share`: time to the first token behind 2,000 cached tokens over that without a cache.
+working set of 48 of 256 adapters on disk over that with all in memory. `ttft_cached_share`: time to
+the first token behind 2,000 cached tokens over that without a cache.
 `seconds_per_token_256_over_32`: time of each further token of long answers over that of short ones.
 """
 
@@ -61,6 +64,7 @@ def run(
     slow_repeats: int = 5,
     slow_live: int = 64,
     adapters: int = 64,
+    long: int = 512,
     stored: int = 256,
     working_set: int = 48,
     slots: int = 32,
@@ -73,7 +77,7 @@ def run(
     torch.set_num_threads(threads)
     try:
         found = _rollouts(threads, repeats, conversations, slow_repeats, slow_live)
-        found |= asyncio.run(_adapters(threads, repeats, adapters))
+        found |= asyncio.run(_adapters(threads, repeats, adapters, long))
         found |= asyncio.run(_cliff(threads, repeats, stored, working_set, slots, requests))
         found |= asyncio.run(_latency(threads, repeats, prefix))
     finally:
@@ -115,7 +119,7 @@ def _rollouts(
     return found
 
 
-async def _adapters(threads: int, repeats: int, count: int) -> dict[str, Figure]:
+async def _adapters(threads: int, repeats: int, count: int, long: int) -> dict[str, Figure]:
     model = random_model()
     vocabulary = model.config.vocab_size
     tensors = many.random_adapters(copy.deepcopy(model), count)
@@ -129,20 +133,32 @@ async def _adapters(threads: int, repeats: int, count: int) -> dict[str, Figure]
             await many.decoding(engine, [BASE] * count, vocabulary),
             await many.decoding(engine, refs, vocabulary),
             await many.decoding(half, half_refs, vocabulary),
+            await many.decoding(engine, [BASE] * count, vocabulary, prompt=long),
+            await many.decoding(engine, refs, vocabulary, prompt=long),
             peer.decoding(vocabulary, 20),
         )
         for _ in range(repeats + 1)
     ]
-    base, mixed, halved, peft = zip(*speeds[1:], strict=True)  # the first warms up
+    base, mixed, halved, base_long, mixed_long, peft = zip(
+        *speeds[1:], strict=True
+    )  # the first warms up
     await engine.aclose()
     await half.aclose()
+    plain, more = many.bytes_of_a_step(model, tensors, 64, 100)
+    read = [(many.reading(plain, threads), many.reading(plain + more, threads)) for _ in base]
+    bound = [1 + (b - a) * s / count for s, (a, b) in zip(base, read, strict=True)]
     over_base = [b / m for b, m in zip(base, mixed, strict=True)]
+    long_over_base = [b / m for b, m in zip(base_long, mixed_long, strict=True)]
     half_over_base = [b / h for b, h in zip(base, halved, strict=True)]
     over_peft = [p / m for p, m in zip(peft, mixed, strict=True)]
     return {
         "decode_tokens_per_s": figure(base, f"sampled tokens/s, the base, batch {count}"),
         f"adapters_{count}_tokens_per_s": figure(mixed, "sampled tokens/s, an adapter a row"),
         f"adapters_{count}_over_base": figure(over_base, "time of a step, ratio"),
+        f"adapters_{count}_bound": figure(bound, "the same, were reading all that it costs"),
+        f"adapters_{count}_behind_{long}_over_base": figure(
+            long_over_base, f"the same, behind prompts of {long}"
+        ),
         f"adapters_{count}_half_over_base": figure(half_over_base, "the same, in bfloat16"),
         f"adapters_{count}_over_peft": figure(over_peft, "time of a step, ratio"),
     }

@@ -5,6 +5,7 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,16 @@ def random_adapters(model: Any, count: int, rank: int = 16) -> list[Tensors]:
 
 
 async def decoding(
-    engine: TorchEngine, models: Sequence[ModelRef], vocabulary: int, tokens: int = 100
+    engine: TorchEngine,
+    models: Sequence[ModelRef],
+    vocabulary: int,
+    tokens: int = 100,
+    prompt: int = 64,
 ) -> float:
-    """Sampled tokens per second, one sequence a model, all decoding together, prompts cached."""
+    """Sampled tokens per second, one sequence a model, all decoding together, behind prompts of so
+    many tokens, which are cached."""
     rng = random.Random(0)
-    prompts = [rng.choices(range(FIRST, vocabulary), k=64) for _ in models]
+    prompts = [rng.choices(range(FIRST, vocabulary), k=prompt) for _ in models]
 
     async def all_of(sampling: Sampling) -> int:
         asked = (engine.sample(p, m, sampling) for p, m in zip(prompts, models, strict=True))
@@ -45,6 +51,36 @@ async def decoding(
     started = time.perf_counter()
     sampled = await all_of(Sampling(max_tokens=tokens))
     return sampled / (time.perf_counter() - started)
+
+
+def reading(size: int, threads: int, times: int = 20) -> float:
+    """Seconds that so many bytes take to be read once by so many threads, again and again."""
+    parts = [torch.ones(size // threads // 4) for _ in range(threads)]
+
+    def read(part: torch.Tensor) -> None:
+        for _ in range(times):
+            part.sum()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # each of ours is one
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(read, parts))
+            started = time.perf_counter()
+            list(pool.map(read, parts))
+            return (time.perf_counter() - started) / times
+    finally:
+        torch.set_num_threads(before)
+
+
+def bytes_of_a_step(model: Any, tensors: Sequence[Tensors], prompt: int, tokens: int) -> list[int]:
+    """What a decoding step reads, a sequence an adapter, at the middle of its `tokens`: the base
+    and the keys and values; the adapters."""
+    c = model.config
+    wide = 2 * c.num_hidden_layers * c.num_key_value_heads * c.head_dim * 4
+    held = len(tensors) * (prompt + tokens // 2) * wide
+    base = sum(p.numel() * p.element_size() for p in model.parameters())
+    return [base + held, sum(t.numel() * 4 for own in tensors for t in own.values())]
 
 
 class PeftPeer:

@@ -79,10 +79,13 @@ def test_no_model_finds_what_lies_there_for_another() -> None:
     """Neither in a slot nor in a prefix entry; of its own it finds all."""
     cache = Cache(shape_of(make_model().config), 6, torch.float32, torch.device("cpu"), 24 * BLOCK)
     own, other, ids = object(), object(), np.arange(100, dtype=np.int32)
-    for _ in range(2):
+    cache.crowd = 3 * 96
+    for n in range(4):
         placed(cache, own, ids)
         assert cache.match(other, ids).length == 0
-    assert cache.entries
+        assert len(cache.entries) == (n > 1)  # three of them run
+    assert all(s.entry is cache.entries[0] for s in cache.slots if s.of is own)
+    consistent(cache)
     assert cache.match(own, ids).length == 99
 
 
@@ -94,6 +97,7 @@ class Histories:
         self.draw = data.draw
         shape = shape_of(make_model().config)
         self.cache = Cache(shape, 6, torch.float32, torch.device("cpu"), 24 * BLOCK)
+        self.cache.crowd = self.draw(st.sampled_from((0, 3 * BLOCK, 300)))
         self.models = [object(), object()]
         self.active: list[Slot] = []
 

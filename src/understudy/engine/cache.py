@@ -1,15 +1,16 @@
 """Keys and values of the conversations of one shard, in blocks, within a budget.
 
 A slot holds one sequence: its ids, and a table of the blocks where the keys and values of its
-suffix lie (paged attention, arXiv 2309.06180). What comes before the suffix, the system prompt and
-tools that many conversations share, lies once in a prefix entry, so that attention to it is one
-matrix product for all rows (cascade attention); whole blocks of a suffix are shared too, and freed
-with the last that refers to them. A finished sequence's slot stays as cache until its blocks are
+suffix lie (paged attention, arXiv 2309.06180). Whole blocks are shared, and freed with the last
+that refers to them. What many conversations begin with while they run, a system prompt and tools,
+moves into a prefix entry, so that attention to it is one matrix product for all of them (cascade
+attention). A finished sequence's slot stays as cache until its blocks are
 needed. Nothing is ever shared across models or versions: what is kept says whose it is
 (`Model.kv`), without holding the model, whose weights come and go.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from understudy.engine.weights import Shape
 
 BLOCK = 32  # tokens
 SHARED_MIN = 64  # tokens; a shorter common prefix is shared by blocks rather than as an entry
+CROWD = 4096  # see Cache
 MAX_ENTRIES = 16
 
 Ids = npt.NDArray[np.int32]
@@ -68,6 +70,9 @@ class Cache:
     """All slots, blocks and entries of a shard. Grows on demand, in doublings, up to `max_slots`
     sequences and `max_tokens` tokens; on a GPU it has its whole size from the start.
 
+    crowd: from so many tokens on, times the running sequences that share them, they are an entry:
+    a product costs 50 us a layer on a CPU, shared blocks 8 ns a token and sequence (4 heads of 32).
+
     static: it never moves, for who keeps addresses (engine.graphs). It has its whole size from the
     start, a block that nobody holds, `padding`, and no entries, so that blocks alone are shared."""
 
@@ -95,6 +100,7 @@ class Cache:
         self.lengths = np.zeros(0, dtype=np.int64)  # tokens with keys and values
         self.plens = np.zeros(0, dtype=np.int64)  # of those, in the slot's entry
         self.idle = np.zeros(0, dtype=bool)  # holds a finished sequence
+        self.crowd = CROWD
         self.clock = 0
         self.leanings = 0  # changes of who leans on which entry, and how far
         if static or device.type != "cpu":
@@ -203,9 +209,7 @@ class Cache:
             slot.entry.used = slot.used
         self.idle[slot.index] = False
         if total > self.ids.shape[1]:
-            wide = np.zeros((len(self.ids), _power(total)), dtype=np.int32)
-            wide[:, : self.ids.shape[1]] = self.ids
-            self.ids = wide
+            self.ids = _wider(self.ids, total)
         self.ids[slot.index, : len(ids)] = ids
 
     def release(self, slot: Slot) -> None:
@@ -239,9 +243,7 @@ class Cache:
         if not self._make_room(need - have, slot):
             return False
         if need > self.tables.shape[1]:
-            wide = np.zeros((len(self.tables), _power(need)), dtype=np.int64)
-            wide[:, : self.tables.shape[1]] = self.tables
-            self.tables = wide
+            self.tables = _wider(self.tables, need)
         self.tables[i, have:need] = self._take_blocks(need - have)
         self.counts[i] = need
         return True
@@ -274,9 +276,12 @@ class Cache:
         """Give back the blocks of slot i after its first few."""
         gone = self.tables[i, blocks : self.counts[i]]
         if len(gone):
-            self.refs[gone] -= 1
-            self.free.extend(gone[self.refs[gone] == 0].tolist())
+            self._give_back(gone)
             self.counts[i] = blocks
+
+    def _give_back(self, blocks: npt.NDArray[np.int64]) -> None:
+        self.refs[blocks] -= 1
+        self.free.extend(blocks[self.refs[blocks] == 0].tolist())
 
     def rows(self, layer: int, i: int, length: int) -> Tensor:
         """Keys and values of a slot's first `length` rows, (2, kv_heads, length, head_dim)."""
@@ -286,16 +291,16 @@ class Cache:
     # -- sharing ---------------------------------------------------------------------------
 
     def adopt(self, slot: Slot, match: Match) -> None:
-        """Give the empty `slot` the matched prefix: by reference as far as it lies in an entry, is
-        long enough to become one or fills blocks; what is left over is computed anew."""
+        """Give the empty `slot` the matched prefix: by reference as far as it lies in an entry or
+        fills blocks, else as a copy."""
         source, length, i = match.slot, match.length, slot.index
         if source is None:
             if match.entry is not None and length >= SHARED_MIN:
                 self._lean(slot, match.entry)
                 self.plens[i], self.lengths[i] = length, length
             return
-        if length >= SHARED_MIN and source.entry is None and not self.static:
-            self._promote(source, length)
+        if source.entry is None and not self.static:
+            self._promote(source, length // BLOCK)
         plen = min(int(self.plens[source.index]), length)
         self._lean(slot, source.entry if plen else None)
         whole = (length - plen) // BLOCK
@@ -319,29 +324,29 @@ class Cache:
             entry.leaning += 1
         slot.entry = entry
 
-    def _promote(self, source: Slot, length: int) -> None:
-        """Move the first `length` tokens of a slot that holds them itself into an entry, where the
-        budget has room for both for a moment."""
-        assert source.of is not None
-        i, layers = source.index, range(self.shape.layers)
-        rest = int(self.lengths[i]) - length
-        kept = max(rest, int(self.counts[i]) * BLOCK - length)  # what was reserved stays so
-        if not self._make_room(blocks_for(length) + blocks_for(kept), source):
+    def _promote(self, source: Slot, blocks: int) -> None:
+        """Move the first blocks of a slot into an entry, for all slots that have these blocks,
+        where enough of them run and the budget has room for both for a moment."""
+        i, length = source.index, blocks * BLOCK
+        table = self.tables[i, :blocks].copy()
+        running = sum(self.slots[j].active for j in self._with(table).tolist()) + 1  # who comes
+        enough = length >= SHARED_MIN and running * length >= self.crowd
+        if not enough or not self._make_room(blocks, source):
             return
-        parts = torch.stack([self.rows(layer, i, length) for layer in layers])
-        entry = Entry(source.of, self.ids[i, :length].copy(), parts, self.tick())
-        moved = [self.rows(layer, i, length + rest)[:, :, length:].clone() for layer in layers]
-        self._shrink(i, 0)
-        self.entries.append(entry)
-        self._lean(source, entry)
-        self.plens[i] = length
-        fits = self.reserve(source, length + kept)
-        assert fits, "what was given back is there"
-        for layer, kv in enumerate(self.kv):
-            for first in range(0, rest, BLOCK):
-                part = moved[layer][:, :, first : first + BLOCK]
-                kv[int(self.tables[i, first // BLOCK]), :, :, : part.shape[2]] = part
+        kv = torch.stack([self.rows(layer, i, length) for layer in range(self.shape.layers)])
+        self.entries.append(Entry(source.of, self.ids[i, :length].copy(), kv, self.tick()))
+        for j in self._with(table).tolist():
+            rest = self.tables[j, blocks : self.counts[j]].copy()
+            self._give_back(table)
+            self.tables[j, : len(rest)], self.counts[j] = rest, len(rest)
+            self._lean(self.slots[j], self.entries[-1])
+            self.plens[j] = length
         self._trim()
+
+    def _with(self, table: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The slots that begin with these blocks."""
+        there = (self.counts >= len(table)) & (self.plens == 0)
+        return np.flatnonzero(there & (self.tables[:, : len(table)] == table).all(1))
 
     def _trim(self) -> None:
         """Forget the entries idle for longest, with the idle slots that lean on them."""
@@ -387,10 +392,10 @@ def in_rows(kv: Tensor, tables_RM: Tensor) -> Tensor:
 
 def common_prefix(a: Ids, b: Ids) -> int:
     """Length of the common prefix of two id arrays."""
-    n = min(len(a), len(b))
-    same = a[:n] == b[:n]
+    same = a[: (n := min(len(a), len(b)))] == b[:n]
     return n if same.all() else int(same.argmin())
 
 
-def _power(n: int) -> int:
-    return max(8, 1 << (n - 1).bit_length())
+def _wider(table: npt.NDArray[Any], columns: int) -> npt.NDArray[Any]:
+    power = max(8, 1 << (columns - 1).bit_length())
+    return np.pad(table, ((0, 0), (0, power - table.shape[1])))

@@ -227,25 +227,38 @@ static void dots(const float *q, const float *K, float *s, int64_t len) {
     }
 }
 
+/* A block of keys or values of one head lies together, and the next one anywhere: who comes to it
+ * unannounced waits for memory. So each block's lines are asked for while the one before is read. */
+static inline void ask_for(const float *from, int64_t rows) {
+    for (int64_t i = 0; i < rows * D; i += LINE / (int64_t)sizeof(float)) __builtin_prefetch(from + i);
+}
+
 /* One query per row over its first lens[r] positions, which lie in the blocks of its table:
  * tables (n, width), out (n, H, D) and lse (n, H); scratch holds G * (width * BLOCK) scores. */
 void attend(const float *q, const float *kv, const int64_t *tables, const int64_t *lens, float *out,
             float *lse, float *scratch, int64_t n, int64_t kv_heads, int64_t width, float scale) {
-    int64_t longest = width * BLOCK;
+    int64_t longest = width * BLOCK, values = kv_heads * BLOCK * D, whole = 2 * values;
     for (int64_t r = 0; r < n; r++)
         for (int64_t h = 0; h < kv_heads; h++) {
             const int64_t *table = tables + r * width;
-            int64_t len = lens[r], first = (r * kv_heads + h) * G;
+            const float *keys = kv + h * BLOCK * D;
+            int64_t len = lens[r], blocks = (len + BLOCK - 1) / BLOCK;
+            int64_t first = (r * kv_heads + h) * G;
             float Q[G][D], O[G][D], inverse[G];
             for (int g = 0; g < G; g++)
                 for (int d = 0; d < D; d++) {
                     Q[g][d] = q[(first + g) * D + d] * scale;
                     O[g][d] = 0;
                 }
-            for (int64_t t = 0; t < len; t += BLOCK) {
-                const float *K = kv + (table[t / BLOCK] * 2 * kv_heads + h) * BLOCK * D;
-                for (int g = 0; g < G; g++)
-                    dots(Q[g], K, scratch + g * longest + t, len - t < BLOCK ? len - t : BLOCK);
+            for (int64_t b = 0; b < blocks; b++) {
+                int64_t left = len - b * BLOCK, here = left < BLOCK ? left : BLOCK;
+                const float *K = keys + table[b] * whole;
+                const float *next = keys + (b + 1 < blocks ? table[b + 1] * whole
+                                                           : table[0] * whole + values);
+                for (int g = 0; g < G; g++) {
+                    ask_for(next + g * (BLOCK / G) * D, BLOCK / G);
+                    dots(Q[g], K, scratch + g * longest + b * BLOCK, here);
+                }
             }
             for (int g = 0; g < G; g++) {
                 float *s = scratch + g * longest, top = -FLT_MAX, sum = 0;
@@ -259,12 +272,18 @@ void attend(const float *q, const float *kv, const int64_t *tables, const int64_
                 lse[first + g] = top + logf(sum);
                 inverse[g] = 1.0f / sum;
             }
-            for (int64_t t = 0; t < len; t++) {
-                const float *V =
-                    kv + ((table[t / BLOCK] * 2 + 1) * kv_heads + h) * BLOCK * D + t % BLOCK * D;
-                for (int g = 0; g < G; g++) {
-                    float p = scratch[g * longest + t];
-                    for (int d = 0; d < D; d++) O[g][d] += p * V[d];
+            for (int64_t b = 0; b < blocks; b++) {
+                int64_t left = len - b * BLOCK, here = left < BLOCK ? left : BLOCK;
+                const float *V = keys + table[b] * whole + values, *next = V;
+                if (b + 1 < blocks) next = keys + table[b + 1] * whole + values;
+                else if (h + 1 < kv_heads) next = keys + BLOCK * D + table[0] * whole;
+                else if (r + 1 < n) next = kv + table[width] * whole;
+                for (int64_t t = 0; t < here; t++) {
+                    ask_for(next + t * D, 1);
+                    for (int g = 0; g < G; g++) {
+                        float p = scratch[g * longest + b * BLOCK + t];
+                        for (int d = 0; d < D; d++) O[g][d] += p * V[t * D + d];
+                    }
                 }
             }
             for (int g = 0; g < G; g++)
