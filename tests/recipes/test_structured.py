@@ -1,20 +1,21 @@
-"""Answers of an engine of ours keep to the sets that a schema lists."""
+"""Answers of an engine of ours follow their schema, whatever the model would rather say."""
 
 import json
 import random
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import torch
 
-from understudy.core.protocols import Renderer
-from understudy.core.types import Completion, Episode, ModelRef, Request, Sampling
+from understudy.core.types import Episode, ModelRef, Request, Sampling
 from understudy.engine.chat import LocalChat
 from understudy.models.loading import LoadedBase, load_base
 from understudy.recipes.learner import make_engine
-from understudy.recipes.structured import Constrained
-from understudy.world.language.filler import CHOSEN, SCHEMA, LanguageWorld
+from understudy.recipes.structured import Constrained, response_format
+from understudy.world.language.filler import SCHEMA, LanguageWorld
+from understudy.world.language.lessons import left_open, lessons
 from understudy.world.learn import learn
 from world.recorded import recorded
 
@@ -35,75 +36,63 @@ async def chat(base: LoadedBase) -> AsyncIterator[LocalChat]:
     await engine.aclose()
 
 
-def asked(**places: Any) -> Request:
-    schema = {"type": "object", "properties": places}
+def asked(temperature: float = 0.0, seed: int = 0, **places: Any) -> Request:
+    schema = {
+        "type": "object",
+        "properties": places,
+        "required": list(places),
+        "additionalProperties": False,
+    }
     return Request(
         ({"role": "user", "content": "Is the box open?"},), BASE,
-        sampling=Sampling(0.0, max_tokens=24), metadata={SCHEMA: schema},
+        sampling=Sampling(temperature, seed=seed, max_tokens=120), metadata={SCHEMA: schema},
     )  # fmt: skip
 
 
-class Written(LocalChat):
-    """A chat whose model writes this, whatever it is asked."""
-
-    def __init__(self, chat: LocalChat, text: str, reason: Any = "stop") -> None:
-        super().__init__(chat.engine, chat.renderer, chat.base)
-        self.text, self.reason = text, reason
-
-    async def complete(self, request: Request, on_ids: Any = None) -> Completion:
-        message: Any = {"role": "assistant", "content": self.text}
-        return Completion("c", request, "ok", message, self.reason, output_ids=(1,))
-
-
-def likelihood(base: LoadedBase, request: Request, text: str) -> float:
-    """The log-probability of an answer's text, by the Hugging Face model itself."""
-    renderer: Renderer = base.renderer
-    prompt = renderer.prompt_ids(request.messages, ())
-    ids = [*prompt, *base.renderer.encode(text)]
-    with torch.inference_mode():
-        logits = base.model(torch.tensor([ids])).logits[0].float()
-    scores = torch.log_softmax(logits[len(prompt) - 1 : -1], -1)
-    return float(scores.gather(1, torch.tensor(ids[len(prompt) :])[:, None]).sum())
-
-
-async def test_what_is_outside_of_a_set_gives_way_to_the_likeliest(
-    base: LoadedBase, chat: LocalChat
-) -> None:
-    request = asked(**{"1": {"type": "integer"}, "2": {"type": "string", "enum": STATES},
-                       "3": {"type": "boolean"}, "4": {"type": "string"}})  # fmt: skip
-    text = '{"1": 7, "2": "ajar", "3": 1, "4": "tall"}'
-    done = await Constrained(Written(chat, text)).complete(request)
-    got = json.loads(str(done.message["content"]))  # type: ignore[index]
-    begun = '\n{"1": 7, "2": '
-    best = max(STATES, key=lambda s: likelihood(base, request, begun + json.dumps(s)))
-    assert got["2"] == best
-    begun += json.dumps(best) + ', "3": '
-    yes, no = (likelihood(base, request, begun + text) for text in ("true", "false"))
-    assert got["3"] is (yes > no)
-    assert [got["1"], got["4"]] == [7, "tall"]
-    assert done.extra[CHOSEN] == 2
-    assert done.output_ids is None  # nobody sampled that
+async def test_a_base_that_was_taught_nothing_answers_by_the_schema(chat: LocalChat) -> None:
+    places: dict[str, Any] = {
+        "1": {"type": "integer", "minimum": 3, "maximum": 40},
+        "2": {"type": "string", "enum": STATES},
+        "3": {"type": "boolean"},
+        "4": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"},
+        "5": {"type": "number", "minimum": 0, "maximum": 9, "multipleOf": 0.01},
+        "6": {"type": "null"},
+    }
+    seen = set()
+    for seed in range(6):
+        done = await Constrained(chat).complete(asked(float(seed > 0), seed, **places))
+        assert done.output_ids is not None  # all of it was sampled
+        assert done.logprobs is not None
+        assert len(done.logprobs) == len(done.output_ids)
+        content = str(done.message["content"])  # type: ignore[index]
+        got = json.loads(content)
+        assert content == "\n" + json.dumps(got, ensure_ascii=False)
+        assert list(got) == list(places)
+        assert type(got["1"]) is int
+        assert 3 <= got["1"] <= 40
+        assert got["2"] in STATES
+        assert type(got["3"]) is bool
+        assert got["6"] is None
+        assert re.fullmatch("[A-Z]{2}-[0-9]{3}", got["4"])
+        assert 0 <= got["5"] <= 9
+        assert round(got["5"], 2) == got["5"]
+        seen.add(content)
+    assert len(seen) > 1
 
 
-async def test_what_keeps_to_the_sets_stays_as_it_was_sampled(chat: LocalChat) -> None:
-    request = asked(**{"1": {"type": "string", "enum": STATES}, "2": {"type": "boolean"}})
-    for text in (f'so {{"1": "{state}", "2": true}}' for state in STATES):
-        done = await Constrained(Written(chat, text)).complete(request)
-        assert done.message == {"role": "assistant", "content": text}
-        assert done.output_ids == (1,)
-    free = asked(**{"1": {"type": "string"}})
-    done = await Constrained(Written(chat, "none of it")).complete(free)
-    assert done.message == {"role": "assistant", "content": "none of it"}
+async def test_without_a_schema_the_chat_answers_as_it_would(chat: LocalChat) -> None:
+    request = Request(asked().messages, BASE, sampling=Sampling(0.0, max_tokens=24))
+    plain, held = await chat.complete(request), await Constrained(chat).complete(request)
+    assert plain.output_ids == held.output_ids
 
 
-async def test_a_value_that_was_cut_off_is_none(chat: LocalChat) -> None:
-    request = asked(**{"1": {"type": "integer"}, "2": {"type": "integer"}, "3": {"enum": STATES}})
-    done = await Constrained(Written(chat, '{"1": 5, "2": 12', "length")).complete(request)
-    got = json.loads(str(done.message["content"]))  # type: ignore[index]
-    assert list(got) == ["1", "3"]
-    assert got["1"] == 5
-    assert got["3"] in STATES
-    assert done.finish_reason == "stop"
+def test_a_remote_endpoint_is_not_asked_for_lengths() -> None:
+    text = {"type": "string", "minLength": 1, "maxLength": 9}
+    sent = response_format(asked(**{"1": text, "2": {"type": "string", "enum": ["maxLength"]}}))
+    schema = sent["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["1"] == {"type": "string"}
+    assert schema["properties"]["2"]["enum"] == ["maxLength"]
+    assert response_format(Request((), BASE)) == {}
 
 
 def answer(rng: random.Random, args: dict[str, Any]) -> dict[str, Any]:
@@ -117,14 +106,38 @@ def played(seed: int) -> Episode:
     return recorded(f"e{seed}", [("open", {"box": box})], lambda _, args: answer(rng, args))
 
 
-async def test_a_base_that_was_taught_nothing_says_one_of_the_set(chat: LocalChat) -> None:
+async def test_every_value_of_such_an_answer_may_stand_in_the_result(chat: LocalChat) -> None:
     world = learn([played(seed) for seed in range(90)])
-    plain, chosen = (LanguageWorld(world, c, BASE) for c in (chat, Constrained(chat)))
-    for owner in (plain, chosen):
+    plain, held = (LanguageWorld(world, c, BASE) for c in (chat, Constrained(chat)))
+    for owner in (plain, held):
         session = owner.session(5)
         for n in range(4):
             function = {"name": "open", "arguments": json.dumps({"box": f"B12345{n}"})}
             call: Any = {"id": "c", "type": "function", "function": function}
-            assert json.loads((await session.call("agent", call)).content)["state"] in STATES
+            result = json.loads((await session.call("agent", call)).content)
+            assert result["state"] in STATES
+            assert 0 <= result["count"] <= 1800
     assert plain.counted["taken"] == 0
-    assert chosen.counted["taken"] == chosen.counted["chosen of a set"] == 4
+    assert held.counted["taken"] == held.counted["asked"] == 8
+
+
+def test_what_the_whole_traffic_determines_is_no_gap_of_a_part() -> None:
+    """A total of what is asked for: two episodes show nothing of it, sixty do."""
+
+    def counted(seed: int) -> Episode:
+        def told(rng: random.Random, args: dict[str, Any]) -> dict[str, Any]:
+            return answer(rng, args) | {"total": args["here"] + args["there"]}
+
+        rng = random.Random(seed)
+        asked = {"box": f"B{rng.randrange(10**5, 10**6)}"}
+        asked |= {name: rng.randint(10, 900) for name in ("here", "there")}
+        return recorded(f"e{seed}", [("open", asked)], lambda _, args: told(rng, args))
+
+    few, more = [counted(n) for n in range(2)], [counted(n) for n in range(2, 60)]
+    part, whole = learn(few), learn([*few, *more])
+    assert "/total" in {path for lesson in lessons(part, more) for path in lesson.real}
+    within = left_open(whole, [*few, *more])
+    found = list(lessons(part, more, within))
+    assert len(found) == len(more)
+    assert {path for lesson in found for path in lesson.real} == {"/state", "/count"}
+    assert list(lessons(part, more, {})) == []

@@ -9,12 +9,16 @@ import re
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import recorded
 
+from understudy.core.lark import json_rule
 from understudy.core.types import Completion, Episode, ModelRef, Request, Scenario
+from understudy.engine.grammar import Grammars
+from understudy.models.loading import load_base
 from understudy.world.data.values import leaves
 from understudy.world.fidelity.forms import Forms
 from understudy.world.language.bounds import Bounds
@@ -234,3 +238,60 @@ def test_only_the_places_that_were_passed_are_taken(world: World) -> None:
     got = dict(leaves(json.loads(result.content)))
     assert {p for p in got if got[p] != plain[p]} == {path}
     assert got[path] == 55
+
+
+@functools.cache
+def grammars() -> tuple[Grammars, Any]:
+    base = load_base()
+    renderer = base.renderer
+    return Grammars(base.tokenizer, base.model.config.vocab_size, renderer.stop_ids), renderer
+
+
+PLACES = ("state", "due", "code", "count", "weight", "success", "parts/0/size", "note", "ways",
+          "drop")  # fmt: skip
+
+
+@functools.cache
+def bounds_of_signs() -> Bounds:
+    """As `learned`, with formats full of what regular expressions have other uses for, and numbers
+    below zero."""
+
+    def told(rng: random.Random, args: dict[str, Any]) -> dict[str, Any]:
+        ways = f"({rng.choice('abc')}.{rng.randint(0, 9)}|[{rng.choice('XYZ')}]$^*?{{}}\\\\/)"
+        return answer(rng, args) | {"ways": ways, "drop": rng.randint(-4000, 300) / 8}
+
+    def one(seed: int) -> Episode:
+        rng = random.Random(seed)
+        box = f"B{rng.randrange(10**5, 10**6)}"
+        return recorded(f"e{seed}", [("open", {"box": box})], lambda _, args: told(rng, args))
+
+    return Bounds(learn([one(seed) for seed in range(90)]))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_a_schema_allows_fits_and_what_was_seen_is_allowed(place: str) -> None:
+    """The one by drawing any token that the schema's grammar allows, the other by its grammar."""
+    (grammars_, renderer), bounds = grammars(), bounds_of_signs()
+    bound = bounds.at("open", f"/{place}")
+    assert bound is not None
+    (kind,) = bound.kinds
+    grammar = f"start: {json_rule(bound.schema(kind), True)}\n"
+    for seed in range(12):
+        rng, matcher, ids = random.Random(seed), grammars_.matcher(grammar), list[int]()
+        while not matcher.is_stopped():
+            mask = np.unpackbits(
+                np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little"
+            )
+            drawn = int(rng.choice(np.flatnonzero(mask)))
+            if drawn in renderer.stop_ids:
+                break
+            assert matcher.consume_token(drawn)
+            ids.append(drawn)
+        value = json.loads(renderer.decode(ids))
+        assert bound.fits(value), value
+    seen = [*bound.texts, *bound.numbers][:40]
+    for value in seen:
+        ids = renderer.encode(json.dumps(value))
+        matcher = grammars_.matcher(grammar)
+        assert matcher.consume_tokens(ids), value
+        assert matcher.is_accepting(), value

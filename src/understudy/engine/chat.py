@@ -75,9 +75,13 @@ class LocalChat:
         self._held = 0
 
     async def complete(
-        self, request: Request, on_ids: Callable[[Sequence[int]], None] | None = None
+        self,
+        request: Request,
+        on_ids: Callable[[Sequence[int]], None] | None = None,
+        grammar: str | None = None,
     ) -> Completion:
-        """Answer a request. `on_ids` is called with newly sampled ids as they come.
+        """Answer a request. `on_ids` is called with newly sampled ids as they come. `grammar` is
+        what the sample follows where the request asks for no form.
 
         Raises ChatError (with the completion as recorded) when it cannot be answered.
         """
@@ -94,7 +98,7 @@ class LocalChat:
         try:
             keys = self._keys(request)
             form = form_of(request)
-            grammar = None if form is None else self.renderer.grammar(form)
+            grammar = grammar if form is None else self.renderer.grammar(form)
             prompt = self._prompt(request, keys)
             async with asyncio.timeout(self.timeout):
                 chunks = seen if on_ids else None

@@ -27,7 +27,7 @@ from understudy.world.config import WorldConfig
 from understudy.world.fidelity.crossfit import folds
 from understudy.world.known.order import arranged
 from understudy.world.language.filler import Answering, LanguageWorld
-from understudy.world.language.lessons import Lesson, lessons, tried
+from understudy.world.language.lessons import Lesson, left_open, lessons, tried
 from understudy.world.language.trial import Case, Trial
 from understudy.world.learn import learn
 from understudy.world.model import World
@@ -197,13 +197,15 @@ class Taught:
 
 def open_calls(episodes: Sequence[Episode]) -> list[Taught]:
     """The calls with gaps: each half of the episodes, by scenario, is foretold by a world that
-    learned from the other. Raises ValueError where nothing is open."""
+    learned from the other. Gaps that the world of them all does not leave are none. Raises
+    ValueError where nothing is open."""
     ordered, lasts = arranged(episodes)
+    within = left_open(learn(ordered, WorldConfig(lasting=lasts)), ordered)
     found = []
     for rest, apart in folds(ordered):
         world = learn(rest, WorldConfig(lasting=lasts))
         world.moments.place(world.episode_ids, ordered)
-        found.append(Taught(world, list(lessons(world, apart))))
+        found.append(Taught(world, list(lessons(world, apart, within))))
     if not any(t.lessons for t in found):
         raise ValueError("the world leaves no value of these episodes open: nothing to teach")
     return found

@@ -12,6 +12,7 @@ WORD = re.compile(r"[A-Za-z0-9_]+(?:[-.:/@][A-Za-z0-9_]+)*")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ].*)?|\d\d:\d\d(:\d\d)?.*")
 _MARK = "\ufeff"  # of byte order, which some systems begin their texts with
 _LARGEST = 1e100  # of a number that is reckoned with: products of two of them are finite
+CUT = 40  # characters of a text that its format is of
 DEPTH = 64  # of the values that are taken apart
 SIZES: dict[str, Callable[[str], int]] = {
     "characters": len,
@@ -188,9 +189,10 @@ def kind_of(value: Any) -> str:
 
 
 def pattern(text: str) -> str:
-    """The format of a text: letters A/a, digits 0, the rest as it is; long runs are cut."""
+    """The format of a text's first CUT characters: letters A/a, digits 0, the rest as it is; long
+    runs are cut."""
     out = []
-    for c in text[:40]:
+    for c in text[:CUT]:
         out.append("0" if c.isdigit() else "A" if c.isupper() else "a" if c.isalpha() else c)
     return re.sub(r"a{3,}", "a+", "".join(out))
 

@@ -6,17 +6,21 @@ dates; numbers are whole, or have as many decimals as any, and are near those th
 """
 
 import math
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from understudy.world.data.values import is_date, kind_of, leaves, pattern
+from understudy.world.data.values import CUT, is_date, kind_of, leaves, pattern
 from understudy.world.model import World
 
 _FEW = 24  # different values, or formats, of a closed set at most
 _TIMES = 3  # how often each came at least, in the mean
 _LONGER = 2  # times the longest text that was seen
+_FINE = 4  # decimals that a schema holds numbers to
+_SIGN = re.compile(r"[\\^$.*+?()\[\]{}|/]")  # of regular expressions; JSON Schema's escape no more
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 Place = tuple[str, str]
 
 
@@ -76,25 +80,55 @@ class Bound:
     def _near(self, value: Any) -> bool:
         if not math.isfinite(value):
             return False
-        low, high = min(self.numbers), max(self.numbers)
-        wide = max(high - low, abs(low), abs(high), 1)
-        if value > high + wide or value < (0 if low >= 0 else low - wide):
+        low, high = self._ends()
+        if not low <= value <= high:
             return False
         if all(isinstance(n, int) for n in self.numbers):
             return isinstance(value, int)
         return bool(round(value, max(map(_decimals, self.numbers))) == value)
 
-    def schema(self, kind: str, listed: bool = True) -> dict[str, Any]:
-        """The bound for values of a kind as a JSON Schema, with `listed` an enumeration where
-        there is a closed set; what a schema does not say is checked by `fits`."""
-        if kind not in self.kinds:
+    def _ends(self) -> tuple[float, float]:
+        """The least and the largest number that are near those that were seen."""
+        low, high = min(self.numbers), max(self.numbers)
+        wide = max(high - low, abs(low), abs(high), 1)
+        return 0 if low >= 0 else low - wide, high + wide
+
+    def schema(self, kind: str, whole: bool = True) -> dict[str, Any]:
+        """The bound for values of a kind as a JSON Schema, their type alone where not `whole`; what
+        a schema does not say is checked by `fits`."""
+        whole_numbers = kind == "number" and all(isinstance(n, int) for n in self.numbers)
+        named = "integer" if whole_numbers else type_of(kind)
+        found: dict[str, Any] = {"type": named}
+        if not whole or kind not in self.kinds:
+            return found
+        if kind == "number":
+            return found | self._range(whole_numbers)
+        return found | (self._texts(kind) if named == "string" else {})
+
+    def _range(self, whole_numbers: bool) -> dict[str, Any]:
+        low, high = self._ends()
+        if not (math.isfinite(low) and math.isfinite(high)):
             return {}
-        if kind == "number" and all(isinstance(n, int) for n in self.numbers):
-            return {"type": "integer"}
-        found: dict[str, Any] = {"type": {"empty": "string"}.get(kind, kind)}
-        if listed and kind in ("string", "empty") and self._closed(self.texts):
-            found["enum"] = sorted(text for text in self.texts if kind_of(text) == kind)
-        return found
+        decimals = 0 if whole_numbers else max(map(_decimals, self.numbers))
+        finest = {"multipleOf": 10**-decimals} if 0 < decimals <= _FINE else {}
+        return {"minimum": low, "maximum": high, **finest}
+
+    def _texts(self, kind: str) -> dict[str, Any]:
+        if self._closed(self.texts):
+            return {"enum": sorted(text for text in self.texts if kind_of(text) == kind)}
+        if kind == "empty":
+            return {}
+        if self.dates and all(_DAY.fullmatch(text) for text in self.texts):
+            return {"format": "date"}
+        longest = _LONGER * self.longest
+        # a format is of a text's beginning, and a plus sign in it is also that of a cut run
+        told = self.ascii and not self.signs and self.longest <= CUT
+        told = told and not any("+" in text for text in self.texts)
+        if told and self._closed(self.forms):
+            most = min(longest, CUT)
+            ways = "|".join(_expression(form, most) for form in sorted(self.forms) if form)
+            return {"pattern": f"^(?:{ways})$", "maxLength": most}
+        return {"minLength": 1, "maxLength": longest}
 
 
 class Bounds:
@@ -131,6 +165,11 @@ class Bounds:
         return dict(found)
 
 
+def type_of(kind: str) -> str:
+    """The JSON Schema's type of a kind of values."""
+    return "string" if kind == "empty" else kind
+
+
 def collapsed(path: str) -> str:
     """A path with its list positions as `#`."""
     return "/".join("#" if part.isdecimal() else part for part in path.split("/"))
@@ -138,6 +177,17 @@ def collapsed(path: str) -> str:
 
 def _leaves(value: Any) -> list[tuple[str, Any]]:
     return [(collapsed(path), leaf) for path, leaf in leaves(value)]
+
+
+def _expression(form: str, longest: int) -> str:
+    """The texts of a format, as a regular expression."""
+    classes = {"0": "[0-9]", "A": "[A-Z]", "a": "[a-z]"}
+    parts = re.split(r"(a\+)", form)
+    run = f"[a-z]{{3,{max(3, longest)}}}"
+    return "".join(
+        run if part == "a+" else "".join(classes.get(ch, _SIGN.sub(r"\\\g<0>", ch)) for ch in part)
+        for part in parts
+    )
 
 
 def _decimals(number: float) -> int:

@@ -34,7 +34,7 @@ from understudy.world.fidelity.compare import failed
 from understudy.world.fidelity.scoring import text_of_prediction
 from understudy.world.known.context import Context
 from understudy.world.known.state import Mark, State
-from understudy.world.language.bounds import Bounds
+from understudy.world.language.bounds import Bounds, type_of
 from understudy.world.language.trial import Trial
 from understudy.world.model import Foretold, World, WorldSession
 from understudy.world.outcomes.templates import PROSE
@@ -43,7 +43,6 @@ from understudy.world.tools import Prediction
 T = TypeVar("T")
 MOST = 24  # values that are asked for at once
 SCHEMA = "schema"  # the key of a request's metadata that holds the answer's JSON Schema
-CHOSEN = "chosen"  # the key of a completion's extra: how many values were chosen out of a set
 _EARLIER = 2  # remembered calls that are shown
 _LONG = 600  # characters of one of them, and of what is known
 _LONGEST = 6000  # characters of a draft that is shown
@@ -274,7 +273,7 @@ class LanguageWorld:
                 raise
             self.counted["calls not answered"] += 1
             return {}
-        self.counted += Counter({"answers": 1, "chosen of a set": done.extra.get(CHOSEN, 0)})
+        self.counted["answers"] += 1
         written = text_of(done.message.get("content") if done.message else None)
         found = told(written, asked, done.finish_reason == "length")
         if not found:
@@ -284,13 +283,15 @@ class LanguageWorld:
     def _schema(
         self, name: str, draft: Mapping[str, Any], asked: Sequence[str], wanted: Sequence[str]
     ) -> dict[str, Any]:
-        """The answer's JSON Schema: values of the draft's kinds, those wanted out of the sets that
-        there are."""
+        """The answer's JSON Schema: values of the draft's kinds, those wanted as the traffic bounds
+        them."""
         properties: dict[str, Any] = {}
         for n, path in enumerate(asked, 1):
             bound = self.bounds.at(name, path)
             kind = kind_of(draft[path])
-            properties[str(n)] = bound.schema(kind, path in wanted) if bound else {}
+            properties[str(n)] = (
+                bound.schema(kind, path in wanted) if bound else {"type": type_of(kind)}
+            )
         return {
             "type": "object",
             "properties": properties,

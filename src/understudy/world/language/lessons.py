@@ -2,13 +2,15 @@
 seen, each with its open values as they really were."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.types import Completion, Episode, Message, ModelRef, Request
 from understudy.world.data.values import kind_of, leaves
 from understudy.world.known.context import Context
+from understudy.world.known.course import Later
 from understudy.world.language.filler import Earlier, LanguageWorld, filled, gaps, view, written_as
 from understudy.world.language.trial import Case
 from understudy.world.model import Foretold, World, WorldSession
@@ -37,23 +39,59 @@ class Lesson:
             yield Episode(name, (done,), scenario_id=name)
 
 
-def lessons(world: World, episodes: Sequence[Episode]) -> Iterator[Lesson]:
+def left_open(world: World, episodes: Sequence[Episode]) -> dict[str, Container[str]]:
+    """The gaps, by the lesson's id, that a world leaves in the episodes that it has learned from,
+    with nothing remembered of their scenarios; where state lasts, of their episodes and of later
+    ones. What the world of them all determines, a world of half of them may not."""
+    of_scenario: dict[str, set[int]] = defaultdict(set)
+    for n, e in enumerate(episodes):
+        of_scenario[e.scenario_id or e.id].add(n)
+    earlier, found = Earlier(world), dict[str, Container[str]]()
+    for n, e in enumerate(episodes):
+        session = world.session(n, at=world.moment(e))
+        own = frozenset(of_scenario[e.scenario_id or e.id])
+        session.state.without = Later(n) if world.memory.lasts else own
+        found |= {lesson.id: lesson.real.keys() for lesson in _of_episode(earlier, session, e)}
+    return found
+
+
+def lessons(
+    world: World, episodes: Sequence[Episode], within: Mapping[str, Container[str]] | None = None
+) -> Iterator[Lesson]:
     """The calls with gaps of episodes that the world has not learned from, those gaps aside that
-    the real result lacks or fills with another JSON type."""
+    the real result lacks or fills with another JSON type; of `left_open`, `within` those alone."""
     earlier = Earlier(world)
     for n, episode in enumerate(episodes):
         session = world.session(n, at=world.moment(episode))
-        for s in steps(transitions(episode), 0, world.failures):
-            if not s.bad_json and s.name in world.models:
-                found = _lesson(world, earlier, session, s, episode)
-                if found is not None:
-                    yield found
-            session.observe(s.name, s.args, s.content, s.flag)
+        yield from _of_episode(earlier, session, episode, within)
+
+
+def _of_episode(
+    earlier: Earlier,
+    session: WorldSession,
+    episode: Episode,
+    within: Mapping[str, Container[str]] | None = None,
+) -> Iterator[Lesson]:
+    world = earlier.world
+    for s in steps(transitions(episode), 0, world.failures):
+        if not s.bad_json and s.name in world.models:
+            ident = f"{episode.id}-{s.index}"
+            known = None if within is None else within.get(ident, ())
+            found = _lesson(earlier, session, s, episode, ident, known)
+            if found is not None:
+                yield found
+        session.observe(s.name, s.args, s.content, s.flag)
 
 
 def _lesson(
-    world: World, earlier: Earlier, session: WorldSession, s: Step, episode: Episode
+    earlier: Earlier,
+    session: WorldSession,
+    s: Step,
+    episode: Episode,
+    ident: str,
+    within: Container[str] | None,
 ) -> Lesson | None:
+    world = earlier.world
     c: Context = world.models[s.name].context(session.state, s.args)
     label = world.classify(c, s.content, s.failed)
     foretold = session.foretell(s.name, json.dumps(s.args), greedy=True, outcome=label)
@@ -62,10 +100,11 @@ def _lesson(
     asked = [
         path for path in gaps(p, c) if path in real and kind_of(real[path]) == kind_of(draft[path])
     ]
+    asked = [path for path in asked if within is None or path in within]
     if not asked:
         return None
     return Lesson(
-        f"{episode.id}-{s.index}",
+        ident,
         episode.scenario_id or episode.id,
         foretold,
         tuple(view(c, p, asked, earlier.like(c))),
