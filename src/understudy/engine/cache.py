@@ -145,10 +145,9 @@ class Cache:
             if len(ids) - best.length <= 2 * SHARED_MIN:
                 return best
         for entry in self.entries:
-            if entry.of is of:
-                n = min(common_prefix(entry.ids, ids), len(ids) - 1)
-                if n > best.length:
-                    best = Match(n, entry=entry)
+            n = min(common_prefix(entry.ids, ids), len(ids) - 1) if entry.of is of else 0
+            if n > best.length:
+                best = Match(n, entry=entry)
         longer = np.flatnonzero(self.lengths > best.length).tolist()
         held = [i for i in longer if self.slots[i].of is of]
         if held:
@@ -329,13 +328,13 @@ class Cache:
         where enough of them run and the budget has room for both for a moment."""
         i, length = source.index, blocks * BLOCK
         table = self.tables[i, :blocks].copy()
-        running = sum(self.slots[j].active for j in self._with(table).tolist()) + 1  # who comes
+        running = 1 + sum(self.slots[j].active for j in self._with(table))  # who comes, too
         enough = length >= SHARED_MIN and running * length >= self.crowd
-        if not enough or not self._make_room(blocks, source):
+        if not (enough and self._make_room(blocks, source)):
             return
         kv = torch.stack([self.rows(layer, i, length) for layer in range(self.shape.layers)])
         self.entries.append(Entry(source.of, self.ids[i, :length].copy(), kv, self.tick()))
-        for j in self._with(table).tolist():
+        for j in self._with(table):
             rest = self.tables[j, blocks : self.counts[j]].copy()
             self._give_back(table)
             self.tables[j, : len(rest)], self.counts[j] = rest, len(rest)
@@ -343,10 +342,10 @@ class Cache:
             self.plens[j] = length
         self._trim()
 
-    def _with(self, table: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _with(self, table: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
         """The slots that begin with these blocks."""
-        there = (self.counts >= len(table)) & (self.plens == 0)
-        return np.flatnonzero(there & (self.tables[:, : len(table)] == table).all(1))
+        alike = (self.tables[:, : len(table)] == table).all(1) & (self.plens == 0)
+        return np.flatnonzero(alike & (self.counts >= len(table)))
 
     def _trim(self) -> None:
         """Forget the entries idle for longest, with the idle slots that lean on them."""
