@@ -22,6 +22,9 @@ from understudy.world.learn import learn
 SFT = ["lora.rank=2", "epochs=1", "batch_episodes=4", "precision=fp32", "checkpoint_every=1"]
 GRPO = ["lora.rank=2", "steps=2", "scenarios_per_step=2", "group_size=3", "pool=6", "max_turns=2",
         "max_tokens=12", "precision=fp32", "checkpoint_every=1"]  # fmt: skip
+PPO = ["lora.rank=2", "play.steps=2", "play.scenarios_per_step=6", "play.pool=6", "play.epochs=1",
+       "play.max_turns=2", "play.max_tokens=12", "play.guards=null", "batch_episodes=3",
+       "value.share=1.0", "precision=fp32", "checkpoint_every=1"]  # fmt: skip
 ADAPTER, MODEL = "adapter/adapter_model.safetensors", "model/model.safetensors"
 
 
@@ -42,7 +45,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(name: str, run: Path, given: Path, *values: str) -> list[str]:
     source = {
         "sft": ["--store", str(given / "s.db")],
-        "grpo": ["--world", str(given / "world"), "--check", str(given / "check.py")],
+        "grpo": (played := ["--world", str(given / "world"), "--check", str(given / "check.py")]),
+        "ppo": played,
     }[name]
     sets = [word for value in values for word in ("--set", value)]
     return ["train", name, str(run), *source, "--threads", "1", "--quiet", *sets]
@@ -64,6 +68,7 @@ def gap(one: Path, two: Path) -> float:
         ("sft", [*SFT, "shard=true"]),
         ("sft", [*SFT, "shard=true", "tune=full", "lr=1e-4", "gradient_checkpointing=true"]),
         ("grpo", GRPO),
+        ("ppo", PPO),  # the value head, which is fitted in the first process, is of all
     ],
 )
 def test_two_processes_train_what_one_trains(

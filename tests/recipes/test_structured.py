@@ -9,12 +9,24 @@ from typing import Any
 import pytest
 import torch
 
-from understudy.core.types import Episode, ModelRef, Request, Sampling
-from understudy.engine.chat import LocalChat
+from families import tokenizer_of
+from understudy.core.answer_form import AnswerForm
+from understudy.core.llama import Llama3Renderer
+from understudy.core.qwen import (
+    Qwen3InstructRenderer,
+    Qwen3NoThinkRenderer,
+    Qwen3Renderer,
+    Qwen25Renderer,
+)
+from understudy.core.turns import TurnRenderer
+from understudy.core.types import Completion, Episode, ModelRef, Request, Sampling
+from understudy.engine.chat import ChatError, LocalChat
+from understudy.engine.grammar import Grammars
 from understudy.models.loading import LoadedBase, load_base
+from understudy.models.rendering import over
 from understudy.recipes.learner import make_engine
-from understudy.recipes.structured import Constrained, response_format
-from understudy.world.language.filler import SCHEMA, LanguageWorld
+from understudy.recipes.structured import Constrained, Structured, response_format
+from understudy.world.language.filler import LEAD, SCHEMA, LanguageWorld, written_as
 from understudy.world.language.lessons import left_open, lessons
 from understudy.world.learn import learn
 from world.recorded import recorded
@@ -66,7 +78,7 @@ async def test_a_base_that_was_taught_nothing_answers_by_the_schema(chat: LocalC
         assert len(done.logprobs) == len(done.output_ids)
         content = str(done.message["content"])  # type: ignore[index]
         got = json.loads(content)
-        assert content == "\n" + json.dumps(got, ensure_ascii=False)
+        assert content.removeprefix("\n") == json.dumps(got, ensure_ascii=False)
         assert list(got) == list(places)
         assert type(got["1"]) is int
         assert 3 <= got["1"] <= 40
@@ -86,12 +98,64 @@ async def test_without_a_schema_the_chat_answers_as_it_would(chat: LocalChat) ->
     assert plain.output_ids == held.output_ids
 
 
-def test_a_remote_endpoint_is_not_asked_for_lengths() -> None:
-    text = {"type": "string", "minLength": 1, "maxLength": 9}
-    sent = response_format(asked(**{"1": text, "2": {"type": "string", "enum": ["maxLength"]}}))
-    schema = sent["response_format"]["json_schema"]["schema"]
-    assert schema["properties"]["1"] == {"type": "string"}
-    assert schema["properties"]["2"]["enum"] == ["maxLength"]
+async def test_a_schema_that_the_engine_refuses_is_asked_for_in_part(chat: LocalChat) -> None:
+    endless = {"type": "integer", "minimum": -(10**22), "maximum": 10**22}
+    state = {"type": "string", "enum": STATES}
+    done = await Constrained(chat).complete(asked(**{"1": state, "2": endless}))
+    written = str(done.message["content"]).removeprefix("\n")  # type: ignore[index]
+    assert any(re.match(f'{{"1": "{s}", "2": -?[0-9]', written) for s in STATES)
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [("qwen2_5", Qwen25Renderer), ("qwen3", Qwen3InstructRenderer), ("qwen3", Qwen3Renderer),
+     ("qwen3", Qwen3NoThinkRenderer), ("llama3_1", Llama3Renderer)],
+)  # fmt: skip
+def test_what_is_taught_may_be_sampled(model: str, kind: type[TurnRenderer]) -> None:
+    """The answer of a lesson follows the grammar of its schema, in each chat format."""
+    tokenizer = tokenizer_of(model)
+    renderer = over(tokenizer, kind)
+    content = written_as({"1": "tall"})
+    ids = renderer.encode(renderer.assistant_text({"role": "assistant", "content": content}))
+    tall = {"type": "object", "properties": {"1": {"type": "string"}}, "required": ["1"]}
+    grammar = renderer.grammar(AnswerForm(schema=tall, strict=True, lead=LEAD))
+    matcher = Grammars(tokenizer, len(tokenizer), renderer.stop_ids).matcher(grammar)
+    assert matcher.consume_tokens(ids), renderer.decode(ids)
+    assert matcher.is_accepting()
+
+
+def refusing(*words: str) -> Any:
+    """An endpoint that refuses schemas with one of these words; what it was sent."""
+    came: list[Any] = []
+
+    class Remote:
+        async def complete(self, request: Request) -> Completion:
+            came.append(request.metadata.get(SCHEMA))
+            if any(word in json.dumps(came[-1] or {}) for word in words):
+                failed = Completion("c", request, "provider_error", error="no")
+                raise ChatError(failed, http_status=400)
+            return Completion("c", request, "ok")
+
+    return Remote(), came
+
+
+async def test_a_remote_endpoint_is_asked_for_as_much_as_it_takes() -> None:
+    text = {"type": "string", "minLength": 1, "maxLength": 9, "pattern": "^a+$"}
+    request = asked(**{"1": text, "2": {"type": "string", "enum": ["maxLength"]}})
+    wants = [{"type": "string", "pattern": "^a+$"}, {"type": "string"}]
+    for words, seen in (((), 1), (("pattern",), 2), (("properties",), 3)):
+        remote, came = refusing(*words)
+        chat = Structured(remote)
+        await chat.complete(request)
+        asked_for = [c and c["properties"]["1"] for c in came]
+        assert asked_for == [*wants, None][:seen]
+        assert all(c is None or c["properties"]["2"]["enum"] == ["maxLength"] for c in came)
+        await chat.complete(request)
+        assert came[seen:] == came[seen - 1 : seen]  # what was refused is not asked for again
+    remote, came = refusing("")
+    with pytest.raises(ChatError, match="no"):
+        await Structured(remote).complete(request)
+    assert len(came) == 3
     assert response_format(Request((), BASE)) == {}
 
 

@@ -98,6 +98,17 @@ def test_what_was_known_before_fades_as_if_it_counted_less() -> None:
     assert all(torch.equal(a, b) for a, b in zip(again.tensors(), both.tensors(), strict=True))
 
 
+def test_states_that_tell_nothing_are_answered_with_the_mean() -> None:
+    returns = torch.arange(8.0, dtype=torch.float64)
+    zeros = moments(torch.zeros(8, 3), returns)
+    assert fit([zeros, zeros], 4000)[0].tolist() == [0.0, 0.0, 0.0, 3.5]
+    assert Known((zeros, zeros), 8).finite
+    spoilt = moments(torch.full((8, 3), torch.nan), returns)
+    assert not Known((zeros, spoilt), 8).finite
+    found, explained = fit([zeros, spoilt], 4000)
+    assert (found.tolist(), explained) == ([0.0, 0.0, 0.0, 3.5], 0.0)
+
+
 def valued_rows(model: torch.nn.Module, n: int, seed: int) -> list[Row]:
     """Rows whose returns are linear in the model's states."""
     truth = ValueHead.of(model)

@@ -19,9 +19,9 @@ from understudy.core.lark import json_rule
 from understudy.core.types import Completion, Episode, ModelRef, Request, Scenario
 from understudy.engine.grammar import Grammars
 from understudy.models.loading import load_base
-from understudy.world.data.values import leaves
+from understudy.world.data.values import kind_of, leaves
 from understudy.world.fidelity.forms import Forms
-from understudy.world.language.bounds import Bounds
+from understudy.world.language.bounds import Bound, Bounds
 from understudy.world.language.filler import LanguageWorld
 from understudy.world.language.trial import MANY, Case, Trial, closeness
 from understudy.world.learn import learn
@@ -266,6 +266,27 @@ def bounds_of_signs() -> Bounds:
         return recorded(f"e{seed}", [("open", {"box": box})], lambda _, args: told(rng, args))
 
     return Bounds(learn([one(seed) for seed in range(90)]))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[9e18, 1.5], [10**22, -5], [2**63, 5], [10**400, 3], [math.nan, 1.5], [math.nan],
+     ["a\ud800", "b"] * 4, ["\ud800"] * 4, [" ", "abcd1234"] * 4, ["", "abcd"], [-5, -2.25, 1e-5],
+     [True, False], [None]],
+)  # fmt: skip
+def test_strange_values_have_a_schema_that_can_be_followed(values: list[Any]) -> None:
+    """And what may stand there is of the kinds that the schema allows."""
+    bound = Bound()
+    for n, value in enumerate(values):
+        bound.see(value, n)
+    for kind in bound.kinds:
+        schema = bound.schema(kind)
+        matcher = grammars()[0].matcher(f"start: {json_rule(schema, True)}\n")
+        assert not matcher.is_error()
+        allowed = schema.get("enum", [])
+        assert all(kind_of(text) == kind for text in allowed)
+    assert not bound.fits(10**400)
+    assert not bound.fits(math.nan)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -20,13 +20,14 @@ class FormError(ValueError):
 class AnswerForm:
     """What an answer may be: text, or JSON of `schema` where there is one; or calls of `tools`,
     these alone where `required`, and one at most unless `several`. `strict`: what cannot be held of
-    the schema is refused, otherwise left out."""
+    the schema is refused, otherwise left out. `lead`: what may stand before the JSON."""
 
     tools: tuple[Tool, ...] = ()
     required: bool = False
     several: bool = True
     schema: Mapping[str, Any] | None = None
     strict: bool = False
+    lead: str = ""
 
 
 def form_of(request: Request) -> AnswerForm | None:

@@ -182,7 +182,8 @@ def message_grammar(
         ways.append("calls")
     if form.schema is not None:
         ways.append("answer")
-        rules.append(f"answer: {json_rule(form.schema, form.strict)}")
+        lead = f"{literal(form.lead)}? " if form.lead else ""
+        rules.append(f"answer: {lead}{json_rule(form.schema, form.strict)}")
     elif not form.required:
         ways = ["TEXT", *(f"TEXT {way}" if before else way for way in ways)]
         rules.append(f"TEXT: {free}")

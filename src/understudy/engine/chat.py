@@ -78,10 +78,10 @@ class LocalChat:
         self,
         request: Request,
         on_ids: Callable[[Sequence[int]], None] | None = None,
-        grammar: str | None = None,
+        form: AnswerForm | None = None,
     ) -> Completion:
-        """Answer a request. `on_ids` is called with newly sampled ids as they come. `grammar` is
-        what the sample follows where the request asks for no form.
+        """Answer a request, in this form or in that which it asks for. `on_ids` is called with
+        newly sampled ids as they come.
 
         Raises ChatError (with the completion as recorded) when it cannot be answered.
         """
@@ -97,8 +97,8 @@ class LocalChat:
         prompt: list[int] | None = None
         try:
             keys = self._keys(request)
-            form = form_of(request)
-            grammar = grammar if form is None else self.renderer.grammar(form)
+            form = form or form_of(request)
+            grammar = None if form is None else self.renderer.grammar(form)
             prompt = self._prompt(request, keys)
             async with asyncio.timeout(self.timeout):
                 chunks = seen if on_ids else None

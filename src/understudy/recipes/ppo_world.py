@@ -118,9 +118,10 @@ async def ppo_in_world(
             values: dict[str, Any] = {"skipped": "nothing to learn from"}
             if episodes:
                 before = trainer.steps
-                metrics, skipped = _learn(run, trainer, episodes, weights, config, step)
+                metrics, skipped, foretold = _learn(run, trainer, episodes, weights, config, step)
                 none_taken = trainer.steps == before
                 values = metrics.as_dict() | {"skipped": metrics.skipped if none_taken else None}
+                values["values_foretold"] = foretold
                 counted.update({f"updates skipped: {why}": n for why, n in skipped.items()})
             values |= described(played, step)
             values.pop("step", None)  # the trainer's count of updates
@@ -185,9 +186,10 @@ def _learn(
     weights: dict[str, float],
     config: PpoConfig,
     step: int,
-) -> tuple[StepMetrics, Counter[str]]:
+) -> tuple[StepMetrics, Counter[str], float]:
     """The updates on a step's episodes, `weights` being those of doubtful ones; the last one's
-    metrics, and why others were skipped."""
+    metrics, why others were skipped, and the share of the variance of other episodes' returns that
+    the value head foretells."""
     size, skipped = config.batch_episodes, Counter[str]()
 
     def update(rows: list[Row]) -> StepMetrics:
@@ -196,11 +198,11 @@ def _learn(
         return metrics
 
     critic = [r for e in found for r in critic_rows(e, config.estimation)]
-    trainer.fit_values(critic, config.play.value_memory)
+    foretold = trainer.fit_values(critic, config.play.value_memory)
     estimates = estimate(found, values_of(trainer, found), config.estimation, weights)
     for epoch in range(config.play.epochs):
         for batch in mini_batches(len(found), size, f"{config.seed}/{step}/{epoch}"):
             metrics = update([r for n in batch for r in actor_rows(found[n], estimates[n])])
             if beyond(metrics.kl, config.kl_bound):
-                return metrics, skipped
-    return metrics, skipped
+                return metrics, skipped, foretold
+    return metrics, skipped, foretold

@@ -21,7 +21,7 @@ from understudy.recipes.learner import Learner
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.processes import Processes, joined, rows_from, words_of
 from understudy.train.sharding import gather, shard
-from understudy.train.trainer import NonFiniteError, StepMetrics, Trainer
+from understudy.train.trainer import KNOWN, NonFiniteError, StepMetrics, Trainer
 from understudy.train.value_head import ValueHead
 
 
@@ -36,6 +36,14 @@ class Leader(Trainer):
         self.processes.tell({"do": "step", **told})
         return super().step(rows, share)
 
+    def fit_values(self, rows: Sequence[Row], keep: float = 0.0) -> float:
+        explained = super().fit_values(rows, keep)
+        assert self.value_head is not None
+        self.processes.tell({"do": "head"})
+        for parameter in self.value_head.parameters():
+            self.processes.hand(parameter.detach().cpu().contiguous())
+        return explained
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         self.processes.tell({"do": "tensors"})
         yield from super().tensors()
@@ -43,12 +51,14 @@ class Leader(Trainer):
     def restore(
         self, tensors: Iterable[tuple[str, Tensor]], steps: int, skipped: int, head: int = 0
     ) -> None:
-        given = list(tensors)
+        all_of = list(tensors)
+        known = [(name, t) for name, t in all_of if name.startswith(KNOWN)]  # of nobody else
+        given = [(name, t) for name, t in all_of if not name.startswith(KNOWN)]
         what = [[name, list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in given]
         done = [steps, skipped, head]
         self.processes.tell({"do": "restore", "what": what, "done": done})
         handed = ((name, self.processes.hand(t.detach().cpu().contiguous())) for name, t in given)
-        super().restore(handed, *done)
+        super().restore([*handed, *known], *done)
 
     def use_cores(self, cores: int) -> None:
         super().use_cores(max(1, cores // self.processes.here))
@@ -128,6 +138,10 @@ def _follow(processes: Processes, made: dict[str, Any]) -> None:
         elif said["do"] == "tensors":
             for _ in trainer.tensors():
                 pass
+        elif said["do"] == "head":
+            for parameter in head.parameters() if head else ():
+                fitted = torch.empty_like(parameter, device="cpu")
+                parameter.data.copy_(processes.hand(fitted))
         else:
             told = ((name, processes.hand(torch.empty(shape, dtype=getattr(torch, kind))))
                     for name, shape, kind in said["what"])  # fmt: skip

@@ -1,38 +1,51 @@
 """Chats that answer by the JSON Schema in a request's metadata (world.language.filler.SCHEMA)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from understudy.core.lark import json_rule
+from understudy.core.answer_form import AnswerForm
 from understudy.core.types import Completion, Request
 from understudy.engine.chat import ChatError, LocalChat, RemoteChat
-from understudy.world.language.filler import SCHEMA
+from understudy.world.language.filler import LEAD, SCHEMA
 
-_ANSWER = 'start: "\\n" answer\nanswer: '  # see world.language.filler.written_as
+_REFUSED = (400, 422)
+_BARE = ("type", "enum", "properties", "required", "additionalProperties")
 
 
 class Structured:
-    """A remote chat that answers by the schema, where the endpoint knows how; else without."""
+    """A remote chat that answers by the schema as far as the endpoint knows how: whole but for the
+    lengths of texts, which strict endpoints do not know (OpenAI's among them); with types and
+    enumerations alone; without. What was refused once is not asked for again."""
 
     def __init__(self, chat: RemoteChat) -> None:
-        self.remote, self.refused = chat, False
+        self.remote, self.refused = chat, 0
 
     async def complete(self, request: Request) -> Completion:
         """Answer a request. Raises ChatError."""
-        plain = request if not self.refused else _plain(request)
-        try:
-            return await self.remote.complete(plain)
-        except ChatError as error:
-            if error.http_status not in (400, 422) or plain is not request:
-                raise
-            done = await self.remote.complete(_plain(request))
-            self.refused = True
-            return done
+        refusal: ChatError | None = None
+        for way, schema in enumerate((_without_lengths, bare, None)):
+            if way < self.refused:
+                continue
+            try:
+                done = await self.remote.complete(_with(request, schema))
+            except ChatError as error:
+                if error.http_status not in _REFUSED or SCHEMA not in request.metadata:
+                    raise
+                refusal = refusal or error
+            else:
+                self.refused = way if SCHEMA in request.metadata else self.refused
+                return done
+        assert refusal is not None
+        raise refusal
 
 
-def _plain(request: Request) -> Request:
-    return replace(request, metadata={k: v for k, v in request.metadata.items() if k != SCHEMA})
+def _with(request: Request, made: Callable[[Any], Any] | None) -> Request:
+    """The request with something made of its schema, or without it."""
+    rest = {k: v for k, v in request.metadata.items() if k != SCHEMA}
+    schema = request.metadata.get(SCHEMA)
+    held = {} if made is None or schema is None else {SCHEMA: made(schema)}
+    return replace(request, metadata=rest | held)
 
 
 def response_format(request: Request) -> dict[str, Any]:
@@ -40,21 +53,30 @@ def response_format(request: Request) -> dict[str, Any]:
     schema = request.metadata.get(SCHEMA)
     if schema is None:
         return {}
-    named = {"name": "values", "strict": True, "schema": _without_lengths(schema)}
+    named = {"name": "values", "strict": True, "schema": schema}
     return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
-def _without_lengths(schema: Any) -> Any:
-    """Strict endpoints know no bounds of a text's length (OpenAI's among them)."""
-    if not isinstance(schema, Mapping):
-        return schema
-    inner = {k: _without_lengths(v) for k, v in schema.items()}
-    return {k: v for k, v in inner.items() if k not in ("minLength", "maxLength")}
+def bare(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Types and enumerations alone."""
+    return _kept(schema, _BARE)
+
+
+def _without_lengths(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return _kept(schema, (*_BARE, "pattern", "format", "minimum", "maximum", "multipleOf"))
+
+
+def _kept(schema: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """An object's schema whose places say no more than these words."""
+    found = {word: value for word, value in schema.items() if word in words}
+    places = {n: _kept(place, words) for n, place in schema.get("properties", {}).items()}
+    return found | ({"properties": places} if places else {})
 
 
 class Constrained:
-    """A chat of an engine of ours whose answers follow their schema's grammar, as `written_as`
-    writes them: what the schema does not allow is not sampled (engine.grammar)."""
+    """A chat of an engine of ours whose answers follow their schema's grammar: what the schema does
+    not allow is not sampled (engine.grammar). A schema that the engine refuses gives way to its
+    types and enumerations, or to none."""
 
     def __init__(self, chat: LocalChat) -> None:
         self.local = chat
@@ -62,5 +84,11 @@ class Constrained:
     async def complete(self, request: Request) -> Completion:
         """Answer a request. Raises ChatError."""
         schema = request.metadata.get(SCHEMA)
-        grammar = None if schema is None else f"{_ANSWER}{json_rule(schema, strict=True)}\n"
-        return await self.local.complete(request, grammar=grammar)
+        for held in () if schema is None else (schema, bare(schema)):
+            form = AnswerForm(schema=held, strict=True, lead=LEAD)
+            try:
+                return await self.local.complete(request, form=form)
+            except ChatError as error:
+                if error.completion.status != "invalid":
+                    raise
+        return await self.local.complete(request)

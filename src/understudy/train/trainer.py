@@ -31,7 +31,7 @@ from understudy.train.value_head import ValueHead
 if TYPE_CHECKING:
     from understudy.train.processes import Processes
 
-_KNOWN = "value_fit"  # see Trainer.tensors
+KNOWN = "value_fit"  # see Trainer.tensors
 
 
 class NonFiniteError(RuntimeError):
@@ -205,7 +205,7 @@ class Trainer:
                 returns = torch.from_numpy(batch.tree.anchor_E)[mine]
                 moments.add(states.seen_UD.cpu()[at_E[mine]], returns)
         known = Known(halves, len(numbers)).after(self._known, keep)
-        self._known = known if keep else None
+        self._known = known if keep and known.finite else None
         fit_F, explained = fit(known.halves, known.episodes)
         head.weight.copy_(fit_F[:-1])
         head.bias.copy_(fit_F[-1:])
@@ -263,7 +263,7 @@ class Trainer:
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 yield f"{key}:{name}", whole(value)
         for n, tensor in enumerate(self._known.tensors() if self._known else ()):
-            yield f"{_KNOWN}:{n}", tensor
+            yield f"{KNOWN}:{n}", tensor
 
     @torch.no_grad()
     def restore(
@@ -275,7 +275,7 @@ class Trainer:
         known: list[Tensor] = []
         for joined, value in tensors:
             key, _, name = joined.partition(":")
-            if key == _KNOWN:
+            if key == KNOWN:
                 known.append(value)
                 continue
             parameter = self.parameters[name]

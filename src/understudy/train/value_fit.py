@@ -104,6 +104,11 @@ class Known:
         one, other = (a + b.faded(keep) for a, b in zip(self.halves, earlier.halves, strict=True))
         return Known((one, other), self.episodes + keep * earlier.episodes)
 
+    @property
+    def finite(self) -> bool:
+        """Whether it is of numbers alone."""
+        return all(bool(t.isfinite().all()) for t in self.tensors())
+
     def tensors(self) -> list[Tensor]:
         """Of each half (F + 2, F): the squares, the products, a line of the sum of squared returns
         and the number of entries; then the number of episodes (1,)."""
@@ -130,7 +135,8 @@ def fit(halves: Sequence[Moments], episodes: float) -> tuple[Tensor, float]:
     half's returns that a fit to the other explains, the mean of both ways."""
     one, other = halves
     both = one + other
-    few = [p for p in PENALTIES if both.freedom(p) * EPISODES <= episodes] if both.count else []
+    told = float(both.squares_FF.diagonal()[:-1].sum()) > 0  # states that are numbers, not all 0
+    few = [p for p in PENALTIES if both.freedom(p) * EPISODES <= episodes] if told else []
     if not few or not one.count or not other.count:
         return both.mean_F, 0.0
     pairs = ((one, other), (other, one))

@@ -5,19 +5,27 @@ are all there are; so are a few formats (letters, digits and signs in their plac
 dates; numbers are whole, or have as many decimals as any, and are near those that were seen.
 """
 
-import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from understudy.world.data.values import CUT, is_date, kind_of, leaves, pattern
+from understudy.world.data.values import (
+    CUT,
+    is_date,
+    is_number,
+    kind_of,
+    leaves,
+    pattern,
+    writable,
+)
 from understudy.world.model import World
 
 _FEW = 24  # different values, or formats, of a closed set at most
 _TIMES = 3  # how often each came at least, in the mean
 _LONGER = 2  # times the longest text that was seen
+_EXACT = 2**53  # up to which whole numbers are floats, too
 _FINE = 4  # decimals that a schema holds numbers to
 _SIGN = re.compile(r"[\\^$.*+?()\[\]{}|/]")  # of regular expressions; JSON Schema's escape no more
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
@@ -49,7 +57,7 @@ class Bound:
             self.signs |= {ch for ch in value if not ch.isprintable()}
             self.ascii &= value.isascii()
             self.dates &= _day(value)
-        elif kind_of(value) == "number":
+        elif is_number(value):
             self.numbers.append(value)
 
     def fits(self, value: Any) -> bool:
@@ -78,7 +86,7 @@ class Bound:
         return len(kinds) <= _FEW and often and all(len(e) > 1 for e in kinds.values())
 
     def _near(self, value: Any) -> bool:
-        if not math.isfinite(value):
+        if not (self.numbers and is_number(value)):
             return False
         low, high = self._ends()
         if not low <= value <= high:
@@ -96,28 +104,27 @@ class Bound:
     def schema(self, kind: str, whole: bool = True) -> dict[str, Any]:
         """The bound for values of a kind as a JSON Schema, their type alone where not `whole`; what
         a schema does not say is checked by `fits`."""
-        whole_numbers = kind == "number" and all(isinstance(n, int) for n in self.numbers)
+        whole_numbers = kind == "number" and {type(n) for n in self.numbers} == {int}
         named = "integer" if whole_numbers else type_of(kind)
         found: dict[str, Any] = {"type": named}
         if not whole or kind not in self.kinds:
             return found
         if kind == "number":
-            return found | self._range(whole_numbers)
+            return found | (self._range() if self.numbers else {})
         return found | (self._texts(kind) if named == "string" else {})
 
-    def _range(self, whole_numbers: bool) -> dict[str, Any]:
+    def _range(self) -> dict[str, Any]:
         low, high = self._ends()
-        if not (math.isfinite(low) and math.isfinite(high)):
+        if not -_EXACT <= low <= high <= _EXACT:
             return {}
-        decimals = 0 if whole_numbers else max(map(_decimals, self.numbers))
+        decimals = max(_decimals(n) for n in self.numbers)
         finest = {"multipleOf": 10**-decimals} if 0 < decimals <= _FINE else {}
         return {"minimum": low, "maximum": high, **finest}
 
     def _texts(self, kind: str) -> dict[str, Any]:
-        if self._closed(self.texts):
-            return {"enum": sorted(text for text in self.texts if kind_of(text) == kind)}
-        if kind == "empty":
-            return {}
+        if kind == "empty" or self._closed(self.texts):
+            each = (t for t in self.texts if kind_of(t) == kind and writable(t) == t)
+            return {"enum": found} if (found := sorted(each)) else {}
         if self.dates and all(_DAY.fullmatch(text) for text in self.texts):
             return {"format": "date"}
         longest = _LONGER * self.longest
@@ -126,7 +133,7 @@ class Bound:
         told = told and not any("+" in text for text in self.texts)
         if told and self._closed(self.forms):
             most = min(longest, CUT)
-            ways = "|".join(_expression(form, most) for form in sorted(self.forms) if form)
+            ways = "|".join(_expression(form, most) for form in sorted(self.forms) if form.strip())
             return {"pattern": f"^(?:{ways})$", "maxLength": most}
         return {"minLength": 1, "maxLength": longest}
 

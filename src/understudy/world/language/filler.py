@@ -42,6 +42,7 @@ from understudy.world.tools import Prediction
 
 T = TypeVar("T")
 MOST = 24  # values that are asked for at once
+LEAD = "\n"  # what stands before an answer's JSON
 SCHEMA = "schema"  # the key of a request's metadata that holds the answer's JSON Schema
 _EARLIER = 2  # remembered calls that are shown
 _LONG = 600  # characters of one of them, and of what is known
@@ -97,7 +98,7 @@ def view(c: Context, p: Prediction, asked: Sequence[str], earlier: Sequence[Any]
 def written_as(values: Mapping[str, Any]) -> str:
     """An answer as it is taught, by number: on a new line, as the JSON of tool calls is, for a
     small base knows the token of that."""
-    return "\n" + json.dumps(values, ensure_ascii=False)
+    return LEAD + json.dumps(values, ensure_ascii=False)
 
 
 def told(written: str, asked: Sequence[str], cut: bool = False) -> dict[str, Any] | None:
