@@ -310,6 +310,10 @@ class VllmEngine:
             raise EngineError(f"no answer from {self.url} within {self.timeout:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise _Unreached(f"{self.url}: {one_line(error)}") from error
+        except RuntimeError as error:  # of a stream that is read while its session closes
+            if not self._closed:
+                raise
+            raise EngineError("the engine was closed") from error
         finally:
             self._open.discard(limit)
 
