@@ -4,7 +4,8 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,22 @@ async def test_our_server_speaks_vllms_completions(renderer: TurnRenderer) -> No
             for more in bad:
                 status, answer = await post(ask | more)
                 assert (status, answer["error"]["param"] in more) == (400, True)
+
+
+async def test_a_stream_between_two_reads_while_its_engine_closes(renderer: TurnRenderer) -> None:
+    from test_contract import embedded
+
+    async with embedded(renderer, served=True) as (_, endless, _):
+
+        def close(_: Sequence[int]) -> None:
+            closing = endless.aclose()
+            with suppress(StopIteration):
+                closing.send(None)  # until it first waits: the connections are closed
+            closing.close()
+
+        with pytest.raises(EngineError, match="the engine was closed"):
+            await endless.sample(prompt(9), BASE, Sampling(max_tokens=900), on_chunk=close)
+        await endless.aclose()
 
 
 async def test_our_server_ends_what_a_client_left(renderer: TurnRenderer) -> None:
