@@ -139,9 +139,8 @@ async def _adapters(threads: int, repeats: int, count: int, long: int) -> dict[s
         )
         for _ in range(repeats + 1)
     ]
-    base, mixed, halved, base_long, mixed_long, peft = zip(
-        *speeds[1:], strict=True
-    )  # the first warms up
+    timed = speeds[1:]  # the first warms up
+    base, mixed, halved, base_long, mixed_long, peft = zip(*timed, strict=True)
     await engine.aclose()
     await half.aclose()
     plain, more = many.bytes_of_a_step(model, tensors, 64, 100)

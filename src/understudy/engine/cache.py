@@ -71,7 +71,7 @@ class Cache:
     sequences and `max_tokens` tokens; on a GPU it has its whole size from the start.
 
     crowd: from so many tokens on, times the running sequences that share them, they are an entry:
-    a product costs 50 us a layer on a CPU, shared blocks 8 ns a token and sequence (4 heads of 32).
+    a product is a call for each layer, worth it only where it stands for many reads of blocks.
 
     static: it never moves, for who keeps addresses (engine.graphs). It has its whole size from the
     start, a block that nobody holds, `padding`, and no entries, so that blocks alone are shared."""

@@ -1,7 +1,7 @@
 """A world whose answers and doubt were checked on episodes that it had not seen."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from understudy.core.types import Episode, parted
@@ -56,16 +56,23 @@ def _in_itself(world: World, episodes: Sequence[Episode], tools: set[str]) -> It
     their scenarios; where state lasts, of their episodes and of later ones."""
     held = {tool: own for tool, own in _held(world, episodes).items() if tool in tools}
     comparison, traffic = Comparison(world, WHOLE, held), world_values(world)
+    for n, (e, without) in enumerate(unremembered(world, episodes)):
+        for m in walk(world, e, n, traffic, 0, without, comparison.ways):
+            compared = comparison.of(m, e.scenario_id or e.id)
+            if compared is not None:
+                yield compared
+
+
+def unremembered(
+    world: World, episodes: Sequence[Episode]
+) -> Iterator[tuple[Episode, Container[int]]]:
+    """Each of the episodes that a world has learned from, with what of them it must not remember to
+    be asked about it: its scenario's, or where state lasts itself and later ones."""
     own: dict[str, set[int]] = defaultdict(set)
     for n, e in enumerate(episodes):
         own[e.scenario_id or e.id].add(n)
     for n, e in enumerate(episodes):
-        scenario = e.scenario_id or e.id
-        without = Later(n) if world.memory.lasts else frozenset(own[scenario])
-        for m in walk(world, e, n, traffic, 0, without, comparison.ways):
-            compared = comparison.of(m, scenario)
-            if compared is not None:
-                yield compared
+        yield e, Later(n) if world.memory.lasts else frozenset(own[e.scenario_id or e.id])
 
 
 def _as_done(world: World, f: Checked) -> Evidence:

@@ -2,15 +2,14 @@
 seen, each with its open values as they really were."""
 
 import json
-from collections import defaultdict
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from understudy.core.types import Completion, Episode, Message, ModelRef, Request
 from understudy.world.data.values import kind_of, leaves
+from understudy.world.fidelity.crossfit import unremembered
 from understudy.world.known.context import Context
-from understudy.world.known.course import Later
 from understudy.world.language.filler import Earlier, LanguageWorld, filled, gaps, view, written_as
 from understudy.world.language.trial import Case
 from understudy.world.model import Foretold, World, WorldSession
@@ -43,14 +42,10 @@ def left_open(world: World, episodes: Sequence[Episode]) -> dict[str, Container[
     """The gaps, by the lesson's id, that a world leaves in the episodes that it has learned from,
     with nothing remembered of their scenarios; where state lasts, of their episodes and of later
     ones. What the world of them all determines, a world of half of them may not."""
-    of_scenario: dict[str, set[int]] = defaultdict(set)
-    for n, e in enumerate(episodes):
-        of_scenario[e.scenario_id or e.id].add(n)
     earlier, found = Earlier(world), dict[str, Container[str]]()
-    for n, e in enumerate(episodes):
+    for n, (e, without) in enumerate(unremembered(world, episodes)):
         session = world.session(n, at=world.moment(e))
-        own = frozenset(of_scenario[e.scenario_id or e.id])
-        session.state.without = Later(n) if world.memory.lasts else own
+        session.state.without = without
         found |= {lesson.id: lesson.real.keys() for lesson in _of_episode(earlier, session, e)}
     return found
 
