@@ -36,6 +36,7 @@ from understudy.train.preferences import PreferenceLoss, dpo_loss
 
 
 class DpoConfig(PreferenceConfig):
+    lr: PositiveFloat = 1e-4  # at 5e-4 some steps leap; 5e-6 on models of 4 billion parameters
     beta: PositiveFloat = 0.1
     reference: Literal["start", "base"] = "start"
     echo: NonNegativeFloat = 0.0  # weight of `ce` on what tools and users said; 0.05 to 0.1
