@@ -232,8 +232,8 @@ def test_ppo_refuses_episodes_that_nobody_tells_apart_and_leaves_broken_logprobs
 
 def test_ppo_in_a_world_refuses_what_is_of_logs_alone() -> None:
     assert of_the_world(PpoConfig(schedule="constant", seed=3)).play.seed == 3
-    with pytest.raises(ValueError, match="schedule is of logs"):
-        of_the_world(PpoConfig(schedule="linear"))
+    with pytest.raises(ValueError, match="schedule is linear or constant, not cosine"):
+        of_the_world(PpoConfig(schedule="cosine"))
     with pytest.raises(ValueError, match="imitate is of logs"):
         of_the_world(PpoConfig(imitate=0.3))
 

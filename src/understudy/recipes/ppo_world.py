@@ -87,7 +87,9 @@ async def ppo_in_world(
     reward = success = 0.0
     cores = threads or usable_cores()
     async with AsyncExitStack() as stack:
-        trainer = stack.enter_context(training(learner, trainer_config(config), cores, head))
+        # its own rate is constant: `_learn` lets it fall
+        steady = trainer_config(config.model_copy(update={"schedule": "constant"}))
+        trainer = stack.enter_context(training(learner, steady, cores, head))
         state = from_checkpoint(run, trainer)
         rollouts.restore(state)
         kept = Checkpoints(run, config.keep_checkpoints)
@@ -156,10 +158,11 @@ async def ppo_in_world(
 
 
 def of_the_world(config: PpoConfig) -> PpoConfig:
-    """The configuration with one seed and one temperature; what is logged is what was played.
-    Raises ValueError for options that are of logs alone."""
-    if config.schedule not in (None, "constant"):
-        raise ValueError("schedule is of logs, whose steps are counted before: leave it out")
+    """The configuration with one seed and one temperature; what is logged is what was played, and
+    the rate falls with the steps of play, whatever their updates. Raises ValueError for options
+    that are of logs alone."""
+    if config.schedule == "cosine":
+        raise ValueError("in a world schedule is linear or constant, not cosine")
     if config.imitate:
         raise ValueError("imitate is of logs: in a world the policy plays what it learns from")
     of_play = {"split": "all", "temperature": config.play.temperature}
@@ -192,8 +195,10 @@ def _learn(
     the value head foretells."""
     size, skipped = config.batch_episodes, Counter[str]()
 
+    share = 1.0 if config.schedule == "constant" else 1 - step / config.play.steps
+
     def update(rows: list[Row]) -> StepMetrics:
-        metrics = take_step(run, trainer, rows, step)
+        metrics = take_step(run, trainer, rows, step, share)
         skipped.update([metrics.skipped] if metrics.skipped else [])
         return metrics
 
