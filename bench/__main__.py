@@ -80,7 +80,8 @@ def write_docs() -> None:
         if record is None:
             lines += ["", *sections[name]] if name in sections else []
             continue
-        machine = ", ".join(f"{k} {v}" for k, v in record["machine"].items() if k != "load")
+        known = {k: v for k, v in record["machine"].items() if k != "load" and v is not None}
+        machine = ", ".join(f"{k} {v}" for k, v in known.items())
         how = f"`python -m bench {record['name']}`, {record['date']}, {record['seconds']} s; "
         how += f"{machine}; load {record['load_before']} to {record['load_after']}."
         lines += ["", f"## {record['title']}", "", how]

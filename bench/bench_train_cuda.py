@@ -1,8 +1,10 @@
 """Training on a GPU: larger models of random weights, against TRL and the GPU's own matrix rate.
 
-Groups that share a prompt, LoRA of rank 16 on every linear layer, bf16 by autocast on both sides;
-steps alternate as in `bench train`. `matrix_share` is the step's counted operations a second over
-those of a product of two large bf16 matrices. Memory is the peak of a step, weights included.
+Groups that share a prompt, a base in bf16, LoRA of rank 16 in float32 on every linear layer,
+autocast to bf16 on both sides; steps alternate as in `bench train`. Our layers and head are
+compiled, and a micro-batch of ours holds two groups, one of TRL's `micro` rows. `matrix_share` is
+the step's counted operations a second over those of a product of two large bf16 matrices. Memory is
+the peak of a step, weights included.
 """
 
 import shutil
@@ -35,6 +37,7 @@ SIDE = 8192  # of the matrices whose product is the measure
 
 def run(
     shapes: Mapping[str, Mapping[str, int]] = SHAPES,
+    prompts: int = 4,
     prompt: int = 2048,
     size: int = 16,
     rest: int = 256,
@@ -51,34 +54,38 @@ def run(
     for name, shape in shapes.items():
         with tempfile.TemporaryDirectory() as folder:
             _save_random(Path(folder), shape)
-            found |= _against_trl(name, folder, prompt, size, rest, pairs, micro, rate, device)
+            sizes = (prompts, prompt, size, rest)
+            found |= _against_trl(name, folder, sizes, pairs, micro, rate, device)
     return found
 
 
 def _against_trl(
     name: str,
     base: str,
-    prompt: int,
-    size: int,
-    rest: int,
+    sizes: tuple[int, int, int, int],
     pairs: int,
     micro: int,
     rate: float,
     device: str,
 ) -> dict[str, Figure]:
-    model: Any = load_base(base, device=device).model
+    prompts, prompt, size, rest = sizes
+    model: Any = load_base(base, torch.bfloat16, device).model
     inject_lora(model)
-    rollouts = groups(int(model.config.vocab_size), 1, size, prompt, rest)
+    rollouts = groups(int(model.config.vocab_size), prompts, size, prompt, rest)
     rows = rows_of(rollouts)
     multiplications = operations(model, rows)
     config = TrainerConfig(
-        lr=1e-5, precision="bf16", max_tokens_per_microbatch=prompt + size * rest
+        lr=1e-5,
+        precision="bf16",
+        max_tokens_per_microbatch=2 * (prompt + size * rest),
+        compile=device == "cuda",
     )
     ours: list[float] = []
     peaks: dict[str, list[float]] = {"ours": [], "trl": []}
     with Trainer(model, config) as trainer:
 
         def own_step() -> None:
+            _wait(device)
             peaks["trl"].append(_peak_gb(device))
             begun = time.perf_counter()
             trainer.step(rows)
@@ -89,7 +96,14 @@ def _against_trl(
         own_step()  # compiles
         ours.clear()
         theirs = trl_steps(
-            base, rollouts, "bf16", size, pairs + 1, own_step, micro=min(micro, size)
+            base,
+            rollouts,
+            "bf16",
+            size,
+            pairs + 1,
+            own_step,
+            micro=min(micro, size),
+            dtype=torch.bfloat16,
         )
     seconds = list(zip([s.training for s in theirs[1:]], ours[1:], strict=True))
     tokens = sum(len(row.ids) for row in rows)

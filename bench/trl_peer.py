@@ -42,13 +42,14 @@ def trl_steps(
     sample_tokens: int | None = None,
     adapter: Mapping[str, torch.Tensor] | None = None,
     loaded: Callable[[], None] = lambda: None,
+    dtype: torch.dtype = torch.float32,
 ) -> list[StepSeconds]:
     """Seconds of TRL's steps, `between` called after each.
 
     With LoRA of rank 16 on every linear layer (`adapter` under PEFT's names, else PEFT's own
     start), CISPO's loss as ours, no KL, `micro` rows a forward pass (default all). The rollouts
     are given, or with `sample_tokens` sampled from their prompts, so many tokens each. `loaded` is
-    called when everything is in memory and nothing was computed.
+    called when everything is in memory and nothing was computed. `dtype` is the base's.
     """
     import transformers
     from datasets import Dataset
@@ -59,7 +60,7 @@ def trl_steps(
 
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", message=".*(rollout_func|gradient_checkpointing).*")
-    loaded_base = load_base(base)
+    loaded_base = load_base(base, dtype)
     seconds: list[StepSeconds] = []
     rows = micro or len(rollouts)
 
@@ -67,8 +68,10 @@ def trl_steps(
         rolling = 0.0
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
+            _wait()
             begun = time.perf_counter()
             made = super()._generate_and_score_completions(inputs)
+            _wait()
             self.rolling += time.perf_counter() - begun
             return made
 
@@ -76,9 +79,11 @@ def trl_steps(
         begun = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
+            _wait()
             trainer.rolling, self.begun = 0.0, time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
+            _wait()
             whole = time.perf_counter() - self.begun
             seconds.append(StepSeconds(whole, whole - trainer.rolling))
             between()
@@ -141,3 +146,9 @@ def trl_steps(
         loaded()
         trainer.train()
     return seconds
+
+
+def _wait() -> None:
+    """Until a GPU is done with what it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -54,8 +54,8 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "ranking": {"traffic": 40, "played": 4},
     "train": {"prompt": 24, "size": 4, "rest": 8, "turns": 2, "pairs": 1, "scales": (1, 2)},
     "train_cuda": {
-        "shapes": {"small": {"num_hidden_layers": 1}}, "prompt": 24, "size": 2, "rest": 8,
-        "pairs": 1, "micro": 2, "side": 64, "device": "cpu",
+        "shapes": {"small": {"num_hidden_layers": 1}}, "prompts": 2, "prompt": 24, "size": 2,
+        "rest": 8, "pairs": 1, "micro": 2, "side": 64, "device": "cpu",
     },
     "transfer": {
         "levels": (50,), "seeds": (0,), "traffic": 60, "proof": 3,

@@ -57,11 +57,11 @@ def one_thread() -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_has_the_options_and_gives_its_trainer_the_layout(recipe: str) -> None:
     kind, needed, made = RECIPES[recipe]
-    chosen = ["device=cpu", "dtype=bf16", "precision=fp32", "layout=packed"]
+    chosen = ["device=cpu", "dtype=bf16", "precision=fp32", "layout=packed", "compile=true"]
     config: Any = load_config(kind, overrides=chosen, values=needed)
     assert isinstance(config, Computing)
     trainer = made(config)
-    assert (trainer.layout, trainer.precision) == ("packed", "fp32")
+    assert (trainer.layout, trainer.precision, trainer.compile) == ("packed", "fp32", True)
     with pytest.raises(ConfigError, match=r"^device: must be auto, cpu, cuda or cuda:N, not 'gpu'"):
         load_config(kind, overrides=["device=gpu"], values=needed)
     with pytest.raises(ConfigError, match="layout must be 'tree', 'packed' or 'padded'"):
@@ -69,8 +69,11 @@ def test_every_recipe_has_the_options_and_gives_its_trainer_the_layout(recipe: s
 
 
 def test_the_distillations_of_rft_are_on_its_device_in_its_type() -> None:
-    inner = _sft_config(RftConfig(device="cuda:3", dtype="bf16", layout="padded"), 1, 4)
+    inner = _sft_config(
+        RftConfig(device="cuda:3", dtype="bf16", layout="padded", compile=False), 1, 4
+    )
     assert (inner.device, inner.dtype, inner.layout) == ("cuda:3", "bf16", "padded")
+    assert inner.compile is False
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -127,7 +130,9 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_gradients_agree_between_layouts(traffic: list[Episode], tmp_path: Path) -> None:
     """Through the recipe: from captured episodes to what the optimiser was given."""
     found = {
-        layout: distilled(tmp_path / layout, traffic[:6], precision="fp32", layout=layout)
+        layout: distilled(
+            tmp_path / layout, traffic[:6], precision="fp32", dtype="fp32", layout=layout
+        )
         for layout in ("tree", "packed", "padded")
     }
     tree, row = found["tree"]

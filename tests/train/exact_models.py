@@ -3,7 +3,14 @@
 import random
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from understudy.core.rows import Entry, Row
 
@@ -27,6 +34,8 @@ def small_model(kind="qwen3", dtype=torch.float64, seed=0, tied=True, head_dim=4
     }
     if kind == "qwen3":
         model = Qwen3ForCausalLM(Qwen3Config(**shape))
+    elif kind == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**shape | {"head_dim": 4}))
     else:
         model = LlamaForCausalLM(LlamaConfig(**shape))
     return _with_exact_norms(model) if dtype == torch.float64 else model.to(dtype)

@@ -138,3 +138,16 @@ def test_large_models_keep_to_threads():
     assert processes_for(small_model(), 4) == (4 if sys.platform == "linux" else 1)
     with torch.device("meta"):
         assert processes_for(torch.nn.Linear(20_000, 20_000), 4) == 1
+
+
+def test_for_a_gpu_micro_batches_are_as_large_as_they_may_be():
+    """Rows that share nothing: a CPU is better off with what fits its caches."""
+    rng = random.Random(0)
+    rows = [Row(tuple(rng.randrange(100, 10_000) for _ in range(900))) for _ in range(8)]
+    most = 4 * 900
+    sizes = {
+        device: [b.tokens_computed for b in micro_batches(rows, most, "tree", device=device)]
+        for device in ("cpu", "cuda")
+    }
+    assert sizes["cuda"] == [most, most]
+    assert len(sizes["cpu"]) > 2

@@ -15,7 +15,8 @@ from understudy.core.token_tree import build
 from understudy.train import attention
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import Trainer
-from understudy.train.tree_flex import BLOCK, Spans, attend_by, block_mask, compiled
+from understudy.train.tree_flash import TreeFlash
+from understudy.train.tree_flex import BLOCK, Spans, attend, attend_by, block_mask, compiled
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -113,7 +114,7 @@ def test_on_a_gpu_a_trainer_compiles_twice_whatever_the_batches():
     torch._dynamo.reset()
     counters.clear()
     model = small_model(dtype=torch.float32, head_dim=32).cuda()
-    trainer = Trainer(model, TrainerConfig(max_tokens_per_microbatch=100_000))
+    trainer = Trainer(model, TrainerConfig(max_tokens_per_microbatch=100_000, compile=False))
     for seed, count in enumerate((30, 2, 60, 8, 120)):
         rows = random_rows(random.Random(seed), count=count, longest=60)
         trainer.logprobs(rows)
@@ -133,3 +134,23 @@ def test_gradients_by_one_mask_are_those_of_lone_rows(dtype):
     _, gradient, _ = oracle(model, rows)
     _, got, _ = step_gradient(model.cuda(), rows, max_tokens_per_microbatch=100_000)
     assert relative_error(got.cpu(), gradient) < BOUND[dtype]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention's gradients need a GPU")
+def test_on_a_gpu_attention_in_bf16_is_as_exact_as_bf16_is():
+    """Outputs and gradients against those of float32 on a CPU."""
+    tree = tree_of(700, 3)
+    plan, scale = attention.plan_of(tree), 0.2
+    exact = [torch.randn(heads, len(tree), 32).bfloat16().float() for heads in (4, 2, 2)]
+    upstream = torch.randn(len(tree), 4, 32)
+
+    def told(way, given, how):
+        given = [x.requires_grad_() for x in given]
+        out = way(*given, how, scale)
+        grads = torch.autograd.grad(out, given, upstream.to(out.device, out.dtype))
+        return [x.float().cpu() for x in (out, *grads)]
+
+    wanted = told(TreeFlash.apply, exact, plan.slices)
+    narrow = [x.detach().to("cuda", torch.bfloat16) for x in exact]
+    for own, other in zip(told(attend, narrow, plan.spans), wanted, strict=True):
+        assert relative_error(own, other) < 2e-2

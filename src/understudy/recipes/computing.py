@@ -17,6 +17,7 @@ class Computing(Config):
     dtype: Dtype = "auto"  # of the base's weights: fp32 or bf16; auto: bf16 on CUDA
     precision: Literal["fp32", "bf16"] = "bf16"  # of a step's products; fp32: of the weights' type
     layout: Layout = "tree"  # of rows in a step: beginnings shared, packed end to end, or padded
+    compile: bool | None = None  # a step's kernels (train.compiling); None: on CUDA, where it can
 
     def load(self, base: str, renderer: str | None = None, whole: bool = False) -> LoadedBase:
         """A base where it computes (models.loading); `whole`: to be trained as a whole.

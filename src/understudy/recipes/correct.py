@@ -247,6 +247,7 @@ def _trainer_config(config: CorrectConfig) -> TrainerConfig:
         min_lr_share=config.min_lr_share,
         precision=config.precision,
         layout=config.layout,
+        compile=config.compile,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         loss=config.loss,
     )

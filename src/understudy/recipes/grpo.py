@@ -292,6 +292,7 @@ def _trainer_config(config: GrpoConfig) -> TrainerConfig:
         min_lr_share=config.min_lr_share,
         precision=config.precision,
         layout=config.layout,
+        compile=config.compile,
         gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.temperature,

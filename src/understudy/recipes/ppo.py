@@ -80,7 +80,7 @@ class PpoConfig(Tuned):
     batch_episodes: PositiveInt = 64  # of a mini-batch
     kl_bound: PositiveFloat | None = None  # a step's mean over its tokens, KL(sampler || policy)
     lr: PositiveFloat = 5e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
-    schedule: Schedule | None = None  # None: linear on logs, constant in a world
+    schedule: Schedule = "linear"  # to 0 at the end of the logs, or of play
     warmup_steps: NonNegativeInt = 2
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     loss: LossConfig = LossConfig(rl="dppo", clip_low=0.5, clip_high=0.9)
@@ -223,12 +223,13 @@ def _estimates(
 def trainer_config(config: PpoConfig, total_steps: int | None = None) -> TrainerConfig:
     return TrainerConfig(
         lr=config.lr,
-        schedule=config.schedule or ("linear" if total_steps else "constant"),
+        schedule=config.schedule,
         warmup_steps=config.warmup_steps,
         total_steps=total_steps,
         betas=(0.9, config.beta2),
         precision=config.precision,
         layout=config.layout,
+        compile=config.compile,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.log.temperature,
         loss=config.loss,

@@ -169,6 +169,7 @@ def trainer_config(config: PreferenceConfig, steps: int) -> TrainerConfig:
         total_steps=steps,
         precision=config.precision,
         layout=config.layout,
+        compile=config.compile,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )
 

@@ -244,6 +244,7 @@ def _sft_config(
         echo=config.echo,
         precision=config.precision,
         layout=config.layout,
+        compile=config.compile,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         checkpoint_every=config.checkpoint_every,
         seed=config.seed,

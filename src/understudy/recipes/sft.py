@@ -277,6 +277,7 @@ def trainer_config(config: SftConfig, steps: int) -> TrainerConfig:
         total_steps=steps,
         precision=config.precision,
         layout=config.layout,
+        compile=config.compile,
         gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )

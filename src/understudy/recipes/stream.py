@@ -278,6 +278,7 @@ def _trainer_config(config: StreamConfig) -> TrainerConfig:
         betas=(0.9, config.beta2),
         precision=config.precision,
         layout=config.layout,
+        compile=config.compile,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.log.temperature,
         loss=LossConfig(rl="cispo", ratio_cap=config.ratio_cap),

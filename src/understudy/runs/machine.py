@@ -30,6 +30,7 @@ class Machine:
     load: float
     system: str
     python: str
+    gpu: str | None = None  # NVIDIA's, the first
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,7 +38,8 @@ class Machine:
     def __str__(self) -> str:
         memory = f", {self.memory_gb:.0f} GB memory" if self.memory_gb else ""
         cores = "core" if self.cores == 1 else "cores"
-        return f"{self.cpu}, {self.cores} {cores}{memory}, load {self.load:.1f}"
+        gpu = f", {self.gpu}" if self.gpu else ""
+        return f"{self.cpu}, {self.cores} {cores}{memory}{gpu}, load {self.load:.1f}"
 
 
 def machine() -> Machine:
@@ -49,6 +51,7 @@ def machine() -> Machine:
         load=round(load_average(), 2),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
+        gpu=_gpu_model(),
     )
 
 
@@ -145,6 +148,15 @@ def _cpu_model() -> str:
             if line.lower().startswith(("model name", "hardware")):
                 return " ".join(line.partition(":")[2].split())
     return platform.processor() or platform.machine() or "unknown processor"
+
+
+def _gpu_model() -> str | None:
+    for file in sorted((_PROC / "driver" / "nvidia" / "gpus").glob("*/information")):
+        with contextlib.suppress(OSError):
+            for line in file.read_text().splitlines():
+                if line.startswith("Model"):
+                    return " ".join(line.partition(":")[2].split())
+    return None
 
 
 def _memory_gb() -> float | None:

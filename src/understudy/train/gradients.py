@@ -106,7 +106,8 @@ def add_gradients(
     """
     sums = Sums()
     limit, whole = config.max_tokens_per_microbatch, config.loss.of_sequences
-    batches = micro_batches(rows, limit, config.layout, whole)
+    kind = next(model.parameters()).device.type
+    batches = micro_batches(rows, limit, config.layout, whole, kind)
     idle = 0 if passes is None else passes(len(batches)) - len(batches)
     for batch in batches:
         loss = _loss(model, batch, counts, config, value_head, sums)
@@ -134,8 +135,9 @@ def precise_forward(
     """The batch through the model in the configured precision."""
     device = next(model.parameters()).device.type
     compute = partial(
-        forward, model, batch, config.temperature, value_head, share, config.gradient_checkpointing
-    )
+        forward, model, batch, config.temperature, value_head, share, config.gradient_checkpointing,
+        bool(config.compile),
+    )  # fmt: skip
     gathered: Callable[[Callable[[], Forward]], Forward] | None = getattr(model, METHOD, None)
     with torch.autocast(device, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
         return compute() if gathered is None else gathered(compute)

@@ -13,44 +13,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
-from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from understudy.core.token_tree import Ints
 from understudy.train.attention import Plan
+from understudy.train.layers import forwards, in_pieces, is_known
 from understudy.train.tree_flash import Below, Chains, Slices
 
 WHOLE = 32  # a chain that so few nodes could be left out of stays beside its like
-KINDS = (LlamaDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 
 
 def can_leave_out(decoder: Any) -> bool:
     """Whether the last layer is one whose parts are known here."""
     layers = getattr(decoder, "layers", None)
-    return layers is not None and type(layers[-1]) in KINDS
+    return layers is not None and is_known(layers[-1])
 
 
 @contextmanager
-def only_at(decoder: Any, nodes_U: Ints, plan: Plan) -> Iterator[None]:
+def only_at(decoder: Any, nodes_U: Ints, plan: Plan, compile: bool = False) -> Iterator[None]:
     """While this is open, the decoder's hidden states are (1, U, hidden): of these nodes alone."""
     layer = decoder.layers[-1]
-    device = next(layer.parameters()).device
-    used = torch.from_numpy(nodes_U).to(device)
+    used = torch.from_numpy(nodes_U).to(next(layer.parameters()).device)
     needed = plan_at(plan, nodes_U)
 
     def last(hidden_states: Tensor, **how: Any) -> Tensor:
         how["understudy_plan"] = needed
-        attended, _ = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **how)
-        hidden = (hidden_states + attended).index_select(1, used)
-        mlp: Tensor = layer.mlp(layer.post_attention_layernorm(hidden))
-        return hidden + mlp
+        return in_pieces(layer, hidden_states, used_U=used, compile=compile, **how)
 
-    layer.forward = last
-    try:
+    with forwards([layer], [last]):
         yield
-    finally:
-        del layer.forward
 
 
 def plan_at(plan: Plan, nodes_U: Ints) -> Plan:

@@ -1,10 +1,18 @@
 """AdamW over whatever requires a gradient, and the learning rate as a function of the step."""
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)  # fmt: skip
 from torch import nn
 
 from understudy.train.losses import LossConfig
@@ -30,12 +38,21 @@ class TrainerConfig(BaseModel):
     grad_clip: PositiveFloat | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; parameters and head stay
     gradient_checkpointing: bool = False  # hidden states within layers are computed again
+    # Layers and head by torch (train.compiling): half a minute, once. None: on a GPU, where it can
+    compile: bool | None = None
     max_tokens_per_microbatch: PositiveInt = 4096
     layout: Layout = "tree"
     temperature: PositiveFloat = 1.0  # of the sampled distribution that anchors belong to
     loss: LossConfig = LossConfig()
     value: ValueConfig = ValueConfig()
     max_skipped: PositiveInt = 3  # consecutive steps with a non-finite loss or gradient
+
+    @model_validator(mode="after")
+    def _can_compile(self) -> Self:
+        if self.compile and (self.gradient_checkpointing or self.layout == "padded"):
+            what = "gradient_checkpointing" if self.gradient_checkpointing else "layout=padded"
+            raise ValueError(f"{what} knows no compiled layers: take compile=false")
+        return self
 
     def lr_at(self, step: int) -> float:
         """The learning rate of the step with this 0-based number."""

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from understudy.core.rows import Row, trim
 from understudy.train.gradients import Sums, add_gradients, head_alone, precise_forward
+from understudy.train.layers import is_known, layers_of
 from understudy.train.optimiser import TrainerConfig, make_optimiser, trainable
 from understudy.train.parallel import Helpers
 from understudy.train.sharding import METHOD, put, whole
-from understudy.train.tree_batch import Forward, micro_batches, split_rows
+from understudy.train.tree_batch import Forward, MicroBatch, micro_batches, split_rows
 from understudy.train.value_fit import Known, Moments, States, fit
 from understudy.train.value_head import ValueHead
 
@@ -97,7 +98,10 @@ class Trainer:
     ) -> None:
         self.model = model
         self.processes = processes
-        self.config = config or TrainerConfig()
+        self.config = config = config or TrainerConfig()
+        if config.compile is None:
+            compiles = gains_by_compiling(model, config, alone=processes is None)
+            self.config = config.model_copy(update={"compile": compiles})
         self.value_head = value_head
         own = trainable(model)
         head = {} if value_head is None else dict(value_head.named_parameters(prefix="value_head"))
@@ -196,7 +200,7 @@ class Trainer:
         owner_R = [r.entries[0].sample_id or n for n, r in enumerate(kept)]
         number_R = [numbers.setdefault(owner, len(numbers)) for owner in owner_R]
         half_R = np.array([crc32(str(number).encode()) % 2 for number in number_R])
-        for batch in micro_batches(kept, self.config.max_tokens_per_microbatch, self.config.layout):
+        for batch in self._micro_batches(kept):
             out = precise_forward(self.model, batch, self.config, states)
             at_E = out.value_E.long().cpu()
             of_E = half_R[np.asarray(batch.rows)[batch.tree.row_E]]
@@ -211,6 +215,13 @@ class Trainer:
         head.bias.copy_(fit_F[-1:])
         return explained
 
+    def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
+        limit, kind = (
+            self.config.max_tokens_per_microbatch,
+            next(self.model.parameters()).device.type,
+        )
+        return micro_batches(rows, limit, self.config.layout, device=kind)
+
     def _of_entries(
         self, rows: Sequence[Row], told: Callable[[Forward], Tensor]
     ) -> list[list[float]]:
@@ -218,8 +229,7 @@ class Trainer:
         found: list[list[float]] = [[] for _ in rows]
         kept = [Row(row.ids[: max((e.position for e in row.entries), default=-1) + 1], row.entries)
                 for row in rows]  # fmt: skip
-        limit = self.config.max_tokens_per_microbatch
-        for batch in micro_batches(kept, limit, self.config.layout):
+        for batch in self._micro_batches(kept):
             out = told(precise_forward(self.model, batch, self.config, self.value_head)).tolist()
             for row, value in zip(batch.tree.row_E.tolist(), out, strict=True):
                 found[batch.rows[row]].append(value)
@@ -325,12 +335,21 @@ class Trainer:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.steps += 1
-        if not all(math.isfinite(float(nn.utils.get_total_norm(g))) for g in self._groups):
+        weights = ([p.detach() for p in group] for group in self._groups)  # as one, on a GPU
+        if not all(math.isfinite(float(nn.utils.get_total_norm(group))) for group in weights):
             raise NonFiniteError(
                 f"a step at the learning rate {lr:g} left weights that are not finite: lower it, "
                 "and begin anew or --from a checkpoint"
             )
         return None, norm
+
+
+def gains_by_compiling(model: Any, config: TrainerConfig, alone: bool) -> bool:
+    """What `compile` is where nobody says: on a GPU, wherever it can be. With several processes it
+    was never tried."""
+    cannot = config.layout == "padded" or config.gradient_checkpointing or not alone
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    return on_gpu and not cannot and all(map(is_known, layers_of(model.get_decoder())))
 
 
 def _counts(rows: Sequence[Row]) -> Counter[str]:

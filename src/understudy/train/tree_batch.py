@@ -34,6 +34,7 @@ from understudy.train.attention import plan_of, tree_attention
 from understudy.train.checkpointing import checkpointed
 from understudy.train.head import head_logprobs
 from understudy.train.last_layer import can_leave_out, only_at
+from understudy.train.layers import compiled_layers
 from understudy.train.value_head import ValueHead
 
 Layout = Literal["tree", "packed", "padded"]
@@ -43,6 +44,8 @@ MICROBATCH_COST = 256
 # Beyond so many tokens it leaves the caches of a CPU, and each costs so much more: what shares
 # little is better cut, which also takes less memory (`python -m bench.train_microbatches`).
 CACHED, BEYOND = 1536, 0.25
+# On a GPU one that is large is no dearer, but each has to ask for thousands of kernels.
+GPU_MICROBATCH_COST = 8192
 # Nodes are filled up to a multiple of this: oneDNN compiles a kernel for each number that it meets.
 NODES = 128
 
@@ -74,10 +77,11 @@ class Forward:
 
 
 def micro_batches(
-    rows: Sequence[Row], max_tokens: int, layout: Layout, whole: bool = False
+    rows: Sequence[Row], max_tokens: int, layout: Layout, whole: bool = False, device: str = "cpu"
 ) -> list[MicroBatch]:
     """All rows with tokens, in micro-batches of at most `max_tokens` computed tokens each. A row
-    that is longer by itself gets a micro-batch of its own, and with `whole` an episode that is."""
+    that is longer by itself gets a micro-batch of its own, and with `whole` an episode that is.
+    `device` is the type of the one where they are computed: it has a say in where to cut."""
     kept = [i for i, row in enumerate(rows) if row.ids]
     order, shared = sorted_rows([rows[i] for i in kept])
     if layout == "padded":
@@ -90,7 +94,8 @@ def micro_batches(
         shared = np.zeros_like(shared)
     lengths = [len(rows[kept[k]].ids) for k in order]
     begins = {0, *accumulate(len(group) for group in groups)}
-    cuts = _cuts(lengths, shared.tolist(), begins, max_tokens, padded=layout == "padded")
+    costs = (MICROBATCH_COST, BEYOND) if device == "cpu" else (GPU_MICROBATCH_COST, 0.0)
+    cuts = _cuts(lengths, shared.tolist(), begins, max_tokens, layout == "padded", costs)
     batches = []
     for start, stop in pairwise(cuts):
         members = tuple(kept[k] for k in order[start:stop])
@@ -132,10 +137,15 @@ def _together(rows: Sequence[Row], order: Sequence[int]) -> list[list[int]]:
 
 
 def _cuts(
-    lengths: list[int], shared: list[int], begins: set[int], max_tokens: int, padded: bool
+    lengths: list[int],
+    shared: list[int],
+    begins: set[int],
+    max_tokens: int,
+    padded: bool,
+    costs: tuple[float, float],
 ) -> list[int]:
     """Where to cut the ordered rows, at some of `begins`: least total work (dynamic programme over
-    the last cut)."""
+    the last cut). `costs` are those of a micro-batch and of each token beyond the cached ones."""
     n = len(lengths)
     best = [0.0] + [float("inf")] * n
     last = [0] * (n + 1)
@@ -150,7 +160,7 @@ def _cuts(
             if tokens > max_tokens and not alone:
                 break
             alone = False
-            cost = best[start] + tokens + MICROBATCH_COST + BEYOND * max(0, tokens - CACHED)
+            cost = best[start] + tokens + costs[0] + costs[1] * max(0, tokens - CACHED)
             if cost < best[stop]:
                 best[stop], last[stop] = cost, start
     cuts = [n]
@@ -166,10 +176,11 @@ def forward(
     value_head: ValueHead | None = None,
     share: float = 1.0,
     checkpointing: bool = False,
+    compile: bool = False,
 ) -> Forward:
     """The batch through decoder and heads. Gradients flow into the logprobs and the values, and
     `share` of the values' gradient into the decoder. With `checkpointing` the backward pass
-    computes each layer again from its input.
+    computes each layer again from its input, with `compile` torch compiles layers and head.
 
     Raises ValueError for a model whose logits are changed after the head (soft-capping, scaling),
     for `value` entries without a value head, or where layers cannot be computed again.
@@ -186,7 +197,7 @@ def forward(
     saving = checkpointed(model.get_decoder()) if checkpointing and learns else nullcontext()
     nodes_U = np.unique(tree.node_E)
     with torch.set_grad_enabled(learns), saving:
-        hidden_UD = _hidden(model, batch, nodes_U, checkpointing, device)
+        hidden_UD = _hidden(model, batch, nodes_U, checkpointing, compile, device)
     wide = torch.promote_types(hidden_UD.dtype, torch.float32)
     nothing = torch.zeros(len(order), dtype=wide, device=device)
     logprobs_E = entropy_E = value_E = nothing
@@ -198,6 +209,7 @@ def forward(
             owner_E,
             torch.from_numpy(tree.target_E[said]).to(device),
             temperature,
+            fused=compile,
         )
         places = torch.from_numpy(said).to(device)
         logprobs_E = nothing.index_copy(0, places, head.logprobs_E)
@@ -216,7 +228,12 @@ def _owners(nodes_E: Any, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _hidden(
-    model: Any, batch: MicroBatch, nodes_U: Ints, checkpointing: bool, device: torch.device
+    model: Any,
+    batch: MicroBatch,
+    nodes_U: Ints,
+    checkpointing: bool,
+    compile: bool,
+    device: torch.device,
 ) -> Tensor:
     """Hidden states (U, hidden) after the last norm, of these nodes."""
     tree = batch.tree
@@ -231,8 +248,9 @@ def _hidden(
     # a layer that is computed again needs its own forward pass
     trims = not checkpointing and len(nodes_U) > 0 and can_leave_out(decoder)
     used = np.pad(nodes_U, (0, -len(nodes_U) % NODES), mode="edge")
-    narrow = only_at(decoder, used, plan) if trims else nullcontext()
-    with tree_attention(decoder), narrow:
+    narrow = only_at(decoder, used, plan, compile) if trims else nullcontext()
+    fusing = compiled_layers(decoder) if compile else nullcontext()
+    with tree_attention(decoder), fusing, narrow:
         out = decoder(
             input_ids=torch.from_numpy(np.pad(tree.tokens_N, filling)).to(device).unsqueeze(0),
             position_ids=torch.from_numpy(np.pad(tree.depth_N, filling)).to(device).unsqueeze(0),

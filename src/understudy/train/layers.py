@@ -1,0 +1,114 @@
+"""A decoder layer in two pieces, before attention and after it, for the layers whose parts are
+known here. So its last steps can be left out where nobody looks (train.last_layer), and torch can
+compile each piece (train.compiling): once for all layers of a model and any number of tokens, once
+more for a layer whose input needs no gradient, and for passes without one.
+Dimensions: N nodes, U nodes that somebody looks at, H heads, G key/value heads, D head width.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from understudy.train.attention import tree_attention_forward
+from understudy.train.compiling import any_number, compiled
+
+KINDS = (LlamaDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+
+
+def is_known(layer: Any) -> bool:
+    return type(layer) in KINDS
+
+
+def layers_of(decoder: Any) -> list[Any]:
+    """The decoder's layers; one of no kind where it says of none."""
+    return list(getattr(decoder, "layers", [None]))
+
+
+@contextmanager
+def compiled_layers(decoder: Any) -> Iterator[None]:
+    """While this is open, the decoder's layers run compiled, on a tree. Raises ValueError where one
+    is not of a kind that is known here."""
+    layers = layers_of(decoder)
+    for layer in layers:
+        if not is_known(layer):
+            raise ValueError(
+                f"compile knows no layers of {type(decoder).__name__}: take compile=false"
+            )
+    with forwards(layers, [partial(in_pieces, layer, compile=True) for layer in layers]):
+        yield
+
+
+@contextmanager
+def forwards(layers: Sequence[Any], instead: Sequence[Callable[..., Tensor]]) -> Iterator[None]:
+    """The layers' forward passes are others while this is open."""
+    before = [vars(layer).get("forward") for layer in layers]
+    for layer, own in zip(layers, instead, strict=True):
+        layer.forward = own
+    try:
+        yield
+    finally:
+        for layer, own in zip(layers, before, strict=True):
+            del layer.forward
+            if own is not None:
+                layer.forward = own
+
+
+def in_pieces(
+    layer: Any,
+    hidden_states: Tensor,
+    *,
+    position_embeddings: tuple[Tensor, Tensor],
+    understudy_plan: Any,
+    used_U: Tensor | None = None,
+    compile: bool = False,
+    **_: Any,
+) -> Tensor:
+    """The layer's output (1, N, hidden), or with `used_U` (1, U, hidden) of these nodes alone."""
+    before, after = before_attention, after_attention
+    if compile:
+        before, after = compiled(before), compiled(after)
+        any_number(hidden_states, 1)
+        for part in position_embeddings:
+            any_number(part, 1)
+    q, k, v = before(layer, hidden_states, *position_embeddings)
+    own = layer.self_attn
+    attended, _weights = tree_attention_forward(
+        own, q, k, v, None, own.scaling, 0.0, getattr(own, "sliding_window", None), understudy_plan
+    )
+    if compile:
+        any_number(attended, 1)
+        if used_U is not None:
+            any_number(used_U, 0)
+    return after(layer, hidden_states, attended, used_U)
+
+
+def before_attention(
+    layer: Any, hidden_states: Tensor, cosine: Tensor, sine: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (1, H, N, D), keys and values (1, G, N, D), rotated, in the values' type: under
+    autocast norms and rotations leave float32 behind."""
+    own, inner = layer.self_attn, layer.input_layernorm(hidden_states)
+    shape = (*inner.shape[:-1], -1, own.head_dim)
+    q, k = own.q_proj(inner).view(shape), own.k_proj(inner).view(shape)
+    if hasattr(own, "q_norm"):
+        q, k = own.q_norm(q), own.k_norm(k)
+    v = own.v_proj(inner).view(shape).transpose(1, 2)
+    q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), cosine, sine)
+    return q.to(v.dtype), k.to(v.dtype), v
+
+
+def after_attention(
+    layer: Any, hidden_states: Tensor, attended: Tensor, used_U: Tensor | None
+) -> Tensor:
+    """From what was attended to (1, N, H, D) to the layer's output."""
+    hidden = hidden_states + layer.self_attn.o_proj(attended.flatten(2))
+    if used_U is not None:
+        hidden = hidden.index_select(1, used_U)
+    mlp: Tensor = layer.mlp(layer.post_attention_layernorm(hidden))
+    return hidden + mlp
