@@ -44,6 +44,13 @@ def test_truncated_episodes_weigh_nothing_where_asked_and_are_counted_anyway() -
     assert masked.group.rewards == (1.0, 0.0, 0.0)  # the group's mean is of all
 
 
+def test_a_completion_that_ran_on_costs_its_episode_what_is_asked() -> None:
+    (kept,), counted = vetted([group(1.0, 0.0, 1.0, cut=(0, 1))], BOUND, cut_off_cost=0.5)
+    assert kept.group.rewards == (0.5, -0.5, 1.0)
+    assert counted["rewards lowered for a completion that ran on"] == 2
+    assert kept.weights is None
+
+
 def test_why_there_is_nothing_to_learn_is_said() -> None:
     failed = Played(Group("s", (), ()), Counter({"the judge timed out": 3}))
     said = why_nothing([group(0.0, 0.0), group(0.0, 0.0), group(1.0, 1.0), failed])

@@ -66,6 +66,9 @@ class PlayConfig(RolloutConfig):
     group_size: int = Field(default=1, ge=1, le=1)
     max_staleness: int = Field(default=0, ge=0, le=0)
     again: float = Field(default=0.0, ge=0, lt=1)
+    # What is said when all is done changes no reward, and without a group nothing tells it apart:
+    # policies came to end in babble (DAPO's overlong punishment, arXiv 2503.14476)
+    cut_off_cost: float = Field(default=0.5, ge=0)
     trust: Trust = Trust()  # what the world's fidelity must show, or training in it warns
     language: str | None = None  # a run whose model fills the world's gaps; see `train world`
 

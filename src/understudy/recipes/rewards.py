@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from understudy.core.types import Episode
+from understudy.core.types import Completion, Episode
 from understudy.recipes.rehearsal import Played
 
 
@@ -32,13 +32,14 @@ def clipped(rewards: Sequence[float], bound: Bound) -> tuple[list[float], Counte
 
 
 def vetted(
-    played: Sequence[Played], bound: Bound, mask_truncated: bool = False
+    played: Sequence[Played], bound: Bound, mask_truncated: bool = False, cut_off_cost: float = 0.0
 ) -> tuple[list[Played], Counter[str]]:
     """The groups as a step can use them, and what was done to them.
 
     A reward that is no finite number leaves its episode out of the group; one outside of `bound`
-    counts as the nearer end. With `mask_truncated`, episodes that were cut off weigh nothing; their
-    rewards still count in the group's mean (DAPO's overlong filtering, arXiv 2503.14476).
+    counts as the nearer end. An episode in which a completion ran into its limit of tokens loses
+    `cut_off_cost`. With `mask_truncated`, episodes that were cut off weigh nothing; their rewards
+    still count in the group's mean (DAPO's overlong filtering, arXiv 2503.14476).
     """
     found: list[Played] = []
     counted: Counter[str] = Counter()
@@ -49,6 +50,10 @@ def vetted(
         inside, changed = clipped([rewards[n] for n in able], bound)
         counted += changed
         episodes = [item.group.episodes[n] for n in able]
+        if cut_off_cost:
+            endless = [any(map(ran_on, e.made_for("agent"))) for e in episodes]
+            inside = [r - cut_off_cost * e for r, e in zip(inside, endless, strict=True)]
+            counted["rewards lowered for a completion that ran on"] += sum(endless)
         weights = [item.weights[n] if item.weights else 1.0 for n in able]
         cut = [truncated(e) for e in episodes]
         counted["truncated episodes"] += sum(cut)
@@ -60,9 +65,14 @@ def vetted(
     return found, +counted
 
 
+def ran_on(completion: Completion) -> bool:
+    """Whether it was cut off at its limit of tokens."""
+    return completion.finish_reason == "length"
+
+
 def truncated(episode: Episode) -> bool:
     """Whether it was cut off: at the most turns, or in the middle of one."""
-    cut = any(c.finish_reason == "length" for c in episode.completions)
+    cut = any(map(ran_on, episode.completions))
     return cut or episode.ended == "max_turns"
 
 

@@ -37,6 +37,7 @@ class RolloutConfig(Config):
     max_turns: PositiveInt = 16
     reward_bound: Bound = BOUND  # rewards outside count as the nearer end
     mask_truncated: bool = False  # episodes that were cut off are not trained on
+    cut_off_cost: float = Field(default=0.0, ge=0)  # of a completion that ran into max_tokens
     pool: PositiveInt = 2000  # scenarios recombined from the traffic
     again: float = Field(default=0.25, ge=0, lt=1)  # see recipes.curriculum
     doubt: Doubt = Doubt()  # what becomes of steps that the world doubts
@@ -116,7 +117,8 @@ class Rollouts:
         Raises RuntimeError where no episode has had a reward for some steps (recipes.rewards).
         """
         lot = self._lots.pop(step)
-        kept, counted = vetted(played, self.config.reward_bound, self.config.mask_truncated)
+        how = self.config
+        kept, counted = vetted(played, how.reward_bound, how.mask_truncated, how.cut_off_cost)
         if self.guards is not None:
             tried = list(zip(lot.canaries, kept[len(lot.numbers) :], strict=True))
             kept = self.guards.watch(step, kept[: len(lot.numbers)], tried)
