@@ -242,8 +242,9 @@ async def test_ppo_in_a_world_says_why_a_step_had_nothing_to_learn(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     play = PlayConfig(
-        steps=1, scenarios_per_step=6, pool=12, max_turns=2, max_tokens=16, guards=None, epochs=1
-    )
+        steps=1, scenarios_per_step=6, pool=12, max_turns=2, max_tokens=16, guards=None, epochs=1,
+        cut_off_cost=0.0,
+    )  # fmt: skip
     config = PpoConfig(**PPO | {"play": play})
     alike = Check(lambda messages, ticket: 0.25, "any")
     with Run.create(tmp_path / "alike", config) as run:
