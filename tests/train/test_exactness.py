@@ -25,8 +25,9 @@ def oracle(model, rows, loss=None):
     counts = {s: sum(e.stream == s and e.weight != 0 for r in rows for e in r.entries)
               for s in ("rl", "ce", "kl")}  # fmt: skip
     total, logprobs = torch.zeros((), dtype=torch.float64), []
+    device = next(model.parameters()).device
     for row in rows:
-        logits = model(input_ids=torch.tensor([row.ids])).logits[0]
+        logits = model(input_ids=torch.tensor([row.ids], device=device)).logits[0]
         logp = torch.log_softmax(logits, -1)
         values = []
         for e in row.entries:

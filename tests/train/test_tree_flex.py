@@ -130,10 +130,11 @@ def test_gradients_by_one_mask_are_those_of_lone_rows(dtype):
     rows = random_rows(random.Random(5), count=40, longest=60)
     assert len(build(rows)) < sum(len(r.ids) for r in rows)
     wide = dtype == torch.float32  # the kernel's heads have at least 16 numbers
-    model = small_model(dtype=dtype, head_dim=32 if wide else 4)
+    # rotary angles are float32 whatever the model is, and a GPU's cosine is another than a CPU's
+    model = small_model(dtype=dtype, head_dim=32 if wide else 4).cuda()
     _, gradient, _ = oracle(model, rows)
-    _, got, _ = step_gradient(model.cuda(), rows, max_tokens_per_microbatch=100_000)
-    assert relative_error(got.cpu(), gradient) < BOUND[dtype]
+    _, got, _ = step_gradient(model, rows, max_tokens_per_microbatch=100_000, compile=False)
+    assert relative_error(got, gradient) < BOUND[dtype]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention's gradients need a GPU")
