@@ -8,7 +8,7 @@ import pytest
 from understudy.core.types import Completion, Episode, Group, ModelRef, Request
 from understudy.recipes.batches import described
 from understudy.recipes.rehearsal import Played
-from understudy.recipes.rewards import Silence, vetted, why_nothing
+from understudy.recipes.rewards import Silence, lowered, vetted, why_nothing
 
 BOUND = (-10.0, 10.0)
 
@@ -45,10 +45,12 @@ def test_truncated_episodes_weigh_nothing_where_asked_and_are_counted_anyway() -
 
 
 def test_a_completion_that_ran_on_costs_its_episode_what_is_asked() -> None:
-    (kept,), counted = vetted([group(1.0, 0.0, 1.0, cut=(0, 1))], BOUND, cut_off_cost=0.5)
+    played = [group(1.0, 0.0, 1.0, cut=(0, 1)), Played(Group("s", (), None))]
+    (kept, none), counted = lowered(played, 0.5)
     assert kept.group.rewards == (0.5, -0.5, 1.0)
-    assert counted["rewards lowered for a completion that ran on"] == 2
-    assert kept.weights is None
+    assert none == played[1]
+    assert counted == {"rewards lowered for a completion that ran on": 2}
+    assert lowered(played, 0.0) == (played, {})
 
 
 def test_why_there_is_nothing_to_learn_is_said() -> None:

@@ -158,8 +158,9 @@ async def test_ppo_in_the_world_learns_from_rewards_as_they_were_clipped(
         return seen[-1]
 
     play = PlayConfig(
-        steps=1, scenarios_per_step=6, pool=12, max_turns=2, max_tokens=16, epochs=1, guards=None
-    )
+        steps=1, scenarios_per_step=6, pool=12, max_turns=2, max_tokens=16, epochs=1, guards=None,
+        cut_off_cost=0.0,
+    )  # fmt: skip
     config = PpoConfig(lora=LORA, play=play, precision="fp32")
     with Run.create(tmp_path / "run", config) as run:
         await ppo_in_world(run, world, Check(slips, "slips"), config, threads=1, quiet=True)

@@ -32,14 +32,13 @@ def clipped(rewards: Sequence[float], bound: Bound) -> tuple[list[float], Counte
 
 
 def vetted(
-    played: Sequence[Played], bound: Bound, mask_truncated: bool = False, cut_off_cost: float = 0.0
+    played: Sequence[Played], bound: Bound, mask_truncated: bool = False
 ) -> tuple[list[Played], Counter[str]]:
     """The groups as a step can use them, and what was done to them.
 
     A reward that is no finite number leaves its episode out of the group; one outside of `bound`
-    counts as the nearer end. An episode in which a completion ran into its limit of tokens loses
-    `cut_off_cost`. With `mask_truncated`, episodes that were cut off weigh nothing; their rewards
-    still count in the group's mean (DAPO's overlong filtering, arXiv 2503.14476).
+    counts as the nearer end. With `mask_truncated`, episodes that were cut off weigh nothing; their
+    rewards still count in the group's mean (DAPO's overlong filtering, arXiv 2503.14476).
     """
     found: list[Played] = []
     counted: Counter[str] = Counter()
@@ -50,10 +49,6 @@ def vetted(
         inside, changed = clipped([rewards[n] for n in able], bound)
         counted += changed
         episodes = [item.group.episodes[n] for n in able]
-        if cut_off_cost:
-            endless = [any(map(ran_on, e.made_for("agent"))) for e in episodes]
-            inside = [r - cut_off_cost * e for r, e in zip(inside, endless, strict=True)]
-            counted["rewards lowered for a completion that ran on"] += sum(endless)
         weights = [item.weights[n] if item.weights else 1.0 for n in able]
         cut = [truncated(e) for e in episodes]
         counted["truncated episodes"] += sum(cut)
@@ -62,6 +57,24 @@ def vetted(
         group = replace(item.group, episodes=tuple(episodes), rewards=tuple(inside))
         plain = item.weights is None and all(w == 1.0 for w in weights)
         found.append(replace(item, group=group, weights=None if plain else tuple(weights)))
+    return found, +counted
+
+
+def lowered(played: Sequence[Played], cost: float) -> tuple[list[Played], Counter[str]]:
+    """The groups, an episode in which a completion of the agent's ran into its limit of tokens with
+    so much less reward; how many those are."""
+    if not cost:
+        return list(played), Counter()
+    found: list[Played] = []
+    counted: Counter[str] = Counter()
+    for item in played:
+        rewards = item.group.rewards
+        if rewards is not None:
+            endless = [any(map(ran_on, e.made_for("agent"))) for e in item.group.episodes]
+            less = tuple(r - cost * e for r, e in zip(rewards, endless, strict=True))
+            item = replace(item, group=replace(item.group, rewards=less))
+            counted["rewards lowered for a completion that ran on"] += sum(endless)
+        found.append(item)
     return found, +counted
 
 

@@ -19,7 +19,7 @@ from understudy.recipes.doubt import Doubt
 from understudy.recipes.evaluate import play_scenarios, success
 from understudy.recipes.guarding import GuardConfig, Guarding
 from understudy.recipes.rehearsal import Played, play_group
-from understudy.recipes.rewards import BOUND, Bound, Silence, vetted
+from understudy.recipes.rewards import BOUND, Bound, Silence, lowered, vetted
 from understudy.runs.config import Config
 from understudy.runs.statistics import Interval
 from understudy.world.guarding.canaries import Canary
@@ -117,15 +117,15 @@ class Rollouts:
         Raises RuntimeError where no episode has had a reward for some steps (recipes.rewards).
         """
         lot = self._lots.pop(step)
-        how = self.config
-        kept, counted = vetted(played, how.reward_bound, how.mask_truncated, how.cut_off_cost)
+        kept, counted = vetted(played, self.config.reward_bound, self.config.mask_truncated)
         if self.guards is not None:
             tried = list(zip(lot.canaries, kept[len(lot.numbers) :], strict=True))
             kept = self.guards.watch(step, kept[: len(lot.numbers)], tried)
         for number, item in zip(lot.numbers, kept, strict=True):
             self.curriculum.saw(number, item.rate)
         self._silence.heard(kept)
-        return kept, counted
+        kept, ran_on = lowered(kept, self.config.cut_off_cost)
+        return kept, counted + ran_on
 
     def evaluated_after(self, steps: int, total: int) -> bool:
         """Whether to evaluate after so many steps of a run: every so often, and at its end."""
