@@ -21,6 +21,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from bench.engine_adapters import PeftPeer, random_adapters
 from bench.engine_rollouts import FIRST
 from bench.figures import CannotRun, Figure, figure
+from bench.gpu import wait
 from understudy.core.types import ModelRef, Sampling
 from understudy.engine.torch_engine import TorchEngine
 from understudy.models.lora import LoraConfig, adapter_tensors, inject_lora
@@ -198,14 +199,9 @@ def _bandwidth(size: int, device: str) -> float:
     source, target = (torch.ones(size // 4, device=device) for _ in range(2))
     best = 0.0
     for _ in range(5):
-        _wait(device)
+        wait()
         started = time.perf_counter()
         target.copy_(source)
-        _wait(device)
+        wait()
         best = max(best, 2 * size / (time.perf_counter() - started))
     return best
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()

@@ -18,6 +18,7 @@ import torch
 
 from bench.bench_train import operations
 from bench.figures import CannotRun, Figure, figure
+from bench.gpu import wait
 from bench.training_rollouts import groups, rows_of
 from bench.trl_peer import trl_steps
 from understudy.models.loading import TINY, load_base
@@ -85,11 +86,11 @@ def _against_trl(
     with Trainer(model, config) as trainer:
 
         def own_step() -> None:
-            _wait(device)
+            wait()
             peaks["trl"].append(_peak_gb(device))
             begun = time.perf_counter()
             trainer.step(rows)
-            _wait(device)
+            wait()
             ours.append(time.perf_counter() - begun)
             peaks["ours"].append(_peak_gb(device))
 
@@ -138,14 +139,9 @@ def _matrix_rate(side: int, device: str) -> float:
     for _ in range(5):
         begun = time.perf_counter()
         a @ b
-        _wait(device)
+        wait()
         best = max(best, 2 * side**3 / (time.perf_counter() - begun))
     return best
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _peak_gb(device: str) -> float:

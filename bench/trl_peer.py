@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import torch
 
+from bench.gpu import wait
+
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
@@ -68,10 +70,10 @@ def trl_steps(
         rolling = 0.0
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
-            _wait()
+            wait()
             begun = time.perf_counter()
             made = super()._generate_and_score_completions(inputs)
-            _wait()
+            wait()
             self.rolling += time.perf_counter() - begun
             return made
 
@@ -79,11 +81,11 @@ def trl_steps(
         begun = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            _wait()
+            wait()
             trainer.rolling, self.begun = 0.0, time.perf_counter()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            _wait()
+            wait()
             whole = time.perf_counter() - self.begun
             seconds.append(StepSeconds(whole, whole - trainer.rolling))
             between()
@@ -146,9 +148,3 @@ def trl_steps(
         loaded()
         trainer.train()
     return seconds
-
-
-def _wait() -> None:
-    """Until a GPU is done with what it was asked for."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

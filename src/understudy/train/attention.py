@@ -210,7 +210,7 @@ def tree_attention_forward(
 
 def kernel_for(value: Tensor) -> Literal["flex", "slices", "blocks"]:
     """How attention over this is computed. In full precision torch's fused kernel for CPUs is as
-    fast as products and softmax; in half it is slower. On a GPU it is no faster than one mask."""
+    fast as products and softmax; in half it is slower."""
     if value.device.type != "cpu":
         return "flex"
     return "slices" if value.dtype in (torch.float32, torch.float64) else "blocks"

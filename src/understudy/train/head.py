@@ -46,7 +46,7 @@ class _LinearLogprobs(torch.autograd.Function):
         fused: bool,
     ) -> tuple[Tensor, Tensor]:
         product = LinearProduct(hidden_UD, weight_VD, bias_V, by_halves)
-        told = _any(_told) if fused else _told
+        told = _compiled(_told) if fused else _told
         logprobs = hidden_UD.new_empty(len(owner_E), dtype=product.dtype)
         entropy = logprobs.new_empty(len(hidden_UD))
         normaliser = torch.empty_like(entropy)
@@ -70,10 +70,10 @@ class _LinearLogprobs(torch.autograd.Function):
         given = ctx.saved_tensors[:3]
         owner_E, target_E, normaliser = ctx.saved_tensors[3:]
         product = LinearProduct(given[0], given[1], given[2], ctx.by_halves)
-        softmax = _any(_softmax) if ctx.fused else _softmax
+        softmax = _compiled(_softmax) if ctx.fused else _softmax
         found = [
             None if x is None or not needed else torch.zeros_like(x, dtype=product.dtype)
-            for x, needed in zip(given, ctx.needs_input_grad, strict=False)
+            for x, needed in zip(given, ctx.needs_input_grad[:3], strict=True)
         ]
         grad_hidden, grad_weight, grad_bias = found
         for u0, u1, e0, e1 in ctx.chunks:
@@ -96,7 +96,7 @@ class _LinearLogprobs(torch.autograd.Function):
         return *typed, *(None for _ in range(6))
 
 
-def _any(function: Any) -> Callable[..., Any]:
+def _compiled(function: Any) -> Callable[..., Any]:
     """The function compiled, for any number of positions."""
     return lambda *tensors: compiled(function)(*(any_number(x, 0) for x in tensors))
 

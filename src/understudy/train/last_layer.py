@@ -16,7 +16,7 @@ from torch import Tensor
 
 from understudy.core.token_tree import Ints
 from understudy.train.attention import Plan
-from understudy.train.layers import forwards, in_pieces, is_known
+from understudy.train.layers import are_known, forwards, in_pieces, layers_of
 from understudy.train.tree_flash import Below, Chains, Slices
 
 WHOLE = 32  # a chain that so few nodes could be left out of stays beside its like
@@ -24,8 +24,7 @@ WHOLE = 32  # a chain that so few nodes could be left out of stays beside its li
 
 def can_leave_out(decoder: Any) -> bool:
     """Whether the last layer is one whose parts are known here."""
-    layers = getattr(decoder, "layers", None)
-    return layers is not None and is_known(layers[-1])
+    return are_known(layers_of(decoder)[-1:])
 
 
 @contextmanager

@@ -21,13 +21,14 @@ from understudy.train.compiling import any_number, compiled
 KINDS = (LlamaDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 
 
-def is_known(layer: Any) -> bool:
-    return type(layer) in KINDS
-
-
 def layers_of(decoder: Any) -> list[Any]:
-    """The decoder's layers; one of no kind where it says of none."""
-    return list(getattr(decoder, "layers", [None]))
+    """The decoder's layers; none where it has no list of them."""
+    return list(getattr(decoder, "layers", ()))
+
+
+def are_known(layers: Sequence[Any]) -> bool:
+    """Whether there are layers, all of a kind that is known here."""
+    return bool(layers) and all(type(layer) in KINDS for layer in layers)
 
 
 @contextmanager
@@ -35,11 +36,8 @@ def compiled_layers(decoder: Any) -> Iterator[None]:
     """While this is open, the decoder's layers run compiled, on a tree. Raises ValueError where one
     is not of a kind that is known here."""
     layers = layers_of(decoder)
-    for layer in layers:
-        if not is_known(layer):
-            raise ValueError(
-                f"compile knows no layers of {type(decoder).__name__}: take compile=false"
-            )
+    if not are_known(layers):
+        raise ValueError(f"compile knows no layers of {type(decoder).__name__}: take compile=false")
     with forwards(layers, [partial(in_pieces, layer, compile=True) for layer in layers]):
         yield
 

@@ -38,7 +38,7 @@ class TrainerConfig(BaseModel):
     grad_clip: PositiveFloat | None = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"  # bf16: autocast; parameters and head stay
     gradient_checkpointing: bool = False  # hidden states within layers are computed again
-    # Layers and head by torch (train.compiling): half a minute, once. None: on a GPU, where it can
+    # Layers and head by torch (train.layers), at the first step. None: on a GPU, where it can
     compile: bool | None = None
     max_tokens_per_microbatch: PositiveInt = 4096
     layout: Layout = "tree"
@@ -49,10 +49,16 @@ class TrainerConfig(BaseModel):
 
     @model_validator(mode="after")
     def _can_compile(self) -> Self:
-        if self.compile and (self.gradient_checkpointing or self.layout == "padded"):
-            what = "gradient_checkpointing" if self.gradient_checkpointing else "layout=padded"
-            raise ValueError(f"{what} knows no compiled layers: take compile=false")
+        if self.compile and self.cannot_compile:
+            raise ValueError(f"{self.cannot_compile} knows no compiled layers: take compile=false")
         return self
+
+    @property
+    def cannot_compile(self) -> str:
+        """The option that knows no compiled layers; empty where there is none."""
+        if self.gradient_checkpointing:
+            return "gradient_checkpointing"
+        return "layout=padded" if self.layout == "padded" else ""
 
     def lr_at(self, step: int) -> float:
         """The learning rate of the step with this 0-based number."""

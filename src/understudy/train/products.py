@@ -1,7 +1,7 @@
 """The LM head's products: in float32, or by bf16 halves.
 
 A float32 number is the sum of two bf16 numbers but for 2^-17 of itself. A GPU multiplies bf16
-numbers exactly and adds in float32, more than ten times as fast as it multiplies float32 numbers.
+numbers exactly and adds in float32, many times as fast as it multiplies float32 numbers.
 So high with high, low with high and high with low stand for a product in float32: as one product
 over an inner dimension three times as long, twice where one matrix is bf16 already, and as it is
 where both are. Gradients are products of the high halves alone: those of all other layers of a step

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from understudy.core.rows import Row, trim
 from understudy.train.gradients import Sums, add_gradients, head_alone, precise_forward
-from understudy.train.layers import is_known, layers_of
+from understudy.train.layers import are_known, layers_of
 from understudy.train.optimiser import TrainerConfig, make_optimiser, trainable
 from understudy.train.parallel import Helpers
 from understudy.train.sharding import METHOD, put, whole
@@ -216,10 +216,8 @@ class Trainer:
         return explained
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
-        limit, kind = (
-            self.config.max_tokens_per_microbatch,
-            next(self.model.parameters()).device.type,
-        )
+        kind = next(self.model.parameters()).device.type
+        limit = self.config.max_tokens_per_microbatch
         return micro_batches(rows, limit, self.config.layout, device=kind)
 
     def _of_entries(
@@ -347,9 +345,10 @@ class Trainer:
 def gains_by_compiling(model: Any, config: TrainerConfig, alone: bool) -> bool:
     """What `compile` is where nobody says: on a GPU, wherever it can be. With several processes it
     was never tried."""
-    cannot = config.layout == "padded" or config.gradient_checkpointing or not alone
+    if config.cannot_compile or not alone:
+        return False
     on_gpu = next(model.parameters()).device.type == "cuda"
-    return on_gpu and not cannot and all(map(is_known, layers_of(model.get_decoder())))
+    return on_gpu and are_known(layers_of(model.get_decoder()))
 
 
 def _counts(rows: Sequence[Row]) -> Counter[str]:
