@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,4 +142,22 @@ def test_torchrun_starts_it(given: Path, tmp_path: Path) -> None:
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--"]
     assert main(command("sft", one, given, *SFT)) == 0
     subprocess.run([*start, "understudy.cli", *command("sft", two, given, *SFT)], check=True)
+    assert gap(one, two) < 1e-4
+
+
+@pytest.mark.slow
+def test_ray_starts_it_as_the_manual_says(given: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs understudy[ray]")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(command("sft", one, given, *SFT)) == 0
+    manual = Path(__file__).parents[2] / "docs" / "training.md"
+    blocks = re.findall(r"```python\n(.*?)```", manual.read_text(), re.DOTALL)
+    (program,) = (b for b in blocks if "TorchTrainer" in b)
+    program, count = re.subn(
+        r"argv = \[.*\]", lambda _: f"argv = {command('sft', two, given, *SFT)}", program
+    )
+    assert count == 1
+    (tmp_path / "train.py").write_text(program)
+    home = {"HOME": str(tmp_path), "RAY_USAGE_STATS_ENABLED": "0"}
+    subprocess.run([sys.executable, tmp_path / "train.py"], check=True, env=os.environ | home)
     assert gap(one, two) < 1e-4
