@@ -10,8 +10,8 @@ from test_exactness import BOUND, oracle, step_gradient
 
 from understudy.core.rows import Entry, Row
 from understudy.core.token_tree import build
-from understudy.train import attention, last_layer
-from understudy.train.attention import plan_of
+from understudy.train import last_layer
+from understudy.train.tree_kernel import ChainTable
 
 torch.set_num_threads(1)
 
@@ -33,32 +33,27 @@ def sparse_rows(rng, count=8, prompt=70, turn=45):
     return [row for row in rows if row.entries]
 
 
-@pytest.mark.parametrize("kernel", ["slices", "blocks"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 @pytest.mark.parametrize("seed", range(4))
-def test_nodes_that_nobody_looks_at_are_left_out_exactly(monkeypatch, kind, seed, kernel):
-    monkeypatch.setattr(attention, "kernel_for", lambda value: kernel)
+def test_nodes_that_nobody_looks_at_are_left_out_exactly(kind, seed, dtype):
     rows = sparse_rows(random.Random(seed))
-    model = small_model(kind, torch.float64, seed)
+    model = small_model(kind, dtype, seed)
     loss, wanted, _ = oracle(model, rows)
     for layout in ("tree", "packed"):
-        got, gradient, _ = step_gradient(
-            small_model(kind, torch.float64, seed), rows, layout=layout
-        )
-        assert abs(got - loss) <= BOUND[torch.float64] * abs(loss)
-        assert relative_error(gradient, wanted) < BOUND[torch.float64]
+        got, gradient, _ = step_gradient(small_model(kind, dtype, seed), rows, layout=layout)
+        assert abs(got - loss) <= BOUND[dtype] * max(abs(loss), 0.1)  # a sum, some of it negative
+        assert relative_error(gradient, wanted) < BOUND[dtype]
 
 
 def test_little_of_a_prompt_and_nothing_of_an_unlooked_chain_is_attended():
     rows = [Row((1,) * 300 + (t,) * 40, (Entry(339 - 1, t, "rl", 1.0, -3.0, "s"),)) for t in (2, 3)]
     rows.append(Row((1,) * 300 + (4,) * 40, ()))
     tree = build(rows)
-    plan = plan_of(tree)
-    looked_at = np.unique(tree.node_E)
-    less = last_layer.plan_at(plan, looked_at)
-    assert less.pairs < plan.pairs / 4
-    assert sum(c.count * c.length for c in less.slices.chains) < 2 * last_layer.WHOLE
-    assert {b.start for b in less.slices.below} >= set(looked_at.tolist())
+    table = ChainTable(tree, np.unique(tree.node_E))
+    assert ChainTable(tree).queries == len(tree) == 300 + 3 * 40
+    assert table.queries == 2
+    assert table.first[table.first < table.stop].tolist() == np.unique(tree.node_E).tolist()
 
 
 def test_other_kinds_of_layers_are_computed_whole():

@@ -141,7 +141,7 @@ def test_gradients_by_one_mask_are_those_of_lone_rows(dtype):
 def test_on_a_gpu_attention_in_bf16_is_as_exact_as_bf16_is():
     """Outputs and gradients against those of float32 on a CPU."""
     tree = tree_of(700, 3)
-    plan, scale = attention.plan_of(tree), 0.2
+    plan, scale = attention.Plan(tree), 0.2
     exact = [torch.randn(heads, len(tree), 32).bfloat16().float() for heads in (4, 2, 2)]
     upstream = torch.randn(len(tree), 4, 32)
 

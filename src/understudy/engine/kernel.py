@@ -1,28 +1,19 @@
-"""The optional C kernel for decoding on a CPU: compiled once per model shape with the machine's
-own compiler, cached by the hash of source and flags. Without a compiler the torch operations of
+"""The optional C kernel for decoding on a CPU: compiled once per model shape
+(core.native). Without a compiler the torch operations of
 `decoder` do the same, more slowly (batched attention has to gather and pad the cache there). The
 kernel is for float32 alone: a float64 engine, and a half-precision one, runs on torch."""
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import stat
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from understudy.core.native import library
 from understudy.engine.cache import BLOCK
 
-_FLAGS = (
-    "-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
-    "-fassociative-math", "-ffp-contract=fast", "-fopenmp-simd",
-)  # fmt: skip
+_FLAGS = ("-fno-signed-zeros", "-fassociative-math", "-fopenmp-simd")
 LORA_PARTS = 3  # most linear layers that are fused into one
 _P, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -93,66 +84,11 @@ class Kernel:
 
 def build_kernel(head_dim: int, kv_heads: int, group: int) -> Kernel | None:
     """The kernel for this shape, or None where there is no working C compiler."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None or head_dim % 2:
+    if head_dim % 2:
         return None
-    source = Path(__file__).with_name("kernel.c")
-    arch = ["-mcpu=native"] if platform.machine() in ("arm64", "aarch64") else ["-march=native"]
-    shape = [f"-DHEAD_DIM={head_dim}", f"-DGROUP={group}", f"-DBLOCK={BLOCK}"]
-    command = [compiler, *_FLAGS, *arch, *shape]
-    identity = "\0".join([*command, source.read_text(), platform.node(), _cpu()])
-    name = f"decode-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.so"
-    for folder in _cache_folders():
-        target = folder / name
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not _ours_alone(folder):
-                continue
-            if not target.exists():
-                _compile([*command, str(source)], target)
-            return Kernel(_declare(ctypes.CDLL(str(target))), kv_heads)
-        except (OSError, subprocess.SubprocessError):
-            continue
-    return None
-
-
-def _compile(command: list[str], target: Path) -> None:
-    """Raises OSError or SubprocessError, and leaves nothing behind then."""
-    handle, temporary = tempfile.mkstemp(suffix=".so", dir=target.parent)
-    os.close(handle)
-    try:
-        command = [*command, "-o", temporary, "-lm"]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _ours_alone(folder: Path) -> bool:
-    """Whether what lies in a folder is this user's: it is a folder of theirs (no link, which could
-    be turned elsewhere) and nobody else may write in it. What others left there is never loaded."""
-    found = folder.lstat()
-    if not hasattr(os, "getuid"):
-        return True
-    ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    return ours and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
-def _cache_folders() -> list[Path]:
-    base = os.environ.get("XDG_CACHE_HOME")
-    home = Path(base) if base else Path.home() / ".cache"
-    user = os.getuid() if hasattr(os, "getuid") else os.getpid()
-    return [home / "understudy" / "kernels", Path(tempfile.gettempdir()) / f"understudy-{user}"]
-
-
-def _cpu() -> str:
-    """Names the processor, so that a cache shared between machines keeps them apart."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    named = {x for x in text.splitlines() if x.startswith(("model name", "flags", "Features"))}
-    return "\n".join(sorted(named))
+    shape = {"HEAD_DIM": head_dim, "GROUP": group, "BLOCK": BLOCK}
+    built = library(Path(__file__).with_name("kernel.c"), shape, _FLAGS)
+    return None if built is None else Kernel(_declare(built), kv_heads)
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from understudy.models.linear import linear
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PEFT_PREFIX = "base_model.model."
@@ -70,12 +71,12 @@ class LoRALinear(nn.Module):
         if self.enabled and self.merges:
             with torch.autocast(x.device.type, enabled=False):
                 weight = torch.addmm(self.weight, self.lora_B, self.lora_A, alpha=self.scale)
-            return F.linear(x, weight, self.bias)
-        y = F.linear(x, self.weight, self.bias)
+            return linear(x, weight, self.bias)
+        y = linear(x, self.weight, self.bias)
         if not self.enabled:
             return y
         a, b = self.lora_A.to(self.weight.dtype), self.lora_B.to(self.weight.dtype)
-        return y + self.scale * F.linear(F.linear(x, a), b)
+        return y + self.scale * linear(linear(x, a), b)
 
 
 def inject_lora(model: nn.Module, config: LoraConfig | None = None) -> list[str]:

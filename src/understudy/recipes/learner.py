@@ -32,6 +32,7 @@ from understudy.runs.config import Config
 from understudy.runs.directory import Run
 from understudy.runs.launch import place
 from understudy.runs.machine import give_back_memory
+from understudy.train import attention
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.parallel import processes_for
 from understudy.train.trainer import Trainer
@@ -198,11 +199,14 @@ def training(
 
 
 def prepare_kernel(base: str) -> None:
-    """Compile the engine's kernel for a base now, while a compiler may still be started."""
+    """Compile the engine's and the trainer's kernels for a base now, while a compiler may still be
+    started."""
     from transformers import AutoConfig
 
-    shape = shape_of(AutoConfig.from_pretrained(folder_of(base), local_files_only=True))
+    config = AutoConfig.from_pretrained(folder_of(base), local_files_only=True)
+    shape = shape_of(config)
     build_kernel(shape.head_dim, shape.kv_heads, shape.group)
+    attention.prepare_kernel(config)
 
 
 def make_engine(

@@ -89,8 +89,8 @@ def in_pieces(
 def before_attention(
     layer: Any, hidden_states: Tensor, cosine: Tensor, sine: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (1, H, N, D), keys and values (1, G, N, D), rotated, in the values' type: under
-    autocast norms and rotations leave float32 behind."""
+    """Queries (1, H, N, D), keys and values (1, G, N, D), rotated. On a GPU all are in the values'
+    type: under autocast norms and rotations leave float32 behind."""
     own, inner = layer.self_attn, layer.input_layernorm(hidden_states)
     shape = (*inner.shape[:-1], -1, own.head_dim)
     q, k = own.q_proj(inner).view(shape), own.k_proj(inner).view(shape)
@@ -98,7 +98,7 @@ def before_attention(
         q, k = own.q_norm(q), own.k_norm(k)
     v = own.v_proj(inner).view(shape).transpose(1, 2)
     q, k = apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), cosine, sine)
-    return q.to(v.dtype), k.to(v.dtype), v
+    return (q.to(v.dtype), k.to(v.dtype), v) if v.is_cuda else (q, k, v)
 
 
 def after_attention(

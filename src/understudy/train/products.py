@@ -1,4 +1,4 @@
-"""The LM head's products: in float32, or by bf16 halves.
+"""The LM head's products: in float32 (models.linear), or by bf16 halves.
 
 A float32 number is the sum of two bf16 numbers but for 2^-17 of itself. A GPU multiplies bf16
 numbers exactly and adds in float32, many times as fast as it multiplies float32 numbers.
@@ -10,8 +10,9 @@ Dimensions: U positions, D hidden, V vocabulary, K what of D's halves lies side 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from understudy.models.linear import inner_product, product
 
 
 class LinearProduct:
@@ -36,7 +37,7 @@ class LinearProduct:
             if self.bias is not None:
                 logits += self.bias
         else:
-            logits = F.linear(self.hidden[u0:u1], self.weight, self.bias)
+            logits = product(self.hidden[u0:u1], self.weight, self.bias)
         return logits.mul_(factor) if factor != 1.0 else logits
 
     def narrowed(self, grad_logits: Tensor) -> Tensor:
@@ -47,14 +48,14 @@ class LinearProduct:
         """(positions, D): the gradient of the positions that the logits are of."""
         if self.by_halves:
             return _wide_product(grad_logits, self.weight[:, : self.inner])
-        return grad_logits @ self.weight
+        return product(grad_logits, self.weight.t())
 
     def add_to_weight(self, grad_weight: Tensor, grad_logits: Tensor, u0: int, u1: int) -> None:
         """Adds the part of these positions to the weight's gradient (V, D)."""
         if self.by_halves:
             grad_weight += _wide_product(grad_logits.t(), self.hidden[u0:u1, : self.inner])
         else:
-            grad_weight.addmm_(grad_logits.t(), self.hidden[u0:u1])
+            grad_weight += inner_product(grad_logits, self.hidden[u0:u1])
 
 
 def halved(a_UD: Tensor, b_VD: Tensor) -> tuple[Tensor, Tensor]:

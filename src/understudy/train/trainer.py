@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.core.rows import Row, trim
+from understudy.train.attention import prepare_kernel
 from understudy.train.gradients import Sums, add_gradients, head_alone, precise_forward
 from understudy.train.layers import are_known, layers_of
 from understudy.train.optimiser import TrainerConfig, make_optimiser, trainable
@@ -116,6 +117,7 @@ class Trainer:
         self._helpers: Helpers | None = None
         self._own = 0 if apart else 1  # shares of a batch that this process computes
         if workers > self._own:
+            prepare_kernel(model.config)
             work = partial(add_gradients, model, config=self.config, value_head=value_head)
             self._helpers = Helpers(list(self.parameters.values()), work, workers - self._own)
 

@@ -30,7 +30,7 @@ from understudy.core.token_tree import (
     shared_lengths,
     sorted_rows,
 )
-from understudy.train.attention import plan_of, tree_attention
+from understudy.train.attention import Plan, tree_attention
 from understudy.train.checkpointing import checkpointed
 from understudy.train.head import head_logprobs
 from understudy.train.last_layer import can_leave_out, only_at
@@ -244,7 +244,7 @@ def _hidden(
         hidden: Tensor = out.last_hidden_state.flatten(0, 1)
         return hidden.index_select(0, torch.from_numpy(rows_N[nodes_U]).to(device))
     filling = (0, -len(tree) % NODES)  # seen by nobody, not looked at
-    plan = plan_of(tree)
+    plan = Plan(tree)
     # a layer that is computed again needs its own forward pass
     trims = not checkpointing and len(nodes_U) > 0 and can_leave_out(decoder)
     used = np.pad(nodes_U, (0, -len(nodes_U) % NODES), mode="edge")

@@ -1,4 +1,5 @@
-"""Exact attention over a token tree by torch's fused kernel for CPUs.
+"""Exact attention over a token tree by torch's fused kernel for CPUs: in double precision, and on
+machines without a C compiler.
 
 All nodes below a branching point see the same slice of the chain that they branch from, and they
 lie side by side: one dense product for all of them, however many chains they are. Each chain sees
