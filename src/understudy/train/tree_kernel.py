@@ -2,7 +2,8 @@
 
 Each chain of nodes sees itself causally and the beginnings of the chains above it; the kernel goes
 through those runs of keys in blocks, forward and backward, and computes pairs that see each other
-alone. It works in float32 whatever it is given, on vectors as wide as the processor's.
+alone. Sums are float32. So are the operands of products, or where values are in half precision and
+the processor multiplies bf16, they are rounded to it once.
 Dimensions: N nodes, H query heads, G key/value heads, D head width, C chains.
 """
 
@@ -69,9 +70,10 @@ class ChainTable:
 
 
 @cache
-def kernel(width: int) -> ctypes.CDLL | None:
+def kernel(width: int, half: bool = False) -> ctypes.CDLL | None:
     """The kernel for heads of this width, a multiple of `LANES`; None without a C compiler."""
-    return library(Path(__file__).with_suffix(".c"), {"HEAD_DIM": width})
+    macros = {"HEAD_DIM": width} | ({"HALF": 1} if half else {})
+    return library(Path(__file__).with_suffix(".c"), macros)
 
 
 def filled(width: int) -> int:
@@ -93,12 +95,13 @@ class TreeKernel(torch.autograd.Function):
         out_NHD = wide[0].new_zeros(n, heads, width)
         lse = wide[0].new_empty(heads, n)
         given = [_heads(x) for x in (*wide, out_NHD.transpose(0, 1))]
-        run = _library(width).attend
+        size = table.keys * width
+        run = _library(width, v).attend
 
         def attend(first: int, last: int) -> None:
-            scratch = torch.empty(table.keys * width)
+            scratch = torch.empty(2 * size)
             run(ctypes.byref(table.tree), *map(ctypes.byref, given), _P(lse.data_ptr()), _I(n),
-                _P(scratch.data_ptr()), _I(first), _I(last), _I(heads // groups),
+                _P(scratch.data_ptr()), _I(size), _I(first), _I(last), _I(heads // groups),
                 _F(scale))  # fmt: skip
 
         _shared_out(groups, attend)
@@ -118,10 +121,10 @@ class TreeKernel(torch.autograd.Function):
         grad_k, grad_v = (grad_q.new_zeros(groups, n + STEP, width) for _ in range(2))
         given = [_heads(x) for x in (*wide, out_NHD.transpose(0, 1), grad, grad_q, grad_k, grad_v)]
         size = table.keys * width
-        run = _library(width).attend_backward
+        run = _library(width, v).attend_backward
 
         def attend(first: int, last: int) -> None:
-            scratch = torch.empty(2 * size)
+            scratch = torch.empty(3 * size)
             run(ctypes.byref(table.tree), *map(ctypes.byref, given), _P(lse.data_ptr()), _I(n),
                 _P(scratch.data_ptr()), _I(size), _I(first), _I(last), _I(heads // groups),
                 _F(ctx.scale))  # fmt: skip
@@ -132,8 +135,8 @@ class TreeKernel(torch.autograd.Function):
         return *narrow, None, None
 
 
-def _library(width: int) -> ctypes.CDLL:
-    found = kernel(width)
+def _library(width: int, values: Tensor) -> ctypes.CDLL:
+    found = kernel(width, half=values.dtype == torch.bfloat16)
     assert found is not None  # attention.kernel_for has looked
     return found
 
