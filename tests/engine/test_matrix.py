@@ -32,7 +32,7 @@ def test_the_weight_is_had_back_and_a_large_one_held_once(shape: tuple[int, int]
     matrix = m.matrix(weight)
     assert torch.equal(matrix.dense(), weight)
     assert matrix.shape == shape
-    if m._packs():
+    if m.has_onednn():
         assert (matrix.plain is None) == (weight.numel() > m.SMALL)
 
 
