@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from understudy.core.token_tree import Ints, TokenTree
+from understudy.train.pointwise import pointwise
 from understudy.train.tree_flash import Slices, TreeFlash, slices_of
 from understudy.train.tree_flex import Spans, attend
 from understudy.train.tree_kernel import ChainTable, TreeKernel, filled, kernel
@@ -94,10 +95,12 @@ def kernel_for(value: Tensor) -> Literal["flex", "c", "slices"]:
 
 
 def prepare_kernel(config: Any) -> None:
-    """Compiles the C kernel for a model's configuration now: before forks would do it all at once,
+    """Compiles the C kernels for a model's configuration now: before forks would do it all at once,
     or a compiler can no longer be started."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kernel(filled(width))
+    for half in (False, True):
+        kernel(filled(width), half)
+    pointwise()
 
 
 @contextmanager

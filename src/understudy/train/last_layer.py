@@ -15,7 +15,7 @@ from torch import Tensor
 
 from understudy.core.token_tree import Ints
 from understudy.train.attention import Plan
-from understudy.train.layers import are_known, forwards, in_pieces, layers_of
+from understudy.train.layers import How, are_known, forwards, in_pieces, layers_of
 
 
 def can_leave_out(decoder: Any) -> bool:
@@ -24,15 +24,15 @@ def can_leave_out(decoder: Any) -> bool:
 
 
 @contextmanager
-def only_at(decoder: Any, nodes_U: Ints, plan: Plan, compile: bool = False) -> Iterator[None]:
+def only_at(decoder: Any, nodes_U: Ints, plan: Plan, how: How = "plain") -> Iterator[None]:
     """While this is open, the decoder's hidden states are (1, U, hidden): of these nodes alone."""
     layer = decoder.layers[-1]
     used = torch.from_numpy(nodes_U).to(next(layer.parameters()).device)
     needed = Plan(plan.tree, nodes_U)
 
-    def last(hidden_states: Tensor, **how: Any) -> Tensor:
-        how["understudy_plan"] = needed
-        return in_pieces(layer, hidden_states, used_U=used, compile=compile, **how)
+    def last(hidden_states: Tensor, **given: Any) -> Tensor:
+        given["understudy_plan"] = needed
+        return in_pieces(layer, hidden_states, used_U=used, how=how, **given)
 
     with forwards([layer], [last]):
         yield

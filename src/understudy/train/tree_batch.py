@@ -34,7 +34,7 @@ from understudy.train.attention import Plan, tree_attention
 from understudy.train.checkpointing import checkpointed
 from understudy.train.head import head_logprobs
 from understudy.train.last_layer import can_leave_out, only_at
-from understudy.train.layers import compiled_layers
+from understudy.train.layers import fused_layers, fusing
 from understudy.train.value_head import ValueHead
 
 Layout = Literal["tree", "packed", "padded"]
@@ -248,9 +248,9 @@ def _hidden(
     # a layer that is computed again needs its own forward pass
     trims = not checkpointing and len(nodes_U) > 0 and can_leave_out(decoder)
     used = np.pad(nodes_U, (0, -len(nodes_U) % NODES), mode="edge")
-    narrow = only_at(decoder, used, plan, compile) if trims else nullcontext()
-    fusing = compiled_layers(decoder) if compile else nullcontext()
-    with tree_attention(decoder), fusing, narrow:
+    how = "plain" if checkpointing else fusing(decoder, compile)
+    narrow = only_at(decoder, used, plan, how) if trims else nullcontext()
+    with tree_attention(decoder), fused_layers(decoder, how), narrow:
         out = decoder(
             input_ids=torch.from_numpy(np.pad(tree.tokens_N, filling)).to(device).unsqueeze(0),
             position_ids=torch.from_numpy(np.pad(tree.depth_N, filling)).to(device).unsqueeze(0),
