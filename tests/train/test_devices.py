@@ -11,7 +11,7 @@ from exact_models import gradients, random_rows, relative_error, small_model
 from test_value_head import rows_with_values
 
 from understudy.models.lora import LoraConfig, inject_lora, lora_layers, lora_parameters
-from understudy.train import attention, checkpoint
+from understudy.train import attention, checkpoint, layers
 from understudy.train.trainer import Trainer, TrainerConfig
 from understudy.train.value_head import ValueConfig, ValueHead
 
@@ -23,6 +23,7 @@ LORA = LoraConfig(rank=1, alpha=2)  # of matrices of 16 to 24 in and out: A and 
 def no_c_kernel(monkeypatch):
     """The other device's tensors have no memory that C could read."""
     monkeypatch.setattr(attention, "kernel_for", lambda value: "slices")
+    monkeypatch.setattr(layers, "pointwise", lambda: None)
 
 
 def with_head(away, **config):
