@@ -247,7 +247,8 @@ async def test_corrected_turns_go_the_corrected_way_and_others_stay(
     assert result.drift >= 0
     assert rows[-1]["loss"]["kl"] > 0
     assert all(row["count"].keys() == {"rl", "ce", "kl"} for row in rows)
-    assert [row["held_turns"] for row in rows] == [4] * 6
+    held = 4 * config.replay / (1 - config.replay)
+    assert [row["held_turns"] for row in rows] == [held] * 6
     told = json.loads((tmp_path / "run" / "artefacts" / "correct.json").read_text())
     assert (told["gap"], told["drift"]) == (result.gap, result.drift)
     stop_at(monkeypatch, 4)

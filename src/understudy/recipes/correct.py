@@ -14,8 +14,8 @@ policy before by `kl`. With `speaks`, a turn is not held where a correction, rea
 what the policy would reply by so much: it may speak of that turn too, and nobody looked at it. That
 is for models that read corrections as narrowly as they are meant.
 
-Defaults: the learning rate of `grpo`; three quarters of a step's turns are replayed (`python -m bench
-correct`: with half of them, another behaviour was lost on two of six seeds).
+Defaults: the learning rate of `grpo`; three quarters of a step's turns are replayed: with half of
+them, other behaviours went too on two of six seeds of bench/bench_correct.py.
 """
 
 import random
