@@ -64,8 +64,18 @@ def _fuses(layer: Any) -> bool:
 def fused_layers(decoder: Any, how: How) -> Iterator[None]:
     """While this is open, the decoder's layers run so, on a tree."""
     layers = layers_of(decoder) if how != "plain" else []
-    with forwards(layers, [partial(in_pieces, layer, how=how) for layer in layers]):
+    with forwards(layers, [partial(_run, layer, how) for layer in layers]):
         yield
+
+
+def _run(layer: Any, how: How, hidden_states: Tensor, **given: Any) -> Tensor:
+    """The layer in pieces, which is computed again in the backward pass where it says so: its class
+    does that in the forward pass that this one replaces (train.checkpointing)."""
+    if not (layer.training and getattr(layer, "gradient_checkpointing", False)):
+        return in_pieces(layer, hidden_states, how=how, **given)
+    inner = partial(in_pieces, layer, how=how, **given)
+    again: Tensor = layer._gradient_checkpointing_func(inner, hidden_states)
+    return again
 
 
 @contextmanager

@@ -248,7 +248,7 @@ def _hidden(
     # a layer that is computed again needs its own forward pass
     trims = not checkpointing and len(nodes_U) > 0 and can_leave_out(decoder)
     used = np.pad(nodes_U, (0, -len(nodes_U) % NODES), mode="edge")
-    how = "plain" if checkpointing else fusing(decoder, compile)
+    how = fusing(decoder, compile)
     narrow = only_at(decoder, used, plan, how) if trims else nullcontext()
     with tree_attention(decoder), fused_layers(decoder, how), narrow:
         out = decoder(
