@@ -7,7 +7,7 @@ is `{"greedy"|"t1": {"successes": [...]}, "sampled", "learned", "loss": {name: n
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench.figures import Figure, figure, interval
@@ -142,7 +142,7 @@ def lora_or_full(told: Told) -> str:
             "Loss over the learning rate",
             tuple(_curve(told, name, loss) for name in KINDS),
             x_label=axis,
-            y_label=f"{LOSSES[loss]}, nats a token",
+            y_label=f"{LOSSES[loss]}, nats a token, as a power of ten",
             form=number,
         ),
     ]
@@ -173,5 +173,6 @@ def _curve(told: Told, name: str, what: str) -> Any:
         points.append((math.log10(float(setting.removeprefix("lr_"))), own[f"_{what}"]))
     points.sort(key=lambda p: p[0])
     x = tuple(p[0] for p in points)
-    y, low, high = (tuple(p[1][k] for p in points) for k in ("value", "low", "high"))  # type: ignore[literal-required]
+    scale: Callable[[float], float] = float if what == "t1" else math.log10  # a rate may diverge
+    y, low, high = (tuple(scale(p[1][k]) for p in points) for k in ("value", "low", "high"))  # type: ignore[literal-required]
     return Series(KINDS[name], x, y, low, high)

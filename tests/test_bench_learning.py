@@ -199,7 +199,7 @@ def test_the_picture_has_both_curves_of_success_and_of_loss() -> None:
         words = [text.text for text in chart.iter(f"{name}text")]
         assert {"LoRA", "full"} <= set(words)
         assert "learning rate, as a power of ten" in words
-    assert "held-out loss at the end, nats a token" in [
+    assert "held-out loss at the end, nats a token, as a power of ten" in [
         t.text for t in charts[1].iter(f"{name}text")
     ]
     assert float(picture.get("height") or 0) >= 616
