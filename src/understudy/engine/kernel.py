@@ -1,7 +1,7 @@
-"""The optional C kernel for decoding on a CPU: compiled once per model shape
-(core.native). Without a compiler the torch operations of
-`decoder` do the same, more slowly (batched attention has to gather and pad the cache there). The
-kernel is for float32 alone: a float64 engine, and a half-precision one, runs on torch."""
+"""The optional C kernel for decoding on a CPU: compiled once per model shape (core.native).
+Without a compiler the torch operations of `decoder` do the same, more slowly (batched attention has
+to gather and pad the cache there). The kernel is for float32 alone: a float64 engine, and a
+half-precision one, runs on torch."""
 
 import ctypes
 from dataclasses import dataclass
