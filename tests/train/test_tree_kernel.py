@@ -74,9 +74,8 @@ def test_it_is_softmax_over_the_mask_with_its_gradients(rows, heads, groups, wid
     for mine, right in zip((out, *got), (wanted_out, *wanted), strict=True):
         apart = (mine.double() - right).norm()
         assert mine.dtype == dtype
-        assert apart < BOUND[dtype] * max(
-            right.norm(), 1.0
-        )  # where a token is alone, there is none
+        # where a token is alone, it has no gradient
+        assert apart < BOUND[dtype] * max(right.norm(), 1.0)
 
 
 def test_threads_share_heads_and_change_nothing():
@@ -144,7 +143,7 @@ def test_what_is_not_finite_is_not_hidden(bad, dtype):
     assert not torch.isfinite(torch.autograd.grad(out, given, grad)[1]).all()
 
 
-def test_who_attends_how(monkeypatch):
+def test_who_attends_how():
     assert attention.kernel_for(torch.zeros(2, 3, 80)) == "c"
     assert attention.kernel_for(torch.zeros(2, 3, 80, dtype=torch.bfloat16)) == "c"
     assert attention.kernel_for(torch.zeros(2, 3, 80, dtype=torch.float64)) == "slices"

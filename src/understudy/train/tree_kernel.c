@@ -152,7 +152,7 @@ static void add_product(int64_t rows, int64_t k, const unit *a, int64_t down, in
 
 /* A tree's chains: chain c is nodes start[c] .. start[c + 1]; its parent chain is up[c] (-1: none),
  * of which it sees the first seen[c] nodes. Nodes first[c] .. stop[c] of it attend. packed[c] is
- * where its keys begin in what `pack` makes. */
+ * where its keys begin in what `pack_columns` and `pack_rows` make. */
 typedef struct {
     int64_t chains;
     const int64_t *start, *up, *seen, *first, *stop, *packed;
