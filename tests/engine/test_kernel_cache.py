@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from understudy.core import native
 from understudy.engine.kernel import build_kernel
 
 pytestmark = pytest.mark.skipif(
@@ -74,3 +75,16 @@ def test_a_folder_of_another_user_is_passed_over(folders: tuple[Path, Path]) -> 
     own.mkdir(parents=True, mode=0o700)
     os.chown(own, 12345, -1)
     assert loaded_from() == temporary
+
+
+def test_a_changed_header_is_compiled_anew(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "HEADERS", tmp_path)
+    source, header = tmp_path / "answer.c", tmp_path / "answer.h"
+    source.write_text('#include "answer.h"\nint answer(void) { return ANSWER; }\n')
+    for answer in (41, 42):
+        header.write_text(f"#define ANSWER {answer}\n")
+        built = native.library(source, {})
+        assert built is not None
+        assert built.answer() == answer

@@ -1,6 +1,7 @@
 """C sources, compiled on this machine when they are first needed.
 
 The libraries are kept by the hash of source, flags and processor, in a folder of this user's alone.
+Sources may include the headers that lie beside this file.
 Whoever uses one has a slower way in Python for machines without a working compiler.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 FLAGS = ("-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+HEADERS = Path(__file__).parent
 
 
 def library(
@@ -29,7 +31,8 @@ def library(
     arch = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     macros = [f"-D{name}={value}" for name, value in defined.items()]
     command = [compiler, *FLAGS, *flags, arch, *macros]
-    identity = "\0".join([*command, source.read_text(), platform.node(), _cpu()])
+    headers = [header.read_text() for header in sorted(HEADERS.glob("*.h"))]
+    identity = "\0".join([*command, source.read_text(), *headers, platform.node(), _cpu()])
     name = f"{source.stem}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.so"
     for folder in _cache_folders():
         target = folder / name
@@ -38,7 +41,7 @@ def library(
             if not _ours_alone(folder):
                 continue
             if not target.exists():
-                _compile([*command, str(source)], target)
+                _compile([*command, f"-I{HEADERS}", str(source)], target)
             return ctypes.CDLL(str(target))
         except (OSError, subprocess.SubprocessError):
             continue

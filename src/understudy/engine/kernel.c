@@ -7,26 +7,12 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "exponential.h"
+
 #define D HEAD_DIM
 #define G GROUP
 #define LANES 16
 typedef float lanes_t __attribute__((vector_size(LANES * sizeof(float)), aligned(4)));
-
-static inline float fast_exp(float x) { /* Cephes' expf: within 2 ulp, and it vectorises */
-    x = x < -87.0f ? -87.0f : x;
-    float n = __builtin_rintf(x * 1.44269504088896341f);
-    float f = x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * f + 1.3981999507e-3f;
-    p = p * f + 8.3334519073e-3f;
-    p = p * f + 4.1665795894e-2f;
-    p = p * f + 1.6666665459e-1f;
-    p = p * f + 5.0000001201e-1f;
-    p = p * f * f + f + 1.0f;
-    union { int32_t i; float f; } two_n;
-    two_n.i = ((int32_t)n + 127) << 23;
-    return p * two_n.f;
-}
 
 static void norm_rope(const float *x, float *y, const float *weight, float eps, const float *cosine,
                       const float *sine) {
@@ -266,7 +252,7 @@ void attend(const float *q, const float *kv, const int64_t *tables, const int64_
                 for (int64_t t = 0; t < len; t++) top = s[t] > top ? s[t] : top;
 #pragma omp simd reduction(+ : sum)
                 for (int64_t t = 0; t < len; t++) {
-                    s[t] = fast_exp(s[t] - top);
+                    s[t] = exponential(s[t] - top);
                     sum += s[t];
                 }
                 lse[first + g] = top + logf(sum);
@@ -308,6 +294,6 @@ void silu_mul(const products *first, const float *gate_up, float *y, int64_t n, 
     lora_add(first);
     for (int64_t i = 0; i < n; i++, gate_up += 2 * width, y += width)
         for (int64_t d = 0; d < width; d++)
-            y[d] = gate_up[d] / (1.0f + fast_exp(-gate_up[d] > 87.0f ? 87.0f : -gate_up[d])) *
+            y[d] = gate_up[d] / (1.0f + exponential(-gate_up[d] > 87.0f ? 87.0f : -gate_up[d])) *
                    gate_up[width + d];
 }

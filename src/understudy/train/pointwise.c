@@ -6,6 +6,8 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "exponential.h"
+
 #define INLINE static inline __attribute__((always_inline))
 
 typedef union {
@@ -27,19 +29,8 @@ INLINE void put(void *x, int64_t i, int half, float v) { /* rounds to the neares
         ((float *)x)[i] = v;
 }
 
-INLINE float sigmoid(float x) { /* by Cephes' expf, within 2 ulp */
-    x = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
-    float n = __builtin_rintf(x * -1.44269504088896341f);
-    float f = -x - n * 0.693359375f + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * f + 1.3981999507e-3f;
-    p = p * f + 8.3334519073e-3f;
-    p = p * f + 4.1665795894e-2f;
-    p = p * f + 1.6666665459e-1f;
-    p = p * f + 5.0000001201e-1f;
-    p = p * f * f + f + 1.0f;
-    word two_n = {.i = (uint32_t)((int32_t)n + 127) << 23};
-    return 1.0f / (1.0f + p * two_n.f);
+INLINE float sigmoid(float x) {
+    return 1.0f / (1.0f + exponential(x < -87.0f ? 87.0f : -x));
 }
 
 /* A body for each pair of types, so that none is asked for within a loop. */

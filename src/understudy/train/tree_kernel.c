@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "exponential.h"
+
 #define D HEAD_DIM
 #ifdef __AVX512F__
 #define LANES 16
@@ -70,19 +72,13 @@ INLINE vec choose(ints where, vec a, vec b) {
     return (vec)((where & (ints)a) | (~where & (ints)b));
 }
 
-INLINE vec exponential(vec x) { /* Cephes' expf: within 2 ulp; 0 far below */
+INLINE vec exponentials(vec x) { /* 0 below -87 */
     vec low = choose(x < -87.0f, (vec){} - 87.0f, x);
-    vec n = low * 1.44269504088896341f + 12582912.0f; /* rounds: 1.5 * 2^23 */
+    vec n = low * LOG2_E + 12582912.0f; /* rounds: 1.5 * 2^23 */
     ints two_n = (((ints)n) << 23) + (127 << 23);
     n -= 12582912.0f;
-    vec f = low - n * 0.693359375f + n * 2.12194440e-4f;
-    vec p = f * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * f + 8.3334519073e-3f;
-    p = p * f + 4.1665795894e-2f;
-    p = p * f + 1.6666665459e-1f;
-    p = p * f + 5.0000001201e-1f;
-    p = p * f * f + f + 1.0f;
-    return choose(x < -87.0f, (vec){}, p * (vec)two_n);
+    vec f = REMAINDER(low, n);
+    return choose(x < -87.0f, (vec){}, EXP_NEAR_0(f) * (vec)two_n);
 }
 
 INLINE float sum_of(vec v) {
@@ -276,7 +272,7 @@ INLINE void soften(const run_t *run, int64_t own, int64_t count, float *scores, 
         }
         vec sum = {};
         for (int64_t j = 0; j < end; j += LANES) {
-            vec p = exponential(load(s + j) - most[i]);
+            vec p = exponentials(load(s + j) - most[i]);
             store_line(probs + (i * KEYS + j) / PAIR, p);
             sum += p;
         }
@@ -342,7 +338,7 @@ INLINE void soften_backward(const run_t *run, int64_t own, int64_t count, const 
             for (int r = 0; r < PAIR; r++) {
                 if (i + r == count) break;
                 int64_t at = (i + r) * KEYS + j;
-                p[r] = exponential(load(scores + at) - lse[i + r]);
+                p[r] = exponentials(load(scores + at) - lse[i + r]);
                 s[r] = p[r] * (load(products + at) - delta[i + r]);
                 if (PAIR == 2) store_line(across + at / PAIR, s[r]);
             }
