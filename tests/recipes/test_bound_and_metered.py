@@ -1,7 +1,9 @@
 """What every recipe leaves: an adapter that knows its prompts, and a run that knows its tokens."""
 
 import asyncio
+import gc
 import shutil
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,11 @@ from logs import thumbed
 
 from understudy.core.binding import Binding
 from understudy.core.trained import Trained
-from understudy.core.types import Episode, Message, Tool
+from understudy.core.types import Episode, Message, ModelRef, Request, Sampling, Tool
 from understudy.judges.check import Check
 from understudy.models.adapters import adapter_metadata, load_adapter
 from understudy.models.full import metadata_of
+from understudy.models.loading import load_base
 from understudy.models.size import parameters_of
 from understudy.recipes.arrivals import Given
 from understudy.recipes.checkpoints import find_checkpoint, fork_run, step_of
@@ -25,7 +28,7 @@ from understudy.recipes.correct import CorrectConfig, correct
 from understudy.recipes.dpo import DpoConfig, dpo
 from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.kto import KtoConfig, kto
-from understudy.recipes.learner import Lora
+from understudy.recipes.learner import Lora, make_engine
 from understudy.recipes.opd import OpdConfig, opd
 from understudy.recipes.ppo import PlayConfig, PpoConfig, ppo
 from understudy.recipes.ppo_world import ppo_in_world
@@ -152,6 +155,23 @@ async def test_an_adapter_knows_its_prompts_and_its_run_the_tokens(
     own = Trained(run.id, name.split("_world")[0], tokens.trained, parameters_of("tiny"))
     assert Trained.read(adapter_metadata(result.adapter)) == (own,)
     assert (tokens.sampled > 0, tokens.prompt > 0) == (name in PLAYS, name in PLAYS)
+
+
+async def test_a_run_counts_an_engine_and_does_not_keep_it(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run", {"base": "tiny"}) as run:
+        engine, chat = make_engine(load_base("tiny"), threads=1, run=run)
+        message: Message = {"role": "user", "content": "Hello"}
+        asked = Request((message,), ModelRef("tiny"), sampling=Sampling(max_tokens=4))
+        await chat.complete(asked)
+        await engine.aclose()
+        kept = weakref.ref(engine)  # with its keys and values
+        del engine, chat
+        gc.collect()
+        assert kept() is None
+        run.log(0)
+    tokens = usage_of(tmp_path / "run").tokens
+    assert 0 < tokens.sampled <= 4
+    assert tokens.prompt > 0
 
 
 def test_a_stream_that_goes_on_still_knows_the_first_prompts(

@@ -90,6 +90,9 @@ class Counters:
     busy_s: float = 0.0
     prefill_s: float = 0.0
 
+    def __add__(self, other: "Counters") -> "Counters":
+        return Counters(*(getattr(self, n) + getattr(other, n) for n in Counters.__slots__))
+
 
 Told = list[int] | Sample | EngineError  # new ids of a stream, or how it ended
 

@@ -361,11 +361,7 @@ class TorchEngine:
 
     def counters(self) -> Counters:
         """Sums over the shards since the start."""
-        total = Counters()
-        for shard in self.shards:
-            for name in Counters.__slots__:
-                setattr(total, name, getattr(total, name) + getattr(shard.counters, name))
-        return total
+        return sum((shard.counters for shard in self.shards), Counters())
 
     def close(self) -> None:
         """Stop the threads; what is in flight fails."""

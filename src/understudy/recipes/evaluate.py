@@ -122,6 +122,6 @@ def evaluation(
             return success(await evaluate_in_world(agent, world, check, scenarios, seed))
         finally:
             await engine.aclose()
-            run.use(**tokens_of(engine))
+            run.use(**tokens_of(engine.counters()))
 
     return lambda learner, run: asyncio.run(evaluate(learner, run))

@@ -14,6 +14,7 @@ from understudy.core.binding import Prompts
 from understudy.core.origin import ORIGIN
 from understudy.core.types import Completion, Episode, Message, Scenario, Tool
 from understudy.engine.chat import LocalChat
+from understudy.engine.jobs import Counters
 from understudy.engine.kernel import build_kernel
 from understudy.engine.torch_engine import TorchEngine
 from understudy.engine.weights import shape_of
@@ -230,13 +231,13 @@ def make_engine(
         origin=base.origin,
     )
     if run is not None:
-        run.watch(lambda: tokens_of(engine))
+        each = [shard.counters for shard in engine.shards]  # the engine may go, with its memory
+        run.watch(lambda: tokens_of(sum(each, Counters())))
     return engine, LocalChat(engine, base.renderer, base.name, origin=base.origin)
 
 
-def tokens_of(engine: TorchEngine) -> dict[str, int]:
+def tokens_of(c: Counters) -> dict[str, int]:
     """What an engine has counted since it was made, in the words of core.meter."""
-    c = engine.counters()
     return {"prompt": c.prompt_tokens, "cached": c.cached_tokens, "sampled": c.sampled_tokens}
 
 
