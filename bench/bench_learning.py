@@ -6,7 +6,9 @@ recorded, and some customers leave a thumb, now and then a mistaken one. `filter
 `stream` and `kto` learn from these episodes alone: no environment, no check. `filtered_sft` is
 distillation of what has a thumb up, of several numbers of epochs the one that proves best, which is
 more than it could know. `dpo` needs two episodes of one customer, which no log has: it gets as many
-others, four of each customer.
+others, four of each customer; so does `reward_model`, which is no policy: `reward_model_ranks` is
+how often it ranks an episode that succeeded above one of the same customer that failed, of
+customers that it has not met.
 
 Beside them stand recipes that play in a world learned from the incumbent's traffic, about as many
 episodes as were logged, judged by the owner's check: GRPO with advantages centred in their group
@@ -36,6 +38,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import learned_judge
 from bench.bench_correct import kept_figures
 from bench.figures import Figure, figure
 from bench.incumbents import run_at, service_at, traffic_of
@@ -64,7 +67,7 @@ def run(
 ) -> dict[str, Figure]:
     """`more` are settings of recipes by their names, `corrected` where `bench correct` keeps what
     it measured."""
-    names = tuple(recipes) or tuple(RECIPES)
+    names = tuple(recipes) or (*RECIPES, learned_judge.NAME)
     told = [
         _measured(out / f"{level}-{s}", kept / f"{level}-{s}", s, level, traffic, logged, proof,
                   names, more or {})
@@ -75,7 +78,9 @@ def run(
         "logged_thumbs": figure([t["logs"]["thumbs"] for t in told], "episodes with a thumb"),
         "logged_tokens": figure([t["logs"]["tokens"] for t in told], "sampled tokens"),
     }
-    found |= table(told, ("before", *names))
+    found |= table(told, ("before", *(name for name in names if name in RECIPES)))
+    if learned_judge.NAME in names:
+        found |= learned_judge.figures([t[learned_judge.NAME] for t in told])
     found |= {f"correct_{name}": own for name, own in kept_figures(corrected).items()}
     if set(KINDS) <= set(names):
         plot.write_text(lora_or_full(told))
@@ -100,10 +105,16 @@ def _measured(
             told[name] = _described(episodes)
         else:
             setting = Setting(folder, seed, level, traffic, start, episodes, more)
-            made = [Trained(start, 0, None)] if name == "before" else RECIPES[name](setting)
-            told[name] = {"tried": asyncio.run(_proved(folder, made, proof, seed))}
+            told[name] = _found(name, setting, proof)
         write_measured(kept / f"{name}.json", told[name])
     return told
+
+
+def _found(name: str, setting: Setting, proof: int) -> dict[str, Any]:
+    if name == learned_judge.NAME:
+        return learned_judge.judged(setting)
+    made = [Trained(setting.start, 0, None)] if name == "before" else RECIPES[name](setting)
+    return {"tried": asyncio.run(_proved(setting.folder, made, proof, setting.seed))}
 
 
 async def _deployed(folder: Path, level: int, seed: int, traffic: int) -> Path:

@@ -2,7 +2,8 @@
 
 Both sides train the shipped tiny model with LoRA of rank 16 on every linear layer, on the same
 cores, with the same loss; their steps alternate, and a ratio is TRL's seconds over ours, the median
-of the pairs. TRL takes the rows a forward pass that are fastest for it here.
+of the pairs. TRL takes the rows a forward pass that are fastest for it here, of all and of the
+powers of two from 4 to 64 (`..._trl_rows`).
 
 `multi-turn` episodes part ways turn by turn; `multi_turn_bound` is what their sharing can gain at
 TRL's own speed, were attention to what is shared free. `arithmetic_ratio` is a tree's seconds for
@@ -43,7 +44,7 @@ from understudy.train.tree_batch import Layout
 
 ROOT = Path(__file__).resolve().parents[1]
 Precision = Literal["fp32", "bf16"]
-MICRO = (16, 64)  # rows a forward pass that TRL may take
+MICRO = (4, 8, 16, 32, 64)  # rows a forward pass that TRL may take
 
 
 def run(
@@ -61,11 +62,13 @@ def run(
     micro: dict[Precision, int] = {}
     for precision in ("fp32", "bf16"):
         micro[precision] = _best_micro(shared, precision, size, cores)
-        found |= _step(f"step_ratio_trl_{precision}", shared, precision, size, pairs, micro, cores)
+        name = f"step_ratio_trl_{precision}"
+        found |= _step(name, shared, precision, size, pairs, micro[precision], cores)
     many_turns = parting(vocabulary, size, turns, prompt)
     for precision in ("fp32", "bf16"):
         name = f"multi_turn_ratio_trl_{precision}"
-        found |= _step(name, many_turns, precision, size, pairs, {}, cores)
+        rows = _best_micro(many_turns, precision, size, cores)
+        found |= _step(name, many_turns, precision, size, pairs, rows, cores)
         own = _layouts(rows_of(many_turns), precision, ("tree", "packed"), pairs, cores)
         ratios = [p / t for t, p in zip(own["tree"], own["packed"], strict=True)]
         found[f"tree_ratio_multi_turn_{precision}"] = figure(ratios, "x packed rows")
@@ -75,10 +78,11 @@ def run(
     alone = unshared(vocabulary, 4 * size, 16, rest)
     for precision in ("fp32", "bf16"):
         name = f"short_prompt_ratio_trl_{precision}"
-        found |= _step(name, alone, precision, 2, pairs, {}, cores)
+        rows = _best_micro(alone, precision, 2, cores)
+        found |= _step(name, alone, precision, 2, pairs, rows, cores)
     found |= _whole(shared, size, rest, pairs, micro["bf16"], cores)
     found |= _arithmetic(vocabulary, prompt, size, rest, pairs, scales, cores)
-    found |= _memory(prompt, size, rest, micro, min(3, pairs))
+    found |= _memory(prompt, size, rest, micro, pairs)
     return found | _worse(found)
 
 
@@ -114,7 +118,7 @@ def _step(
     precision: Precision,
     group: int,
     pairs: int,
-    micro: dict[Precision, int],
+    micro: int,
     cores: int,
 ) -> dict[str, Figure]:
     """TRL's training step over ours, the first pair left out."""
@@ -130,13 +134,12 @@ def _step(
         own_step()
         ours.clear()
         torch.set_num_threads(cores)
-        theirs = trl_steps(
-            "tiny", rollouts, precision, group, pairs + 1, own_step, micro=micro.get(precision)
-        )
+        theirs = trl_steps("tiny", rollouts, precision, group, pairs + 1, own_step, micro=micro)
     seconds = list(zip([s.training for s in theirs[1:]], ours[1:], strict=True))
     found = {name: figure([t / o for t, o in seconds], "x TRL's speed")}
     found[f"{name}_seconds"] = figure([o for _, o in seconds], "s a step, ours")
     found[f"{name}_trl_seconds"] = figure([t for t, _ in seconds], "s a step, TRL")
+    found[f"{name}_trl_rows"] = figure([micro], "rows a forward pass, TRL")
     return found
 
 
@@ -153,8 +156,8 @@ def _bound(
     tree has: what sharing can gain at TRL's own speed, were attention to the shared part free."""
     tree = build([trim(row) for row in rows_of(rollouts)])
     plain = unshared(vocabulary, 2 * max(1, len(tree) // (4 * rest)), rest, rest)
-    torch.set_num_threads(cores)
-    steps = trl_steps("tiny", plain, precision, 2, pairs + 1, lambda: None)
+    micro = _best_micro(plain, precision, 2, cores)
+    steps = trl_steps("tiny", plain, precision, 2, pairs + 1, lambda: None, micro=micro)
     share = len(plain) * 2 * rest / len(tree)
     return figure([whole["value"] * share / s.training for s in steps[1:]], "x, at TRL's speed")
 
@@ -167,7 +170,7 @@ def _best_micro(rollouts: Sequence[Rollout], precision: Precision, group: int, c
         steps = trl_steps("tiny", rollouts, precision, group, 2, lambda: None, micro=micro)
         return steps[-1].training
 
-    fitting = [m for m in MICRO if len(rollouts) % m == 0] or [len(rollouts)]
+    fitting = sorted({m for m in MICRO if len(rollouts) % m == 0} | {len(rollouts)})
     return min(fitting, key=seconds) if len(fitting) > 1 else fitting[0]
 
 

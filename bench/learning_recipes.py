@@ -54,7 +54,7 @@ class Trained:
     loss: Mapping[str, float] = field(default_factory=dict)  # nats a token
 
 
-def _trained(
+def trained(
     given: Setting, name: str, config: Any, train: Callable[[Any], Any], made: str = "adapter"
 ) -> Path:
     """The folder of a run, trained if it is not yet."""
@@ -86,7 +86,7 @@ def _filtered_sft(given: Setting) -> list[Trained]:
     for epochs in EPOCHS:
         own = ["keep=feedback", "batch_episodes=8", "lr=1e-3", "split=all", f"epochs={epochs}"]
         config = load_config(SftConfig, None, [*own, *given.own("filtered_sft")])
-        run = _trained(
+        run = trained(
             given,
             f"filtered-{epochs}",
             config,
@@ -101,7 +101,7 @@ def _ppo(given: Setting) -> list[Trained]:
     from understudy.runs.config import load_config
 
     config = load_config(PpoConfig, None, ["log.split=all", *given.own("ppo")])
-    run = _trained(
+    run = trained(
         given, "ppo", config, lambda begun: ppo(begun, given.episodes, config, None, quiet=True)
     )
     return [_of_logs(given, run)]
@@ -113,7 +113,7 @@ def _stream(given: Setting) -> list[Trained]:
     from understudy.runs.config import load_config
 
     config = load_config(StreamConfig, None, ["log.split=all", *given.own("stream")])
-    run = _trained(
+    run = trained(
         given,
         "stream",
         config,
@@ -136,20 +136,22 @@ def _kto(given: Setting) -> list[Trained]:
         )
         kto(begun, thumbs, config, left_out, quiet=True)
 
-    return [_of_logs(given, _trained(given, "kto", config, train))]
+    return [_of_logs(given, trained(given, "kto", config, train))]
+
+
+def paired_episodes(given: Setting) -> list[Any]:
+    """Pairs are of two episodes of one customer, which the log has not: as many episodes again, of
+    a `PAIRED`th of the customers, told apart by their thumbs."""
+    customers = max(1, len(given.episodes) // PAIRED)
+    return logs_at(given.folder, "pairs", given.start, customers, 3_000_000 + given.seed, PAIRED)
 
 
 def _dpo(given: Setting) -> list[Trained]:
-    """Pairs are of two episodes of one customer, which the log has not: as many episodes again, of
-    a `PAIRED`th of the customers, told apart by their thumbs."""
     from understudy.recipes.dpo import DpoConfig, dpo
     from understudy.recipes.preference_data import pairs_of
     from understudy.runs.config import load_config
 
-    customers = max(1, len(given.episodes) // PAIRED)
-    episodes = logs_at(
-        given.folder, "pairs", given.start, customers, 3_000_000 + given.seed, PAIRED
-    )
+    episodes = paired_episodes(given)
     config = load_config(DpoConfig, None, ["split=all", "feedback=thumb", *given.own("dpo")])
 
     def train(begun: Any) -> None:
@@ -158,7 +160,7 @@ def _dpo(given: Setting) -> list[Trained]:
         )
         dpo(begun, pairs, config, left_out, quiet=True)
 
-    run = _trained(given, "dpo", config, train)
+    run = trained(given, "dpo", config, train)
     return [Trained(run / "adapter", sampled_tokens(episodes), learned_tokens(run))]
 
 
@@ -186,7 +188,7 @@ def _reinforced(given: Setting, name: str, settings: Sequence[str]) -> list[Trai
         world, check = _world(given)
         asyncio.run(grpo(begun, world, check, config, quiet=True))
 
-    run = _trained(given, name, config, train)
+    run = trained(given, name, config, train)
     return [Trained(run / "adapter", _played_tokens(run), learned_tokens(run))]
 
 
@@ -212,7 +214,7 @@ def _ppo_world(given: Setting) -> list[Trained]:
         world, check = _world(given)
         asyncio.run(ppo_in_world(begun, world, check, config, quiet=True))
 
-    run = _trained(given, "ppo-world", config, train)
+    run = trained(given, "ppo-world", config, train)
     return [Trained(run / "adapter", _played_tokens(run), None)]
 
 
@@ -231,7 +233,7 @@ def _opd(given: Setting) -> list[Trained]:
         world, _ = _world(given)
         asyncio.run(opd(begun, config, world, quiet=True))
 
-    run = _trained(given, "opd", config, train)
+    run = trained(given, "opd", config, train)
     tokens = learned_tokens(run)  # each token that it samples is taught once
     return [Trained(run / "adapter", tokens, tokens)]
 
@@ -254,7 +256,7 @@ def _rft(given: Setting) -> list[Trained]:
         check = counting(check, counted)
         asyncio.run(rft(begun, world, _traffic(given), check, config, quiet=True))
 
-    run = _trained(given, "rft", config, train)
+    run = trained(given, "rft", config, train)
     sampled = sum(int(line) for line in counted.read_text().split())
     return [Trained(run / "adapter", sampled, learned_tokens(run))]
 
@@ -287,7 +289,7 @@ def _checked_sft(given: Setting) -> list[Trained]:
     own = [f"epochs={FULL.sft_epochs[1]}", f"seed={given.seed}"]
     own += given.more.get("checked_sft", ())
     config = load_config(SftConfig, None, [*FULL.sft, "keep=check", *own])
-    run = _trained(
+    run = trained(
         given,
         "checked",
         config,
@@ -310,7 +312,7 @@ def _sft(given: Setting, tune: str) -> list[Trained]:
         own += [f"seed={given.seed}", *given.more.get(f"sft_{tune}", ())]
         config = load_config(SftConfig, None, own)
         made = "model" if tune == "full" else "adapter"
-        run = _trained(
+        run = trained(
             given,
             f"sft-{tune}-{rate}",
             config,

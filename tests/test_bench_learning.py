@@ -9,12 +9,13 @@ from xml.etree import ElementTree
 
 import bench.learning_recipes as recipes
 import pytest
-from bench.incumbents import traffic_of
+from bench import learned_judge
+from bench.incumbents import check_of_the_owner, traffic_of
 from bench.learning_recipes import PAIRED, RECIPES, Setting, counting, heldout_loss
 from bench.learning_table import best_of, lora_or_full, table
 from bench.logged import logs_at, sampled_tokens
 
-from understudy.core.types import Feedback
+from understudy.core.types import HELDOUT_SHARE, Feedback, parted
 from understudy.judges.check import Check
 from understudy.recipes.sft import SftConfig, select
 from understudy.store import SQLiteStore
@@ -112,8 +113,9 @@ def test_heldout_loss_is_what_training_would_say_of_the_same_episodes(
     given = replace(setting, folder=tmp_path)
     one = RECIPES["sft_lora"](given)[0]
     episodes = asyncio.run(traffic_of(tmp_path, 50, 0, 40))
-    check = recipes._check()
-    passing, _ = select([e for e in episodes if recipes._split(e) == "train"], _kept(), check)
+    check = check_of_the_owner()
+    train, _ = parted(episodes, HELDOUT_SHARE)
+    passing, _ = select(train, _kept(), check)
     assert heldout_loss(one.path, passing) == pytest.approx(one.loss["loss"], rel=0.02)
 
 
@@ -131,6 +133,31 @@ def test_sampled_tokens_of_an_episode_are_counted_once(setting: Setting, tmp_pat
         assert counted.judge_episode(episode).value == check.judge_episode(episode).value
     lines = (tmp_path / "counted.txt").read_text().split()
     assert lines == [str(sampled_tokens([one])), str(sampled_tokens([other]))]
+
+
+@pytest.mark.slow
+def test_the_reward_model_is_asked_of_two_episodes_of_one_customer(setting: Setting) -> None:
+    episodes = logs_at(setting.folder, "pairs", setting.start, 2, 3_000_000, PAIRED)
+    turned = [
+        replace(e, feedback=(Feedback(f"{e.id}/o", e.id, "outcome", n % 4 == 2, "owner"),))
+        for n, e in enumerate(episodes)
+    ]
+    pairs = learned_judge.two_of_each(turned)
+    assert [two[0].scenario_id for two in pairs] == [turned[0].scenario_id, turned[4].scenario_id]
+    assert [(turned.index(a) % 4, turned.index(b) % 4) for a, b in pairs] == [(2, 0)] * 2
+    told = learned_judge.judged(setting)
+    assert told["learned"] > 0
+    assert set(told["successes"]) <= {True, False}
+
+
+def test_the_judge_is_told_over_all_pairs_and_by_seed() -> None:
+    found = learned_judge.figures(
+        [{"successes": [True] * 3 + [False], "learned": 5}, {"successes": [True], "learned": 7}]
+    )
+    assert found["reward_model_ranks"]["value"] == pytest.approx(0.8)
+    assert found["reward_model_ranks"]["unit"] == "of 5 pairs"
+    seeds = found["reward_model_ranks_over_seeds"]
+    assert (seeds["low"], seeds["high"]) == (0.75, 1.0)
 
 
 def policy(wins: int, n: int = 10, sampled: int = 5, **loss: float) -> dict[str, Any]:

@@ -15,12 +15,22 @@ from torch import Tensor
 
 from understudy.cli.running import say_skipped
 from understudy.core.rows import Entry, Row
-from understudy.core.types import Completion, Episode, Feedback, Message, ModelRef, Request
+from understudy.core.types import (
+    HELDOUT_SHARE,
+    Completion,
+    Episode,
+    Feedback,
+    Message,
+    ModelRef,
+    Request,
+    parted,
+)
 from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
 from understudy.models.loading import TINY
 from understudy.recipes.arrivals import Given
 from understudy.recipes.batches import take_step
+from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.kto import KtoConfig, kto
 from understudy.recipes.learner import Lora, make_learner, make_value_head
 from understudy.recipes.logged import LogConfig
@@ -36,6 +46,7 @@ from understudy.runs.directory import Run
 from understudy.train.losses import LossConfig
 from understudy.train.optimiser import TrainerConfig
 from understudy.train.trainer import NonFiniteError, Trainer
+from understudy.world.learn import learn
 from understudy.world.model import World
 
 LORA = Lora(rank=2, alpha=4)
@@ -236,6 +247,18 @@ def test_ppo_in_a_world_refuses_what_is_of_logs_alone() -> None:
         of_the_world(PpoConfig(schedule="cosine"))
     with pytest.raises(ValueError, match="imitate is of logs"):
         of_the_world(PpoConfig(imitate=0.3))
+
+
+async def test_a_world_without_scenarios_is_refused_in_one_line(
+    traffic: list[Episode], tmp_path: Path
+) -> None:
+    """One that was learned from held-out episodes alone."""
+    _, apart = parted(traffic, HELDOUT_SHARE)
+    check = Check(lambda messages, ticket: 1.0, "any")
+    config = GrpoConfig(lora=Lora(rank=2))
+    why = "no captured episode belongs to the split .train."
+    with pytest.raises(ValueError, match=why), Run.create(tmp_path / "run", config) as run:
+        await grpo(run, learn(apart), check, config, quiet=True)
 
 
 async def test_ppo_in_a_world_says_why_a_step_had_nothing_to_learn(

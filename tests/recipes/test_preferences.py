@@ -239,6 +239,14 @@ def test_kto_learns_from_thumbs_and_resumes_bit_for_bit(
         same(whole.adapter, kto(run, THUMBS, config, quiet=True).adapter)
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_kto_says_how_many_thumbs_it_lacks(tmp_path: Path, count: int) -> None:
+    config, left_out = KtoConfig(**SMALL), Counter({"episodes, without feedback": 3})
+    why = f"{count} thumbs are left to train on, 2 are needed: .*without feedback': 3"
+    with pytest.raises(ValueError, match=why), Run.create(tmp_path / "run", config) as run:
+        kto(run, THUMBS[:count], config, left_out, quiet=True)
+
+
 def test_prompts_are_paired_with_the_completions_of_others() -> None:
     assert rotated([4, 7, 9]) == [(4, 9), (7, 4), (9, 7)]
 
@@ -248,6 +256,20 @@ def test_the_rarer_thumb_weighs_more() -> None:
     assert weights_of([True, False, False], KtoConfig()) == (2.0, 1.0)
     assert weights_of([True, True], KtoConfig()) == (1.0, 1.0)
     assert weights_of([True, False, False], KtoConfig(desirable_weight=0.5)) == (0.5, 1.0)
+
+
+def test_a_reward_model_resumes_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = RewardModelConfig(**SMALL)
+    with Run.create(tmp_path / "whole", config) as run:
+        whole = reward_model(run, PAIRS, config, quiet=True)
+    stop_at(monkeypatch, 6)
+    with pytest.raises(KeyboardInterrupt), Run.create(tmp_path / "cut", config) as run:
+        reward_model(run, PAIRS, config, quiet=True)
+    monkeypatch.undo()
+    with Run.open(tmp_path / "cut") as run:
+        same(whole.adapter, reward_model(run, PAIRS, config, quiet=True).adapter)
 
 
 async def test_a_reward_model_is_an_adapter_that_a_judge_reads(tmp_path: Path) -> None:

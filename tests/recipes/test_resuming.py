@@ -1,6 +1,6 @@
 """A run that was interrupted, wherever, ends as the uninterrupted one.
 
-Distillation does so bit for bit, and a rehearsal with `exact`. The engine's logprobs depend in
+Distillation does so bit for bit, and with `exact` all that asks an engine. Its logprobs depend in
 their last bits on what it decodes side by side, so two other rehearsals of one seed sample the same
 and differ by that much.
 """
@@ -10,11 +10,13 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bench.generated import episode, first
 from safetensors.torch import load_file
 from stopping import stop_at
 
@@ -23,8 +25,10 @@ from understudy.core.chat_files import import_file
 from understudy.core.types import Episode, split_of
 from understudy.judges.check import Check
 from understudy.models.adapters import load_adapter
+from understudy.recipes.correct import CorrectConfig, CorrectResult, correct
 from understudy.recipes.grpo import GrpoConfig, grpo
 from understudy.recipes.learner import Lora
+from understudy.recipes.opd import OpdConfig, opd
 from understudy.recipes.ppo import PlayConfig, PpoConfig
 from understudy.recipes.ppo_world import ppo_in_world
 from understudy.recipes.rft import RftConfig, rft
@@ -174,7 +178,7 @@ async def test_ppo_in_a_world_goes_on_as_if_nothing_had_happened(
     assert (tmp_path / "cut" / "metrics.rewound.jsonl").exists() == (cut == 8)
 
 
-def killed(work: Callable[[], None], number: int) -> None:
+def killed(work: Callable[[], object], number: int) -> None:
     """A process that does the work and is killed in the middle of the trainer's step of this
     number, counted from one: its gradients are there, its parameters half updated."""
 
@@ -215,12 +219,13 @@ def test_a_distillation_that_was_killed_ends_bit_for_bit_as_the_uninterrupted(
     assert set_aside(tmp_path / "cut") == 1
 
 
-@pytest.mark.parametrize("cut", [2, 4])
+@pytest.mark.parametrize(("cut", "evaluate_every"), [(2, 0), (4, 0), (4, 2)])
 def test_an_exact_rehearsal_that_was_killed_ends_bit_for_bit_as_the_uninterrupted(
-    world: World, tmp_path: Path, cut: int
+    world: World, tmp_path: Path, cut: int, evaluate_every: int
 ) -> None:
     check = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
-    config = REHEARSE.model_copy(update={"exact": True, "group_size": 6, "max_turns": 3})
+    more = {"group_size": 6, "max_turns": 3, "evaluate_every": evaluate_every}
+    config = REHEARSE.model_copy(update={"exact": True, **more})
 
     def rehearse(run: Run) -> Path:
         return asyncio.run(grpo(run, world, check, config, quiet=True)).adapter
@@ -238,6 +243,79 @@ def test_an_exact_rehearsal_that_was_killed_ends_bit_for_bit_as_the_uninterrupte
         again = [(r["step"], r["loss"], r["entropy"]) for r in run.metrics().rows]
     assert again == told
     assert same(whole, resumed)
+
+
+@pytest.mark.parametrize("evaluate_every", [0, 1])
+def test_exact_ppo_in_a_world_that_was_killed_ends_bit_for_bit_as_the_uninterrupted(
+    world: World, tmp_path: Path, evaluate_every: int
+) -> None:
+    check = Check(lambda messages, ticket: float(len(str(messages)) % 7), "any")
+    more = {"exact": True, "max_turns": 3, "evaluate_every": evaluate_every}
+    config = PLAY.model_copy(update={"play": PLAY.play.model_copy(update=more)})
+
+    def play(run: Run) -> Path:
+        return asyncio.run(ppo_in_world(run, world, check, config, quiet=True)).adapter
+
+    def work() -> None:
+        with Run.create(tmp_path / "cut", config) as run:
+            play(run)
+
+    with Run.create(tmp_path / "whole", config) as run:
+        whole = play(run)
+    killed(work, 8)
+    with Run.open(tmp_path / "cut") as run:
+        resumed = play(run)
+    assert same(whole, resumed)
+    assert torch.equal(*(load_file(folder / FILE)["weight"] for folder in (whole, resumed)))
+
+
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_an_exact_distillation_from_a_teacher_ends_bit_for_bit_as_the_uninterrupted(
+    world: World, tmp_path: Path, top_k: int
+) -> None:
+    config = OpdConfig(
+        lora=LORA, steps=4, scenarios_per_step=2, group_size=3, pool=12, max_turns=3,
+        max_tokens=16, precision="fp32", checkpoint_every=2, exact=True, top_k=top_k,
+        teacher_prompt="Answer in one word.",
+    )  # fmt: skip
+
+    def work(name: str, go_on: bool = False) -> Path:
+        path = tmp_path / name
+        with Run.open(path) if go_on else Run.create(path, config) as run:
+            return asyncio.run(opd(run, config, world, quiet=True)).adapter
+
+    whole = work("whole")
+    killed(partial(work, "cut"), 4)
+    assert same(whole, work("cut", go_on=True))
+
+
+@pytest.mark.parametrize("begins_with", ["base", "adapter"])
+def test_exact_corrections_end_bit_for_bit_as_the_uninterrupted(
+    traffic: list[Episode], tmp_path: Path, begins_with: str
+) -> None:
+    """The policy before answers at each step, and had answered at those before."""
+    turns = [episode(turn, corrected=n < 2) for n, turn in enumerate(first(4, "retries", "train"))]
+    start = None
+    if begins_with == "adapter":
+        with Run.create(tmp_path / "start", DISTIL) as run:
+            start = str(sft(run, traffic[:4], DISTIL, quiet=True).adapter)
+    config = CorrectConfig(
+        lora=LORA, split="all", steps=4, turns_per_step=2, replay=0.5, samples=2, lr=3e-3,
+        precision="fp32", checkpoint_every=2, max_tokens=24, exact=True, start=start,
+    )  # fmt: skip
+
+    def work(name: str, go_on: bool = False) -> CorrectResult:
+        path = tmp_path / name
+        with Run.open(path) if go_on else Run.create(path, config) as run:
+            return asyncio.run(correct(run, turns, config, quiet=True))
+
+    whole = work("whole")
+    killed(partial(work, "cut"), 4)
+    resumed = work("cut", go_on=True)
+    assert same(whole.adapter, resumed.adapter)
+    assert (resumed.gap_before, resumed.gap, resumed.drift) == (
+        whole.gap_before, whole.gap, whole.drift,
+    )  # fmt: skip
 
 
 # while the reader is trained; after it has played

@@ -225,6 +225,13 @@ class Cache:
                 self.clear(slot)
         self.entries = [e for e in self.entries if e.of is not of]
 
+    def drop_idle(self) -> None:
+        """Forget all but what running sequences hold."""
+        for slot in self.slots:
+            if not slot.active:
+                self.clear(slot)
+        self.entries = [e for e in self.entries if e.leaning]
+
     # -- blocks ----------------------------------------------------------------------------
 
     def room(self) -> int:

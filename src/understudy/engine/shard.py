@@ -128,6 +128,16 @@ class Shard:
 
         self.call(run)
 
+    def forget_past(self) -> None:
+        """Free what is kept of requests that have ended."""
+
+        def run() -> None:
+            self.cache.drop_idle()
+            self._merged.clear()
+            self._parts = None
+
+        self.call(run)
+
     def close(self) -> None:
         with self._lock:
             self._shut = True
@@ -148,11 +158,12 @@ class Shard:
                 torch.set_num_threads(self.config.threads)
                 if self.config.lockstep and self.schedule.waiting:
                     self._heard = self.schedule.waiting[-1].loop
-            if self._heard is not None:
-                settle(self._heard, lambda: self._shut)
-                self._heard = None
-            while not self.inbox.empty():
-                self._receive(self.inbox.get())
+            while self._heard is not None or not self.inbox.empty():
+                if self._heard is not None:
+                    settle(self._heard, lambda: self._shut)
+                    self._heard = None
+                else:
+                    self._receive(self.inbox.get())
             started = time.perf_counter()
             try:
                 self._admit()
@@ -164,6 +175,11 @@ class Shard:
         while not self.inbox.empty():
             self._receive(self.inbox.get())
         self._fail_all(EngineError("the engine was closed"))
+
+    def answered(self, loop: asyncio.AbstractEventLoop) -> None:
+        """From this thread: `loop` was told something. In lockstep, it is waited for."""
+        if self.config.lockstep:
+            self._heard = loop
 
     def _receive(self, item: Job | Callable[[], None] | None) -> None:
         if item is None:

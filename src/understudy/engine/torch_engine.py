@@ -256,6 +256,7 @@ class TorchEngine:
             except (RuntimeError, ValueError) as error:
                 result = EngineError(f"scoring: {error}")
             loop.call_soon_threadsafe(settle, result)
+            shard.answered(loop)
 
         shard.call(run)
         return await future
@@ -352,6 +353,11 @@ class TorchEngine:
     async def unload(self, model: ModelRef) -> None:
         """Forget a version, or all versions of an adapter. Raises UnknownModelError."""
         self.registry.remove(model)
+
+    def forget_past(self) -> None:
+        """Forget what was kept of requests that have ended: keys and values, merged weights. What
+        comes is then computed as by an engine that was just made, to the last bit in lockstep."""
+        self._tell(Shard.forget_past)
 
     def _tell(self, say: Callable[[Shard], None]) -> None:
         for shard in self.shards:

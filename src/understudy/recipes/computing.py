@@ -1,6 +1,6 @@
 """Where and how the model of a recipe computes: options that all training recipes have."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from understudy.models.devices import Device, Dtype, device_of, dtype_of
 from understudy.models.loading import LoadedBase, load_base
@@ -18,6 +18,12 @@ class Computing(Config):
     precision: Literal["fp32", "bf16"] = "bf16"  # of a step's products; fp32: of the weights' type
     layout: Layout = "tree"  # of rows in a step: beginnings shared, packed end to end, or padded
     compile: bool | None = None  # a step's kernels (train.compiling); None: on CUDA, where it can
+    gradient_checkpointing: bool = False  # less memory, more time
+
+    def of_steps(self) -> dict[str, Any]:
+        """Those of these options that a TrainerConfig has too."""
+        names = ("precision", "layout", "compile", "gradient_checkpointing")
+        return {name: getattr(self, name) for name in names}
 
     def load(self, base: str, renderer: str | None = None, whole: bool = False) -> LoadedBase:
         """A base where it computes (models.loading); `whole`: to be trained as a whole.

@@ -54,6 +54,7 @@ class CorrectConfig(Tuned):
     place: Place = "system"  # where the teacher reads the correction; see corrections.hindsight
     form: str = "Correction: {text}"  # how it reads it
     steps: PositiveInt = 20
+    exact: bool = False  # bit for bit the same run each time: on one core, in lockstep
     turns_per_step: PositiveInt = 8  # corrected ones
     replay: float = Field(default=0.75, ge=0, lt=1)  # share of a step's turns that are replayed
     samples: PositiveInt = 2  # of student and teacher, at each corrected turn
@@ -114,8 +115,10 @@ async def correct(
     known = {e.id for e in corrected}
     others = [turn for e in given if e.id not in known for turn in turns_of(e)]
     learner = config.learner()
+    threads = 1 if config.exact else threads
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
-        engine, _ = make_engine(learner.base, threads, run=run)  # of the base as before any step
+        # of the base as before any step
+        engine, _ = make_engine(learner.base, threads, lockstep=config.exact, run=run)
         base = learner.base.name
         before = ModelRef(base, "before", 1) if config.start else ModelRef(base)
         try:
@@ -128,6 +131,8 @@ async def correct(
                 raise ValueError(f"nobody corrected anything here: {dict(+left_out) or 'no words'}")
 
             def student(version: int) -> ModelRef:
+                if config.exact:
+                    engine.forget_past()
                 return engine.load_weights(
                     ModelRef(base, "student", version), learner.tensors(), learner.lora
                 )
@@ -148,7 +153,11 @@ async def correct(
                     values: dict[str, Any] = metrics.as_dict() | _figures(lessons, held)
                     values.pop("step")
                     run.log(step, **values)
-                    progress.advance(gap=values["gap"], drift=values["drift"])
+                    progress.advance(
+                        gap=values["gap"],
+                        drift=values["drift"],
+                        tokens_per_second=round(metrics.tokens_per_s),
+                    )
                     if metrics.skipped:
                         progress.note(f"step {step}: no update, {metrics.skipped}")
                     if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
@@ -246,9 +255,7 @@ def _trainer_config(config: CorrectConfig) -> TrainerConfig:
         warmup_steps=config.warmup_steps,
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
-        precision=config.precision,
-        layout=config.layout,
-        compile=config.compile,
+        **config.of_steps(),
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         loss=config.loss,
     )

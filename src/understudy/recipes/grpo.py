@@ -55,7 +55,6 @@ from understudy.world.model import World
 class GrpoConfig(RolloutConfig, Tuned):
     renderer: str | None = None  # a chat format in the place of the base's own
     steps: PositiveInt = 40
-    exact: bool = False  # bit for bit the same run each time: on one core, in lockstep
     lr: PositiveFloat = 7e-4  # 1e-5 to 4e-5 on models of 4 billion parameters and more
     warmup_steps: int = Field(default=2, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "linear"
@@ -63,7 +62,6 @@ class GrpoConfig(RolloutConfig, Tuned):
     preset: Preset | None = None  # a named set of the options below; see recipes.objective
     objective: Objective = Objective()
     loss: LossConfig = LossConfig()
-    gradient_checkpointing: bool = False  # less memory, more time
     max_tokens_per_microbatch: PositiveInt = 4096
     max_row_tokens: PositiveInt | None = None  # None: as long as the engine's context lets them be
     long_rows: TooLong = "refuse"  # longer ones are left out; `cut`: their ends
@@ -159,6 +157,8 @@ async def grpo(
 
         for step in range(begin, total):
             begun, load = time.perf_counter(), LoadWatch()
+            if config.exact and steps > begin:  # an evaluation leaves nothing behind
+                await actor.deliver(step)
             ahead.at(step)
             known = len(guards.alarms) if guards else 0
             played, counted = rollouts.looked_over(step, await ahead.batch(step))
@@ -290,10 +290,7 @@ def _trainer_config(config: GrpoConfig) -> TrainerConfig:
         warmup_steps=config.warmup_steps,
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
-        precision=config.precision,
-        layout=config.layout,
-        compile=config.compile,
-        gradient_checkpointing=config.gradient_checkpointing,
+        **config.of_steps(),
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.temperature,
         loss=config.loss,

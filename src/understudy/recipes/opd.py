@@ -83,6 +83,7 @@ class OpdConfig(Tuned):
     top_k: NonNegativeInt = 0  # > 0: forward KL over so many of the teacher's likeliest tokens
     split: Split | Literal["all"] = "train"  # of logged episodes
     steps: PositiveInt = 40
+    exact: bool = False  # bit for bit the same run each time: on one core, in lockstep
     scenarios_per_step: PositiveInt = 16
     group_size: PositiveInt = 4  # of logged episodes: that many times `scenarios_per_step` a step
     pool: PositiveInt = 2000  # scenarios recombined from the traffic
@@ -143,8 +144,10 @@ async def opd(
     scenarios = world.scenarios(config.pool, config.seed) if world is not None else []
     if world is not None and not scenarios:
         raise ValueError("the world has no scenario to play: learn it from more episodes")
+    threads = 1 if config.exact else threads
     with training(learner, _trainer_config(config), threads or usable_cores()) as trainer:
-        engine, chat = make_engine(learner.base, threads, run=run)  # of the base as before
+        # of the base as before
+        engine, chat = make_engine(learner.base, threads, lockstep=config.exact, run=run)
         begin = int(from_checkpoint(run, trainer)["step"])
         kept = Checkpoints(run, config.keep_checkpoints)
         done = run.metrics().rows[-1:] if begin else []
@@ -167,6 +170,8 @@ async def opd(
                 if world is not None:
                     drawn = rng.sample(scenarios, min(config.scenarios_per_step, len(scenarios)))
                     model = ModelRef(learner.base.name, "student", step)
+                    if config.exact:
+                        engine.forget_past()
                     engine.load_weights(model, learner.tensors(), learner.lora)
                     played = await _play(chat, model, world, drawn, step, config, workload)
                 else:
@@ -190,7 +195,11 @@ async def opd(
                     "rows that are too long, cut": limits.cut_rows,
                 }
                 run.log(step, **values, gap=apart, counted=counted)
-                progress.advance(gap=round(gap, 4), entropy=metrics.entropy)
+                progress.advance(
+                    gap=round(gap, 4),
+                    entropy=metrics.entropy,
+                    tokens_per_second=round(metrics.tokens_per_s),
+                )
                 nothing = f"nothing to teach ({'; '.join([*failed[:1], str(counted)])})"
                 idle, why = (0, metrics.skipped) if rows else (idle + 1, nothing)
                 if metrics.skipped:
@@ -361,9 +370,7 @@ def _trainer_config(config: OpdConfig) -> TrainerConfig:
         warmup_steps=config.warmup_steps,
         total_steps=config.steps,
         min_lr_share=config.min_lr_share,
-        precision=config.precision,
-        layout=config.layout,
-        compile=config.compile,
+        **config.of_steps(),
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         loss=config.loss,
     )

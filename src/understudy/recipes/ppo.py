@@ -153,7 +153,11 @@ def ppo(
             run.log(
                 number, epoch=epoch, **{k: v for k, v in metrics.as_dict().items() if k != "step"}
             )
-            progress.update(kl=metrics.kl, clipped=metrics.clipped_share)
+            progress.update(
+                kl=metrics.kl,
+                clipped=metrics.clipped_share,
+                tokens_per_second=round(metrics.tokens_per_s),
+            )
             if metrics.skipped:
                 progress.note(f"step {number}: no update, {metrics.skipped}")
             if beyond(metrics.kl, config.kl_bound):
@@ -230,9 +234,7 @@ def trainer_config(config: PpoConfig, total_steps: int | None = None) -> Trainer
         warmup_steps=config.warmup_steps,
         total_steps=total_steps,
         betas=(0.9, config.beta2),
-        precision=config.precision,
-        layout=config.layout,
-        compile=config.compile,
+        **config.of_steps(),
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.log.temperature,
         loss=config.loss,

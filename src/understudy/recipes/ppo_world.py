@@ -85,6 +85,7 @@ async def ppo_in_world(
     learner = config.learner()
     head = make_value_head(learner, config.start_folder)
     reward = success = 0.0
+    threads = 1 if play.exact else threads
     cores = threads or usable_cores()
     async with AsyncExitStack() as stack:
         # its own rate is constant: `_learn` lets it fall
@@ -94,7 +95,8 @@ async def ppo_in_world(
         rollouts.restore(state)
         kept = Checkpoints(run, config.keep_checkpoints)
         begin = steps = int(state["step"])
-        engine, chat = make_engine(learner.base, threads, run=run)
+        versions = 1 if play.exact else 2
+        engine, chat = make_engine(learner.base, threads, versions, play.exact, run)
         stack.push_async_callback(engine.aclose)
         filled = await stack.enter_async_context(filling(language, threads, chat))
         environment, actor = filled(world), Actor(learner, engine, play.sampling)
@@ -141,7 +143,11 @@ async def ppo_in_world(
             last = steps == play.steps or stopped
             if steps % config.checkpoint_every == 0 or last or "evaluation" in values:
                 kept.save(steps, trainer, rollouts.state(), score)
-            progress.advance(reward=round(reward, 3), success=f"{success:.0%}")
+            progress.advance(
+                reward=round(reward, 3),
+                success=f"{success:.0%}",
+                tokens_per_second=round(values["sampled_tokens"] / (time.perf_counter() - begun)),
+            )
             if values["skipped"]:
                 progress.note(f"step {step}: no update, {values['skipped']}: {dict(counted)}")
             elif skipped:

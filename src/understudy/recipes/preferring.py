@@ -167,9 +167,7 @@ def trainer_config(config: PreferenceConfig, steps: int) -> TrainerConfig:
         schedule="linear",
         warmup_steps=min(config.warmup_steps, steps // 4),
         total_steps=steps,
-        precision=config.precision,
-        layout=config.layout,
-        compile=config.compile,
+        **config.of_steps(),
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )
 

@@ -245,6 +245,7 @@ def _sft_config(
         precision=config.precision,
         layout=config.layout,
         compile=config.compile,
+        gradient_checkpointing=config.gradient_checkpointing,
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         checkpoint_every=config.checkpoint_every,
         seed=config.seed,

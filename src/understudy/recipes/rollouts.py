@@ -36,6 +36,7 @@ class RolloutConfig(Config):
     max_tokens: PositiveInt = 128  # a turn
     max_turns: PositiveInt = 16
     reward_bound: Bound = BOUND  # rewards outside count as the nearer end
+    exact: bool = False  # bit for bit the same run each time: on one core, in lockstep
     mask_truncated: bool = False  # episodes that were cut off are not trained on
     cut_off_cost: float = Field(default=0.0, ge=0)  # of a completion that ran into max_tokens
     pool: PositiveInt = 2000  # scenarios recombined from the traffic

@@ -66,7 +66,6 @@ class SftConfig(Tuned):
     lr: PositiveFloat = 4e-3
     beta2: float = Field(default=0.98, gt=0, lt=1)  # AdamW's; runs have hundreds of steps
     warmup_steps: int = Field(default=10, ge=0)
-    gradient_checkpointing: bool = False  # less memory, more time
     shard: bool = False  # each of several processes holds a part of the model (train.sharding)
     max_tokens: PositiveInt = 2048  # of a row
     long_rows: TooLong = "refuse"  # a longer one is left out; `cut`: its end
@@ -275,10 +274,7 @@ def trainer_config(config: SftConfig, steps: int) -> TrainerConfig:
         schedule="linear",
         warmup_steps=min(config.warmup_steps, steps // 4),
         total_steps=steps,
-        precision=config.precision,
-        layout=config.layout,
-        compile=config.compile,
-        gradient_checkpointing=config.gradient_checkpointing,
+        **config.of_steps(),
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
     )
 

@@ -192,7 +192,11 @@ def stream(
             if told["skipped"]:
                 progress.note(f"step {step}: no update, {told['skipped']}")
             progress.advance(
-                reward=told["reward"], kl=metrics.kl, masked=told["masked"], pool=len(pool.items)
+                reward=told["reward"],
+                kl=metrics.kl,
+                masked=told["masked"],
+                pool=len(pool.items),
+                tokens_per_second=round(metrics.tokens_per_s),
             )
             step += 1
             if step % config.checkpoint_every == 0:
@@ -276,9 +280,7 @@ def _trainer_config(config: StreamConfig) -> TrainerConfig:
     return TrainerConfig(
         lr=config.lr,
         betas=(0.9, config.beta2),
-        precision=config.precision,
-        layout=config.layout,
-        compile=config.compile,
+        **config.of_steps(),
         max_tokens_per_microbatch=config.max_tokens_per_microbatch,
         temperature=config.log.temperature,
         loss=LossConfig(rl="cispo", ratio_cap=config.ratio_cap),
