@@ -78,6 +78,7 @@ class Shard:
         self._merged: dict[int, tuple[Model, Weights]] = {}  # keeps the model, so the id is its own
         self._cancelled = False  # some job was, since a step last looked
         self._heard: asyncio.AbstractEventLoop | None = None  # in lockstep: to be waited for
+        self._settled = False  # it was, and nothing was said to it since
         self._closed = False  # seen by the loop
         self._shut = False  # said by `close`; nothing is taken after it
         vocab = config.base.head.shape[0]
@@ -156,14 +157,13 @@ class Shard:
                 torch.set_num_threads(self.config.ambient_threads)
                 self._receive(self.inbox.get())
                 torch.set_num_threads(self.config.threads)
-                if self.config.lockstep and self.schedule.waiting:
-                    self._heard = self.schedule.waiting[-1].loop
             while self._heard is not None or not self.inbox.empty():
-                if self._heard is not None:
+                if self._heard is not None:  # then all that it asks for is in the inbox
                     settle(self._heard, lambda: self._shut)
-                    self._heard = None
+                    self._heard, self._settled = None, True
                 else:
                     self._receive(self.inbox.get())
+            self._settled = False
             started = time.perf_counter()
             try:
                 self._admit()
@@ -179,13 +179,15 @@ class Shard:
     def answered(self, loop: asyncio.AbstractEventLoop) -> None:
         """From this thread: `loop` was told something. In lockstep, it is waited for."""
         if self.config.lockstep:
-            self._heard = loop
+            self._heard, self._settled = loop, False
 
     def _receive(self, item: Job | Callable[[], None] | None) -> None:
         if item is None:
             self._closed = True
         elif isinstance(item, Job):
             self.schedule.waiting.append(item)
+            if not self._settled:  # more may come with it
+                self.answered(item.loop)
         else:
             item()
 
