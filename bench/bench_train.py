@@ -2,8 +2,8 @@
 
 Both sides train the shipped tiny model with LoRA of rank 16 on every linear layer, on the same
 cores, with the same loss; their steps alternate, and a ratio is TRL's seconds over ours, the median
-of the pairs. TRL takes the rows a forward pass that are fastest for it here, of all and of the
-powers of two from 4 to 64 (`..._trl_rows`).
+of the pairs. TRL takes the rows a forward pass that are fastest for it here (`..._trl_rows`): of 4
+to 64 in whole groups, of fewer where there is but one group.
 
 `multi-turn` episodes part ways turn by turn; `multi_turn_bound` is what their sharing can gain at
 TRL's own speed, were attention to what is shared free. `arithmetic_ratio` is a tree's seconds for
@@ -170,7 +170,9 @@ def _best_micro(rollouts: Sequence[Rollout], precision: Precision, group: int, c
         steps = trl_steps("tiny", rollouts, precision, group, 2, lambda: None, micro=micro)
         return steps[-1].training
 
-    fitting = sorted({m for m in MICRO if len(rollouts) % m == 0} | {len(rollouts)})
+    one = len(rollouts) == group
+    fits = {m for m in MICRO if len(rollouts) % m == 0 and (one or m % group == 0)}
+    fitting = sorted(fits | {len(rollouts)})
     return min(fitting, key=seconds) if len(fitting) > 1 else fitting[0]
 
 
