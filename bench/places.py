@@ -34,6 +34,11 @@ class Reality:
             for s in made
         ]
 
+    def tools(self) -> tuple[Any, ...]:
+        from understudy.demo.agent import TOOLS
+
+        return tuple(TOOLS)
+
     def user(self, scenario: Any, seed: int = 0) -> Any:
         from understudy.demo.customers import Customer
 
@@ -75,6 +80,7 @@ class Retrieval:
 
         self.world, self.notes, self.fidelity = world, world.notes, world.fidelity
         self.scenarios, self.user, self.fields = world.scenarios, world.user, world.fields
+        self.tools = world.tools
         self.floor, self.row = Floor.of(episodes, world.failures), row
 
     async def start(self, scenario: Any, seed: int, snapshot: Any | None = None) -> Any:
