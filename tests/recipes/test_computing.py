@@ -62,6 +62,9 @@ def test_every_recipe_has_the_options_and_gives_its_trainer_the_layout(recipe: s
     assert isinstance(config, Computing)
     trainer = made(config)
     assert (trainer.layout, trainer.precision, trainer.compile) == ("packed", "fp32", True)
+    again = ["gradient_checkpointing=true", "compile=false"]
+    assert made(load_config(kind, overrides=again, values=needed)).gradient_checkpointing
+    assert not trainer.gradient_checkpointing
     with pytest.raises(ConfigError, match=r"^device: must be auto, cpu, cuda or cuda:N, not 'gpu'"):
         load_config(kind, overrides=["device=gpu"], values=needed)
     with pytest.raises(ConfigError, match="layout must be 'tree', 'packed' or 'padded'"):
