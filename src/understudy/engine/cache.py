@@ -218,19 +218,12 @@ class Cache:
         if slot.entry is not None:
             slot.entry.used = slot.used
 
-    def drop(self, of: object) -> None:
-        """Forget what is cached for a model that is gone; running sequences keep theirs."""
+    def drop(self, of: object = None) -> None:
+        """Forget what is cached for a model, or for all; running sequences keep theirs."""
         for slot in self.slots:
-            if slot.of is of and not slot.active:
+            if of in (None, slot.of) and not slot.active:
                 self.clear(slot)
-        self.entries = [e for e in self.entries if e.of is not of]
-
-    def drop_idle(self) -> None:
-        """Forget all but what running sequences hold."""
-        for slot in self.slots:
-            if not slot.active:
-                self.clear(slot)
-        self.entries = [e for e in self.entries if e.leaning]
+        self.entries = [e for e in self.entries if of not in (None, e.of)]
 
     # -- blocks ----------------------------------------------------------------------------
 

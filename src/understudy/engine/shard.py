@@ -133,7 +133,7 @@ class Shard:
         """Free what is kept of requests that have ended."""
 
         def run() -> None:
-            self.cache.drop_idle()
+            self.cache.drop()
             self._merged.clear()
             self._parts = None
 
