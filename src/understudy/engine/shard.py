@@ -345,8 +345,8 @@ class Shard:
             if job is not None:
                 told += self._look(job, i)
         deliver(told)
-        if self.counters.finished > finished and self.config.lockstep:
-            self._heard = told[-1][0].loop
+        if self.counters.finished > finished:
+            self.answered(told[-1][0].loop)
 
     def _look(self, job: Job, i: int) -> list[tuple[Job, Told]]:
         """The stream and stop strings of a request that still runs."""
